@@ -1,0 +1,537 @@
+//! Listen addresses: their grammar and how they are printed.
+//!
+//! The attribute macro compiles this very file (through a symbolic link), so that a literal is checked by the
+//! same code when it is compiled as an expression is when the service starts. It therefore depends on nothing
+//! but the standard library.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::path::Path;
+use std::str::FromStr;
+
+/// The longest path a Unix socket can be bound to: `sun_path` less the final NUL, unix(7).
+const UNIX_PATH_MAX: usize = 107;
+
+/// What kind of socket an [`Address`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A listening TCP socket, `tcp://`, tcp(7).
+    Tcp,
+    /// A bound UDP socket, `udp://`, udp(7).
+    Udp,
+    /// A listening Unix stream socket, `unix://`, unix(7).
+    Unix,
+    /// A bound Unix datagram socket, `unix-dgram://`, unix(7).
+    UnixDatagram,
+    /// A listening Unix socket that keeps message boundaries, `unix-seqpacket://`, unix(7).
+    UnixSeqpacket,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
+
+    /// The scheme that asks for this kind, without `://`.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Udp => "udp",
+            Kind::Unix => "unix",
+            Kind::UnixDatagram => "unix-dgram",
+            Kind::UnixSeqpacket => "unix-seqpacket",
+        }
+    }
+
+    /// Whether sockets of this kind have an IP address and a port.
+    pub const fn is_ip(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Udp)
+    }
+
+    /// Whether sockets of this kind accept connections, listen(2).
+    pub const fn is_listening(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Unix | Kind::UnixSeqpacket)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.scheme())
+    }
+}
+
+/// The host part of an IP address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Host {
+    /// A name, resolved when the socket is bound.
+    Name(String),
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 address, written in brackets.
+    V6(Ipv6Addr),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::V4(ip) => write!(f, "{ip}"),
+            Host::V6(ip) => write!(f, "[{ip}]"),
+        }
+    }
+}
+
+/// Where a socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Place {
+    /// A host and a port; port 0 asks the kernel for a free one.
+    Ip {
+        /// The host.
+        host: Host,
+        /// The port.
+        port: u16,
+    },
+    /// An absolute path in the file system.
+    Path(String),
+    /// A name in the abstract namespace of Linux, without the leading `@`.
+    Abstract(String),
+}
+
+/// The socket options an address may carry after its `?`.
+///
+/// An option that is `None` is left as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Options {
+    /// How many connections may wait to be accepted, listen(2). The kernel caps it at `net.core.somaxconn`.
+    pub backlog: Option<u32>,
+    /// `SO_REUSEPORT`, socket(7).
+    pub reuse_port: Option<bool>,
+    /// `IPV6_V6ONLY`, ipv6(7).
+    pub v6only: Option<bool>,
+    /// `TCP_NODELAY`, tcp(7); accepted connections inherit it.
+    pub nodelay: Option<bool>,
+    /// `SO_KEEPALIVE`, socket(7); accepted connections inherit it.
+    pub keepalive: Option<bool>,
+    /// `TCP_FASTOPEN`, tcp(7): how many handshakes with data may be pending.
+    pub fastopen: Option<u32>,
+    /// `IP_FREEBIND`, ip(7): bind to an address that the machine does not have yet.
+    pub freebind: Option<bool>,
+    /// `SO_BINDTODEVICE`, socket(7).
+    pub device: Option<String>,
+    /// `SO_RCVBUF` in bytes, socket(7).
+    pub recv_buffer: Option<u32>,
+    /// `SO_SNDBUF` in bytes, socket(7).
+    pub send_buffer: Option<u32>,
+    /// The permission bits of a Unix path, written in octal, chmod(2).
+    pub mode: Option<u32>,
+    /// The owner of a Unix path: a name or a number, chown(2).
+    pub user: Option<String>,
+    /// The group of a Unix path: a name or a number, chown(2).
+    pub group: Option<String>,
+}
+
+/// Which kinds an option is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Any,
+    Listening,
+    Ip,
+    Tcp,
+    UnixPath,
+}
+
+/// Every option: its key, what it is for, and how it is set from text and turned back into text.
+struct OptionRow {
+    key: &'static str,
+    scope: For,
+    set: fn(&mut Options, &str) -> Result<(), String>,
+    get: fn(&Options) -> Option<String>,
+}
+
+macro_rules! option_rows {
+    ($($key:ident: $scope:ident, $parse:path, $print:path;)*) => {
+        const OPTION_ROWS: &[OptionRow] = &[$(OptionRow {
+            key: stringify!($key),
+            scope: For::$scope,
+            set: |options, text| { options.$key = Some($parse(text)?); Ok(()) },
+            get: |options| options.$key.as_ref().map($print),
+        }),*];
+    };
+}
+
+option_rows! {
+    backlog: Listening, parse_count, ToString::to_string;
+    reuse_port: Ip, parse_switch, ToString::to_string;
+    v6only: Ip, parse_switch, ToString::to_string;
+    nodelay: Tcp, parse_switch, ToString::to_string;
+    keepalive: Tcp, parse_switch, ToString::to_string;
+    fastopen: Tcp, parse_count, ToString::to_string;
+    freebind: Ip, parse_switch, ToString::to_string;
+    device: Ip, parse_device, ToString::to_string;
+    recv_buffer: Any, parse_count, ToString::to_string;
+    send_buffer: Any, parse_count, ToString::to_string;
+    mode: UnixPath, parse_mode, print_mode;
+    user: UnixPath, parse_word, ToString::to_string;
+    group: UnixPath, parse_word, ToString::to_string;
+}
+
+fn parse_count(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        // The kernel takes an int for every one of these.
+        Ok(n) if (1..=i32::MAX as u32).contains(&n) => Ok(n),
+        _ => Err("expected a number from 1 to 2147483647".to_owned()),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("expected `true` or `false`".to_owned()),
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(mode),
+        _ => Err("expected permission bits in octal, such as `660`".to_owned()),
+    }
+}
+
+fn print_mode(mode: &u32) -> String {
+    format!("{mode:o}")
+}
+
+fn parse_word(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c == ':') {
+        return Err("expected a name or a number".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_device(text: &str) -> Result<String, String> {
+    // IFNAMSIZ is 16 with the final NUL, netdevice(7).
+    if text.is_empty() || text.len() > 15 || text.contains(|c: char| c.is_whitespace() || c == '/') {
+        return Err("expected the name of a network interface, such as `eth0`".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Where a listener is bound and with which socket options.
+///
+/// ```text
+/// tcp://HOST:PORT        bare HOST:PORT is the same
+/// udp://HOST:PORT
+/// unix:///path           bare /path is the same; unix:@name is in the abstract namespace
+/// unix-dgram:///path     unix-seqpacket:///path
+/// ?key=value&...         socket options, see `Options`
+/// ```
+///
+/// It prints in its canonical form, which parses to an equal value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    kind: Kind,
+    place: Place,
+    options: Options,
+}
+
+impl Address {
+    /// The kind of socket.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it is bound.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The socket options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The path in the file system, for a Unix socket that has one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Path(path) => Some(Path::new(path)),
+            Place::Ip { .. } | Place::Abstract(_) => None,
+        }
+    }
+
+    /// The address without its options, in canonical form.
+    ///
+    /// Together with the name of a listener this is its identity: a successor adopts the socket whose name and
+    /// identity it declares itself.
+    pub fn identity(&self) -> String {
+        let scheme = self.kind.scheme();
+        match &self.place {
+            Place::Ip { host, port } => format!("{scheme}://{host}:{port}"),
+            Place::Path(path) => format!("{scheme}://{path}"),
+            Place::Abstract(name) => format!("{scheme}:@{name}"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.identity())?;
+        let mut separator = '?';
+        for row in OPTION_ROWS {
+            if let Some(value) = (row.get)(&self.options) {
+                write!(f, "{separator}{}={value}", row.key)?;
+                separator = '&';
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a text is not an [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseAddressError {
+    message: String,
+    at: Range<usize>,
+}
+
+impl ParseAddressError {
+    fn new(message: impl Into<String>, at: Range<usize>) -> Self {
+        Self { message: message.into(), at }
+    }
+
+    /// The bytes of the text that are at fault.
+    pub fn at(&self) -> Range<usize> {
+        self.at.clone()
+    }
+}
+
+impl fmt::Display for ParseAddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ParseAddressError {}
+
+impl FromStr for Address {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(ParseAddressError::new(
+                "the address is empty; expected one such as `tcp://127.0.0.1:7000` or `unix:///run/a.sock`",
+                0..0,
+            ));
+        }
+        if let Some(at) = text.find(|c: char| c.is_control()) {
+            let len = text[at..].chars().next().map_or(1, char::len_utf8);
+            return Err(ParseAddressError::new("the address has a control character", at..at + len));
+        }
+        let question = text.find('?').unwrap_or(text.len());
+        let base = &text[..question];
+        let (kind, rest_at) = parse_scheme(base)?;
+        let place =
+            if kind.is_ip() { parse_ip(base, rest_at, kind)? } else { parse_unix(base, rest_at, kind)? };
+        let mut options = Options::default();
+        if question < text.len() {
+            parse_options(text, question + 1, kind, &place, &mut options)?;
+        }
+        Ok(Self { kind, place, options })
+    }
+}
+
+/// Finds the scheme; returns the kind and where what follows it begins.
+fn parse_scheme(base: &str) -> Result<(Kind, usize), ParseAddressError> {
+    if base.starts_with('/') {
+        return Ok((Kind::Unix, 0));
+    }
+    for kind in Kind::ALL {
+        let Some(rest) = base.strip_prefix(kind.scheme()) else { continue };
+        if rest.starts_with("://") {
+            return Ok((kind, kind.scheme().len() + 3));
+        }
+        // `unix:@name`; for the IP kinds `tcp:80` is a host called tcp.
+        if !kind.is_ip() && rest.starts_with(':') {
+            return Ok((kind, kind.scheme().len() + 1));
+        }
+    }
+    if let Some(end) = base.find("://") {
+        return Err(ParseAddressError::new(
+            format!(
+                "unknown scheme `{}`; expected one of `tcp`, `udp`, `unix`, `unix-dgram`, `unix-seqpacket`",
+                &base[..end]
+            ),
+            0..end,
+        ));
+    }
+    Ok((Kind::Tcp, 0))
+}
+
+fn parse_ip(base: &str, start: usize, kind: Kind) -> Result<Place, ParseAddressError> {
+    let authority = &base[start..];
+    let whole = start..base.len();
+    let (host, port, port_at) = if authority.starts_with('[') {
+        let Some(close) = authority.find(']') else {
+            return Err(ParseAddressError::new("the bracket of the IPv6 address is not closed", whole));
+        };
+        let inside = &authority[1..close];
+        let Ok(ip) = inside.parse::<Ipv6Addr>() else {
+            return Err(ParseAddressError::new(
+                format!("`{inside}` is not an IPv6 address"),
+                start + 1..start + close,
+            ));
+        };
+        match authority[close + 1..].strip_prefix(':') {
+            Some(port) => (Host::V6(ip), port, start + close + 2),
+            None => return Err(missing_port(kind, whole)),
+        }
+    } else {
+        let Some(colon) = authority.rfind(':') else {
+            return Err(missing_port(kind, whole));
+        };
+        let host = &authority[..colon];
+        let host_at = start..start + colon;
+        if host.is_empty() {
+            return Err(ParseAddressError::new(
+                "the host is missing; write `0.0.0.0` or `[::]` for every address of the machine",
+                whole,
+            ));
+        }
+        if host.contains(':') {
+            return Err(ParseAddressError::new(
+                format!("an IPv6 address stands in brackets: `[{host}]`"),
+                host_at,
+            ));
+        }
+        (parse_host(host, host_at)?, &authority[colon + 1..], start + colon + 1)
+    };
+    if port.is_empty() {
+        return Err(missing_port(kind, whole));
+    }
+    // `u16::from_str` takes a leading `+`, which no other reader of a port does.
+    match port.parse::<u16>() {
+        Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(Place::Ip { host, port: number }),
+        _ => Err(ParseAddressError::new(
+            format!("`{port}` is not a port; expected a number from 0 to 65535"),
+            port_at..base.len(),
+        )),
+    }
+}
+
+fn missing_port(kind: Kind, at: Range<usize>) -> ParseAddressError {
+    ParseAddressError::new(
+        format!("the port is missing; expected `{kind}://HOST:PORT`, with port 0 for any free one"),
+        at,
+    )
+}
+
+fn parse_host(host: &str, at: Range<usize>) -> Result<Host, ParseAddressError> {
+    if let Ok(ip) = host.parse::<Ipv4Addr>() {
+        return Ok(Host::V4(ip));
+    }
+    // All digits and dots is meant as an IPv4 address; a resolver would read `127.1` or `1.2.3` its own way.
+    if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(ParseAddressError::new(format!("`{host}` is not an IPv4 address"), at));
+    }
+    let valid = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.len() > 253 || !name.split('.').all(valid) {
+        return Err(ParseAddressError::new(format!("`{host}` is not a host name or an IP address"), at));
+    }
+    Ok(Host::Name(host.to_owned()))
+}
+
+fn parse_unix(base: &str, start: usize, kind: Kind) -> Result<Place, ParseAddressError> {
+    let place = &base[start..];
+    let whole = start..base.len();
+    if let Some(name) = place.strip_prefix('@') {
+        if name.is_empty() {
+            return Err(ParseAddressError::new("the abstract name after `@` is empty", whole));
+        }
+        if name.len() > UNIX_PATH_MAX {
+            return Err(too_long("abstract name", name, whole));
+        }
+        return Ok(Place::Abstract(name.to_owned()));
+    }
+    if !place.starts_with('/') {
+        return Err(ParseAddressError::new(
+            format!("the path of a Unix socket is absolute: `{kind}:///path`, or `{kind}:@name`"),
+            if place.is_empty() { 0..base.len() } else { whole },
+        ));
+    }
+    if place.ends_with('/') {
+        return Err(ParseAddressError::new("the path of a Unix socket names a file, not a directory", whole));
+    }
+    if place.len() > UNIX_PATH_MAX {
+        return Err(too_long("path", place, whole));
+    }
+    Ok(Place::Path(place.to_owned()))
+}
+
+fn too_long(what: &str, text: &str, at: Range<usize>) -> ParseAddressError {
+    ParseAddressError::new(
+        format!("the {what} of a Unix socket has at most {UNIX_PATH_MAX} bytes, this one has {}", text.len()),
+        at,
+    )
+}
+
+fn parse_options(
+    text: &str,
+    start: usize,
+    kind: Kind,
+    place: &Place,
+    options: &mut Options,
+) -> Result<(), ParseAddressError> {
+    let mut at = start;
+    for pair in text[start..].split('&') {
+        let range = at..at + pair.len();
+        at += pair.len() + 1;
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(ParseAddressError::new("a socket option is written `key=value`", range));
+        };
+        let key_at = range.start..range.start + key.len();
+        let Some(row) = OPTION_ROWS.iter().find(|row| row.key == key) else {
+            let known: Vec<_> = OPTION_ROWS
+                .iter()
+                .filter(|row| applies(row.scope, kind, place).is_ok())
+                .map(|row| format!("`{}`", row.key))
+                .collect();
+            return Err(ParseAddressError::new(
+                format!("unknown socket option `{key}`; expected one of {}", known.join(", ")),
+                key_at,
+            ));
+        };
+        if let Err(only) = applies(row.scope, kind, place) {
+            return Err(ParseAddressError::new(format!("the socket option `{key}` is for {only}"), key_at));
+        }
+        if (row.get)(options).is_some() {
+            return Err(ParseAddressError::new(format!("the socket option `{key}` is set twice"), key_at));
+        }
+        (row.set)(options, value).map_err(|expected| {
+            ParseAddressError::new(
+                format!("`{value}` is not a value of the socket option `{key}`; {expected}"),
+                key_at.end + 1..range.end,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether an option of this scope fits; if not, what it is for.
+fn applies(scope: For, kind: Kind, place: &Place) -> Result<(), &'static str> {
+    let (fits, only) = match scope {
+        For::Any => (true, ""),
+        For::Listening => (kind.is_listening(), "sockets that accept connections"),
+        For::Ip => (kind.is_ip(), "IP sockets"),
+        For::Tcp => (kind == Kind::Tcp, "TCP sockets"),
+        For::UnixPath => (matches!(place, Place::Path(_)), "Unix sockets that have a path"),
+    };
+    if fits { Ok(()) } else { Err(only) }
+}

@@ -1,0 +1,898 @@
+//! The thread that feeds the life cycle and carries out its actions.
+//!
+//! It is plain code around poll(2), so that an upgrade works though the runtime of the body is blocked, and so that
+//! the async and the blocking flavour share it. Nothing here runs on the path of a connection.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+
+use crate::error::UpgradeError;
+use crate::gate::Door;
+use crate::handover::channel::{Channel, Received};
+use crate::handover::message::{MAX_FDS, Message, Speaker, printable};
+use crate::lifecycle::{
+    Action, Drain, End, Event, Failure, Phase, Predecessor, Refusal, StartFailure, State, Timer,
+};
+use crate::pidfile::Pidfile;
+use crate::poll;
+use crate::report::{complain, tell};
+use crate::shared::{Note, Reply, Shared, Upgraded, Verdict};
+use crate::signals;
+use crate::sockets::Held;
+use crate::spawn::{Child, Launch, What};
+
+/// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
+/// takes microseconds; while the old one waits nobody accepts.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a successor that said why it fails may take to exit by itself.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two attempts of a rescue.
+const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
+/// How long after the end of the channel its process may take to be dead: the kernel closes descriptors first.
+const DEATH_AFTER_END: Duration = Duration::from_millis(500);
+/// How long `main` may take to return once the process has ended.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The durations of a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) upgrade: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain: Duration,
+}
+
+/// The process that started this one.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pub(crate) channel: Channel,
+    pub(crate) pid: u32,
+    /// Which of the sockets it offered were adopted.
+    pub(crate) adopted: Vec<usize>,
+}
+
+/// The process that this one has started.
+#[derive(Debug)]
+struct Successor {
+    child: Child,
+    /// `None` once it has reached its end or cannot be used.
+    channel: Option<Channel>,
+    generation: u64,
+    requested: Instant,
+    /// From the request to `ACTIVE`.
+    active_after: Option<Duration>,
+    /// The names of the listeners that it keeps.
+    adopted: Vec<String>,
+    /// The listeners that its body has not asked for a connection yet.
+    unserved: Vec<String>,
+}
+
+/// What an engine starts with.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    timeouts: Timeouts,
+    launch: Launch,
+    pidfile: Option<Pidfile>,
+    /// Every socket of the service, in the order of an offer.
+    held: Vec<Held>,
+    /// The managed listeners.
+    doors: Vec<Arc<dyn Door>>,
+    /// Whether the body says itself when it is ready.
+    manual_ready: bool,
+    parent: Option<Parent>,
+
+    state: State,
+    successor: Option<Successor>,
+    timers: BTreeMap<Timer, Instant>,
+    /// Who asked for the upgrade that is being requested just now, and who waits for the one under way.
+    asking: Option<Arc<Reply>>,
+    waiting: Vec<Arc<Reply>>,
+    /// Processes related to this one that are known to be dead: a pid file that names one of them is stale.
+    dead: Vec<u32>,
+    body: Body,
+    /// The listeners that the predecessor has been told are not served yet.
+    told_unserved: Option<Vec<String>>,
+    /// Why the upgrade, or the start, under way fails; the first reason is the cause.
+    reason: Option<String>,
+    stopping: Option<Signal>,
+    verdict: Option<Verdict>,
+}
+
+/// What the engine has heard from the body.
+#[derive(Debug, Default)]
+struct Body {
+    ready: bool,
+    ready_dropped: bool,
+    returned: bool,
+    returned_told: bool,
+    panic: Option<String>,
+}
+
+impl Engine {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "it is made in one place, of what that place has just prepared"
+    )]
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        timeouts: Timeouts,
+        launch: Launch,
+        pidfile: Option<Pidfile>,
+        held: Vec<Held>,
+        doors: Vec<Arc<dyn Door>>,
+        manual_ready: bool,
+        parent: Option<Parent>,
+    ) -> Self {
+        let predecessor = match (&parent, shared.had_predecessor) {
+            (Some(_), _) => Predecessor::Alive,
+            (None, true) => Predecessor::Gone,
+            (None, false) => Predecessor::None,
+        };
+        Self {
+            shared,
+            timeouts,
+            launch,
+            pidfile,
+            held,
+            doors,
+            manual_ready,
+            parent,
+            state: State::new(predecessor).0,
+            successor: None,
+            timers: BTreeMap::new(),
+            asking: None,
+            waiting: Vec::new(),
+            dead: Vec::new(),
+            body: Body::default(),
+            told_unserved: None,
+            reason: None,
+            stopping: None,
+            verdict: None,
+        }
+    }
+
+    /// Runs until the process is to end; `main` learns of it by the verdict. Should `main` not return, which a
+    /// blocked body can keep it from, the process is ended here.
+    pub(crate) fn run(mut self) {
+        let (state, actions) = State::new(self.state.predecessor);
+        self.state = state;
+        for action in actions {
+            self.carry_out(action);
+        }
+        let verdict = loop {
+            if let Some(verdict) = self.verdict {
+                break verdict;
+            }
+            self.round();
+        };
+        self.shared.verdict.set(verdict);
+        std::thread::sleep(LEAVE_TIMEOUT);
+        complain!(self.shared, "the body blocks its thread; the process is ended without it");
+        signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+    }
+
+    /// Waits for something to happen, and deals with all of it.
+    fn round(&mut self) {
+        // Before the first wait as well: a signal or a listener that was asked for may have come already.
+        self.take_arrivals();
+        self.take_requests();
+        self.take_arrivals();
+        self.look_at_body();
+        if self.verdict.is_some() {
+            return;
+        }
+        if let Err(error) = self.wait() {
+            // poll(2) fails for want of memory only.
+            complain!(self.shared, "the engine cannot wait: {error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.shared.clear_wake();
+        // A deadline never wins against what has arrived already.
+        if !self.take_arrivals() {
+            self.fire_timers();
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let deadline = self.timers.values().min().copied();
+        let mut fds = vec![PollFd::new(self.shared.wake_fd(), PollFlags::POLLIN)];
+        let wanted = |channel: &Channel| {
+            if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }
+        };
+        if let Some(parent) = &self.parent {
+            fds.push(PollFd::new(parent.channel.as_fd(), wanted(&parent.channel)));
+        }
+        if let Some(successor) = &self.successor {
+            fds.push(PollFd::new(successor.child.as_fd(), PollFlags::POLLIN));
+            if let Some(channel) = &successor.channel {
+                fds.push(PollFd::new(channel.as_fd(), wanted(channel)));
+            }
+        }
+        poll::until(&mut fds, deadline)
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(timer) = self.timers.iter().find(|(_, at)| **at <= now).map(|(timer, _)| *timer) {
+            self.timers.remove(&timer);
+            self.feed(Event::Expired(timer));
+        }
+    }
+
+    /// Everything that other processes have said or done. Returns whether there was anything.
+    fn take_arrivals(&mut self) -> bool {
+        let mut any = false;
+        while self.verdict.is_none() && (self.take_from_parent() || self.take_from_successor()) {
+            any = true;
+        }
+        any
+    }
+
+    fn take_from_parent(&mut self) -> bool {
+        let Some(parent) = &mut self.parent else { return false };
+        let flushed = parent.channel.flush().map_err(Into::into);
+        let event = match flushed.and_then(|()| parent.channel.receive()) {
+            Ok(Received::Nothing) => return false,
+            Ok(Received::Message(Message::Commit, _)) => Event::Commit,
+            Ok(Received::Message(Message::Stop, _)) => {
+                self.stop(None);
+                return true;
+            }
+            Ok(Received::Message(Message::NotUnderstood { unknown }, _)) => {
+                tell!(
+                    self.shared,
+                    DEBUG,
+                    unknown = printable(&unknown),
+                    "the predecessor does not know a message"
+                );
+                return true;
+            }
+            Ok(Received::Message(message, _)) => {
+                tell!(self.shared, WARN, ?message, "a message that a predecessor does not send");
+                return true;
+            }
+            Ok(Received::Unknown(name)) => {
+                tell!(self.shared, DEBUG, name, "a message of a later release");
+                return true;
+            }
+            Ok(Received::End) => {
+                self.parent_gone();
+                Event::PredecessorGone
+            }
+            // A send fails when the other end is closed, and then there is no more to read either.
+            Err(error) => {
+                if matches!(self.state.phase, Phase::Starting | Phase::Prepared) {
+                    self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
+                    Event::ChannelLost
+                } else {
+                    self.parent_gone();
+                    Event::PredecessorGone
+                }
+            }
+        };
+        self.feed(event);
+        true
+    }
+
+    fn parent_gone(&mut self) {
+        if let Some(parent) = self.parent.take() {
+            tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
+            self.dead.push(parent.pid);
+        }
+        self.shared.predecessor_gone.set(());
+    }
+
+    fn take_from_successor(&mut self) -> bool {
+        let Some(successor) = &mut self.successor else { return false };
+        let mut lost = None;
+        if let Some(channel) = &mut successor.channel {
+            // What a send that fails means, the read after it tells.
+            let flushed = channel.flush();
+            match channel.receive() {
+                Ok(Received::Nothing) => {
+                    if let Err(error) = flushed {
+                        lost = Some(format!("the channel to it failed: {error}"));
+                    }
+                }
+                Ok(Received::Message(message, _)) => {
+                    self.hear(message);
+                    return true;
+                }
+                Ok(Received::Unknown(name)) => {
+                    tell!(self.shared, DEBUG, name, "a message of a later release");
+                    return true;
+                }
+                Ok(Received::End) => {
+                    // Its process is dead or about to be; only one that goes on running has broken a promise.
+                    let deadline = Instant::now() + DEATH_AFTER_END;
+                    let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+                    match poll::until(&mut fds, Some(deadline)) {
+                        Ok(()) | Err(_) => {}
+                    }
+                    lost = Some("it closed the channel and went on running".to_owned());
+                }
+                Err(error) => lost = Some(error.to_string()),
+            }
+        }
+        if let Some(how) = successor.child.reap() {
+            let pid = successor.child.pid();
+            self.successor = None;
+            self.dead.push(pid);
+            self.reason.get_or_insert(how);
+            self.feed(Event::Exited);
+            return true;
+        }
+        if let Some(how) = lost {
+            successor.channel = None;
+            self.reason.get_or_insert(how);
+            self.feed(Event::ChannelLost);
+            return true;
+        }
+        false
+    }
+
+    /// A message of the successor.
+    fn hear(&mut self, message: Message) {
+        let Some(successor) = &mut self.successor else { return };
+        let event = match message {
+            Message::Hello { speaker } => match speaker.understands_us() {
+                Ok(()) => return,
+                Err(refusal) => {
+                    self.reason = Some(refusal);
+                    Event::ChannelLost
+                }
+            },
+            Message::Unserved { mut listeners } => {
+                listeners.truncate(self.held.len());
+                successor.unserved = listeners.iter().map(|name| printable(name)).collect();
+                return;
+            }
+            Message::Prepared { adopted } => {
+                let mut seen = vec![false; self.held.len()];
+                let fits = |at: &usize| seen.get_mut(*at).is_some_and(|seen| !std::mem::replace(seen, true));
+                if adopted.iter().all(fits) {
+                    successor.adopted = adopted.iter().map(|at| self.held[*at].name.clone()).collect();
+                    Event::Prepared
+                } else {
+                    self.reason = Some("it adopted sockets that were not offered".to_owned());
+                    Event::ChannelLost
+                }
+            }
+            Message::Active => {
+                successor.active_after = Some(successor.requested.elapsed());
+                Event::Active
+            }
+            Message::Failed { reason } => {
+                self.reason = Some(printable(&reason));
+                Event::Failed
+            }
+            Message::Leaving => Event::Leaving,
+            Message::NotUnderstood { unknown } => {
+                tell!(
+                    self.shared,
+                    DEBUG,
+                    unknown = printable(&unknown),
+                    "the successor does not know a message"
+                );
+                return;
+            }
+            message @ (Message::Offer { .. } | Message::Sockets { .. } | Message::Commit | Message::Stop) => {
+                tell!(self.shared, WARN, ?message, "a message that a successor does not send");
+                return;
+            }
+        };
+        self.feed(event);
+    }
+
+    /// What operators and the body ask for. A stop goes first: an upgrade that came with it is refused.
+    fn take_requests(&mut self) {
+        let pending = signals::take();
+        for _ in 0..pending.terminates {
+            self.stop(Some(Signal::SIGTERM));
+        }
+        for _ in 0..pending.interrupts {
+            self.stop(Some(Signal::SIGINT));
+        }
+        if pending.upgrades > 0 {
+            self.feed(Event::Upgrade);
+        }
+        for note in self.shared.take_notes() {
+            match note {
+                Note::Ready => self.body.ready = true,
+                Note::ReadyDropped => self.body.ready_dropped = true,
+                Note::BodyReturned { panic } => {
+                    self.body.returned = true;
+                    self.body.panic = panic;
+                }
+                Note::Upgrade(reply) => {
+                    self.asking = Some(reply);
+                    self.feed(Event::Upgrade);
+                }
+                Note::Stop => self.stop(None),
+            }
+        }
+    }
+
+    /// A request to stop. Only a signal counts as a second one: a program that says it twice means it once.
+    fn stop(&mut self, signal: Option<Signal>) {
+        if signal.is_none() && self.stopping.is_some() {
+            return;
+        }
+        tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
+        self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
+        self.feed(Event::Stop);
+    }
+
+    fn look_at_body(&mut self) {
+        if self.verdict.is_none() && self.state.phase == Phase::Starting {
+            let unserved = self.unserved();
+            if self.body.ready || (!self.manual_ready && unserved.is_empty()) {
+                self.feed(Event::Ready);
+            } else if self.body.ready_dropped {
+                self.feed(Event::NotReady);
+            } else {
+                self.tell_unserved(unserved);
+            }
+        }
+        if self.verdict.is_none() && self.body.returned && !self.body.returned_told {
+            self.body.returned_told = true;
+            self.feed(Event::BodyReturned);
+        }
+        if self.verdict.is_none() && self.is_drained() {
+            self.feed(Event::Drained);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        // A body that awaited `Shutdown` is written to return, and is waited for.
+        let body_is_waited_for = self.shared.awaited.load(std::sync::atomic::Ordering::Acquire);
+        let waits_for_it = match self.state.phase {
+            Phase::Draining(Drain::Rescue { finished, .. }) => !finished,
+            Phase::Draining(_) => true,
+            _ => false,
+        };
+        waits_for_it && self.shared.counted() == 0 && !body_is_waited_for
+    }
+
+    fn unserved(&self) -> Vec<String> {
+        self.doors.iter().filter(|door| !door.asked()).map(|door| door.name().to_owned()).collect()
+    }
+
+    fn tell_unserved(&mut self, unserved: Vec<String>) {
+        let Some(parent) = &mut self.parent else { return };
+        if self.told_unserved.as_ref() != Some(&unserved) {
+            let message = Message::Unserved { listeners: unserved.clone() };
+            // A predecessor that is gone is noticed by the read that follows.
+            match parent.channel.send(&message) {
+                Ok(()) | Err(_) => self.told_unserved = Some(unserved),
+            }
+        }
+    }
+
+    /// Feeds one event and what comes of its actions.
+    fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let before = self.state.phase;
+            let (state, actions) = self.state.step(event);
+            self.state = state;
+            if before != state.phase {
+                tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
+            }
+            if event == Event::Expired(Timer::Drain) {
+                self.name_what_is_left();
+            }
+            for action in actions {
+                events.extend(self.carry_out(action));
+            }
+        }
+    }
+
+    /// Carries out one action. One that has a result returns it as an event.
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Refuse(refusal) => self.refuse(refusal),
+            Action::ReportActive => self.report_active(),
+            Action::Report(outcome) => self.report(outcome),
+            Action::WarnNotReady => {
+                let unserved = self.unserved();
+                let after = humantime::format_duration(self.timeouts.upgrade);
+                complain!(self.shared, "not ready after {after}: {}", self.not_ready_because(&unserved));
+            }
+            Action::Spawn => return self.spawn(What::Release),
+            Action::SpawnRescue => {
+                complain!(
+                    self.shared,
+                    "the successor {}; this process's own executable is started in its place",
+                    self.reason.take().unwrap_or_else(|| "is dead".to_owned()),
+                );
+                return self.spawn(What::OwnImage);
+            }
+            Action::SendCommit => self.say_down(&Message::Commit),
+            Action::SendStop => self.say_down(&Message::Stop),
+            Action::SendPrepared => return self.send_prepared(),
+            Action::SendActive => self.say_up(&Message::Active),
+            Action::SendFailed(failure) => {
+                let reason = self.start_failure(failure);
+                self.say_up(&Message::Failed { reason });
+            }
+            Action::SendLeaving => self.say_up(&Message::Leaving),
+            Action::Kill => {
+                if let Some(successor) = &self.successor {
+                    successor.child.kill();
+                }
+            }
+            Action::Pause => return Some(self.pause()),
+            Action::Open => self.open(),
+            Action::TakeOver => return Some(self.take_over()),
+            Action::TakeBack => self.take_back(),
+            Action::Arm(timer) => _ = self.timers.insert(timer, Instant::now() + self.duration(timer)),
+            Action::Disarm(timer) => _ = self.timers.remove(&timer),
+            Action::Drain => self.drain(),
+            Action::End(end) => self.end(end),
+        }
+        None
+    }
+
+    fn duration(&self, timer: Timer) -> Duration {
+        match timer {
+            Timer::Upgrade => self.timeouts.upgrade,
+            Timer::Handover => HANDOVER_TIMEOUT,
+            Timer::Probation => self.timeouts.probation,
+            Timer::Drain => self.timeouts.drain,
+            Timer::Exit => EXIT_TIMEOUT,
+            Timer::Backoff => RESCUE_BACKOFF,
+        }
+    }
+
+    // Towards the operator.
+
+    fn refuse(&mut self, refusal: Refusal) {
+        let error = match refusal {
+            Refusal::NotReady => UpgradeError::NotReady,
+            Refusal::InProgress => UpgradeError::InProgress,
+            Refusal::PredecessorDraining => UpgradeError::PredecessorDraining,
+            Refusal::Terminating => UpgradeError::Terminating,
+        };
+        complain!(self.shared, "upgrade refused: {error}");
+        if let Some(reply) = self.asking.take() {
+            reply.set(Err(error));
+        }
+    }
+
+    fn report_active(&mut self) {
+        self.shared.set_handed_over(true);
+        let Some(successor) = &self.successor else { return };
+        tell!(
+            self.shared,
+            INFO,
+            phase = "standby",
+            successor = successor.child.pid(),
+            elapsed = ?successor.active_after,
+            "the successor serves"
+        );
+    }
+
+    fn report(&mut self, outcome: Result<(), Failure>) {
+        let answer = match (outcome, &self.successor) {
+            (Ok(()), Some(successor)) => {
+                let elapsed = successor.active_after.unwrap_or_else(|| successor.requested.elapsed());
+                let pid = successor.child.pid();
+                tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
+                Ok(Upgraded { generation: successor.generation, pid, elapsed })
+            }
+            // It passed its probation and died in the same instant; the death is the next event.
+            (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
+            (Err(failure), _) => {
+                let reason = self.failure(failure);
+                let serves = match self.state.phase {
+                    Phase::Serving | Phase::Reverting { then_stop: false, .. } => "; this process serves on",
+                    _ => "",
+                };
+                complain!(self.shared, "upgrade failed: {reason}{serves}");
+                Err(UpgradeError::Failed { reason })
+            }
+        };
+        for reply in self.waiting.drain(..) {
+            reply.set(answer.clone());
+        }
+    }
+
+    /// Why an upgrade failed, in words; `reason` has what was heard of it.
+    fn failure(&mut self, failure: Failure) -> String {
+        let heard = self.reason.take();
+        let heard = |otherwise: &str| heard.unwrap_or_else(|| otherwise.to_owned());
+        match failure {
+            Failure::Spawn => heard("the successor could not be started"),
+            Failure::Exited => format!("the successor {} before it served", heard("exited")),
+            Failure::Reported => format!("the successor could not start: {}", heard("it did not say why")),
+            Failure::ChannelLost => {
+                format!("the successor cannot be talked to: {}", heard("it broke the protocol"))
+            }
+            Failure::NotReady => {
+                let unserved = self.successor.as_ref().map_or(&[][..], |successor| &successor.unserved);
+                format!(
+                    "the successor was not ready within {}: {}",
+                    humantime::format_duration(self.timeouts.upgrade),
+                    self.not_ready_because(unserved),
+                )
+            }
+            Failure::NoAnswer => format!(
+                "the successor was told to serve and did not answer within {}",
+                humantime::format_duration(HANDOVER_TIMEOUT),
+            ),
+            Failure::Probation => format!("the successor {} in its probation", heard("exited")),
+            Failure::Stopped => "the service was told to stop".to_owned(),
+        }
+    }
+
+    /// What keeps a start from being ready: the first place to look.
+    fn not_ready_because(&self, unserved: &[String]) -> String {
+        if unserved.is_empty() {
+            return "its body has not called `Ready::notify`".to_owned();
+        }
+        let names: Vec<_> = unserved.iter().map(|name| format!("`{name}`")).collect();
+        format!("its body has not asked for a connection of {}", names.join(", "))
+    }
+
+    fn start_failure(&mut self, failure: StartFailure) -> String {
+        if let Some(reason) = &self.reason {
+            return reason.clone();
+        }
+        let reason = match failure {
+            StartFailure::ReadyDropped => "the body dropped `Ready` without `notify`".to_owned(),
+            StartFailure::BodyReturned => match &self.body.panic {
+                Some(message) => format!("the body panicked: {}", printable(message)),
+                None => "the body returned before it was ready".to_owned(),
+            },
+            StartFailure::Pidfile => "cannot write the pid file".to_owned(),
+            StartFailure::Channel => "the channel to the predecessor failed".to_owned(),
+            StartFailure::NoCommit => "the predecessor did not answer".to_owned(),
+            StartFailure::Stopped => "it was told to stop".to_owned(),
+        };
+        self.reason.insert(reason).clone()
+    }
+
+    /// The deadline of the drain has passed.
+    fn name_what_is_left(&self) {
+        let streams = self.shared.counted();
+        let body = if self.body.returned { "" } else { ", and the body has not returned" };
+        complain!(
+            self.shared,
+            "not drained within {}: {streams} connections and guards are open{body}; they are aborted",
+            humantime::format_duration(self.timeouts.drain),
+        );
+    }
+
+    // Towards the successor.
+
+    fn spawn(&mut self, what: What) -> Option<Event> {
+        self.waiting.extend(self.asking.take());
+        self.reason = None;
+        match self.start_successor(what) {
+            Ok(successor) => {
+                tell!(
+                    self.shared,
+                    INFO,
+                    phase = "upgrading",
+                    successor = successor.child.pid(),
+                    executable = ?self.launch.executable(),
+                    "started a successor"
+                );
+                self.successor = Some(successor);
+                None
+            }
+            Err(reason) => {
+                self.reason = Some(reason);
+                Some(Event::SpawnFailed)
+            }
+        }
+    }
+
+    fn start_successor(&self, what: What) -> Result<Successor, String> {
+        let requested = Instant::now();
+        let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
+        let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
+        // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
+        // by mistake finds out at once.
+        let speaker = Speaker::us(self.shared.generation);
+        channel.send(&Message::Offer { speaker, sockets: self.held.len() }).map_err(cannot)?;
+        for part in self.held.chunks(MAX_FDS) {
+            let entries = part.iter().map(Held::entry).collect();
+            let fds = part.iter().map(|held| held.fd.clone()).collect();
+            channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
+        }
+        let child = self.launch.spawn(what, theirs.as_fd()).map_err(|error| error.to_string())?;
+        Ok(Successor {
+            child,
+            channel: Some(channel),
+            generation: self.shared.generation + 1,
+            requested,
+            active_after: None,
+            adopted: Vec::new(),
+            unserved: self.doors.iter().map(|door| door.name().to_owned()).collect(),
+        })
+    }
+
+    fn say_down(&mut self, message: &Message) {
+        if let Some(channel) = self.successor.as_mut().and_then(|successor| successor.channel.as_mut()) {
+            // A successor that is gone is noticed by the read that follows.
+            match channel.send(message) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    // Towards the predecessor.
+
+    fn say_up(&mut self, message: &Message) {
+        if let Some(parent) = &mut self.parent {
+            // A predecessor that is gone is noticed by the read that follows.
+            match parent.channel.send(message) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    fn send_prepared(&mut self) -> Option<Event> {
+        if let Some(pidfile) = &self.pidfile {
+            if let Err(error) = pidfile.stage() {
+                self.reason = Some(pidfile_error(pidfile, &error));
+                return Some(Event::PidfileFailed);
+            }
+        }
+        tell!(self.shared, INFO, phase = "prepared", "ready");
+        let adopted = self.parent.as_ref().map(|parent| parent.adopted.clone()).unwrap_or_default();
+        self.say_up(&Message::Prepared { adopted });
+        None
+    }
+
+    // Towards the listeners.
+
+    fn adopted_by_successor(&self) -> impl Fn(&str) -> bool + '_ {
+        let adopted = self.successor.as_ref().map_or(&[][..], |successor| &successor.adopted);
+        move |name| adopted.iter().any(|adopted| adopted == name)
+    }
+
+    /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
+    /// its clients would wait in the queue for nothing.
+    fn pause(&self) -> Event {
+        let adopted = self.adopted_by_successor();
+        self.doors.iter().filter(|door| adopted(door.name())).for_each(|door| door.close());
+        Event::Paused
+    }
+
+    fn open(&mut self) {
+        for held in &self.held {
+            match held.restore_nonblocking() {
+                Ok(false) => {}
+                Ok(true) => complain!(
+                    self.shared,
+                    "listener `{}`: another process had cleared O_NONBLOCK; it is set again",
+                    held.name
+                ),
+                Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
+            }
+        }
+        self.shared.set_handed_over(false);
+        self.doors.iter().for_each(|door| door.open());
+    }
+
+    fn drain(&mut self) {
+        self.timers.remove(&Timer::Upgrade);
+        self.shared.start_draining();
+        self.doors.iter().for_each(|door| door.retire());
+        // Before it ever served, what it inherited is its predecessor's.
+        let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
+        let held = std::mem::take(&mut self.held);
+        let adopted = self.adopted_by_successor();
+        let (kept, given_up): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| adopted(&held.name));
+        drop(adopted);
+        for held in given_up {
+            if ours || held.created {
+                unlink(&self.shared, &held);
+            }
+        }
+        self.held = kept;
+        let open = self.shared.counted();
+        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
+    }
+
+    // The pid file.
+
+    fn take_over(&mut self) -> Event {
+        if let Some(pidfile) = &self.pidfile {
+            if let Err(error) = pidfile.publish() {
+                let problem = pidfile_error(pidfile, &error);
+                complain!(self.shared, "{problem}");
+                self.reason = Some(problem);
+                return Event::PidfileFailed;
+            }
+        }
+        tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
+        Event::TookOver
+    }
+
+    fn take_back(&self) {
+        let Some(pidfile) = &self.pidfile else { return };
+        if pidfile.named() != Some(self.shared.pid) {
+            if let Err(error) = pidfile.publish() {
+                complain!(self.shared, "{}", pidfile_error(pidfile, &error));
+            }
+        }
+    }
+
+    // The end.
+
+    fn end(&mut self, end: End) {
+        self.bury_successor();
+        if let End::NotStarted(_) = end {
+            self.held.iter().filter(|held| held.created).for_each(|held| unlink(&self.shared, held));
+        } else if matches!(end, End::Final | End::RescueFailed) {
+            self.held.iter().for_each(|held| unlink(&self.shared, held));
+        }
+        if let Some(pidfile) = &self.pidfile {
+            pidfile.unstage();
+            let ours: Vec<u32> = self.dead.iter().copied().chain([self.shared.pid]).collect();
+            if let Err(error) = pidfile.remove_if_names(&ours) {
+                complain!(self.shared, "cannot remove the pid file {}: {error}", pidfile.path().display());
+            }
+        }
+        for reply in self.waiting.drain(..) {
+            reply.set(Err(UpgradeError::Terminating));
+        }
+        self.verdict = Some(match end {
+            End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
+            End::NotStarted(Some(failure)) => {
+                let reason = self.start_failure(failure);
+                complain!(self.shared, "cannot start: {reason}");
+                Verdict::Failure
+            }
+            End::RescueFailed => {
+                complain!(self.shared, "the service is down: no attempt to start it again worked");
+                Verdict::Failure
+            }
+            End::AtOnce => {
+                complain!(self.shared, "told to stop a second time; ending at once");
+                signals::die_of(self.stopping.unwrap_or(Signal::SIGTERM));
+            }
+        });
+        tell!(self.shared, INFO, phase = "ended", "exiting");
+    }
+
+    /// Reaps a successor that is dead or has just been killed, and asks whether the predecessor still lives, so
+    /// that a pid file which names one of them is known to be stale.
+    fn bury_successor(&mut self) {
+        if let Some(parent) = &mut self.parent {
+            while let Ok(Received::Message(..) | Received::Unknown(_)) = parent.channel.receive() {}
+            if let Ok(Received::End) = parent.channel.receive() {
+                self.dead.push(parent.pid);
+            }
+        }
+        let Some(successor) = &self.successor else { return };
+        let unwanted = self.stopping.is_some() && successor.active_after.is_none();
+        let deadline = Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO };
+        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+        match poll::until(&mut fds, Some(deadline)) {
+            Ok(()) | Err(_) => {}
+        }
+        if successor.child.reap().is_some() {
+            self.dead.push(successor.child.pid());
+        }
+    }
+}
+
+fn unlink(shared: &Shared, held: &Held) {
+    if let Err(error) = held.unlink() {
+        complain!(shared, "cannot remove {}: {error}", held.address.identity());
+    }
+}
+
+fn pidfile_error(pidfile: &Pidfile, error: &io::Error) -> String {
+    format!("cannot write the pid file {}: {error}", pidfile.path().display())
+}

@@ -1,0 +1,70 @@
+//! The environment variables of the harness.
+//!
+//! They are read once, at the start. One that is there and does not parse, or that means nothing, stops the start:
+//! a value that an operator has set is never silently ignored.
+#![allow(unsafe_code)]
+
+use std::env;
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use crate::error::StartError;
+use crate::spawn::HANDOVER;
+
+const PREFIX: &str = "TABLEFLIP_";
+/// What precedes the name of a listener.
+pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
+
+/// The variables that begin with our prefix.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    variables: Vec<(String, OsString)>,
+}
+
+impl Environment {
+    /// Reads them, and removes the one that belongs to this process alone.
+    ///
+    /// Must be called while the process has one thread.
+    pub(crate) fn take() -> (Self, Option<OsString>) {
+        let ours = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        let mut variables: Vec<_> =
+            env::vars_os().filter_map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        variables.sort();
+        let handover = env::var_os(HANDOVER);
+        if handover.is_some() {
+            variables.retain(|(name, _)| name != HANDOVER);
+            // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the
+            // environment.
+            unsafe { env::remove_var(HANDOVER) };
+        }
+        (Self { variables }, handover)
+    }
+
+    /// Takes a variable, parsed.
+    pub(crate) fn parse<T>(&mut self, name: &str) -> Result<Option<T>, StartError>
+    where
+        T: FromStr<Err: std::fmt::Display>,
+    {
+        let Some(value) = self.take_one(name) else { return Ok(None) };
+        let problem = |problem| StartError::Environment { variable: name.to_owned(), problem };
+        let text = value.to_str().ok_or_else(|| problem(format!("{value:?} is not UTF-8")))?;
+        text.parse().map(Some).map_err(|error| problem(format!("`{text}`: {error}")))
+    }
+
+    /// Takes a variable as it is.
+    pub(crate) fn take_one(&mut self, name: &str) -> Option<OsString> {
+        let at = self.variables.iter().position(|(known, _)| known == name)?;
+        Some(self.variables.remove(at).1)
+    }
+
+    /// Fails if a variable is left that nobody took.
+    pub(crate) fn finish(self, known: &[String]) -> Result<(), StartError> {
+        match self.variables.into_iter().next() {
+            None => Ok(()),
+            Some((variable, _)) => {
+                let problem = format!("unknown; expected one of {}", known.join(", "));
+                Err(StartError::Environment { variable, problem })
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What stands between a managed listener and its body: it opens, closes and gives up the descriptor, from the
+//! engine's thread, whatever the body's runtime is doing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use event_listener::Event;
+
+use crate::shared::Shared;
+
+/// The side of a [`Gate`] that the engine sees.
+pub(crate) trait Door: Send + Sync {
+    /// The name of the listener.
+    fn name(&self) -> &str;
+    /// Hands out connections.
+    fn open(&self);
+    /// Stops handing out connections. On return no thread is inside an accept.
+    fn close(&self);
+    /// Closes for good and lets go of the body's descriptor.
+    fn retire(&self);
+    /// Whether the body has asked for its first connection.
+    fn asked(&self) -> bool;
+}
+
+/// The body's descriptor of a listener, of type `T`, behind a gate.
+///
+/// Every accept holds the lock for reading; it lasts as long as one system call that does not block. Closing takes
+/// it for writing and therefore returns only when nobody is inside.
+pub(crate) struct Gate<T> {
+    name: String,
+    shared: Arc<Shared>,
+    inner: RwLock<Inner<T>>,
+    /// Notified at every change.
+    changed: Event,
+    asked: AtomicBool,
+}
+
+struct Inner<T> {
+    open: bool,
+    /// `None` once it is retired.
+    io: Option<Arc<T>>,
+}
+
+/// How a gate stands.
+pub(crate) enum Passage<T> {
+    Open(Arc<T>),
+    Closed,
+    Retired,
+}
+
+impl<T: Send + Sync> Gate<T> {
+    /// A new gate is closed.
+    pub(crate) fn new(name: String, shared: Arc<Shared>, io: T) -> Self {
+        let inner = RwLock::new(Inner { open: false, io: Some(Arc::new(io)) });
+        Self { name, shared, inner, changed: Event::new(), asked: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn changed(&self) -> &Event {
+        &self.changed
+    }
+
+    /// Notes that the body asks for a connection; the first time it may make the service ready.
+    pub(crate) fn ask(&self) {
+        if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
+            self.shared.wake();
+        }
+    }
+
+    pub(crate) fn passage(&self) -> Passage<T> {
+        let inner = self.read();
+        match &inner.io {
+            Some(io) if inner.open => Passage::Open(io.clone()),
+            Some(_) => Passage::Closed,
+            None => Passage::Retired,
+        }
+    }
+
+    /// The body's descriptor, open or not.
+    pub(crate) fn io(&self) -> Option<Arc<T>> {
+        self.read().io.clone()
+    }
+
+    /// Runs `f`, which must not block, if the gate is open, and keeps it open meanwhile.
+    pub(crate) fn pass<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        let inner = self.read();
+        (inner.open && inner.io.is_some()).then(f)
+    }
+
+    // A panic inside leaves nothing half done, so a poisoned lock is as good as any.
+    fn read(&self) -> RwLockReadGuard<'_, Inner<T>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner<T>> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + Sync> Door for Gate<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open(&self) {
+        self.write().open = true;
+        self.changed.notify(usize::MAX);
+    }
+
+    fn close(&self) {
+        self.write().open = false;
+        self.changed.notify(usize::MAX);
+    }
+
+    fn retire(&self) {
+        let io = {
+            let mut inner = self.write();
+            inner.open = false;
+            inner.io.take()
+        };
+        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        drop(io);
+        self.changed.notify(usize::MAX);
+    }
+
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}

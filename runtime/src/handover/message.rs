@@ -1,0 +1,264 @@
+//! The messages between a process and its successor.
+//!
+//! Each is one JSON object in one packet, with its name in `type`. Unknown fields are ignored, and an unknown type
+//! is answered with `not-understood`, so that releases of this crate that know more can talk to those that know
+//! less. `protocol` is raised only when that is not enough; `docs/protocol.md` describes every message.
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol that this release speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+/// The oldest protocol that this release understands.
+pub(crate) const OLDEST_PROTOCOL: u32 = 1;
+
+/// The largest packet that is sent or accepted, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
+/// How many descriptors travel with one packet. The kernel's limit is 253, SCM_MAX_FD in unix(7).
+pub(crate) const MAX_FDS: usize = 64;
+/// How many descriptors one offer may announce: a bound of ours on what a peer can make us expect.
+pub(crate) const MAX_SOCKETS: usize = 65_536;
+/// The longest reason that is passed on; the rest is cut.
+pub(crate) const MAX_REASON: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Message {
+    // From the old process to the new one.
+    /// The first message: who speaks, and how many sockets follow.
+    Offer {
+        #[serde(flatten)]
+        speaker: Speaker,
+        sockets: usize,
+    },
+    /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
+    Sockets {
+        entries: Vec<Entry>,
+    },
+    Commit,
+    Stop,
+
+    // From the new process to the old one.
+    /// The answer to the offer.
+    Hello {
+        #[serde(flatten)]
+        speaker: Speaker,
+    },
+    /// Which listeners the body has not asked for a connection yet. It is sent at each change, for the message of
+    /// a deadline that passes.
+    Unserved {
+        listeners: Vec<String>,
+    },
+    /// It is ready, and keeps these of the sockets, by their place in the offer.
+    Prepared {
+        adopted: Vec<usize>,
+    },
+    Active,
+    Failed {
+        reason: String,
+    },
+    Leaving,
+
+    // Both ways.
+    /// The answer to a message of a type that this release does not know.
+    NotUnderstood {
+        unknown: String,
+    },
+}
+
+/// Who sends a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Speaker {
+    pub(crate) protocol: u32,
+    pub(crate) oldest_protocol: u32,
+    /// The release of this crate.
+    pub(crate) release: String,
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+}
+
+impl Speaker {
+    pub(crate) fn us(generation: u64) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            oldest_protocol: OLDEST_PROTOCOL,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            generation,
+            pid: std::process::id(),
+        }
+    }
+
+    /// Whether the two can talk; if not, both are named.
+    pub(crate) fn understands_us(&self) -> Result<(), String> {
+        if self.protocol >= OLDEST_PROTOCOL && self.oldest_protocol <= PROTOCOL {
+            return Ok(());
+        }
+        Err(format!(
+            "process {} has tableflip {}, which speaks the handover protocols {} to {}; this is tableflip {}, \
+             which speaks {OLDEST_PROTOCOL} to {PROTOCOL}; stop the service and start it again once",
+            self.pid,
+            printable(&self.release),
+            self.oldest_protocol,
+            self.protocol,
+            env!("CARGO_PKG_VERSION"),
+        ))
+    }
+}
+
+/// One socket of an offer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    /// `Address::identity`.
+    pub(crate) address: String,
+    /// Device and inode of the Unix path as it was bound: whoever removes the path removes no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inode: Option<(u64, u64)>,
+}
+
+/// Why a packet is not a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// It is one of a release that knows more.
+    UnknownType(String),
+    Garbled(String),
+}
+
+impl Message {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings, numbers and lists of them always encode")
+    }
+
+    pub(crate) fn decode(packet: &[u8]) -> Result<Self, Malformed> {
+        #[derive(Deserialize)]
+        struct Head {
+            r#type: String,
+        }
+        serde_json::from_slice(packet).map_err(|error| match serde_json::from_slice::<Head>(packet) {
+            Ok(head) if !Self::is_known(&head.r#type) => Malformed::UnknownType(printable(&head.r#type)),
+            _ => Malformed::Garbled(printable(&error.to_string())),
+        })
+    }
+
+    fn is_known(name: &str) -> bool {
+        const NAMES: [&str; 11] = [
+            "offer",
+            "sockets",
+            "commit",
+            "stop",
+            "hello",
+            "unserved",
+            "prepared",
+            "active",
+            "failed",
+            "leaving",
+            "not-understood",
+        ];
+        NAMES.contains(&name)
+    }
+}
+
+/// What another process said, cut and cleaned so that it can stand in a log line of ours.
+pub(crate) fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON).unwrap_or(text.len());
+    text[..cut].trim().chars().map(clean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speaker() -> Speaker {
+        Speaker { protocol: 1, oldest_protocol: 1, release: "0.1.0".into(), generation: 3, pid: 77 }
+    }
+
+    /// The messages as release 0.1.0 sends them. Every later release understands these very bytes.
+    fn recorded_0_1_0() -> Vec<(&'static str, Message)> {
+        vec![
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2}"#,
+                Message::Offer { speaker: speaker(), sockets: 2 },
+            ),
+            (
+                r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,
+                Message::Sockets {
+                    entries: vec![
+                        Entry { name: "http".into(), address: "tcp://127.0.0.1:80".into(), inode: None },
+                        Entry { name: "sock".into(), address: "unix:///run/s".into(), inode: Some((64, 9)) },
+                    ],
+                },
+            ),
+            (r#"{"type":"commit"}"#, Message::Commit),
+            (r#"{"type":"stop"}"#, Message::Stop),
+            (
+                r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77}"#,
+                Message::Hello { speaker: speaker() },
+            ),
+            (
+                r#"{"type":"unserved","listeners":["http"]}"#,
+                Message::Unserved { listeners: vec!["http".into()] },
+            ),
+            (r#"{"type":"prepared","adopted":[0,1]}"#, Message::Prepared { adopted: vec![0, 1] }),
+            (r#"{"type":"active"}"#, Message::Active),
+            (r#"{"type":"failed","reason":"no disk"}"#, Message::Failed { reason: "no disk".into() }),
+            (r#"{"type":"leaving"}"#, Message::Leaving),
+            (
+                r#"{"type":"not-understood","unknown":"sing"}"#,
+                Message::NotUnderstood { unknown: "sing".into() },
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_release_understands_the_recorded_messages() {
+        for (recorded, message) in recorded_0_1_0() {
+            assert_eq!(Message::decode(recorded.as_bytes()), Ok(message.clone()));
+            assert_eq!(
+                String::from_utf8(message.encode()).unwrap(),
+                recorded,
+                "this release says it differently"
+            );
+            let name = recorded.split('"').nth(3).unwrap();
+            assert!(Message::is_known(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_later_release_may_say_more() {
+        let more = br#"{"type":"prepared","adopted":[],"mood":"fine"}"#;
+        assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![] }));
+        let unknown = br#"{"type":"sing","song":1}"#;
+        assert_eq!(Message::decode(unknown), Err(Malformed::UnknownType("sing".into())));
+    }
+
+    #[test]
+    fn what_is_no_message_is_garbled() {
+        for packet in [
+            &b""[..],
+            b"null",
+            b"{}",
+            b"{\"type\":7}",
+            b"{\"type\":\"prepared\"}",
+            b"{\"type\":\"prepared\",\"adopted\":[-1]}",
+            b"{\"type\":\"commit\"} {}",
+            b"\xff\xfe",
+        ] {
+            assert!(matches!(Message::decode(packet), Err(Malformed::Garbled(_))), "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn an_incompatible_release_is_refused_by_name() {
+        let mut later = Speaker { protocol: 9, oldest_protocol: 5, release: "7.0.0".into(), ..speaker() };
+        let refusal = later.understands_us().unwrap_err();
+        assert!(refusal.contains("tableflip 7.0.0") && refusal.contains("5 to 9"), "{refusal}");
+        later.oldest_protocol = 1;
+        later.understands_us().unwrap();
+    }
+
+    #[test]
+    fn what_a_peer_says_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nERROR b\x1b[31m"), "a ERROR b [31m");
+        assert!(printable(&"ü".repeat(5000)).len() <= MAX_REASON + 1);
+    }
+}

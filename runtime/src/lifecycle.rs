@@ -1,0 +1,673 @@
+//! The life of one process as a pure state machine: `(State, Event) -> (State, Actions)`, without I/O.
+//!
+//! The same `step` plays both parts. A process is the *new* one while its predecessor lives and the *old* one
+//! from the moment it starts a successor. The engine feeds it and carries out its actions; the model check in
+//! `lifecycle/model.rs` explores two and more processes that run it against each other, with a crash at every step.
+//!
+//! Two rules carry the weight, and every transition below keeps them:
+//!
+//! * Listeners are opened only by a process that was told to (`COMMIT`), or whose predecessor is dead, or whose
+//!   successor is dead. So no two processes ever accept from the same listener.
+//! * A successor that is not wanted any more is killed and *waited for* before its predecessor resumes.
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    /// The process that started this one.
+    pub(crate) predecessor: Predecessor,
+    /// The body has returned.
+    pub(crate) body_gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Predecessor {
+    /// This is a first start.
+    None,
+    /// It lives.
+    Alive,
+    /// It is dead: what this process does not serve, nobody does.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// The body initialises; the listeners are closed to it.
+    Starting,
+    /// Ready, and the predecessor knows; waiting for its `COMMIT`.
+    Prepared,
+    /// Serving; the pid file is being written.
+    TakingOver,
+    /// The one that serves.
+    Serving,
+    /// Serving, while the successor initialises.
+    Upgrading,
+    /// The successor is prepared; waiting until no thread here is inside an accept or a receive.
+    Pausing,
+    /// The successor was told to serve; waiting for its `ACTIVE`. `stop`: a stop was asked for meanwhile.
+    Committed { stop: bool },
+    /// The successor serves and is on probation.
+    Standby,
+    /// The successor is on its way out; this process resumes, or stops, once it is dead.
+    Reverting { paused: bool, then_stop: bool },
+    /// Shutdown has been raised; open connections are finished.
+    Draining(Drain),
+    /// Over.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Drain {
+    /// The service stops. `owner`: the pid file and the Unix paths are this process's to remove.
+    Stop { owner: bool },
+    /// A successor serves. `stop`: a first request to stop has been noted.
+    Replaced { stop: bool },
+    /// A successor served, and is stopping as well: nobody is to serve after the two.
+    Leaving,
+    /// The successor died when this process could no longer resume: its own executable is started again.
+    Rescue { step: Rescue, attempt: u8, finished: bool },
+}
+
+/// The steps of a rescue, which are those of an upgrade with the listeners closed throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rescue {
+    Initialising,
+    Committed,
+    Probation,
+    /// `stop`: a stop was asked for; no further attempt.
+    Killing {
+        stop: bool,
+    },
+    Waiting,
+}
+
+/// After how many attempts a rescue is given up. They are `Timer::Backoff` apart.
+pub(crate) const RESCUE_ATTEMPTS: u8 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// SIGHUP, or `Upgrader::upgrade`.
+    Upgrade,
+    /// SIGTERM, Ctrl-C, `Upgrader::stop`, or the predecessor passing on what it was told.
+    Stop,
+    /// The body is ready.
+    Ready,
+    /// The body dropped its `Ready` without notifying.
+    NotReady,
+    /// The body returned or panicked.
+    BodyReturned,
+    /// Nothing that is counted is left.
+    Drained,
+    /// From the predecessor: serve.
+    Commit,
+    /// The predecessor is dead: the channel to it has reached its end.
+    PredecessorGone,
+    /// The successor could not be started at all.
+    SpawnFailed,
+    /// From the successor: it is ready.
+    Prepared,
+    /// From the successor: it serves.
+    Active,
+    /// From the successor: it cannot start and is about to exit.
+    Failed,
+    /// From the successor: it served and was told to stop.
+    Leaving,
+    /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
+    /// the one to the predecessor.
+    ChannelLost,
+    /// The successor is dead and reaped.
+    Exited,
+    /// No thread is inside an accept or a receive any more.
+    Paused,
+    /// The pid file names this process.
+    TookOver,
+    /// The pid file could not be written.
+    PidfileFailed,
+    Expired(Timer),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// How long a successor may take to become ready; for a first start, when to warn.
+    Upgrade,
+    /// How long either side waits for the other's answer around `COMMIT`.
+    Handover,
+    /// How long a successor is watched before its predecessor lets go.
+    Probation,
+    /// How long open connections may take to finish.
+    Drain,
+    /// How long a successor that said why it fails may take to exit.
+    Exit,
+    /// The pause between two attempts of a rescue.
+    Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Answer a request to upgrade that cannot be served.
+    Refuse(Refusal),
+    /// The successor serves; the outcome is still open.
+    ReportActive,
+    /// The upgrade under way has this outcome.
+    Report(Result<(), Failure>),
+    /// Say that a first start is slow to become ready.
+    WarnNotReady,
+    /// Start the executable again and offer it the listeners.
+    Spawn,
+    /// Start this process's own image again and offer it the listeners.
+    SpawnRescue,
+    SendCommit,
+    /// Ask the successor to stop.
+    SendStop,
+    /// Stage the pid file, then tell the predecessor.
+    SendPrepared,
+    SendActive,
+    SendFailed(StartFailure),
+    SendLeaving,
+    /// SIGKILL the successor.
+    Kill,
+    /// Stop handing out connections and datagrams; `Paused` follows.
+    Pause,
+    /// Hand out connections and datagrams.
+    Open,
+    /// Make the pid file name this process; `TookOver` or `PidfileFailed` follows.
+    TakeOver,
+    /// Make the pid file name this process again after a successor died that may have changed it.
+    TakeBack,
+    Arm(Timer),
+    Disarm(Timer),
+    /// Raise `Shutdown`; with a successor, close the listeners that it did not adopt.
+    Drain,
+    End(End),
+}
+
+/// Why a request to upgrade is refused at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Refusal {
+    NotReady,
+    InProgress,
+    PredecessorDraining,
+    Terminating,
+}
+
+/// Why an upgrade failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Failure {
+    /// It could not be started.
+    Spawn,
+    /// It exited.
+    Exited,
+    /// It said why before it exited.
+    Reported,
+    /// It closed the channel but went on running.
+    ChannelLost,
+    /// It was not ready in time.
+    NotReady,
+    /// It was told to serve and did not answer in time.
+    NoAnswer,
+    /// It became active and exited in the probation.
+    Probation,
+    /// A stop was asked for.
+    Stopped,
+}
+
+/// Why a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum StartFailure {
+    ReadyDropped,
+    BodyReturned,
+    Pidfile,
+    Channel,
+    NoCommit,
+    Stopped,
+}
+
+/// How a process ends, which decides what it removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    /// The service is over: the Unix paths go.
+    Final,
+    /// Somebody else serves: everything stays.
+    Replaced,
+    /// It never served: only what it created itself goes.
+    NotStarted(Option<StartFailure>),
+    /// The service is down and every attempt to start it again failed.
+    RescueFailed,
+    /// A second request to stop: nothing is waited for.
+    AtOnce,
+}
+
+pub(crate) type Actions = Vec<Action>;
+
+use Action as A;
+use Event as E;
+use Phase as P;
+
+impl State {
+    /// The first state and what to do on entering it.
+    pub(crate) fn new(predecessor: Predecessor) -> (State, Actions) {
+        (State { phase: P::Starting, predecessor, body_gone: false }, vec![A::Arm(Timer::Upgrade)])
+    }
+
+    /// Whether connections are handed out by this process.
+    #[cfg(test)]
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, P::TakingOver | P::Serving | P::Upgrading | P::Reverting { paused: false, .. })
+    }
+
+    /// One step. Every pair of phase and event has an answer; an event that means nothing in a phase leaves it
+    /// as it is.
+    #[must_use]
+    pub(crate) fn step(mut self, event: Event) -> (State, Actions) {
+        // What is true in every phase is noted here once, so that the table below is about phases alone.
+        match event {
+            E::PredecessorGone => self.predecessor = Predecessor::Gone,
+            E::BodyReturned => self.body_gone = true,
+            _ => {}
+        }
+        match self.phase {
+            P::Starting => self.starting(event),
+            P::Prepared => self.prepared(event),
+            P::TakingOver => self.taking_over(event),
+            P::Serving => self.serving(event),
+            P::Upgrading => self.upgrading(event),
+            P::Pausing => self.pausing(event),
+            P::Committed { stop } => self.committed(event, stop),
+            P::Standby => self.standby(event),
+            P::Reverting { paused, then_stop } => self.reverting(event, paused, then_stop),
+            P::Draining(Drain::Stop { owner }) => self.stopping(event, owner),
+            P::Draining(Drain::Replaced { stop }) => self.replaced(event, stop),
+            P::Draining(Drain::Leaving) => self.leaving(event),
+            P::Draining(Drain::Rescue { step, attempt, finished }) => {
+                self.rescue(event, step, attempt, finished)
+            }
+            P::Ended => match event {
+                E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+                _ => self.stay(),
+            },
+        }
+    }
+
+    fn starting(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
+            E::Ready if self.has_predecessor() => {
+                self.to(P::Prepared, [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendPrepared])
+            }
+            E::Ready => self.to(P::TakingOver, [A::Disarm(Timer::Upgrade), A::Open, A::TakeOver]),
+            E::NotReady => self.start_failed(StartFailure::ReadyDropped),
+            E::ChannelLost => self.start_failed(StartFailure::Channel),
+            E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
+            E::Stop => self.stop_before_serving(),
+            E::Expired(Timer::Upgrade) => (self, vec![A::WarnNotReady, A::Arm(Timer::Upgrade)]),
+            _ => self.stay(),
+        }
+    }
+
+    fn prepared(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
+            // A predecessor that is dead cannot serve any more, whatever it still meant to say.
+            E::Commit | E::PredecessorGone => {
+                self.to(P::TakingOver, [A::Disarm(Timer::Handover), A::Open, A::TakeOver])
+            }
+            E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
+            E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
+            E::ChannelLost => self.start_failed(StartFailure::Channel),
+            E::Expired(Timer::Handover) => self.start_failed(StartFailure::NoCommit),
+            E::Stop => self.stop_before_serving(),
+            _ => self.stay(),
+        }
+    }
+
+    fn taking_over(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
+            E::TookOver if self.has_predecessor() => self.to(P::Serving, [A::SendActive]),
+            E::TookOver => self.to(P::Serving, []),
+            // Without a pid file is better than without a service: nobody else is left to serve.
+            E::PidfileFailed if self.predecessor == Predecessor::Gone => self.to(P::Serving, []),
+            E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
+            E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
+            E::Stop => self.stop_as_owner(),
+            _ => self.stay(),
+        }
+    }
+
+    fn serving(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade if self.has_predecessor() => (self, vec![A::Refuse(Refusal::PredecessorDraining)]),
+            E::Upgrade => self.to(P::Upgrading, [A::Arm(Timer::Upgrade), A::Spawn]),
+            // Unasked, and with a predecessor in standby that is still able to serve: to it this is a death.
+            E::BodyReturned => self.end(if self.has_predecessor() { End::Replaced } else { End::Final }),
+            E::Stop => self.stop_as_owner(),
+            _ => self.stay(),
+        }
+    }
+
+    fn upgrading(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            E::SpawnFailed => {
+                self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Spawn))])
+            }
+            E::Exited => self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Exited))]),
+            E::Prepared => self.to(P::Pausing, [A::Pause]),
+            E::Stop => self.revert(false, true, Failure::Stopped),
+            // The service ends by itself. The successor sees the end of the channel and serves.
+            E::BodyReturned => self.end(End::Replaced),
+            _ => self.give_up(event, false),
+        }
+    }
+
+    fn pausing(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            E::Paused => self.to(
+                P::Committed { stop: false },
+                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendCommit],
+            ),
+            E::Exited => {
+                self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Open, A::Report(Err(Failure::Exited))])
+            }
+            E::Stop => self.revert(true, true, Failure::Stopped),
+            E::BodyReturned => self.end(End::Replaced),
+            _ => self.give_up(event, true),
+        }
+    }
+
+    fn committed(self, event: Event, stop: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            // It may have accepted connections already: it is asked to stop the graceful way, once it answers.
+            E::Stop if !stop => self.to(P::Committed { stop: true }, []),
+            E::Stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
+            E::Active if stop => self.drain(
+                Drain::Leaving,
+                [A::Disarm(Timer::Handover), A::SendStop, A::Report(Err(Failure::Stopped))],
+            ),
+            E::Active => {
+                self.to(P::Standby, [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive])
+            }
+            E::Leaving => {
+                self.drain(Drain::Leaving, [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped))])
+            }
+            E::Exited => self.after_death(true, stop, Some(Failure::Exited), [A::Disarm(Timer::Handover)]),
+            E::Failed => self.to(
+                P::Reverting { paused: true, then_stop: stop },
+                [A::Disarm(Timer::Handover), A::Arm(Timer::Exit), A::Report(Err(Failure::Reported))],
+            ),
+            E::ChannelLost => self.revert(true, stop, Failure::ChannelLost),
+            E::Expired(Timer::Handover) => self.revert(true, stop, Failure::NoAnswer),
+            _ => self.stay(),
+        }
+    }
+
+    fn standby(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            // The pid file names the successor: a stop that reaches this process means this process.
+            E::Expired(Timer::Probation) | E::Stop => {
+                let actions = [A::Disarm(Timer::Probation), A::Report(Ok(()))];
+                self.drain(Drain::Replaced { stop: event == E::Stop }, actions)
+            }
+            E::Leaving => self.drain(Drain::Leaving, [A::Disarm(Timer::Probation), A::Report(Ok(()))]),
+            E::Exited => {
+                self.after_death(true, false, Some(Failure::Probation), [A::Disarm(Timer::Probation)])
+            }
+            _ => self.stay(),
+        }
+    }
+
+    fn reverting(self, event: Event, paused: bool, then_stop: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            E::Exited => self.after_death(paused, then_stop, None, [A::Disarm(Timer::Exit)]),
+            E::Expired(Timer::Exit) => (self, vec![A::Kill]),
+            E::Stop if then_stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
+            E::Stop => self.to(P::Reverting { paused, then_stop: true }, [A::Kill]),
+            _ => self.stay(),
+        }
+    }
+
+    fn stopping(self, event: Event, owner: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => {
+                self.end(if owner { End::Final } else { End::NotStarted(None) })
+            }
+            E::Stop => self.end(End::AtOnce),
+            E::PredecessorGone => self.to(P::Draining(Drain::Stop { owner: true }), []),
+            _ => self.stay(),
+        }
+    }
+
+    fn replaced(self, event: Event, stop: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => self.end(End::Replaced),
+            // A service manager sends it to every process of the unit: to this one it says that no successor is
+            // to be started again, and the connections that are open are finished all the same.
+            E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), []),
+            E::Stop => self.end(End::AtOnce),
+            E::Leaving => self.to(P::Draining(Drain::Leaving), []),
+            E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack]),
+            E::Exited => self.try_rescue(0, false, [A::TakeBack]),
+            _ => self.stay(),
+        }
+    }
+
+    fn leaving(self, event: Event) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => self.end(End::Replaced),
+            E::Stop => self.end(End::AtOnce),
+            _ => self.stay(),
+        }
+    }
+
+    fn rescue(self, event: Event, step: Rescue, attempt: u8, finished: bool) -> (State, Actions) {
+        let at = |step| P::Draining(Drain::Rescue { step, attempt, finished });
+        let stopping = step == Rescue::Killing { stop: true };
+        match (event, step) {
+            (E::Upgrade, _) => (self, vec![A::Refuse(Refusal::Terminating)]),
+            // Whoever has nothing left to finish still holds the sockets until somebody serves them.
+            (E::BodyReturned | E::Drained | E::Expired(Timer::Drain), _) => {
+                self.to(P::Draining(Drain::Rescue { step, attempt, finished: true }), [])
+            }
+            (E::Stop, _) if stopping => self.end(End::AtOnce),
+            (E::Stop, Rescue::Waiting) => self.stop_rescue(finished, [A::Disarm(Timer::Backoff)]),
+            // It serves: the stop means this process, as in standby.
+            (E::Stop, Rescue::Probation) if finished => self.end(End::Replaced),
+            (E::Stop, Rescue::Probation) => {
+                self.to(P::Draining(Drain::Replaced { stop: true }), [A::Disarm(Timer::Probation)])
+            }
+            (E::Stop, _) => self.to(
+                at(Rescue::Killing { stop: true }),
+                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
+            ),
+            (E::Prepared, Rescue::Initialising) => self.to(
+                at(Rescue::Committed),
+                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendCommit],
+            ),
+            (E::Active, Rescue::Committed) => {
+                self.to(at(Rescue::Probation), [A::Disarm(Timer::Handover), A::Arm(Timer::Probation)])
+            }
+            (E::Expired(Timer::Probation), Rescue::Probation) if finished => self.end(End::Replaced),
+            (E::Expired(Timer::Probation), Rescue::Probation) => {
+                self.to(P::Draining(Drain::Replaced { stop: false }), [])
+            }
+            (E::Leaving, Rescue::Committed | Rescue::Probation) if finished => self.end(End::Replaced),
+            (E::Leaving, Rescue::Committed | Rescue::Probation) => self
+                .to(P::Draining(Drain::Leaving), [A::Disarm(Timer::Handover), A::Disarm(Timer::Probation)]),
+            (E::SpawnFailed | E::Exited, Rescue::Initialising | Rescue::Committed | Rescue::Probation)
+            | (E::Exited, Rescue::Killing { stop: false }) => self.rescue_failed(attempt, finished),
+            (E::Exited, Rescue::Killing { stop: true }) => self.stop_rescue(finished, [A::TakeBack]),
+            (E::Failed, Rescue::Initialising | Rescue::Committed) => self.to(
+                at(Rescue::Killing { stop: false }),
+                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Arm(Timer::Exit)],
+            ),
+            (E::Active | E::Leaving | E::ChannelLost | E::Expired(Timer::Upgrade), Rescue::Initialising)
+            | (E::ChannelLost | E::Expired(Timer::Handover), Rescue::Committed) => self.to(
+                at(Rescue::Killing { stop: false }),
+                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
+            ),
+            (E::Expired(Timer::Exit), Rescue::Killing { .. }) => (self, vec![A::Kill]),
+            (E::Expired(Timer::Backoff), Rescue::Waiting) => self.try_rescue(attempt, finished, []),
+            _ => self.stay(),
+        }
+    }
+
+    // What several phases have in common.
+
+    fn has_predecessor(self) -> bool {
+        self.predecessor == Predecessor::Alive
+    }
+
+    fn stay(self) -> (State, Actions) {
+        (self, Actions::new())
+    }
+
+    fn to<const N: usize>(mut self, phase: Phase, actions: [Action; N]) -> (State, Actions) {
+        self.phase = phase;
+        (self, actions.to_vec())
+    }
+
+    fn end(self, end: End) -> (State, Actions) {
+        self.to(P::Ended, [A::End(end)])
+    }
+
+    /// Raises `Shutdown`. A body that has returned already leaves nothing to wait for.
+    fn drain<const N: usize>(self, drain: Drain, before: [Action; N]) -> (State, Actions) {
+        let mut actions = before.to_vec();
+        if self.body_gone {
+            let end = match drain {
+                Drain::Stop { owner: true } => End::Final,
+                Drain::Stop { owner: false } => End::NotStarted(None),
+                Drain::Replaced { .. } | Drain::Leaving | Drain::Rescue { .. } => End::Replaced,
+            };
+            actions.push(A::End(end));
+            return (State { phase: P::Ended, ..self }, actions);
+        }
+        actions.extend([A::Arm(Timer::Drain), A::Drain]);
+        (State { phase: P::Draining(drain), ..self }, actions)
+    }
+
+    fn start_failed(self, failure: StartFailure) -> (State, Actions) {
+        let end = A::End(End::NotStarted(Some(failure)));
+        if self.has_predecessor() {
+            self.to(P::Ended, [A::SendFailed(failure), end])
+        } else {
+            self.to(P::Ended, [end])
+        }
+    }
+
+    /// A stop before this process served. With a predecessor alive the sockets are that one's.
+    fn stop_before_serving(self) -> (State, Actions) {
+        let timers = [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover)];
+        if self.has_predecessor() {
+            let (state, mut actions) = self.drain(Drain::Stop { owner: false }, timers);
+            actions.insert(0, A::SendFailed(StartFailure::Stopped));
+            (state, actions)
+        } else {
+            self.drain(Drain::Stop { owner: true }, timers)
+        }
+    }
+
+    /// A stop of the process that serves. A predecessor that still drains is told, lest it take this for a death.
+    fn stop_as_owner(self) -> (State, Actions) {
+        if self.has_predecessor() {
+            self.drain(Drain::Stop { owner: true }, [A::SendLeaving])
+        } else {
+            self.drain(Drain::Stop { owner: true }, [])
+        }
+    }
+
+    /// Gives up a successor that is not wanted or not to be trusted any more.
+    fn revert(self, paused: bool, then_stop: bool, failure: Failure) -> (State, Actions) {
+        self.to(
+            P::Reverting { paused, then_stop },
+            [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill, A::Report(Err(failure))],
+        )
+    }
+
+    /// What ends the wait for a successor that is not committed yet.
+    fn give_up(self, event: Event, paused: bool) -> (State, Actions) {
+        match event {
+            // It said why and exits by itself; it is given the time to do so in order.
+            E::Failed => self.to(
+                P::Reverting { paused, then_stop: false },
+                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Exit), A::Report(Err(Failure::Reported))],
+            ),
+            // To be active or leaving without having been told to serve is against the protocol.
+            E::ChannelLost | E::Active | E::Leaving => self.revert(paused, false, Failure::ChannelLost),
+            E::Expired(Timer::Upgrade) => self.revert(paused, false, Failure::NotReady),
+            _ => self.stay(),
+        }
+    }
+
+    /// The successor is dead. Whoever can resumes; whose body is gone starts its own image again.
+    fn after_death<const N: usize>(
+        self,
+        paused: bool,
+        then_stop: bool,
+        failure: Option<Failure>,
+        before: [Action; N],
+    ) -> (State, Actions) {
+        let resumes = paused && !then_stop && !self.body_gone;
+        let (state, more) = if then_stop {
+            self.stop_as_owner()
+        } else if self.body_gone && paused {
+            self.try_rescue(0, true, [])
+        } else if self.body_gone {
+            // The successor never served, and this service has ended by itself.
+            self.end(End::Final)
+        } else {
+            self.to(P::Serving, [])
+        };
+        let mut actions = before.to_vec();
+        actions.extend(paused.then_some(A::TakeBack));
+        actions.extend(resumes.then_some(A::Open));
+        actions.extend(failure.map(|failure| A::Report(Err(failure))));
+        actions.extend(more);
+        (state, actions)
+    }
+
+    fn try_rescue<const N: usize>(
+        self,
+        attempt: u8,
+        finished: bool,
+        before: [Action; N],
+    ) -> (State, Actions) {
+        let mut actions = before.to_vec();
+        actions.extend([A::Arm(Timer::Upgrade), A::SpawnRescue]);
+        let drain = Drain::Rescue { step: Rescue::Initialising, attempt: attempt + 1, finished };
+        (State { phase: P::Draining(drain), ..self }, actions)
+    }
+
+    fn rescue_failed(self, attempt: u8, finished: bool) -> (State, Actions) {
+        let timers = [Timer::Upgrade, Timer::Handover, Timer::Exit, Timer::Probation].map(A::Disarm);
+        let (state, more) = if attempt == RESCUE_ATTEMPTS {
+            self.to(P::Ended, [A::TakeBack, A::End(End::RescueFailed)])
+        } else {
+            let drain = Drain::Rescue { step: Rescue::Waiting, attempt, finished };
+            self.to(P::Draining(drain), [A::TakeBack, A::Arm(Timer::Backoff)])
+        };
+        (state, timers.into_iter().chain(more).collect())
+    }
+
+    /// A stop in mid-rescue, once no successor lives any more.
+    fn stop_rescue<const N: usize>(self, finished: bool, before: [Action; N]) -> (State, Actions) {
+        let (state, more) = if finished {
+            self.end(End::Final)
+        } else {
+            self.to(P::Draining(Drain::Stop { owner: true }), [])
+        };
+        (state, before.into_iter().chain(more).collect())
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod table;

@@ -1,0 +1,458 @@
+//! An exhaustive search over processes that run the real `step` against each other.
+//!
+//! The model adds what is around the machine: the two directions of the channel as queues, the pid file, the
+//! timers (an armed one may fire at any moment), who is alive and who has noticed. Faults are drawn from a budget:
+//! a crash at any moment, between any two actions of one step, a successor that cannot be spawned, a pid file that
+//! cannot be written, a body that returns or never becomes ready, a channel that breaks under a living process.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Message {
+    // Downwards, to the successor.
+    Commit,
+    Stop,
+    // Upwards, to the predecessor.
+    Prepared,
+    Active,
+    Failed,
+    Leaving,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Process {
+    state: State,
+    alive: bool,
+    open: bool,
+    /// The index of the successor that is not reaped yet.
+    child: Option<usize>,
+    parent: Option<usize>,
+    /// Messages on their way to this process.
+    from_parent: VecDeque<Message>,
+    from_child: VecDeque<Message>,
+    channel_broken: bool,
+    timers: BTreeSet<Timer>,
+    /// The listeners were closed, and the last thread inside one is not out yet.
+    pausing: bool,
+    draining: bool,
+    /// Every pid that this process has reaped.
+    reaped: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    processes: Vec<Process>,
+    pidfile: Option<usize>,
+    upgrades: u8,
+    stops: u8,
+    faults: u8,
+    /// Somebody asked the service to stop.
+    stopped: bool,
+    /// A fault hit the only process there was, or every attempt of a rescue: no tool can do anything about that.
+    alone: bool,
+    /// A fault kept the pid file from being written.
+    pidfile_fault: bool,
+}
+
+fn process(predecessor: Predecessor, parent: Option<usize>) -> Process {
+    let (state, actions) = State::new(predecessor);
+    assert_eq!(actions, [A::Arm(Timer::Upgrade)]);
+    Process {
+        state,
+        alive: true,
+        open: false,
+        child: None,
+        parent,
+        from_parent: VecDeque::new(),
+        from_child: VecDeque::new(),
+        channel_broken: false,
+        timers: BTreeSet::from([Timer::Upgrade]),
+        pausing: false,
+        draining: false,
+        reaped: BTreeSet::new(),
+    }
+}
+
+impl World {
+    fn new(upgrades: u8, stops: u8, faults: u8) -> World {
+        World {
+            processes: vec![process(Predecessor::None, None)],
+            pidfile: None,
+            upgrades,
+            stops,
+            faults,
+            stopped: false,
+            alone: false,
+            pidfile_fault: false,
+        }
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| process.alive)
+    }
+
+    fn spend_fault(&mut self) {
+        self.faults -= 1;
+        self.alone |= self.alive().count() == 1;
+    }
+
+    fn die(&mut self, who: usize) {
+        let process = &mut self.processes[who];
+        process.alive = false;
+        process.open = false;
+        process.pausing = false;
+        process.timers.clear();
+        process.from_parent.clear();
+        process.from_child.clear();
+    }
+
+    /// Drops the dead whom nobody has to notice any more, so that worlds that differ in them alone are one.
+    fn forget_the_dead(&mut self) {
+        let keep: Vec<bool> = (0..self.processes.len())
+            .map(|who| {
+                self.processes[who].alive
+                    || self.pidfile == Some(who)
+                    || self.alive().any(|process| process.child == Some(who) || process.parent == Some(who))
+            })
+            .collect();
+        let to = |who: usize| keep[who].then(|| keep[..who].iter().filter(|kept| **kept).count());
+        self.pidfile = self.pidfile.and_then(to);
+        let mut index = 0..;
+        self.processes.retain(|_| index.next().is_some_and(|who| keep[who]));
+        for process in &mut self.processes {
+            if !process.alive {
+                *process = Process {
+                    alive: false,
+                    timers: BTreeSet::new(),
+                    ..self::process(Predecessor::None, None)
+                };
+            }
+            process.child = process.child.and_then(to);
+            process.parent = process.parent.and_then(to);
+            process.reaped = process.reaped.iter().copied().filter_map(to).collect();
+        }
+    }
+
+    /// Feeds one event; every world that can come of it.
+    fn feed(&self, who: usize, event: Event) -> Vec<World> {
+        let (state, actions) = self.processes[who].state.step(event);
+        let mut world = self.clone();
+        world.processes[who].state = state;
+        let mut done = Vec::new();
+        world.run(who, &actions, &mut done);
+        done
+    }
+
+    /// Carries out the actions, with a crash between any two of them while the budget lasts.
+    fn run(mut self, who: usize, actions: &[Action], done: &mut Vec<World>) {
+        let Some((action, rest)) = actions.split_first() else {
+            self.forget_the_dead();
+            done.push(self);
+            return;
+        };
+        if self.faults > 0 {
+            let mut crashed = self.clone();
+            crashed.spend_fault();
+            crashed.die(who);
+            crashed.forget_the_dead();
+            done.push(crashed);
+        }
+        match *action {
+            A::Refuse(_) | A::ReportActive | A::Report(_) | A::WarnNotReady => {}
+            A::Arm(timer) => _ = self.processes[who].timers.insert(timer),
+            A::Disarm(timer) => _ = self.processes[who].timers.remove(&timer),
+            A::Spawn | A::SpawnRescue => {
+                if self.faults > 0 {
+                    let mut failed = self.clone();
+                    failed.spend_fault();
+                    failed.result(who, E::SpawnFailed, rest, done);
+                }
+                let child = self.processes.len();
+                assert!(self.processes[who].child.is_none(), "a successor beside a successor: {self:#?}");
+                self.processes.push(process(Predecessor::Alive, Some(who)));
+                let parent = &mut self.processes[who];
+                parent.child = Some(child);
+                parent.channel_broken = false;
+                parent.from_child.clear();
+            }
+            A::SendCommit => self.send_down(who, Message::Commit),
+            A::SendStop => self.send_down(who, Message::Stop),
+            A::SendPrepared => {
+                if self.faults > 0 {
+                    let mut failed = self.clone();
+                    failed.spend_fault();
+                    failed.pidfile_fault = true;
+                    failed.result(who, E::PidfileFailed, rest, done);
+                }
+                self.send_up(who, Message::Prepared);
+            }
+            A::SendActive => self.send_up(who, Message::Active),
+            A::SendFailed(_) => self.send_up(who, Message::Failed),
+            A::SendLeaving => self.send_up(who, Message::Leaving),
+            A::Kill => {
+                if let Some(child) = self.processes[who].child {
+                    self.die(child);
+                }
+            }
+            A::Pause => {
+                self.processes[who].open = false;
+                self.processes[who].pausing = true;
+            }
+            A::Open => self.processes[who].open = true,
+            A::TakeOver => {
+                if self.faults > 0 {
+                    let mut failed = self.clone();
+                    failed.spend_fault();
+                    failed.pidfile_fault = true;
+                    failed.result(who, E::PidfileFailed, rest, done);
+                }
+                self.pidfile = Some(who);
+                return self.result(who, E::TookOver, rest, done);
+            }
+            A::TakeBack => self.pidfile = Some(who),
+            A::Drain => {
+                self.processes[who].open = false;
+                self.processes[who].draining = true;
+            }
+            A::End(end) => {
+                // Every attempt of a rescue failed, which the model does by letting each run into its deadline.
+                self.alone |= end == End::RescueFailed;
+                // Before the pid file is looked at, a successor that is dead or was just killed is reaped, and the
+                // channel is asked whether the predecessor still lives: of a dead one nobody else removes it.
+                let known_dead = |pid: usize| {
+                    let process = &self.processes[who];
+                    let related = process.parent == Some(pid) || process.child == Some(pid);
+                    related && !self.processes[pid].alive || process.reaped.contains(&pid)
+                };
+                let ours = |pid: usize| pid == who || known_dead(pid);
+                if self.pidfile.is_some_and(ours) {
+                    self.pidfile = None;
+                }
+                self.die(who);
+            }
+        }
+        self.run(who, rest, done);
+    }
+
+    /// The result of an action is fed before anything else happens in that process, as the engine does.
+    fn result(mut self, who: usize, event: Event, rest: &[Action], done: &mut Vec<World>) {
+        assert!(rest.is_empty(), "an action with a result is the last of its step");
+        let (state, actions) = self.processes[who].state.step(event);
+        self.processes[who].state = state;
+        self.run(who, &actions, done);
+    }
+
+    fn send_down(&mut self, who: usize, message: Message) {
+        let Some(child) = self.processes[who].child else { return };
+        if self.processes[child].alive && !self.processes[who].channel_broken {
+            self.processes[child].from_parent.push_back(message);
+        }
+    }
+
+    fn send_up(&mut self, who: usize, message: Message) {
+        let Some(parent) = self.processes[who].parent else { return };
+        let parent = &mut self.processes[parent];
+        if parent.alive && parent.child == Some(who) && !parent.channel_broken {
+            parent.from_child.push_back(message);
+        }
+    }
+
+    /// What happens by itself sooner or later: the dust settles when none of it is left.
+    fn progress(&self) -> Vec<World> {
+        let mut next = Vec::new();
+        for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            let before = next.len();
+            let mut feed = |world: &World, event| next.extend(world.feed(who, event));
+            if let Some(message) = process.from_parent.front() {
+                let mut world = self.clone();
+                world.processes[who].from_parent.pop_front();
+                match message {
+                    Message::Commit => feed(&world, E::Commit),
+                    Message::Stop => feed(&world, E::Stop),
+                    other => unreachable!("{other:?} to a successor"),
+                }
+            } else if process.state.predecessor == Predecessor::Alive
+                && process.parent.is_none_or(|parent| !self.processes[parent].alive)
+            {
+                feed(self, E::PredecessorGone);
+            }
+            if let Some(message) = process.from_child.front() {
+                let mut world = self.clone();
+                world.processes[who].from_child.pop_front();
+                let event = match message {
+                    Message::Prepared => E::Prepared,
+                    Message::Active => E::Active,
+                    Message::Failed => E::Failed,
+                    Message::Leaving => E::Leaving,
+                    other => unreachable!("{other:?} to a predecessor"),
+                };
+                feed(&world, event);
+            } else if let Some(child) = process.child.filter(|child| !self.processes[*child].alive) {
+                // The end of the channel may be seen before the death.
+                if !process.channel_broken {
+                    let mut world = self.clone();
+                    world.processes[who].channel_broken = true;
+                    feed(&world, E::ChannelLost);
+                }
+                let mut world = self.clone();
+                world.processes[who].child = None;
+                world.processes[who].reaped.insert(child);
+                feed(&world, E::Exited);
+            }
+            // The engine lets a timer fire, or takes the body's word that it is finished, only when nothing has
+            // arrived: neither wins against a message, an end of file or a death that is already there.
+            let arrived = next.len() > before;
+            let mut feed = |world: &World, event| next.extend(world.feed(who, event));
+            if process.pausing {
+                let mut world = self.clone();
+                world.processes[who].pausing = false;
+                feed(&world, E::Paused);
+            }
+            if process.state.phase == P::Starting {
+                feed(self, E::Ready);
+            }
+            if process.draining && !self.finished(who) && !arrived {
+                feed(self, E::Drained);
+                if !process.state.body_gone {
+                    feed(self, E::BodyReturned);
+                }
+            }
+            for timer in process.timers.iter().filter(|_| !arrived) {
+                let mut world = self.clone();
+                world.processes[who].timers.remove(timer);
+                feed(&world, E::Expired(*timer));
+            }
+        }
+        next
+    }
+
+    /// Whether `Drained` has nothing more to say to this process.
+    fn finished(&self, who: usize) -> bool {
+        matches!(self.processes[who].state.phase, P::Draining(Drain::Rescue { finished: true, .. }))
+    }
+
+    /// What somebody does to it: operators and faults.
+    fn disturb(&self) -> Vec<World> {
+        let mut next = Vec::new();
+        for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            if self.upgrades > 0 {
+                let mut world = self.clone();
+                world.upgrades -= 1;
+                next.extend(world.feed(who, E::Upgrade));
+            }
+            if self.stops > 0 {
+                let mut world = self.clone();
+                world.stops -= 1;
+                world.stopped = true;
+                next.extend(world.feed(who, E::Stop));
+            }
+            if self.faults == 0 {
+                continue;
+            }
+            let mut world = self.clone();
+            world.spend_fault();
+            let mut crashed = world.clone();
+            crashed.die(who);
+            crashed.forget_the_dead();
+            next.push(crashed);
+            if process.state.phase == P::Starting {
+                next.extend(world.feed(who, E::NotReady));
+            }
+            if matches!(process.state.phase, P::Starting | P::Prepared) && process.parent.is_some() {
+                next.extend(world.feed(who, E::ChannelLost));
+            }
+            // Of a process that drains it is no fault that its body returns; `progress` has it.
+            if !process.state.body_gone && !process.draining {
+                next.extend(world.feed(who, E::BodyReturned));
+            }
+            if process.child.is_some_and(|child| self.processes[child].alive) && !process.channel_broken {
+                let mut world = world.clone();
+                world.processes[who].channel_broken = true;
+                world.processes[who].from_child.clear();
+                next.extend(world.feed(who, E::ChannelLost));
+            }
+        }
+        next
+    }
+
+    /// What must hold at every moment, and what must hold once nothing happens by itself any more.
+    fn violation(&self, settled: bool) -> Result<(), &'static str> {
+        let check = |holds: bool, violation| if holds { Ok(()) } else { Err(violation) };
+        let open = self.alive().filter(|process| process.open).count();
+        let starting =
+            |process: &&Process| matches!(process.state.phase, P::Starting | P::Prepared | P::TakingOver);
+        check(open <= 1, "two processes accept at once")?;
+        check(self.alive().count() <= 2, "more than two processes")?;
+        check(self.alive().filter(starting).count() <= 1, "two processes that are not ready")?;
+        check(self.alive().all(|process| process.open == process.state.is_open()), "gates and phase differ")?;
+        if !settled {
+            return Ok(());
+        }
+        check(open == 1 || self.stopped || self.alone, "nobody serves")?;
+        match self.pidfile {
+            // Whoever ended the only process left its pid file behind; that is what a crash does.
+            Some(pid) => check(
+                self.processes[pid].open || self.alone || self.pidfile_fault,
+                "the pid file names a process that does not serve",
+            ),
+            None => check(open == 0 || self.pidfile_fault, "a process serves and no pid file names it"),
+        }
+    }
+}
+
+impl std::fmt::Display for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (who, process) in self.processes.iter().enumerate() {
+            let life = if process.alive { "" } else { "dead " };
+            let gates = if process.open { " open" } else { "" };
+            write!(f, "{who}: {life}{:?}{gates}", process.state.phase)?;
+            write!(f, " down {:?} up {:?}; ", process.from_parent, process.from_child)?;
+        }
+        write!(f, "pid file {:?}, faults left {}", self.pidfile, self.faults)
+    }
+}
+
+/// Explores everything that can happen within the budgets; returns how many states there are, and how many of
+/// them are settled. A violation is reported with the shortest way to it.
+fn explore(upgrades: u8, stops: u8, faults: u8) -> (usize, usize) {
+    let mut worlds = vec![World::new(upgrades, stops, faults)];
+    let mut came_from = vec![0];
+    let mut seen: HashSet<World> = worlds.iter().cloned().collect();
+    let mut settled = 0;
+    let mut at = 0;
+    while at < worlds.len() {
+        let world = worlds[at].clone();
+        let progress = world.progress();
+        // A first start that is slow warns again and again; all else that happens by itself leads somewhere.
+        let is_settled = progress.iter().all(|next| *next == world);
+        settled += usize::from(is_settled);
+        if let Err(violation) = world.violation(is_settled) {
+            let mut trail = vec![at];
+            while *trail.last().unwrap() != 0 {
+                trail.push(came_from[*trail.last().unwrap()]);
+            }
+            trail.iter().rev().for_each(|step| println!("{}", worlds[*step]));
+            panic!("{violation}; the way there is printed above");
+        }
+        for next in progress.into_iter().chain(world.disturb()) {
+            if seen.insert(next.clone()) {
+                worlds.push(next);
+                came_from.push(at);
+            }
+        }
+        at += 1;
+    }
+    (worlds.len(), settled)
+}
+
+#[test]
+fn no_interleaving_breaks_the_promises() {
+    // The budgets of upgrades, stops and faults; they are what bounds the search.
+    for (upgrades, stops, faults) in [(2, 0, 3), (2, 3, 1), (3, 2, 2)] {
+        let (states, settled) = explore(upgrades, stops, faults);
+        println!("{upgrades} upgrades, {stops} stops, {faults} faults: {states} states, {settled} settled");
+        assert!(settled > 0 && states > 50, "the search did not get anywhere");
+    }
+}

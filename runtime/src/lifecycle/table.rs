@@ -1,0 +1,175 @@
+//! The table of the life cycle is total: every pair of state and event is visited, and what must hold of each
+//! answer is asserted.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn phases() -> Vec<Phase> {
+    let mut phases = vec![
+        P::Starting,
+        P::Prepared,
+        P::TakingOver,
+        P::Serving,
+        P::Upgrading,
+        P::Pausing,
+        P::Standby,
+        P::Draining(Drain::Leaving),
+        P::Ended,
+    ];
+    for a in [false, true] {
+        phases.push(P::Committed { stop: a });
+        phases.push(P::Draining(Drain::Stop { owner: a }));
+        phases.push(P::Draining(Drain::Replaced { stop: a }));
+        for b in [false, true] {
+            phases.push(P::Reverting { paused: a, then_stop: b });
+        }
+        for attempt in 1..=RESCUE_ATTEMPTS {
+            for step in [
+                Rescue::Initialising,
+                Rescue::Committed,
+                Rescue::Probation,
+                Rescue::Killing { stop: false },
+                Rescue::Killing { stop: true },
+                Rescue::Waiting,
+            ] {
+                phases.push(P::Draining(Drain::Rescue { step, attempt, finished: a }));
+            }
+        }
+    }
+    phases
+}
+
+const TIMERS: [Timer; 6] =
+    [Timer::Upgrade, Timer::Handover, Timer::Probation, Timer::Drain, Timer::Exit, Timer::Backoff];
+
+fn events() -> Vec<Event> {
+    let mut events = vec![
+        E::Upgrade,
+        E::Stop,
+        E::Ready,
+        E::NotReady,
+        E::BodyReturned,
+        E::Drained,
+        E::Commit,
+        E::PredecessorGone,
+        E::SpawnFailed,
+        E::Prepared,
+        E::Active,
+        E::Failed,
+        E::Leaving,
+        E::ChannelLost,
+        E::Exited,
+        E::Paused,
+        E::TookOver,
+        E::PidfileFailed,
+    ];
+    events.extend(TIMERS.map(E::Expired));
+    events
+}
+
+/// The timers that run in a phase: those that must, and those that may.
+fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
+    let (must, may): (&[Timer], &[Timer]) = match phase {
+        P::Starting | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
+        P::Prepared | P::Committed { .. } => (&[Timer::Handover], &[]),
+        P::Standby => (&[Timer::Probation], &[]),
+        P::Reverting { .. } => (&[], &[Timer::Exit]),
+        P::TakingOver | P::Serving => (&[], &[]),
+        P::Draining(Drain::Rescue { step, finished, .. }) => {
+            let drain: &[Timer] = if finished { &[] } else { &[Timer::Drain] };
+            let own: &[Timer] = match step {
+                Rescue::Initialising => &[Timer::Upgrade],
+                Rescue::Committed => &[Timer::Handover],
+                Rescue::Probation => &[Timer::Probation],
+                Rescue::Killing { .. } => &[],
+                Rescue::Waiting => &[Timer::Backoff],
+            };
+            let must = drain.iter().chain(own).copied().collect();
+            return (must, BTreeSet::from([Timer::Drain, Timer::Exit]));
+        }
+        P::Draining(_) => (&[Timer::Drain], &[]),
+        P::Ended => (&[], &TIMERS),
+    };
+    (must.iter().copied().collect(), may.iter().copied().collect())
+}
+
+/// Whether somebody waits for the outcome of an upgrade in this phase.
+fn owes_outcome(phase: Phase) -> bool {
+    matches!(phase, P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby)
+}
+
+#[test]
+fn every_pair_of_state_and_event_has_an_answer() {
+    let mut visited = 0;
+    for phase in phases() {
+        for predecessor in [Predecessor::None, Predecessor::Alive, Predecessor::Gone] {
+            for body_gone in [false, true] {
+                for event in events() {
+                    check(State { phase, predecessor, body_gone }, event);
+                    visited += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(visited, phases().len() * 6 * events().len());
+}
+
+fn check(before: State, event: Event) {
+    let (after, actions) = before.step(event);
+    let context = || format!("{before:?} + {event:?} -> {after:?} {actions:?}");
+    let did = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
+
+    // Nothing brings a process that is over back, and it is over exactly when it was told to end.
+    let ends = did(|a| matches!(a, A::End(_)));
+    assert_eq!(ends == 1, before.phase != P::Ended && after.phase == P::Ended, "{}", context());
+    if before.phase == P::Ended {
+        assert_eq!(after.phase, P::Ended, "{}", context());
+    }
+
+    // A request to upgrade is never dropped: it is refused, or it starts a successor.
+    let answers = did(|a| matches!(a, A::Refuse(_) | A::Spawn));
+    assert_eq!(answers, usize::from(event == E::Upgrade), "{}", context());
+
+    // An upgrade has one outcome. A process that is about to exit answers by exiting, and one that waits for a
+    // death has reported before.
+    let outcomes = did(|a| matches!(a, A::Report(_)));
+    if after.phase != P::Ended {
+        let owed = owes_outcome(before.phase) && !owes_outcome(after.phase);
+        assert_eq!(outcomes, usize::from(owed), "{}", context());
+    } else {
+        assert!(outcomes <= 1, "{}", context());
+    }
+
+    // The gates follow the phase.
+    let opens = did(|a| matches!(a, A::Open)) == 1;
+    let closes = did(|a| matches!(a, A::Pause | A::Drain | A::End(_))) > 0;
+    if opens {
+        assert!(!before.is_open() && after.is_open(), "{}", context());
+    }
+    if before.is_open() && !after.is_open() {
+        assert!(closes, "{}", context());
+    }
+    if !before.is_open() && after.is_open() {
+        assert!(opens, "{}", context());
+    }
+
+    // Timers: none is left behind and none is missing. The one that fired is spent.
+    let (mut armed, _) = timers(before.phase);
+    for action in &actions {
+        match action {
+            A::Arm(timer) => _ = armed.insert(*timer),
+            A::Disarm(timer) => _ = armed.remove(timer),
+            _ => {}
+        }
+    }
+    if let E::Expired(timer) = event {
+        if !actions.contains(&A::Arm(timer)) && after.phase != before.phase {
+            armed.remove(&timer);
+        }
+    }
+    let (must, may) = timers(after.phase);
+    assert!(must.is_subset(&armed), "missing timer: {}", context());
+    let extra: BTreeSet<_> = armed.difference(&must).copied().collect();
+    assert!(extra.is_subset(&may), "stray timer {extra:?}: {}", context());
+}

@@ -1,0 +1,129 @@
+//! The pid file: written beside and renamed, so that it names one process or the other and is never half a number.
+
+use std::cell::Cell;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug)]
+pub(crate) struct Pidfile {
+    path: PathBuf,
+    /// The file that is to be renamed to `path`.
+    beside: PathBuf,
+    /// Whether this process has written `beside`; what somebody else put there is never published.
+    staged: Cell<bool>,
+    pid: u32,
+}
+
+impl Pidfile {
+    /// `path` is absolute and names a file.
+    pub(crate) fn new(path: PathBuf, pid: u32) -> Self {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{pid}"));
+        Self { beside: path.with_file_name(name), path, staged: Cell::new(false), pid }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the new file beside the old one. What can go wrong with a disk goes wrong here, before anybody
+    /// relies on it.
+    pub(crate) fn stage(&self) -> io::Result<()> {
+        // A process that had this pid before and died in between may have left one.
+        remove(&self.beside)?;
+        // O_EXCL follows no symbolic link that somebody may have planted.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&self.beside)?;
+        let written = file.write_all(format!("{}\n", self.pid).as_bytes());
+        self.staged.set(true);
+        if written.is_err() {
+            self.unstage();
+        }
+        written
+    }
+
+    /// Makes the pid file name this process, rename(2).
+    pub(crate) fn publish(&self) -> io::Result<()> {
+        if !self.staged.get() {
+            self.stage()?;
+        }
+        fs::rename(&self.beside, &self.path).inspect_err(|_| self.unstage())?;
+        self.staged.set(false);
+        Ok(())
+    }
+
+    /// Removes what `stage` wrote, if it is still there.
+    pub(crate) fn unstage(&self) {
+        if self.staged.take() {
+            // It is a leftover at worst, and the next process of this pid removes it.
+            match remove(&self.beside) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// The process that the file names.
+    pub(crate) fn named(&self) -> Option<u32> {
+        fs::read_to_string(&self.path).ok()?.trim().parse().ok()
+    }
+
+    /// Removes the file, if it names one of `pids`.
+    pub(crate) fn remove_if_names(&self, pids: &[u32]) -> io::Result<()> {
+        match self.named() {
+            Some(pid) if pids.contains(&pid) => remove(&self.path),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_names_one_process_or_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("echo.pid");
+        let old = Pidfile::new(path.clone(), 100);
+        let new = Pidfile::new(path.clone(), 200);
+        old.publish().unwrap();
+        new.stage().unwrap();
+        assert_eq!(old.named(), Some(100), "staged is not published");
+        new.publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "200\n");
+        old.remove_if_names(&[100]).unwrap();
+        assert_eq!(new.named(), Some(200), "it names somebody else and stays");
+        new.remove_if_names(&[200]).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let pidfile = Pidfile::new(dir.path().join("echo.pid"), 100);
+        std::os::unix::fs::symlink(&victim, &pidfile.beside).unwrap();
+        std::os::unix::fs::symlink(&victim, &pidfile.path).unwrap();
+        pidfile.publish().unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(pidfile.named(), Some(100));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let pidfile = Pidfile::new(dir.path().join("missing/echo.pid"), 100);
+        assert_eq!(pidfile.stage().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

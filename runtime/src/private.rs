@@ -1,0 +1,62 @@
+//! What the expansion of the attribute uses beyond the public interface. None of it is stable.
+//!
+//! The functions are evaluated by the compiler: a panic is a compile error at the user's type.
+
+#![allow(missing_docs, reason = "it is no public interface")]
+
+use std::marker::PhantomData;
+
+use crate::address::Kind;
+use crate::params::FromListener;
+
+/// Answers for a type whether it is a [`FromListener`] or not: the inherent constants win where they exist.
+#[derive(Debug)]
+pub struct Type<T>(PhantomData<T>);
+
+impl<T: FromListener> Type<T> {
+    pub const MANAGED: bool = T::MANAGED;
+    pub const KINDS: &'static [Kind] = T::KINDS;
+}
+
+/// The answers for a type that is no listener: nothing is wrong with it here, because the compiler says elsewhere
+/// that it is none.
+pub trait NotAListener {
+    const MANAGED: bool = true;
+    const KINDS: &'static [Kind] =
+        &[Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
+}
+
+impl<T> NotAListener for Type<T> {}
+
+/// Fails unless a type with these kinds can be the listener of an address of this kind.
+pub const fn takes(kinds: &[Kind], kind: Kind) {
+    let mut at = 0;
+    while at < kinds.len() {
+        if kinds[at] as u8 == kind as u8 {
+            return;
+        }
+        at += 1;
+    }
+    match kind {
+        Kind::Tcp => panic!("this type is not for a `tcp://` address"),
+        Kind::Udp => panic!("this type is not for a `udp://` address"),
+        Kind::Unix => panic!("this type is not for a `unix://` address"),
+        Kind::UnixDatagram => panic!("this type is not for a `unix-dgram://` address"),
+        Kind::UnixSeqpacket => panic!("this type is not for a `unix-seqpacket://` address"),
+    }
+}
+
+/// Fails if a body takes only raw listeners, and no `Ready`.
+pub const fn readiness<const N: usize>(managed: [bool; N]) {
+    let mut at = 0;
+    while at < N {
+        if managed[at] {
+            return;
+        }
+        at += 1;
+    }
+    panic!(
+        "nobody can tell when this service is ready, because all of its listeners are raw; take one of them as a \
+         managed type such as `tableflip::net::TcpListener`, or take a `tableflip::Ready` and call `notify`"
+    );
+}

@@ -1,0 +1,169 @@
+//! What the engine's thread and the body share.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::error::UpgradeError;
+use crate::sync::Latch;
+
+/// What a body says to the engine.
+pub(crate) enum Note {
+    /// `Ready::notify`.
+    Ready,
+    /// `Ready` was dropped without it.
+    ReadyDropped,
+    /// The body returned; with the message of its panic, if it panicked.
+    BodyReturned { panic: Option<String> },
+    /// `Upgrader::upgrade`.
+    Upgrade(Arc<Reply>),
+    /// `Upgrader::stop`.
+    Stop,
+}
+
+/// How an upgrade ended, for those who wait for it.
+pub(crate) type Reply = Latch<Result<Upgraded, UpgradeError>>;
+
+/// A successor that serves and has passed its probation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Upgraded {
+    /// The generation of the successor.
+    pub generation: u64,
+    /// Its process ID.
+    pub pid: u32,
+    /// From the request to the successor serving, without the probation.
+    pub elapsed: Duration,
+}
+
+/// How a process is to end, as the engine decided it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Success,
+    Failure,
+}
+
+pub(crate) struct Shared {
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+    /// Wakes the engine from its poll. A signal handler writes to a duplicate of it.
+    wake: EventFd,
+    inbox: Mutex<Vec<Note>>,
+    /// How many streams and guards are open.
+    counted: AtomicUsize,
+    draining: AtomicBool,
+    /// Somebody awaited `Shutdown`: the body is written to notice it and return, and is waited for.
+    pub(crate) awaited: AtomicBool,
+    /// A successor serves. It can become false again, when the successor dies on probation.
+    handed_over: AtomicBool,
+    pub(crate) shutdown: Latch<()>,
+    pub(crate) predecessor_gone: Latch<()>,
+    pub(crate) had_predecessor: bool,
+    pub(crate) verdict: Latch<Verdict>,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Shared {
+    pub(crate) fn new(generation: u64, had_predecessor: bool, drain_timeout: Duration) -> nix::Result<Self> {
+        Ok(Self {
+            generation,
+            pid: std::process::id(),
+            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            inbox: Mutex::new(Vec::new()),
+            counted: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
+            shutdown: Latch::new(),
+            predecessor_gone: Latch::new(),
+            had_predecessor,
+            verdict: Latch::new(),
+            drain_timeout,
+        })
+    }
+
+    /// Makes the engine look.
+    pub(crate) fn wake(&self) {
+        // The one error there can be is a counter that is full, and then the engine is awake already.
+        match self.wake.write(1) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Forgets the wake-ups so far. What they announced must be looked at after this.
+    pub(crate) fn clear_wake(&self) {
+        match self.wake.read() {
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    pub(crate) fn post(&self, note: Note) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        self.wake();
+    }
+
+    pub(crate) fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn count(self: &Arc<Self>) -> Counted {
+        self.counted.fetch_add(1, Ordering::AcqRel);
+        Counted { shared: self.clone() }
+    }
+
+    pub(crate) fn counted(&self) -> usize {
+        self.counted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.handed_over.store(true, Ordering::Release);
+        self.shutdown.set(());
+    }
+
+    pub(crate) fn set_handed_over(&self, yes: bool) {
+        self.handed_over.store(yes, Ordering::Release);
+    }
+
+    /// Whether somebody else serves by now, or nobody will: no new request belongs here.
+    #[cfg(feature = "http")]
+    pub(crate) fn handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("generation", &self.generation)
+            .field("pid", &self.pid)
+            .field("counted", &self.counted())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One thing that a drain waits for, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // The order of this pair against the engine's, which raises the flag and then reads the count, is what
+        // makes one of the two see the other: hence SeqCst.
+        if self.shared.counted.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.shared.draining.load(Ordering::SeqCst)
+        {
+            self.shared.wake();
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Listening and datagram sockets: bind, adopt, verify, options, unlink.
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+#[cfg(feature = "tokio")]
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::sockopt;
+use nix::unistd::{Group, User};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::address::{Address, Host, Kind, Place};
+use crate::error::StartError;
+use crate::handover::message::{Entry, printable};
+
+/// Our default of the backlog: what the kernel caps at `net.core.somaxconn`, as the tools of this field do.
+const BACKLOG: i32 = 4096;
+
+/// A socket that this process holds for as long as it lives, apart from what its body takes.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    pub(crate) fd: Arc<OwnedFd>,
+    /// Device and inode of the Unix path, as it was bound.
+    pub(crate) inode: Option<(u64, u64)>,
+    /// It was bound here and not inherited.
+    pub(crate) created: bool,
+}
+
+impl Held {
+    /// Its entry in an offer.
+    pub(crate) fn entry(&self) -> Entry {
+        Entry { name: self.name.clone(), address: self.address.identity(), inode: self.inode }
+    }
+
+    /// Removes its path, unless the file there is not the one that was bound.
+    pub(crate) fn unlink(&self) -> io::Result<()> {
+        let (Some(path), Some(inode)) = (self.address.path(), self.inode) else { return Ok(()) };
+        match inode_of(path) {
+            Ok(now) if now == inode => fs::remove_file(path),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A descriptor of its own for the body.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    /// O_NONBLOCK belongs to the open file description, which every process that inherited the socket shares: one
+    /// that cleared it would leave this process asleep in an accept. Returns whether somebody had.
+    pub(crate) fn restore_nonblocking(&self) -> io::Result<bool> {
+        let socket = SockRef::from(&self.fd);
+        let cleared = !socket.nonblocking()?;
+        if cleared {
+            socket.set_nonblocking(true)?;
+        }
+        Ok(cleared)
+    }
+}
+
+fn inode_of(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Binds `address`; its kind listens from now on, if it is of those that do.
+pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
+    let failed = |action| {
+        move |source| StartError::Bind {
+            listener: name.to_owned(),
+            address: Box::new(address.clone()),
+            action,
+            source,
+        }
+    };
+    let (socket, inode) = match address.place() {
+        Place::Ip { host, port } => {
+            let candidates = resolve(host, *port).map_err(failed("resolve"))?;
+            (bind_first(address, &candidates).map_err(failed("bind"))?, None)
+        }
+        Place::Abstract(abstract_name) => {
+            let mut bytes = vec![0];
+            bytes.extend_from_slice(abstract_name.as_bytes());
+            let at = SockAddr::unix(OsStr::from_bytes(&bytes)).map_err(failed("bind"))?;
+            (bind_one(address, &at).map_err(failed("bind"))?, None)
+        }
+        Place::Path(path) => {
+            let path = Path::new(path);
+            let socket = bind_path(address, path).map_err(failed("bind"))?;
+            let inode = inode_of(path).map_err(failed("look at"))?;
+            // The permissions are set before anybody can connect.
+            let held = Held {
+                name: name.to_owned(),
+                address: address.clone(),
+                fd: Arc::new(socket.into()),
+                inode: Some(inode),
+                created: true,
+            };
+            let permitted = set_permissions(address, path).and_then(|()| listen(address, held.fd.as_fd()));
+            if let Err(error) = permitted {
+                return Err(match held.unlink() {
+                    Ok(()) | Err(_) => failed("set up")(error),
+                });
+            }
+            return Ok(held);
+        }
+    };
+    let fd = Arc::new(OwnedFd::from(socket));
+    listen(address, fd.as_fd()).map_err(failed("listen on"))?;
+    Ok(Held { name: name.to_owned(), address: address.clone(), fd, inode, created: true })
+}
+
+fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(match host {
+        Host::V4(ip) => vec![(*ip, port).into()],
+        Host::V6(ip) => vec![(*ip, port).into()],
+        Host::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
+    })
+}
+
+/// The first of the addresses of a name that can be bound, as std and tokio do.
+fn bind_first(address: &Address, candidates: &[SocketAddr]) -> io::Result<Socket> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for candidate in candidates {
+        match bind_one(address, &(*candidate).into()) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// socket(2) and bind(2), with the options that must be set before it.
+fn bind_one(address: &Address, at: &SockAddr) -> io::Result<Socket> {
+    // socket2 makes it SOCK_CLOEXEC.
+    let socket = Socket::new(at.domain(), socket_type(address.kind()), None)?;
+    socket.set_nonblocking(true)?;
+    let options = address.options();
+    if address.kind() == Kind::Tcp {
+        // Connections in TIME_WAIT would keep the port from a service that was stopped and is started again.
+        socket.set_reuse_address(true)?;
+    }
+    if let Some(on) = options.reuse_port {
+        socket.set_reuse_port(on)?;
+    }
+    if let (Some(on), true) = (options.v6only, at.domain() == Domain::IPV6) {
+        socket.set_only_v6(on)?;
+    }
+    if let Some(on) = options.freebind {
+        if at.domain() == Domain::IPV6 { socket.set_freebind_v6(on)? } else { socket.set_freebind_v4(on)? }
+    }
+    if let Some(device) = &options.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    set_live_options(address, SockRef::from(&socket))?;
+    socket.bind(at)?;
+    Ok(socket)
+}
+
+/// The options that a bound socket takes as well; a successor applies its own to a socket it adopts.
+fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Result<()> {
+    let options = address.options();
+    if let Some(bytes) = options.recv_buffer {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    if let Some(on) = options.nodelay {
+        socket.set_tcp_nodelay(on)?;
+    }
+    if let Some(on) = options.keepalive {
+        socket.set_keepalive(on)?;
+    }
+    Ok(())
+}
+
+/// listen(2). On a socket that listens already it changes the backlog.
+fn listen(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
+    if !address.kind().is_listening() {
+        return Ok(());
+    }
+    let options = address.options();
+    if let Some(pending) = options.fastopen {
+        set_fastopen(fd, pending)?;
+    }
+    let backlog = options.backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX));
+    SockRef::from(&fd).listen(backlog)
+}
+
+fn set_fastopen(fd: BorrowedFd<'_>, pending: u32) -> io::Result<()> {
+    let pending = libc::c_int::try_from(pending).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the pointer and the length describe `pending`, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const pending).cast(),
+            size_of_val(&pending) as libc::socklen_t,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+fn socket_type(kind: Kind) -> Type {
+    match kind {
+        Kind::Tcp | Kind::Unix => Type::STREAM,
+        Kind::Udp | Kind::UnixDatagram => Type::DGRAM,
+        Kind::UnixSeqpacket => Type::SEQPACKET,
+    }
+}
+
+/// Binds a path. One that a dead process left is replaced; one that somebody serves is never taken.
+fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
+    let at = SockAddr::unix(path)?;
+    match bind_one(address, &at) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        result => return result,
+    }
+    let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
+    let stale = inode_of(path)?;
+    if !std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type()) {
+        return Err(in_use("a file that is not a socket is there"));
+    }
+    let probe = Socket::new(Domain::UNIX, socket_type(address.kind()), None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&at) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // A full backlog, or a socket of another type: somebody is behind it.
+        Ok(()) | Err(_) => return Err(in_use("another process serves it")),
+    }
+    if inode_of(path)? == stale {
+        fs::remove_file(path)?;
+    }
+    bind_one(address, &at)
+}
+
+fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
+    let options = address.options();
+    let unknown =
+        |what, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {what} `{name}`"));
+    if options.user.is_some() || options.group.is_some() {
+        let user = options.user.as_deref().map(|name| match name.parse() {
+            Ok(uid) => Ok(uid),
+            Err(_) => User::from_name(name)?.map(|u| u.uid.as_raw()).ok_or_else(|| unknown("user", name)),
+        });
+        let group = options.group.as_deref().map(|name| match name.parse() {
+            Ok(gid) => Ok(gid),
+            Err(_) => Group::from_name(name)?.map(|g| g.gid.as_raw()).ok_or_else(|| unknown("group", name)),
+        });
+        std::os::unix::fs::lchown(path, user.transpose()?, group.transpose()?)?;
+    }
+    if let Some(mode) = options.mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Takes over a socket that arrived with `entry`, once it has been seen to be what `address` asks for.
+pub(crate) fn adopt(address: &Address, entry: Entry, fd: OwnedFd) -> Result<Held, StartError> {
+    let problem = |problem: String| StartError::Listener { listener: printable(&entry.name), problem };
+    verify(address, fd.as_fd())
+        .map_err(|what| problem(format!("the socket that was inherited for {address} {what}")))?;
+    let system = |error: io::Error| problem(format!("cannot set up the inherited socket: {error}"));
+    let socket = SockRef::from(&fd);
+    socket.set_nonblocking(true).map_err(system)?;
+    set_live_options(address, socket).map_err(system)?;
+    listen(address, fd.as_fd()).map_err(system)?;
+    Ok(Held {
+        name: entry.name,
+        address: address.clone(),
+        fd: Arc::new(fd),
+        inode: entry.inode,
+        created: false,
+    })
+}
+
+/// Compares a socket with the address it is said to be bound to; says what is wrong with it.
+fn verify(address: &Address, fd: BorrowedFd<'_>) -> Result<(), String> {
+    let socket = SockRef::from(&fd);
+    let cannot = |error: io::Error| format!("cannot be looked at: {error}");
+    let found = socket.r#type().map_err(cannot)?;
+    if found != socket_type(address.kind()) {
+        return Err(format!("is of another type (SO_TYPE {found:?})"));
+    }
+    let listens = nix::sys::socket::getsockopt(&fd, sockopt::AcceptConn).map_err(|e| cannot(e.into()))?;
+    if listens != address.kind().is_listening() {
+        return Err(if listens { "listens" } else { "does not listen (SO_ACCEPTCONN)" }.to_owned());
+    }
+    let bound = socket.local_addr().map_err(cannot)?;
+    let same = match address.place() {
+        Place::Ip { host, port } => bound.as_socket().is_some_and(|bound| {
+            let same_host = match host {
+                Host::V4(ip) => bound.ip() == *ip,
+                Host::V6(ip) => bound.ip() == *ip,
+                // What a name means may have changed since it was bound.
+                Host::Name(_) => true,
+            };
+            same_host && (*port == 0 || bound.port() == *port)
+        }),
+        Place::Path(path) => bound.as_pathname() == Some(Path::new(path)),
+        Place::Abstract(name) => bound.as_abstract_namespace() == Some(name.as_bytes()),
+    };
+    if same { Ok(()) } else { Err(format!("is bound elsewhere (getsockname {})", describe(&bound))) }
+}
+
+fn describe(bound: &SockAddr) -> String {
+    if let Some(ip) = bound.as_socket() {
+        ip.to_string()
+    } else if let Some(path) = bound.as_pathname() {
+        printable(&path.display().to_string())
+    } else {
+        format!("{bound:?}")
+    }
+}
+
+/// accept4(2) with SOCK_NONBLOCK and SOCK_CLOEXEC.
+///
+/// Connections that died in the queue are passed over; accept(2) says to treat these errors like EAGAIN.
+#[cfg(feature = "tokio")]
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    loop {
+        match nix::sys::socket::accept4(
+            listener.as_raw_fd(),
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        ) {
+            // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            Err(
+                Errno::EINTR
+                | Errno::ECONNABORTED
+                | Errno::ENETDOWN
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH,
+            ) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether an accept failed for want of something that others may give back, and how long to wait for it.
+#[cfg(feature = "tokio")]
+pub(crate) fn out_of_resources(error: &io::Error) -> Option<Duration> {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    let errno = Errno::from_raw(error.raw_os_error()?);
+    short.contains(&errno).then_some(Duration::from_millis(50))
+}
+
+/// Takes an inherited number for a descriptor, if it is one that is open.
+pub(crate) fn inherit(number: i32) -> Result<OwnedFd, Errno> {
+    // The three standard streams belong to others in this very process.
+    if number <= libc::STDERR_FILENO {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: fcntl with F_SETFD takes any number, and says EBADF if it is not open.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(result)?;
+    // SAFETY: it is open, and this runs before any other code of the process could have opened it: it came
+    // through exec, and the caller takes each number once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,341 @@
+//! Start the successor: posix_spawn(3), so that nothing forks a big heap, and a pidfd, so that nothing is confused
+//! by a process ID that is used again.
+#![allow(unsafe_code)]
+
+use std::env;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+/// The variable that tells a successor which descriptor is its end of the channel.
+pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
+
+/// What belongs to one process and is not passed on, sd_listen_fds(3).
+const OF_ONE_PROCESS: [&str; 5] = [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// How this process was started, taken down before anything could change it.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    executable: PathBuf,
+    arguments: Vec<OsString>,
+    directory: PathBuf,
+    /// The file that this process runs, whatever becomes of its path.
+    image: File,
+}
+
+/// What a start runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Whatever the path of the executable names by now.
+    Release,
+    /// The very file that this process runs.
+    OwnImage,
+}
+
+impl Launch {
+    pub(crate) fn new() -> io::Result<Self> {
+        let arguments: Vec<OsString> = env::args_os().collect();
+        let directory = logical_directory()?;
+        let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
+        let running = image.metadata()?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        let executable = match arguments.first().and_then(|name| resolve(name, &path, &directory, &running)) {
+            Some(path) => path,
+            // argv[0] is whatever our parent put there.
+            None => env::current_exe()?,
+        };
+        Ok(Self { executable, arguments, directory, image })
+    }
+
+    pub(crate) fn executable(&self) -> &Path {
+        &self.executable
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
+    pub(crate) fn spawn(&self, what: What, channel: BorrowedFd<'_>) -> Result<Child, SpawnError> {
+        let path = match what {
+            What::Release => self.executable.clone(),
+            // It is resolved by the child before close-on-exec closes the descriptor.
+            What::OwnImage => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+        };
+        let failed = |source| SpawnError::Exec { executable: path.clone(), source };
+        // The chdir happens in the child, where its failure could not be told from one of exec.
+        match fs::metadata(&self.directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(self.no_directory(Errno::ENOTDIR.into())),
+            Err(error) => return Err(self.no_directory(error)),
+        }
+        // Descriptors 0 to 2 are the standard streams of the successor: a channel there would be taken for one.
+        let channel = above_standard_streams(channel).map_err(failed)?;
+        let environment = env::vars_os()
+            .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours))
+            .chain([(HANDOVER.into(), channel.as_raw_fd().to_string().into())])
+            .map(|(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                name
+            });
+        let program = c_string(path.as_os_str()).map_err(failed)?;
+        let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
+        let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
+        let environment = c_strings(environment).map_err(failed)?;
+        posix_spawn(&program, &arguments, &environment, &directory, channel.as_raw_fd()).map_err(failed)
+    }
+
+    fn no_directory(&self, source: io::Error) -> SpawnError {
+        SpawnError::Directory { directory: self.directory.clone(), source }
+    }
+}
+
+/// Why a successor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    #[error("cannot run {}: {source}", executable.display())]
+    Exec { executable: PathBuf, source: io::Error },
+    #[error("the directory that this service was started in, {}, is gone: {source}", directory.display())]
+    Directory { directory: PathBuf, source: io::Error },
+}
+
+/// The working directory, as the shell that started us names it: with a symbolic link such as `current` unresolved.
+fn logical_directory() -> io::Result<PathBuf> {
+    let physical = env::current_dir()?;
+    let here = fs::metadata(".")?;
+    Ok(env::var_os("PWD")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && fs::metadata(path).is_ok_and(|there| same_file(&here, &there)))
+        .unwrap_or(physical))
+}
+
+fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    a.dev() == b.dev() && a.ino() == b.ino()
+}
+
+/// The path that was executed, without following symbolic links: where one is moved to, there is the next release.
+fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> Option<PathBuf> {
+    let is_us = |candidate: &PathBuf| fs::metadata(candidate).is_ok_and(|file| same_file(&file, running));
+    if name.as_bytes().contains(&b'/') {
+        return Some(directory.join(name)).filter(is_us);
+    }
+    env::split_paths(path).map(|entry| directory.join(entry).join(name)).find(is_us)
+}
+
+fn above_standard_streams(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC with a live descriptor returns a new one or -1.
+    let number = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+    Errno::result(number)?;
+    // SAFETY: it has just been made, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
+
+fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    texts.map(|text| c_string(&text)).collect()
+}
+
+/// posix_spawn(3) with the signal mask empty, every disposition the default, `directory` as the working directory
+/// and `channel` inherited under its number: `dup2` of a descriptor onto itself clears close-on-exec in the child
+/// alone, so that no other child of this process ever sees it.
+fn posix_spawn(
+    program: &CStr,
+    arguments: &[CString],
+    environment: &[CString],
+    directory: &CStr,
+    channel: RawFd,
+) -> io::Result<Child> {
+    let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
+        strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let actions = FileActions::new(directory, channel)?;
+    let attributes = Attributes::new()?;
+    let mut pid = 0;
+    // SAFETY: both objects are initialised, the two arrays end in a null pointer, and every string in them outlives
+    // the call, which copies nothing that it keeps.
+    check(unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            program.as_ptr(),
+            &raw const actions.0,
+            &raw const attributes.0,
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    })?;
+    Child::new(pid)
+}
+
+/// The posix_spawn family returns its error instead of setting errno.
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+struct FileActions(libc::posix_spawn_file_actions_t);
+
+impl FileActions {
+    fn new(directory: &CStr, channel: RawFd) -> io::Result<Self> {
+        let mut raw = MaybeUninit::uninit();
+        // SAFETY: it initialises what it is given.
+        check(unsafe { libc::posix_spawn_file_actions_init(raw.as_mut_ptr()) })?;
+        // SAFETY: the call above succeeded.
+        let mut actions = Self(unsafe { raw.assume_init() });
+        // SAFETY: the object is initialised, and the path is copied.
+        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut actions.0, directory.as_ptr()) })?;
+        // SAFETY: the object is initialised.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, channel, channel) })?;
+        Ok(actions)
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: the object is initialised and not used again. It cannot fail.
+        let _: libc::c_int = unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
+    }
+}
+
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn new() -> io::Result<Self> {
+        let mut raw = MaybeUninit::uninit();
+        // SAFETY: it initialises what it is given.
+        check(unsafe { libc::posix_spawnattr_init(raw.as_mut_ptr()) })?;
+        // SAFETY: the call above succeeded.
+        let mut attributes = Self(unsafe { raw.assume_init() });
+        let (none, all) = (SigSet::empty(), SigSet::all());
+        // SAFETY: the object is initialised, and the set is copied.
+        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, none.as_ref()) })?;
+        // SAFETY: the object is initialised, and the set is copied.
+        check(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, all.as_ref()) })?;
+        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+        // SAFETY: the object is initialised.
+        check(unsafe { libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short) })?;
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: the object is initialised and not used again. It cannot fail.
+        let _: libc::c_int = unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+/// A process that was started here and has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+}
+
+impl Child {
+    fn new(pid: libc::pid_t) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let number = match Errno::result(result) {
+            Ok(number) => number as RawFd,
+            Err(errno) => {
+                // Not watched is not wanted: it would serve beside this process.
+                // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.
+                let _: libc::c_int = unsafe { libc::kill(pid, libc::SIGKILL) };
+                // SAFETY: waitpid with a null pointer stores no status.
+                let _: libc::c_int = unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+                return Err(errno.into());
+            }
+        };
+        // SAFETY: it has just been made, and nobody else knows its number.
+        Ok(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(number) } })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// SIGKILL, pidfd_send_signal(2). To a process that is dead already it does nothing.
+    pub(crate) fn kill(&self) {
+        // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one. It fails only for a process
+        // that is dead.
+        let _: libc::c_long = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                libc::SIGKILL,
+                ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+    }
+
+    /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
+    pub(crate) fn reap(&self) -> Option<String> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::Exited(_, status)) => Some(format!("exited with status {status}")),
+            Ok(WaitStatus::Signaled(_, signal, core)) => {
+                let core = if core { " and dumped core" } else { "" };
+                Some(format!("was killed by {signal}{core}"))
+            }
+            Ok(_) | Err(Errno::EINTR) => None,
+            // SIGCHLD is ignored, or somebody here calls waitpid(-1). That it is dead the pidfd tells all the same.
+            Err(_) if self.is_dead() => {
+                Some("exited; its status was taken by another wait in this process".into())
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        let mut fds = [nix::poll::PollFd::new(self.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for Child {
+    /// Readable once the process is dead, pidfd_open(2).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_the_one_that_was_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let us = env::current_exe().unwrap();
+        let running = fs::metadata(&us).unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        let link = dir.path().join("bin/svc");
+        std::os::unix::fs::symlink(&us, &link).unwrap();
+        let other = dir.path().join("svc");
+        fs::write(&other, "").unwrap();
+        let find = |name: &str, path: &str| resolve(name.as_ref(), path.as_ref(), dir.path(), &running);
+
+        assert_eq!(find("bin/svc", ""), Some(link.clone()), "the symbolic link is kept");
+        assert_eq!(find(link.to_str().unwrap(), ""), Some(link.clone()));
+        assert_eq!(find("svc", "/nowhere:bin"), Some(link.clone()), "a relative entry of PATH");
+        assert_eq!(find("svc", ".:bin"), Some(link), "another program of that name is passed over");
+        assert_eq!(find("./svc", ""), None, "argv[0] that names another program is not believed");
+        assert_eq!(find("-svc", "bin"), None);
+    }
+}
