@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ use crate::spawn::{Child, Launch, What};
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a thread may be inside an accept, which does not block.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a successor that said why it fails may take to exit by itself.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts of a rescue.
@@ -158,7 +161,15 @@ impl Engine {
 
     /// Runs until the process is to end; `main` learns of it by the verdict. Should `main` not return, which a
     /// blocked body can keep it from, the process is ended here.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(self) {
+        // The end of the channel says that a process is dead. Were this thread to die alone, the successor would
+        // take it for that and serve beside this process.
+        if catch_unwind(AssertUnwindSafe(|| self.run_to_the_end())).is_err() {
+            signals::exit_now(101);
+        }
+    }
+
+    fn run_to_the_end(mut self) {
         let (state, actions) = State::new(self.state.predecessor);
         self.state = state;
         for action in actions {
@@ -701,7 +712,9 @@ impl Engine {
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
         let speaker = Speaker::us(self.shared.generation);
-        channel.send(&Message::Offer { speaker, sockets: self.held.len() }).map_err(cannot)?;
+        let executable = self.launch.executable().to_str().map(str::to_owned);
+        let offer = Message::Offer { speaker, sockets: self.held.len(), executable };
+        channel.send(&offer).map_err(cannot)?;
         for part in self.held.chunks(MAX_FDS) {
             let entries = part.iter().map(Held::entry).collect();
             let fds = part.iter().map(|held| held.fd.clone()).collect();
@@ -761,10 +774,19 @@ impl Engine {
 
     /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
     /// its clients would wait in the queue for nothing.
-    fn pause(&self) -> Event {
+    fn pause(&mut self) -> Event {
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
         let adopted = self.adopted_by_successor();
-        self.doors.iter().filter(|door| adopted(door.name())).for_each(|door| door.close());
-        Event::Paused
+        let stuck = self.doors.iter().find(|door| adopted(door.name()) && !door.close(deadline));
+        let stuck = stuck.map(|door| door.name().to_owned());
+        drop(adopted);
+        match stuck {
+            None => Event::Paused,
+            Some(name) => {
+                self.reason = Some(format!("a thread of this process is stuck in an accept of `{name}`"));
+                Event::ChannelLost
+            }
+        }
     }
 
     fn open(&mut self) {

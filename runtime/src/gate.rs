@@ -2,7 +2,9 @@
 //! engine's thread, whatever the body's runtime is doing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::thread;
+use std::time::Instant;
 
 use event_listener::Event;
 
@@ -14,8 +16,9 @@ pub(crate) trait Door: Send + Sync {
     fn name(&self) -> &str;
     /// Hands out connections.
     fn open(&self);
-    /// Stops handing out connections. On return no thread is inside an accept.
-    fn close(&self);
+    /// Stops handing out connections. Returns true once no thread is inside an accept, and false if one still is
+    /// at the deadline: somebody has cleared O_NONBLOCK on the shared description.
+    fn close(&self, deadline: Instant) -> bool;
     /// Closes for good and lets go of the body's descriptor.
     fn retire(&self);
     /// Whether the body has asked for its first connection.
@@ -110,9 +113,19 @@ impl<T: Send + Sync> Door for Gate<T> {
         self.changed.notify(usize::MAX);
     }
 
-    fn close(&self) {
-        self.write().open = false;
+    fn close(&self, deadline: Instant) -> bool {
+        let mut inner = loop {
+            match self.inner.try_write() {
+                Ok(inner) => break inner,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return false,
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        };
+        inner.open = false;
+        drop(inner);
         self.changed.notify(usize::MAX);
+        true
     }
 
     fn retire(&self) {

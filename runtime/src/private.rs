@@ -29,6 +29,7 @@ pub trait NotAListener {
 impl<T> NotAListener for Type<T> {}
 
 /// Fails unless a type with these kinds can be the listener of an address of this kind.
+#[track_caller]
 pub const fn takes(kinds: &[Kind], kind: Kind) {
     let mut at = 0;
     while at < kinds.len() {
@@ -47,6 +48,7 @@ pub const fn takes(kinds: &[Kind], kind: Kind) {
 }
 
 /// Fails if a body takes only raw listeners, and no `Ready`.
+#[track_caller]
 pub const fn readiness<const N: usize>(managed: [bool; N]) {
     let mut at = 0;
     while at < N {

@@ -296,7 +296,9 @@ impl Service {
             Some(value) => Some(take_offer(&value, parent_channel)?),
             None => None,
         };
-        let launch = Launch::new().map_err(StartError::system("find out how this process was started"))?;
+        let executable = inherited.as_ref().and_then(|inherited| inherited.executable.clone());
+        let launch =
+            Launch::new(executable).map_err(StartError::system("find out how this process was started"))?;
         let settings = self.settle(environment, &launch)?;
         signals::install(settings.upgrade_signal, &blocked)
             .map_err(StartError::system("install the signal handlers"))?;
@@ -405,9 +407,12 @@ impl Service {
                     source,
                 })?,
             };
-            // Each port 0 is another port.
+            // Each port 0 is another port, and SO_REUSEPORT is for several sockets of one address.
             let is_any = matches!(address.place(), crate::address::Place::Ip { port: 0, .. });
-            let same = |other: &Address| !is_any && other.identity() == address.identity();
+            let shares = |address: &Address| address.options().reuse_port == Some(true);
+            let same = |other: &Address| {
+                !is_any && other.identity() == address.identity() && !(shares(other) && shares(&address))
+            };
             if let Some((other, _)) = listeners.iter().find(|(_, other)| same(other)) {
                 return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
             }
@@ -448,6 +453,7 @@ fn check_name(name: &str) -> Result<(), StartError> {
 /// What a predecessor has offered.
 struct Inherited {
     speaker: Speaker,
+    executable: Option<PathBuf>,
     sockets: Vec<(Entry, OwnedFd)>,
 }
 
@@ -475,8 +481,10 @@ fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<
     let channel = channel.insert(Channel::new(fd));
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: crate::handover::channel::ChannelError| StartError::Handover(error.to_string());
-    let (speaker, count) = match channel.receive_by(deadline).map_err(broken)? {
-        Received::Message(Message::Offer { speaker, sockets }, _) => (speaker, sockets),
+    let (speaker, count, executable) = match channel.receive_by(deadline).map_err(broken)? {
+        Received::Message(Message::Offer { speaker, sockets, executable }, _) => {
+            (speaker, sockets, executable)
+        }
         Received::Nothing => return Err(stray("nobody offers anything on it")),
         Received::End => return Err(stray("its other end is closed")),
         Received::Message(..) | Received::Unknown(_) => {
@@ -508,7 +516,7 @@ fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<
             Received::Message(..) | Received::Unknown(_) => {}
         }
     }
-    Ok(Inherited { speaker, sockets })
+    Ok(Inherited { speaker, executable: executable.map(PathBuf::from), sockets })
 }
 
 /// Adopts what matches, by name and identity, and binds what is new. What is offered and not declared is closed.

@@ -44,16 +44,20 @@ pub(crate) enum What {
 }
 
 impl Launch {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// `inherited` is the executable of the predecessor, which resolved it when the first process started.
+    pub(crate) fn new(inherited: Option<PathBuf>) -> io::Result<Self> {
         let arguments: Vec<OsString> = env::args_os().collect();
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
-        let running = image.metadata()?;
-        let path = env::var_os("PATH").unwrap_or_default();
-        let executable = match arguments.first().and_then(|name| resolve(name, &path, &directory, &running)) {
+        let executable = match inherited.filter(|path| path.is_absolute()) {
             Some(path) => path,
-            // argv[0] is whatever our parent put there.
-            None => env::current_exe()?,
+            None => {
+                let running = image.metadata()?;
+                let path = env::var_os("PATH").unwrap_or_default();
+                let named = arguments.first().and_then(|name| resolve(name, &path, &directory, &running));
+                // argv[0] is whatever our parent put there.
+                named.map_or_else(env::current_exe, Ok)?
+            }
         };
         Ok(Self { executable, arguments, directory, image })
     }

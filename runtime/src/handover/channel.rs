@@ -93,7 +93,8 @@ impl Channel {
             match sendmsg::<UnixAddr>(self.fd.as_raw_fd(), &data, control, flags, None) {
                 Ok(_) => _ = self.outgoing.pop_front(),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => return Ok(()),
+                // The last one says that the descriptors on their way are too many for this user, unix(7).
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -29,6 +29,10 @@ pub(crate) enum Message {
         #[serde(flatten)]
         speaker: Speaker,
         sockets: usize,
+        /// The path that upgrades execute, where it can be written as text. It is passed on, because a process
+        /// cannot always tell the path that it was started by: after a rescue its file may have no name any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executable: Option<String>,
     },
     /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
     Sockets {
@@ -176,8 +180,8 @@ mod tests {
     fn recorded_0_1_0() -> Vec<(&'static str, Message)> {
         vec![
             (
-                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2}"#,
-                Message::Offer { speaker: speaker(), sockets: 2 },
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"executable":"/srv/svc"}"#,
+                Message::Offer { speaker: speaker(), sockets: 2, executable: Some("/srv/svc".into()) },
             ),
             (
                 r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,

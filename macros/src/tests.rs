@@ -1,0 +1,275 @@
+//! What the attribute expands to, and what it says, outside of a compiler. That the expansion compiles, and where
+//! the compiler shows the errors, is tested in `tests/ui` of the workspace.
+
+use expect_test::{Expect, expect};
+
+fn expand(attr: &str, item: &str) -> String {
+    let tokens = crate::attribute(attr.parse().expect("lexes"), item.parse().expect("lexes"));
+    prettyplease::unparse(&syn::parse2(tokens).expect("the expansion parses"))
+}
+
+#[track_caller]
+fn check(attr: &str, item: &str, expected: &Expect) {
+    expected.assert_eq(&expand(attr, item));
+}
+
+#[test]
+fn one_listener() {
+    check(
+        r#"listen = [echo = "tcp://127.0.0.1:7000"], pidfile = "/run/echo.pid""#,
+        "async fn main(echo: TcpListener) -> io::Result<()> { serve(echo).await }",
+        &expect![[r#"
+            fn main() -> ::std::process::ExitCode {
+                async fn main(echo: TcpListener) -> io::Result<()> {
+                    serve(echo).await
+                }
+                const _: () = {
+                    use ::tableflip::__private::NotAListener as _;
+                    ::tableflip::__private::readiness([
+                        <::tableflip::__private::Type<TcpListener>>::MANAGED,
+                    ])
+                };
+                ::tableflip::Service::new()
+                    .listen("echo", "tcp://127.0.0.1:7000")
+                    .pidfile("/run/echo.pid")
+                    .run(|start| {
+                        let echo = start.listener::<TcpListener>("echo")?;
+                        ::core::result::Result::Ok(main(echo))
+                    })
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn three_listeners_and_the_harness() {
+    let attr = r#"listen = [http = "0.0.0.0:80", admin = "/run/admin.sock", dns = "udp://0.0.0.0:53"]"#;
+    let item = "async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket, stop: Shutdown, ready: Ready) {}";
+    check(
+        attr,
+        item,
+        &expect![[r#"
+        fn main() -> ::std::process::ExitCode {
+            async fn main(
+                http: TcpListener,
+                admin: UnixListener,
+                dns: UdpSocket,
+                stop: Shutdown,
+                ready: Ready,
+            ) {}
+            ::tableflip::Service::new()
+                .listen("http", "0.0.0.0:80")
+                .listen("admin", "/run/admin.sock")
+                .listen("dns", "udp://0.0.0.0:53")
+                .run(|start| {
+                    let http = start.listener::<TcpListener>("http")?;
+                    let admin = start.listener::<UnixListener>("admin")?;
+                    let dns = start.listener::<UdpSocket>("dns")?;
+                    let stop = start.harness::<Shutdown>()?;
+                    let ready = start.harness::<Ready>()?;
+                    ::core::result::Result::Ok(main(http, admin, dns, stop, ready))
+                })
+        }
+    "#]],
+    );
+    let function = prettyplease::unparse(&syn::parse_str(item).expect("parses"));
+    let added = expand(attr, item).lines().count() - function.lines().count();
+    assert!(added <= 15, "{added} lines are generated");
+}
+
+#[test]
+fn a_blocking_body() {
+    check(
+        r#"listen = [echo = "tcp://127.0.0.1:7000"]"#,
+        "fn main(mut echo: TcpListener, shutdown: Shutdown) -> io::Result<()> { serve(&mut echo, shutdown) }",
+        &expect![[r#"
+            fn main() -> ::std::process::ExitCode {
+                fn main(mut echo: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+                    serve(&mut echo, shutdown)
+                }
+                const _: () = {
+                    use ::tableflip::__private::NotAListener as _;
+                    ::tableflip::__private::readiness([
+                        <::tableflip::__private::Type<TcpListener>>::MANAGED,
+                    ])
+                };
+                ::tableflip::Service::new()
+                    .listen("echo", "tcp://127.0.0.1:7000")
+                    .run_blocking(|start| {
+                        let echo = start.listener::<TcpListener>("echo")?;
+                        let shutdown = start.harness::<Shutdown>()?;
+                        ::core::result::Result::Ok(move || main(echo, shutdown))
+                    })
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn a_body_without_parameters() {
+    check(
+        "",
+        "async fn main() {}",
+        &expect![[r#"
+        fn main() -> ::std::process::ExitCode {
+            async fn main() {}
+            ::tableflip::Service::new().run(|_| { ::core::result::Result::Ok(main()) })
+        }
+    "#]],
+    );
+    check(
+        "",
+        "fn main() -> ExitCode { ExitCode::SUCCESS }",
+        &expect![[r#"
+        fn main() -> ::std::process::ExitCode {
+            fn main() -> ExitCode {
+                ExitCode::SUCCESS
+            }
+            ::tableflip::Service::new()
+                .run_blocking(|_| { ::core::result::Result::Ok(move || main()) })
+        }
+    "#]],
+    );
+}
+
+#[test]
+fn every_option() {
+    check(
+        r#"
+            crate = crate::reexport,
+            listen = ["127.0.0.1:7000", admin = ADMIN],
+            pidfile = directory().join("a.pid"),
+            upgrade_timeout = "1m 30s",
+            probation = Duration::from_secs(3),
+            drain_timeout = "500ms",
+            upgrade_signal = "SIGUSR2",
+            flavor = "multi_thread",
+            worker_threads = 2 * CORES,
+        "#,
+        r#"
+            /// Serves.
+            #[allow(unused)]
+            pub(crate) async fn serve(a: TcpListener, admin: OwnedFd, upgrader: tableflip::Upgrader) {
+                #![deny(missing_docs)]
+            }
+        "#,
+        &expect![[r#"
+            /// Serves.
+            #[allow(unused)]
+            pub(crate) fn serve() -> ::std::process::ExitCode {
+                async fn serve(a: TcpListener, admin: OwnedFd, upgrader: tableflip::Upgrader) {
+                    #![deny(missing_docs)]
+                }
+                const _: () = {
+                    use crate::reexport::__private::NotAListener as _;
+                    crate::reexport::__private::readiness([
+                        <crate::reexport::__private::Type<TcpListener>>::MANAGED,
+                        <crate::reexport::__private::Type<OwnedFd>>::MANAGED,
+                    ])
+                };
+                crate::reexport::Service::new()
+                    .listen("a", "127.0.0.1:7000")
+                    .listen("admin", ADMIN)
+                    .pidfile(directory().join("a.pid"))
+                    .upgrade_timeout("1m 30s")
+                    .probation(Duration::from_secs(3))
+                    .drain_timeout("500ms")
+                    .upgrade_signal("SIGUSR2")
+                    .flavor(crate::reexport::Flavor::MultiThread)
+                    .worker_threads(2 * CORES)
+                    .run(|start| {
+                        let a = start.listener::<TcpListener>("a")?;
+                        let admin = start.listener::<OwnedFd>("admin")?;
+                        let upgrader = start.harness::<tableflip::Upgrader>()?;
+                        ::core::result::Result::Ok(serve(a, admin, upgrader))
+                    })
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn what_only_the_types_tell_is_asked_of_them() {
+    check(
+        r#"listen = [a = "udp://[::1]:53", b = "unix-seqpacket:@b", c = address()]"#,
+        "fn main(a: my::Socket, b: Sequenced, c: Anything) {}",
+        &expect![[r#"
+            fn main() -> ::std::process::ExitCode {
+                fn main(a: my::Socket, b: Sequenced, c: Anything) {}
+                const _: () = {
+                    use ::tableflip::__private::NotAListener as _;
+                    ::tableflip::__private::takes(
+                        <::tableflip::__private::Type<my::Socket>>::KINDS,
+                        ::tableflip::Kind::Udp,
+                    )
+                };
+                const _: () = {
+                    use ::tableflip::__private::NotAListener as _;
+                    ::tableflip::__private::takes(
+                        <::tableflip::__private::Type<Sequenced>>::KINDS,
+                        ::tableflip::Kind::UnixSeqpacket,
+                    )
+                };
+                const _: () = {
+                    use ::tableflip::__private::NotAListener as _;
+                    ::tableflip::__private::readiness([
+                        <::tableflip::__private::Type<my::Socket>>::MANAGED,
+                        <::tableflip::__private::Type<Sequenced>>::MANAGED,
+                        <::tableflip::__private::Type<Anything>>::MANAGED,
+                    ])
+                };
+                ::tableflip::Service::new()
+                    .listen("a", "udp://[::1]:53")
+                    .listen("b", "unix-seqpacket:@b")
+                    .listen("c", address())
+                    .run_blocking(|start| {
+                        let a = start.listener::<my::Socket>("a")?;
+                        let b = start.listener::<Sequenced>("b")?;
+                        let c = start.listener::<Anything>("c")?;
+                        ::core::result::Result::Ok(move || main(a, b, c))
+                    })
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn a_mistake_leaves_the_function_to_the_editor() {
+    check(
+        r#"pidfle = "x", worker_threads = 0"#,
+        "pub const extern \"C\" fn main(self, echo: TcpListener) -> io::Result<()> { echo.accept() }",
+        &expect![[r#"
+            ::core::compile_error! {
+                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `listen`, `pidfile`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `flavor`, `worker_threads`, `crate`"
+            }
+            ::core::compile_error! {
+                "expected a number of threads from 1, or an expression of type `usize`"
+            }
+            ::core::compile_error! {
+                "`main` cannot be `const`"
+            }
+            ::core::compile_error! {
+                "`main` cannot be `extern`"
+            }
+            ::core::compile_error! {
+                "`main` cannot take `self`"
+            }
+            pub fn main() -> ::std::process::ExitCode {
+                fn main(echo: TcpListener) -> io::Result<()> {
+                    echo.accept()
+                }
+                ::std::process::ExitCode::FAILURE
+            }
+        "#]],
+    );
+    check(
+        "",
+        "struct Main;",
+        &expect![[r#"
+        ::core::compile_error! {
+            "this attribute is for a function; expected `fn`"
+        }
+        struct Main;
+    "#]],
+    );
+}
