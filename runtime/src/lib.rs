@@ -1,4 +1,112 @@
 //! Replace a running network service by a new version of itself without one client noticing.
+//!
+//! ```no_run
+//! use std::io;
+//! use tableflip::net::TcpListener;
+//!
+//! #[tableflip::main(pidfile = "/run/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"])]
+//! async fn main(echo: TcpListener) -> io::Result<()> {
+//!     loop {
+//!         let (mut stream, _peer) = echo.accept().await?;
+//!         tokio::spawn(async move {
+//!             let (mut read, mut write) = stream.split();
+//!             tokio::io::copy(&mut read, &mut write).await
+//!         });
+//!     }
+//! }
+//! ```
+//!
+//! Put the new binary in the place of the old one and send SIGHUP. The running process starts the new one and hands it
+//! the listening sockets; when the new one is ready the old one stops accepting, watches it for a while, finishes the
+//! connections it has, and exits. [`main`](macro@main) documents the attribute, [`Service`] says the same without it.
+//!
+//! # Promises
+//!
+//! 1. No old code keeps running after a successful upgrade.
+//! 2. The new process has a grace period to initialise: until it asks its listeners for a connection, or says
+//!    [`Ready::notify`], the old one serves.
+//! 3. Crashing while it initialises is harmless: the old one goes on serving.
+//! 4. Only one upgrade runs at a time; at any time there are one or two processes, at most one of them not ready.
+//! 5. Crashing just *after* it became ready is harmless too: in its probation the old process takes over again, and
+//!    later, while that one still drains, it starts its own executable image again.
+//!
+//! A process that is killed takes the connections with it that it had accepted; those that wait in the queue of a
+//! listener are served by the other one.
+//!
+//! # What a body may ask for
+//!
+//! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net`,
+//! or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
+//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within.
+//!
+//! ```no_run
+//! use tableflip::{Ready, Shutdown, net::TcpListener};
+//!
+//! #[tableflip::main(listen = [jobs = "tcp://127.0.0.1:7001"], drain_timeout = "2m")]
+//! async fn main(jobs: TcpListener, ready: Ready, shutdown: Shutdown) -> std::io::Result<()> {
+//!     // ... read the configuration, warm the caches ...
+//!     ready.notify();
+//!     loop {
+//!         let (stream, _peer) = jobs.accept().await?;
+//!         let guard = shutdown.guard();
+//!         tokio::spawn(async move {
+//!             // The process waits for this task, also after the stream is closed.
+//!             let _guard = guard;
+//!             drop(stream);
+//!         });
+//!     }
+//! }
+//! ```
+//!
+//! # When a process ends
+//!
+//! Once it is replaced or stopped, managed listeners hand out no more connections, and the process ends when its body
+//! has returned, or when no managed stream and no [`Guard`] is left. A body that has awaited [`Shutdown`] is written to
+//! return, and is waited for. At `drain_timeout` what is left is aborted; a body that blocks its thread does not keep
+//! the process alive.
+//!
+//! | exit status | when |
+//! |---|---|
+//! | that of the body | it returned; 1 for an `Err`, 101 after a panic |
+//! | 0 | the process was replaced or stopped, and its body was dropped |
+//! | 1 | the start failed: one line on stderr says why, and so does the log of the predecessor |
+//! | killed by the signal | a second SIGTERM or Ctrl-C |
+//!
+//! # Signals
+//!
+//! SIGHUP, or the one that `upgrade_signal` names, upgrades. SIGTERM and Ctrl-C stop gracefully: accepting ends, open
+//! connections are finished, the pid file and the Unix paths are removed. A second one ends the process at once.
+//! A request that cannot be served is refused with its reason in the log: not ready yet, an upgrade is in progress,
+//! the predecessor is still draining, terminating.
+//!
+//! # Environment
+//!
+//! Each variable, where set, wins over what the service declares. One that does not parse, or of this prefix and
+//! unknown, stops the start with one line that names it.
+//!
+//! | variable | value |
+//! |---|---|
+//! | `TABLEFLIP_LISTEN_<NAME>` | the [`Address`] of a listener; its name in upper case, with `_` for `-` |
+//! | `TABLEFLIP_PIDFILE` | a path, relative to the first working directory |
+//! | `TABLEFLIP_UPGRADE_TIMEOUT`, `TABLEFLIP_PROBATION`, `TABLEFLIP_DRAIN_TIMEOUT` | `500ms`, `30s`, `2m` |
+//! | `TABLEFLIP_UPGRADE_SIGNAL` | `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH` |
+//!
+//! `TABLEFLIP_HANDOVER` is the harness's own: a process sets it for its successor, which removes it.
+//!
+//! # Events
+//!
+//! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where
+//! the service has no subscriber, failures reach stderr as one line.
+//!
+//! # Features
+//!
+//! * `tokio` (default): `async fn main`, and the managed types of `net`.
+//! * `http`: `http::serve`.
+//!
+//! # What it is not
+//!
+//! It does not move connections that are open from one process to the next, does not supervise a service that crashes
+//! without a predecessor, and does not restart on a file change: whoever deploys decides when.
 
 mod address;
 mod drain;

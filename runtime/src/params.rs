@@ -52,7 +52,7 @@ pub trait FromHarness: Sized {
     fn from_harness(start: &mut Start) -> Self;
 }
 
-/// What a body is prepared with, given to the closure of [`Service::run`](crate::Service::run).
+/// What a body is prepared with, given to the closure that [`Service`](crate::Service) runs.
 pub struct Start {
     pub(crate) shared: Arc<Shared>,
     pub(crate) held: Vec<Held>,

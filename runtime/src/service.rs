@@ -231,7 +231,7 @@ impl Service {
 
     /// Runs the service on a thread of its own, without tokio, until it is replaced or stopped.
     ///
-    /// As [`run`](Self::run), but `prepare` returns a closure, which may block. It cannot be dropped from outside:
+    /// As `run`, but `prepare` returns a closure, which may block. It cannot be dropped from outside:
     /// when the process ends, it ends with it.
     pub fn run_blocking<F, B, T>(self, prepare: F) -> ExitCode
     where
