@@ -18,7 +18,8 @@ use crate::shared::{Counted, Shared};
 /// kind take. [`wait`](Self::wait) is for threads.
 ///
 /// Whoever awaits it is taken to be written for it: from then on a drain waits for the body to return, up to
-/// `drain_timeout`. A body that never awaits it is dropped as soon as no stream and no [guard](Self::guard) is left.
+/// `drain_timeout`. A body that never awaits it is dropped as soon as no stream and no [guard](Self::guard) is left;
+/// and the streams and guards that a body leaves behind when it returns are waited for all the same.
 #[derive(Debug)]
 pub struct Shutdown {
     shared: Arc<Shared>,

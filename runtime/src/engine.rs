@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -25,12 +26,14 @@ use crate::poll;
 use crate::report::{complain, tell};
 use crate::shared::{Note, Reply, Shared, Upgraded, Verdict};
 use crate::signals;
-use crate::sockets::Held;
+use crate::sockets::{self, Held};
 use crate::spawn::{Child, Launch, What};
 
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many peers of connections that are aborted are named.
+const NAMED_PEERS: usize = 8;
 /// How long a thread may be inside an accept, which does not block.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a successor that said why it fails may take to exit by itself.
@@ -83,6 +86,8 @@ pub(crate) struct Engine {
     pidfile: Option<Pidfile>,
     /// Every socket of the service, in the order of an offer.
     held: Vec<Held>,
+    /// The ports that the IP sockets among them are bound to.
+    ports: Vec<u16>,
     /// The managed listeners.
     doors: Vec<Arc<dyn Door>>,
     /// Whether the body says itself when it is ready.
@@ -136,16 +141,19 @@ impl Engine {
             (None, true) => Predecessor::Gone,
             (None, false) => Predecessor::None,
         };
-        Self {
+        let (state, actions) = State::new(predecessor);
+        let ports = held.iter().filter_map(Held::port).collect();
+        let mut engine = Self {
             shared,
             timeouts,
             launch,
             pidfile,
             held,
+            ports,
             doors,
             manual_ready,
             parent,
-            state: State::new(predecessor).0,
+            state,
             successor: None,
             timers: BTreeMap::new(),
             asking: None,
@@ -156,7 +164,11 @@ impl Engine {
             reason: None,
             stopping: None,
             verdict: None,
+        };
+        for action in actions {
+            engine.carry_out(action);
         }
+        engine
     }
 
     /// Runs until the process is to end; `main` learns of it by the verdict. Should `main` not return, which a
@@ -170,11 +182,6 @@ impl Engine {
     }
 
     fn run_to_the_end(mut self) {
-        let (state, actions) = State::new(self.state.predecessor);
-        self.state = state;
-        for action in actions {
-            self.carry_out(action);
-        }
         let verdict = loop {
             if let Some(verdict) = self.verdict {
                 break verdict;
@@ -450,7 +457,9 @@ impl Engine {
                 self.tell_unserved(unserved);
             }
         }
-        if self.verdict.is_none() && self.body.returned && !self.body.returned_told {
+        // In a drain it is `Drained` that counts: the tasks and threads that a body has left behind finish first.
+        let draining = matches!(self.state.phase, Phase::Draining(_));
+        if self.verdict.is_none() && self.body.returned && !self.body.returned_told && !draining {
             self.body.returned_told = true;
             self.feed(Event::BodyReturned);
         }
@@ -460,14 +469,14 @@ impl Engine {
     }
 
     fn is_drained(&self) -> bool {
-        // A body that awaited `Shutdown` is written to return, and is waited for.
-        let body_is_waited_for = self.shared.awaited.load(std::sync::atomic::Ordering::Acquire);
-        let waits_for_it = match self.state.phase {
+        let asked = match self.state.phase {
             Phase::Draining(Drain::Rescue { finished, .. }) => !finished,
             Phase::Draining(_) => true,
             _ => false,
         };
-        waits_for_it && self.shared.counted() == 0 && !body_is_waited_for
+        // A body that awaited `Shutdown` is written to return, and is waited for.
+        let awaited = self.shared.awaited.load(Ordering::Acquire);
+        asked && self.shared.counted() == 0 && (self.body.returned || !awaited)
     }
 
     fn unserved(&self) -> Vec<String> {
@@ -671,11 +680,13 @@ impl Engine {
 
     /// The deadline of the drain has passed.
     fn name_what_is_left(&self) {
-        let streams = self.shared.counted();
-        let body = if self.body.returned { "" } else { ", and the body has not returned" };
+        let count = self.shared.counted();
+        let body = if self.body.returned { "" } else { "; the body has not returned" };
+        let peers = sockets::peers(&self.ports, NAMED_PEERS);
+        let peers = if peers.is_empty() { String::new() } else { format!(" (from {})", peers.join(", ")) };
         complain!(
             self.shared,
-            "not drained within {}: {streams} connections and guards are open{body}; they are aborted",
+            "not drained within {}: {count} connections and guards are open{peers}{body}; what is left is aborted",
             humantime::format_duration(self.timeouts.drain),
         );
     }
@@ -806,9 +817,9 @@ impl Engine {
     }
 
     fn drain(&mut self) {
-        self.timers.remove(&Timer::Upgrade);
         self.shared.start_draining();
-        self.doors.iter().for_each(|door| door.retire());
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        self.doors.iter().for_each(|door| door.retire(deadline));
         // Before it ever served, what it inherited is its predecessor's.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
         let held = std::mem::take(&mut self.held);

@@ -19,8 +19,8 @@ pub(crate) trait Door: Send + Sync {
     /// Stops handing out connections. Returns true once no thread is inside an accept, and false if one still is
     /// at the deadline: somebody has cleared O_NONBLOCK on the shared description.
     fn close(&self, deadline: Instant) -> bool;
-    /// Closes for good and lets go of the body's descriptor.
-    fn retire(&self);
+    /// Closes for good and lets go of the body's descriptor, unless a thread is inside until the deadline.
+    fn retire(&self, deadline: Instant);
     /// Whether the body has asked for its first connection.
     fn asked(&self) -> bool;
 }
@@ -101,6 +101,18 @@ impl<T: Send + Sync> Gate<T> {
     fn write(&self) -> RwLockWriteGuard<'_, Inner<T>> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn write_by(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, Inner<T>>> {
+        loop {
+            match self.inner.try_write() {
+                Ok(inner) => return Some(inner),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+                // One system call that does not block is all there is to wait for.
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+    }
 }
 
 impl<T: Send + Sync> Door for Gate<T> {
@@ -114,26 +126,18 @@ impl<T: Send + Sync> Door for Gate<T> {
     }
 
     fn close(&self, deadline: Instant) -> bool {
-        let mut inner = loop {
-            match self.inner.try_write() {
-                Ok(inner) => break inner,
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return false,
-                Err(TryLockError::WouldBlock) => thread::yield_now(),
-            }
-        };
+        let Some(mut inner) = self.write_by(deadline) else { return false };
         inner.open = false;
         drop(inner);
         self.changed.notify(usize::MAX);
         true
     }
 
-    fn retire(&self) {
-        let io = {
-            let mut inner = self.write();
-            inner.open = false;
-            inner.io.take()
-        };
+    fn retire(&self, deadline: Instant) {
+        let Some(mut inner) = self.write_by(deadline) else { return };
+        inner.open = false;
+        let io = inner.io.take();
+        drop(inner);
         // Outside the lock: letting go of it may deregister it from epoll and close it.
         drop(io);
         self.changed.notify(usize::MAX);

@@ -537,19 +537,9 @@ impl State {
         self.to(P::Ended, [A::End(end)])
     }
 
-    /// Raises `Shutdown`. A body that has returned already leaves nothing to wait for.
+    /// Raises `Shutdown`.
     fn drain<const N: usize>(self, drain: Drain, before: [Action; N]) -> (State, Actions) {
-        let mut actions = before.to_vec();
-        if self.body_gone {
-            let end = match drain {
-                Drain::Stop { owner: true } => End::Final,
-                Drain::Stop { owner: false } => End::NotStarted(None),
-                Drain::Replaced { .. } | Drain::Leaving | Drain::Rescue { .. } => End::Replaced,
-            };
-            actions.push(A::End(end));
-            return (State { phase: P::Ended, ..self }, actions);
-        }
-        actions.extend([A::Arm(Timer::Drain), A::Drain]);
+        let actions = before.into_iter().chain([A::Arm(Timer::Drain), A::Drain]).collect();
         (State { phase: P::Draining(drain), ..self }, actions)
     }
 

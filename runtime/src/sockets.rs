@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::libc;
 #[cfg(feature = "tokio")]
 use nix::sys::socket::SockFlag;
-use nix::sys::socket::sockopt;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, sockopt};
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -44,6 +44,11 @@ impl Held {
     /// Its entry in an offer.
     pub(crate) fn entry(&self) -> Entry {
         Entry { name: self.name.clone(), address: self.address.identity(), inode: self.inode }
+    }
+
+    /// The port it is bound to, for an IP socket.
+    pub(crate) fn port(&self) -> Option<u16> {
+        Some(SockRef::from(&self.fd).local_addr().ok()?.as_socket()?.port())
     }
 
     /// Removes its path, unless the file there is not the one that was bound.
@@ -358,6 +363,26 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// The peers of the connections of this process to one of these ports of ours, at most `limit` of them.
+///
+/// The system is asked, so that no list has to be kept while connections come and go.
+pub(crate) fn peers(ports: &[u16], limit: usize) -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let peer = |number: i32| {
+        // A number that is closed meanwhile, or no socket, has neither name.
+        let local = to_ip(&getsockname::<SockaddrStorage>(number).ok()?)?;
+        ports.contains(&local.port()).then_some(())?;
+        Some(to_ip(&getpeername::<SockaddrStorage>(number).ok()?)?.to_string())
+    };
+    numbers.filter_map(peer).take(limit).collect()
+}
+
+fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = name.as_sockaddr_in().map(|name| SocketAddr::V4((*name).into()));
+    v4.or_else(|| name.as_sockaddr_in6().map(|name| SocketAddr::V6((*name).into())))
 }
 
 /// Whether an accept failed for want of something that others may give back, and how long to wait for it.
