@@ -1,0 +1,306 @@
+//! The order of events: build, start, load, upgrade, stop, report.
+
+mod args;
+mod binary;
+mod client;
+mod load;
+mod process;
+mod progress;
+mod report;
+mod service;
+mod tally;
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+    pin::pin,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use self::{
+    args::{Args, HELP},
+    client::Client,
+    load::Load,
+    process::{End, Process, adopt_orphans},
+    progress::Progress,
+    report::{Report, Run, Upgrade},
+    service::Service,
+    tally::{First, Tally},
+};
+
+/// How long the service may take to give its first answer.
+const START: Duration = Duration::from_secs(20);
+
+/// How long a successor may take to give its first answer.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// How long a predecessor may take to be gone: the drain timeout of the service and some more.
+const DRAIN: Duration = Duration::from_secs(45);
+
+/// How long the load runs before the first upgrade and after the last one, to see what is usual.
+const STEADY: Duration = Duration::from_secs(2);
+
+/// What an upgrade, or the end of the run, failed by: an error of the system, or a text.
+type Problem = Box<dyn Error + Send + Sync>;
+
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::parse(env::args_os().skip(1)) {
+        Ok(args) if args.help => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("demo: {error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match prepare_and_run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
+    let binary = match &args.binary {
+        Some(path) => path.canonicalize().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot find the service {}: {error}", path.display()))
+        })?,
+        None => binary::build()?,
+    };
+    adopt_orphans()?;
+
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let json = args.json;
+        // Before the service is there: a signal that nobody catches would leave it running.
+        let interrupts = [
+            (signal(SignalKind::hangup())?, 129),
+            (signal(SignalKind::interrupt())?, 130),
+            (signal(SignalKind::terminate())?, 143),
+        ];
+        let status = Arc::new(AtomicU8::new(1));
+        let run = tokio::spawn(run(args, binary));
+        for (mut interrupt, code) in interrupts {
+            let (run, status) = (run.abort_handle(), Arc::clone(&status));
+            tokio::spawn(async move {
+                interrupt.recv().await;
+                status.store(code, Ordering::Relaxed);
+                run.abort();
+            });
+        }
+
+        // Whichever way the task ends, by its end, by a panic or by a signal, it drops the service, and that ends
+        // every process of it and removes its directory.
+        match run.await {
+            Ok(report) => {
+                let report = report?;
+                let text = if json { report.json() } else { report.to_string() };
+                // Not by `print!`, which panics when nobody reads on.
+                io::stdout().write_all(text.as_bytes())?;
+                Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Err(error) if error.is_cancelled() => {
+                eprintln!("demo: interrupted; the service is stopped");
+                Ok(ExitCode::from(status.load(Ordering::Relaxed)))
+            }
+            // The panic has said where it was.
+            Err(_) => Ok(ExitCode::FAILURE),
+        }
+    })
+}
+
+async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
+    let tally = Arc::new(Tally::new());
+    let (service, first) = Service::start(&binary, args.probation, args.log.as_deref())?;
+    let client = Client::new(service.address());
+    let mut serving = match started(&service, &first, &client, &tally).await {
+        Ok(first) => first,
+        Err(error) => return Err(with_log(error, &service)),
+    };
+
+    let progress = Progress::new(&args, &tally, service.address(), first.pid());
+    let load = Load::start(&client, &tally, args.rate.get(), args.connections)?;
+    let began = Instant::now();
+    progress.phase("the usual load");
+    sleep(STEADY).await;
+
+    let mut upgrades: Vec<Upgrade> = Vec::new();
+    for number in 1..=args.upgrades {
+        if let Some(last) = upgrades.last() {
+            progress.phase("the usual load");
+            sleep_until(last.signalled + args.every).await;
+        }
+        let upgrade = upgrade(number, serving, &service, &tally, &progress).await;
+        progress.upgraded(&upgrade);
+        let succeeded = upgrade.problem.is_none();
+        serving = upgrade.answered.unwrap_or(serving);
+        upgrades.push(upgrade);
+        if !succeeded {
+            break;
+        }
+    }
+    progress.phase("the usual load");
+    sleep(STEADY).await;
+
+    let ended = Instant::now();
+    load.finish().await.map_err(io::Error::other)?;
+    progress.phase("stopping the service");
+    let problems = stop(serving.pid, &service).await;
+    progress.finish();
+
+    let counts = tally.take();
+    let log = service.log_tail();
+    Ok(Report::new(&Run { args, began, ended, upgrades, counts, problems, log }))
+}
+
+/// Waits until the service answers, and names itself in its pid file.
+async fn started(service: &Service, first: &Process, client: &Client, tally: &Tally) -> io::Result<First> {
+    let deadline = Instant::now() + START;
+    loop {
+        if let Some(end) = first.ended_within(Duration::ZERO)? {
+            return Err(io::Error::other(format!("before it answered the service {end}")));
+        }
+        let began = Instant::now();
+        let exchange = client.exchange(&mut None, "/", false).await;
+        let problem = match &exchange.result {
+            Ok(answer) if answer.pid != first.pid() => {
+                return Err(io::Error::other(format!("a process {} answers on its port", answer.pid)));
+            }
+            Ok(_) => match service.main_process() {
+                Ok(named) if named.pid() == first.pid() => {
+                    tally.record(began, true, false, exchange);
+                    return Ok(tally.newer_than(0).await);
+                }
+                Ok(named) => format!("its pid file names {}", named.pid()),
+                Err(error) => error.to_string(),
+            },
+            Err(loss) => loss.detail.clone(),
+        };
+        if Instant::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the service is not ready after {} s: {problem}", START.as_secs()),
+            ));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Upgrades the service once, and says what came of it.
+async fn upgrade(number: u32, old: First, service: &Service, tally: &Tally, progress: &Progress) -> Upgrade {
+    let signalled = Instant::now();
+    let mut upgrade = Upgrade { number, old, signalled, answered: None, gone: None, problem: None };
+    let outcome = replace(&mut upgrade, service, tally, progress).await;
+    upgrade.problem = outcome.err().map(|problem| problem.to_string());
+    upgrade
+}
+
+/// Upgrades the service as an operator does: a new file, and SIGHUP to the process in the pid file.
+async fn replace(
+    upgrade: &mut Upgrade,
+    service: &Service,
+    tally: &Tally,
+    progress: &Progress,
+) -> Result<(), Problem> {
+    service.deploy()?;
+    let old = main_process(upgrade.old.pid, service)?;
+
+    progress.phase(&format!("upgrade {}: waiting for the new process", upgrade.number));
+    upgrade.signalled = Instant::now();
+    old.signal(Signal::HUP)?;
+    let new = successor(&old, service, tally.newer_than(upgrade.old.generation)).await?;
+    upgrade.answered = Some(new);
+
+    progress.phase(&format!("upgrade {}: waiting for process {} to finish", upgrade.number, old.pid()));
+    let Some(end) = old.gone_within(DRAIN).await? else {
+        return Err(format!("process {} is still there after {} s", old.pid(), DRAIN.as_secs()).into());
+    };
+    upgrade.gone = Some(Instant::now());
+
+    if new.generation != upgrade.old.generation + 1 {
+        let problem = format!("generation {} was followed by {}", upgrade.old.generation, new.generation);
+        return Err(problem.into());
+    }
+    if !matches!(end, End::Status(0) | End::Unknown) {
+        return Err(format!("the old process {end}").into());
+    }
+    main_process(new.pid, service).map(drop)
+}
+
+/// The process in the pid file, which has to be the one that serves.
+fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
+    let named = service.main_process()?;
+    if named.pid() != serving {
+        return Err(format!("the pid file names {} and not {serving}", named.pid()).into());
+    }
+    Ok(named)
+}
+
+/// Waits for the first answer of a new process, as long as there is one that could give it.
+async fn successor(
+    old: &Process,
+    service: &Service,
+    first_answer: impl Future<Output = First>,
+) -> Result<First, Problem> {
+    let mut first_answer = pin!(first_answer);
+    for _ in 0..TAKEOVER.as_secs() {
+        if let Ok(first) = timeout(Duration::from_secs(1), &mut first_answer).await {
+            return Ok(first);
+        }
+        if service.processes().iter().all(|process| process.pid() == old.pid()) {
+            return Err("no new process was started, or it ended before it answered".into());
+        }
+    }
+    Err(format!("the new process did not answer in {} s", TAKEOVER.as_secs()).into())
+}
+
+/// Stops the last process as an operator does, and says what was not as it should be.
+async fn stop(serving: u32, service: &Service) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Err(problem) = terminate(serving, service).await {
+        problems.push(format!("at the end, {problem}"));
+    }
+    for left in service.processes() {
+        problems.push(format!("process {} was left running, and is killed", left.pid()));
+    }
+    problems
+}
+
+async fn terminate(serving: u32, service: &Service) -> Result<(), Problem> {
+    let last = main_process(serving, service)?;
+    last.signal(Signal::TERM)?;
+    match last.gone_within(DRAIN).await? {
+        Some(End::Status(0) | End::Unknown) if service.has_pid_file() => {
+            Err("the pid file was left behind".into())
+        }
+        Some(End::Status(0) | End::Unknown) => Ok(()),
+        Some(end) => Err(format!("the process that was told to stop {end}").into()),
+        None => Err(format!("process {} was told to stop, and did not", last.pid()).into()),
+    }
+}
+
+fn with_log(error: io::Error, service: &Service) -> io::Error {
+    let log = service.log_tail();
+    if log.is_empty() {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{error}; its log ends with\n{}", log.join("\n")))
+}

@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use lexopt::{Arg, Parser, ValueExt};
+
+pub(crate) const HELP: &str = "\
+Upgrades a real HTTP service while 2,000 requests a second reach it, and counts what its clients lose.
+
+Usage: demo [options]
+
+  --upgrades N       how often to upgrade the service (5)
+  --every DURATION   from one upgrade to the next, at least; the next one waits until the predecessor of the
+                     last one is gone (2s)
+  --rate N           requests a second (2000)
+  --connections N    keep-alive connections, half of them idle for longer than a second at a time (64)
+  --probation TIME   how long a process stands by after its successor took over (200ms)
+  --binary PATH      upgrade this program, which must answer as examples/hello does, and build nothing
+  --log PATH         write the log of the service there; RUST_LOG=tableflip=debug makes it talk
+  --json             print the report as JSON
+  --help             print this
+
+Exit status: 0 if nothing was lost and every upgrade succeeded, 1 if not, 2 if the command line is wrong.
+";
+
+/// What the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Args {
+    pub(crate) upgrades: u32,
+    pub(crate) every: Duration,
+    pub(crate) rate: NonZeroU32,
+    pub(crate) connections: usize,
+    pub(crate) probation: Duration,
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) json: bool,
+    pub(crate) help: bool,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            upgrades: 5,
+            every: Duration::from_secs(2),
+            rate: NonZeroU32::new(2000).unwrap_or(NonZeroU32::MIN),
+            connections: 64,
+            probation: Duration::from_millis(200),
+            binary: None,
+            log: None,
+            json: false,
+            help: false,
+        }
+    }
+}
+
+impl Args {
+    /// Reads the arguments, which do not include the name of the program.
+    pub(crate) fn parse(
+        arguments: impl IntoIterator<Item = OsString, IntoIter: 'static>,
+    ) -> Result<Self, lexopt::Error> {
+        let mut args = Self::default();
+        let mut parser = Parser::from_args(arguments);
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Arg::Long("upgrades") => args.upgrades = parser.value()?.parse()?,
+                Arg::Long("every") => args.every = duration(&mut parser)?,
+                Arg::Long("rate") => args.rate = parser.value()?.parse()?,
+                Arg::Long("connections") => args.connections = parser.value()?.parse()?,
+                Arg::Long("probation") => args.probation = duration(&mut parser)?,
+                Arg::Long("binary") => args.binary = Some(parser.value()?.into()),
+                Arg::Long("log") => args.log = Some(parser.value()?.into()),
+                Arg::Long("json") => args.json = true,
+                Arg::Short('h') | Arg::Long("help") => args.help = true,
+                _ => return Err(argument.unexpected()),
+            }
+        }
+        Ok(args)
+    }
+}
+
+fn duration(parser: &mut Parser) -> Result<Duration, lexopt::Error> {
+    parser.value()?.parse_with(humantime::parse_duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Args, String> {
+        Args::parse(arguments.iter().map(OsString::from).collect::<Vec<_>>())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --probation 1s --binary /b --log /l \
+                     --json";
+        let args = parse(&given.split_whitespace().collect::<Vec<_>>());
+        let expected = Args {
+            upgrades: 100,
+            every: Duration::from_millis(500),
+            rate: NonZeroU32::new(50).expect("not zero"),
+            connections: 8,
+            probation: Duration::from_secs(1),
+            binary: Some(PathBuf::from("/b")),
+            log: Some(PathBuf::from("/l")),
+            json: true,
+            help: false,
+        };
+        assert_eq!(args, Ok(expected));
+        assert_eq!(parse(&[]), Ok(Args::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (wrong, named) in [
+            (&["--upgrade", "5"][..], "--upgrade"),
+            (&["--upgrades", "many"], "many"),
+            (&["--rate", "0"], "zero"),
+            (&["--every", "soon"], "soon"),
+            (&["--binary"], "--binary"),
+            (&["hello"], "hello"),
+        ] {
+            let error = parse(wrong).expect_err("this is no command line");
+            assert!(error.contains(named), "{wrong:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_option_and_the_defaults() {
+        let default = Args::default();
+        for text in [
+            format!("--upgrades N       how often to upgrade the service ({})", default.upgrades),
+            format!("last one is gone ({})", humantime::format_duration(default.every)),
+            format!("requests a second ({})", default.rate),
+            format!("at a time ({})", default.connections),
+            format!("took over ({})", humantime::format_duration(default.probation)),
+        ] {
+            assert!(HELP.contains(&text), "{text}");
+        }
+    }
+}

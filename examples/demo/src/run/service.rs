@@ -1,0 +1,195 @@
+//! The service that is upgraded: a release in a directory of its own, as a deploy would leave it.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, DirBuilder, File},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use super::process::Process;
+
+/// What systemd tells the program that it starts is not meant for the service in here.
+const NOT_OURS: [&str; 8] = [
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "MAINPID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// The running service. Dropping it ends every process of it, and removes its directory.
+#[derive(Debug)]
+pub(crate) struct Service {
+    release: PathBuf,
+    scratch: Scratch,
+    log: PathBuf,
+    address: SocketAddr,
+}
+
+impl Service {
+    /// Copies `release` into a directory of its own and starts it on a free port. The process is the first
+    /// generation, which need not be ready yet.
+    pub(crate) fn start(
+        release: &Path,
+        probation: Duration,
+        log: Option<&Path>,
+    ) -> io::Result<(Self, Process)> {
+        let scratch = Scratch::new()?;
+        let log = log.map_or_else(|| scratch.path.join("hello.log"), Path::to_owned);
+        let address = free_address()?;
+        let service = Self { release: release.to_owned(), scratch, log, address };
+        service.deploy()?;
+
+        let output = File::create(&service.log)
+            .map_err(|error| explain(error, &format!("cannot write the log {}", service.log.display())))?;
+        let mut command = Command::new(service.executable());
+        for name in NOT_OURS {
+            command.env_remove(name);
+        }
+        command
+            .env("TABLEFLIP_LISTEN_HTTP", format!("tcp://{address}"))
+            .env("TABLEFLIP_PIDFILE", service.pid_file())
+            .env("TABLEFLIP_PROBATION", humantime::format_duration(probation).to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            // Ctrl-C in a terminal is for the demo, which ends the service when it has ended the load.
+            .process_group(0);
+        let child = command.spawn().map_err(|error| {
+            let place = service.scratch.path.display();
+            explain(
+                error,
+                &format!("cannot start the service in {place} (set TMPDIR if it is mounted noexec)"),
+            )
+        })?;
+        // Its number is its own until it is reaped, which only this value does.
+        let first = Process::open(child.id())?;
+        Ok((service, first))
+    }
+
+    /// Puts the release in the place of the one that runs, as a deploy does: a new file under the old name.
+    pub(crate) fn deploy(&self) -> io::Result<()> {
+        let new = self.scratch.path.join("hello.new");
+        fs::copy(&self.release, &new)
+            .and_then(|_| fs::rename(&new, self.executable()))
+            .map_err(|error| explain(error, &format!("cannot deploy {}", self.release.display())))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The process that the pid file names.
+    pub(crate) fn main_process(&self) -> io::Result<Process> {
+        let path = self.pid_file();
+        let text = fs::read_to_string(&path)
+            .map_err(|error| explain(error, &format!("cannot read the pid file {}", path.display())))?;
+        let pid = text.trim().parse().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the pid file says {text:?}, which is no PID"))
+        })?;
+        Process::open(pid)
+            .map_err(|error| explain(error, &format!("the pid file names {pid}, which does not run")))
+    }
+
+    /// Whether a pid file is there.
+    pub(crate) fn has_pid_file(&self) -> bool {
+        self.pid_file().exists()
+    }
+
+    /// Every process of the service that has not ended. They are known by their executable, which nobody else
+    /// runs, so a successor that has not answered yet is found too.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .filter_map(|entry| {
+                let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+                // Opened before it is looked at, so that what is looked at is what is held.
+                let process = Process::open(pid).ok()?;
+                let executable = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+                executable.starts_with(&self.scratch.path).then_some(process)
+            })
+            .collect()
+    }
+
+    /// The last lines that the service has logged.
+    pub(crate) fn log_tail(&self) -> Vec<String> {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(12)..].iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    fn executable(&self) -> PathBuf {
+        self.scratch.path.join("hello")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.scratch.path.join("hello.pid")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // After a run that went well there is none. One that is killed here may just have started a successor,
+        // hence the second and the third look.
+        for _ in 0..3 {
+            for process in self.processes() {
+                let killed = process.signal(Signal::KILL);
+                if let Err(error) = killed.and_then(|()| process.ended_within(Duration::from_secs(2))) {
+                    eprintln!("cannot end process {}: {error}", process.pid());
+                }
+            }
+        }
+    }
+}
+
+/// A directory that only this user may enter, and that is removed when it is dropped.
+#[derive(Debug)]
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> io::Result<Self> {
+        let mut name = OsString::from("tableflip-demo-");
+        name.push(process::id().to_string());
+        let path = env::temp_dir().join(name);
+        // One that is there already is not taken over: it is somebody else's, or left from a crash.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| explain(error, &format!("cannot create the directory {}", path.display())))?;
+        // As /proc/PID/exe will show it.
+        let path = path.canonicalize()?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// An address on loopback that nobody listened on a moment ago. The service could ask for port 0 itself, but then
+/// nobody else would know which one it got.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+fn explain(error: io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -1,0 +1,18 @@
+//! Sends back what it receives, and can be replaced by a new build of itself while it does so.
+//!
+//! Run it with `TABLEFLIP_PIDFILE=/tmp/echo.pid cargo run -p echo`, talk to it with `nc 127.0.0.1 7000`, and
+//! replace it with `kill -HUP $(cat /tmp/echo.pid)`.
+
+use std::io;
+use tableflip::net::TcpListener;
+
+#[tableflip::main(pidfile = "/run/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"])]
+async fn main(echo: TcpListener) -> io::Result<()> {
+    loop {
+        let (mut stream, _peer) = echo.accept().await?;
+        tokio::spawn(async move {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+    }
+}

@@ -1,0 +1,6 @@
+trait Service {
+    #[tableflip::main]
+    fn serve();
+}
+
+fn main() {}

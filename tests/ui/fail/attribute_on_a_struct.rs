@@ -1,0 +1,6 @@
+#[tableflip::main]
+struct Main;
+
+fn main() {
+    let _ = Main;
+}

@@ -1,0 +1,4 @@
+#[tableflip::main]
+fn main() -> Option<()> {
+    None
+}

@@ -1,0 +1,6 @@
+use std::io;
+
+#[tableflip::main]
+async fn main() -> io::Result<()> {
+    let _ = 1;
+}

@@ -1,0 +1,4 @@
+#[tableflip::main]
+async fn main() -> String {
+    String::new()
+}

@@ -1,0 +1,2 @@
+#[tableflip::main(crate = ::flip)]
+async fn main() {}

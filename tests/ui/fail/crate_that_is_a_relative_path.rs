@@ -1,0 +1,2 @@
+#[tableflip::main(crate = tableflip)]
+async fn main() {}

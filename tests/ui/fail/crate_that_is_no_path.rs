@@ -1,0 +1,2 @@
+#[tableflip::main(crate = "not a path")]
+async fn main() {}

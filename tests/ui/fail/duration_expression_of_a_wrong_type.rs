@@ -1,0 +1,2 @@
+#[tableflip::main(drain_timeout = Some(1))]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(upgrade_timeout = 60)]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(probation = "3 parsecs")]
+async fn main() {}

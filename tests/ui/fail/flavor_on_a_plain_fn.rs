@@ -1,0 +1,2 @@
+#[tableflip::main(flavor = "multi_thread")]
+fn main() {}

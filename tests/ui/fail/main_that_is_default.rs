@@ -1,0 +1,2 @@
+#[tableflip::main]
+default fn main() {}

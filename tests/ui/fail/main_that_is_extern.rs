@@ -1,0 +1,2 @@
+#[tableflip::main]
+extern "C" fn main() {}

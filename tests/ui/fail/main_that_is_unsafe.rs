@@ -1,0 +1,2 @@
+#[tableflip::main]
+unsafe fn main() {}

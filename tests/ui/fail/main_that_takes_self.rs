@@ -1,0 +1,2 @@
+#[tableflip::main]
+async fn main(self) {}

@@ -1,0 +1,2 @@
+#[tableflip::main]
+fn main<'a>() {}

@@ -1,0 +1,6 @@
+#[tableflip::main]
+async fn main()
+where
+    u8: Copy,
+{
+}

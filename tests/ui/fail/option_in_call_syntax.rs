@@ -1,0 +1,2 @@
+#[tableflip::main(pidfile("/run/a.pid"))]
+async fn main() {}

@@ -1,0 +1,6 @@
+use tableflip::net::TcpListener;
+
+#[tableflip::main]
+async fn main(echo: TcpListener) {
+    drop(echo);
+}

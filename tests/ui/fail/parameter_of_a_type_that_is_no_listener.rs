@@ -1,0 +1,4 @@
+#[tableflip::main(listen = [echo = "127.0.0.1:7000"])]
+async fn main(echo: std::net::TcpStream) {
+    drop(echo);
+}

@@ -1,0 +1,6 @@
+struct Shutdown;
+
+#[tableflip::main]
+async fn main(shutdown: Shutdown) {
+    drop(shutdown);
+}

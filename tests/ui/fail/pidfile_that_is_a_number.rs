@@ -1,0 +1,2 @@
+#[tableflip::main(pidfile = 7)]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(pidfile = "")]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(port = 80)]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(pidfle = "/run/a.pid")]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(upgrade_signal = "SIGHUB")]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(worker_threads = "4")]
+async fn main() {}

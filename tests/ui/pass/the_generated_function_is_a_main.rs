@@ -1,0 +1,6 @@
+#[cfg(any())]
+#[tableflip::main]
+async fn main() {}
+
+#[cfg(all())]
+fn main() {}
