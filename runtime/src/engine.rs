@@ -399,7 +399,11 @@ impl Engine {
                 );
                 return;
             }
-            message @ (Message::Offer { .. } | Message::Sockets { .. } | Message::Commit | Message::Stop) => {
+            message @ (Message::Offer { .. }
+            | Message::Sockets { .. }
+            | Message::Files { .. }
+            | Message::Commit
+            | Message::Stop) => {
                 tell!(self.shared, WARN, ?message, "a message that a successor does not send");
                 return;
             }
@@ -432,6 +436,14 @@ impl Engine {
                     self.feed(Event::Upgrade);
                 }
                 Note::Stop => self.stop(None),
+                Note::Listener { held, doors, adopted } => {
+                    if let (Some(at), Some(parent)) = (adopted, &mut self.parent) {
+                        parent.adopted.push(at);
+                    }
+                    self.ports.extend(held.port());
+                    self.held.push(*held);
+                    self.doors.extend(doors);
+                }
             }
         }
     }
@@ -449,7 +461,12 @@ impl Engine {
     fn look_at_body(&mut self) {
         if self.verdict.is_none() && self.state.phase == Phase::Starting {
             let unserved = self.unserved();
-            if self.body.ready || (!self.manual_ready && unserved.is_empty()) {
+            // Whoever binds at run time is ready when it has bound something, and serves it.
+            let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
+            if self.body.ready || (!self.manual_ready && unserved.is_empty() && !nothing_yet) {
+                // From now on nothing is bound or adopted. What was a moment ago has been posted by then.
+                *self.shared.pool() = None;
+                self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped {
                 self.feed(Event::NotReady);
@@ -724,12 +741,17 @@ impl Engine {
         // by mistake finds out at once.
         let speaker = Speaker::us(self.shared.generation);
         let executable = self.launch.executable().to_str().map(str::to_owned);
-        let offer = Message::Offer { speaker, sockets: self.held.len(), executable };
+        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
+        let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
         for part in self.held.chunks(MAX_FDS) {
             let entries = part.iter().map(Held::entry).collect();
             let fds = part.iter().map(|held| held.fd.clone()).collect();
             channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
+        }
+        for part in files.chunks(MAX_FDS) {
+            let (names, fds) = part.iter().cloned().unzip();
+            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
         }
         let child = self.launch.spawn(what, theirs.as_fd()).map_err(|error| error.to_string())?;
         Ok(Successor {

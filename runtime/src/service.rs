@@ -312,14 +312,15 @@ impl Service {
         drop(blocked);
 
         let parent_pid = inherited.as_ref().map(|inherited| inherited.speaker.pid);
-        let offered = inherited.map(|inherited| inherited.sockets).unwrap_or_default();
-        let (held, adopted) = open_listeners(settings.listeners, offered)?;
-        let mut start = Start::new(shared.clone(), held);
+        let (sockets, files) =
+            inherited.map(|inherited| (inherited.sockets, inherited.files)).unwrap_or_default();
+        let Opened { held, adopted, left } = open_listeners(settings.listeners, sockets)?;
+        let mut start = Start::new(shared.clone(), held, left, files);
         let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                forget(&start.held);
+                sockets::forget(&start.held);
                 return Err(error);
             }
         };
@@ -407,13 +408,7 @@ impl Service {
                     source,
                 })?,
             };
-            // Each port 0 is another port, and SO_REUSEPORT is for several sockets of one address.
-            let is_any = matches!(address.place(), crate::address::Place::Ip { port: 0, .. });
-            let shares = |address: &Address| address.options().reuse_port == Some(true);
-            let same = |other: &Address| {
-                !is_any && other.identity() == address.identity() && !(shares(other) && shares(&address))
-            };
-            if let Some((other, _)) = listeners.iter().find(|(_, other)| same(other)) {
+            if let Some((other, _)) = listeners.iter().find(|(_, other)| sockets::collide(other, &address)) {
                 return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
             }
             listeners.push((name, address));
@@ -441,7 +436,7 @@ fn listen_variable(name: &str) -> String {
     environment::LISTEN.to_owned() + &name.to_uppercase().replace('-', "_")
 }
 
-fn check_name(name: &str) -> Result<(), StartError> {
+pub(crate) fn check_name(name: &str) -> Result<(), StartError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(valid) {
         return Ok(());
@@ -451,15 +446,16 @@ fn check_name(name: &str) -> Result<(), StartError> {
 }
 
 /// What a predecessor has offered.
-struct Inherited {
+struct Offered {
     speaker: Speaker,
     executable: Option<PathBuf>,
     sockets: Vec<(Entry, OwnedFd)>,
+    files: Vec<(String, OwnedFd)>,
 }
 
 /// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
 /// that a failure can be told to the predecessor.
-fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<Inherited, StartError> {
+fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<Offered, StartError> {
     let stray = |problem: &str| StartError::Environment {
         variable: HANDOVER.to_owned(),
         problem: format!(
@@ -481,61 +477,66 @@ fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<
     let channel = channel.insert(Channel::new(fd));
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: crate::handover::channel::ChannelError| StartError::Handover(error.to_string());
-    let (speaker, count, executable) = match channel.receive_by(deadline).map_err(broken)? {
-        Received::Message(Message::Offer { speaker, sockets, executable }, _) => {
-            (speaker, sockets, executable)
-        }
-        Received::Nothing => return Err(stray("nobody offers anything on it")),
-        Received::End => return Err(stray("its other end is closed")),
-        Received::Message(..) | Received::Unknown(_) => {
-            return Err(StartError::Handover("it did not begin with an offer".to_owned()));
-        }
-    };
+    let (speaker, executable, socket_count, file_count) =
+        match channel.receive_by(deadline).map_err(broken)? {
+            Received::Message(Message::Offer { speaker, sockets, files, executable }, _) => {
+                (speaker, executable, sockets, files)
+            }
+            Received::Nothing => return Err(stray("nobody offers anything on it")),
+            Received::End => return Err(stray("its other end is closed")),
+            Received::Message(..) | Received::Unknown(_) => {
+                return Err(StartError::Handover("it did not begin with an offer".to_owned()));
+            }
+        };
     // Said before the verdict on the other's version, so that both sides can name it.
     channel
         .send(&Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) })
         .map_err(|error| StartError::Handover(error.to_string()))?;
     speaker.understands_us().map_err(StartError::Handover)?;
+    let count = socket_count.saturating_add(file_count);
     if count > MAX_SOCKETS {
-        return Err(StartError::Handover(format!(
-            "it offers {count} sockets; at most {MAX_SOCKETS} are taken"
-        )));
+        let problem = format!("it offers {count} descriptors; at most {MAX_SOCKETS} are taken");
+        return Err(StartError::Handover(problem));
     }
-    let mut sockets = Vec::new();
-    while sockets.len() < count {
+    let (mut sockets, mut files) = (Vec::new(), Vec::new());
+    while sockets.len() < socket_count || files.len() < file_count {
         match channel.receive_by(deadline).map_err(broken)? {
             Received::Message(Message::Sockets { entries }, fds) => {
                 sockets.extend(entries.into_iter().zip(fds));
             }
+            Received::Message(Message::Files { names }, fds) => files.extend(names.into_iter().zip(fds)),
             // The predecessor was killed in the middle of its offer. What it did not get to send died with it.
             Received::End => break,
             Received::Nothing => {
-                let got = sockets.len();
-                return Err(StartError::Handover(format!("it offered {count} sockets and sent {got}")));
+                let got = sockets.len() + files.len();
+                let problem = format!("it offered {count} descriptors and sent {got}");
+                return Err(StartError::Handover(problem));
             }
             Received::Message(..) | Received::Unknown(_) => {}
         }
     }
-    Ok(Inherited { speaker, executable: executable.map(PathBuf::from), sockets })
+    Ok(Offered { speaker, executable: executable.map(PathBuf::from), sockets, files })
 }
 
-/// Adopts what matches, by name and identity, and binds what is new. What is offered and not declared is closed.
-/// The second value says which of the offered sockets were adopted.
+/// What came of the declared listeners.
+struct Opened {
+    held: Vec<Held>,
+    /// Which of the offered sockets were adopted.
+    adopted: Vec<usize>,
+    /// Those that were not, with their places in the offer.
+    left: Vec<(usize, Entry, OwnedFd)>,
+}
+
+/// Adopts what matches, by name and identity, and binds what is new.
 fn open_listeners(
     declared: Vec<(String, Address)>,
     offered: Vec<(Entry, OwnedFd)>,
-) -> Result<(Vec<Held>, Vec<usize>), StartError> {
-    let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
-    let mut held = Vec::new();
-    let mut adopted = Vec::new();
+) -> Result<Opened, StartError> {
+    let mut left: Vec<_> = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
+    let (mut held, mut adopted) = (Vec::new(), Vec::new());
     let result = declared.iter().try_for_each(|(name, address)| {
-        let identity = address.identity();
-        let matches = |offer: &Option<(Entry, _)>| {
-            offer.as_ref().is_some_and(|(entry, _)| entry.name == *name && entry.address == identity)
-        };
-        held.push(match offered.iter().position(matches) {
-            Some(at) => {
-                let (entry, fd) = offered[at].take().expect("it has just been found");
+        held.push(match sockets::take_offered(&mut left, name, address) {
+            Some((at, entry, fd)) => {
                 adopted.push(at);
                 sockets::adopt(address, entry, fd)?
             }
@@ -544,19 +545,10 @@ fn open_listeners(
         Ok(())
     });
     match result {
-        Ok(()) => Ok((held, adopted)),
+        Ok(()) => Ok(Opened { held, adopted, left }),
         Err(error) => {
-            forget(&held);
+            sockets::forget(&held);
             Err(error)
-        }
-    }
-}
-
-/// Removes the paths that a start which failed has created.
-fn forget(held: &[Held]) {
-    for held in held.iter().filter(|held| held.created) {
-        if let Err(error) = held.unlink() {
-            to_stderr(format_args!("cannot remove {}: {error}", held.address.identity()));
         }
     }
 }
