@@ -109,6 +109,7 @@
 //! without a predecessor, and does not restart on a file change: whoever deploys decides when.
 
 mod address;
+mod begin;
 pub mod blocking;
 mod drain;
 mod engine;
@@ -132,6 +133,7 @@ mod signals;
 mod sockets;
 mod spawn;
 mod sync;
+pub mod testing;
 
 pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};

@@ -303,6 +303,10 @@ pub struct Upgrader {
 }
 
 impl Upgrader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Starts a successor and waits for the outcome: `Ok` once the successor serves and has passed its probation.
     /// This process drains then.
     ///
@@ -364,7 +368,7 @@ impl Upgrader {
 
 impl FromHarness for Upgrader {
     fn from_harness(start: &mut Start) -> Self {
-        Upgrader { shared: start.shared.clone() }
+        Upgrader::new(start.shared.clone())
     }
 }
 

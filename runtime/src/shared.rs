@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) shutdown: Latch<()>,
     pub(crate) predecessor_gone: Latch<()>,
     pub(crate) had_predecessor: bool,
+    /// Set to true when this service begins to serve, and to false if it ends without.
+    pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
     pub(crate) drain_timeout: Duration,
 }
@@ -103,6 +105,7 @@ impl Shared {
             shutdown: Latch::new(),
             predecessor_gone: Latch::new(),
             had_predecessor,
+            serving: Latch::new(),
             verdict: Latch::new(),
             drain_timeout,
         })
