@@ -66,7 +66,6 @@ const HARNESS: &[(&str, Harness)] = &[
     ("Shutdown", Harness::Other),
     ("Ready", Harness::Ready),
     ("Upgrader", Harness::Other),
-    // The runtime does not have these two yet. They are reserved, so that the compiler says so at the type.
     ("Listeners", Harness::Listeners),
     ("Inherited", Harness::Other),
 ];
@@ -344,7 +343,7 @@ impl Draft {
                 } else {
                     format!("add `{entry}` to `listen`")
                 };
-                format!("{add}, or take a `Shutdown`, `Ready` or `Upgrader`")
+                format!("{add}, or take a type of the harness such as `Shutdown`")
             }
         };
         Error::new(parameter.name.span(), format!("no `listen` entry is named `{typed}`; {fix}"))

@@ -98,7 +98,6 @@ pub struct Guard {
 }
 
 impl Guard {
-    #[cfg(feature = "tokio")]
     pub(crate) fn of(counted: Arc<Counted>) -> Self {
         Self { counted }
     }

@@ -27,7 +27,7 @@ use crate::report::{complain, tell};
 use crate::shared::{Note, Reply, Shared, Upgraded, Verdict};
 use crate::signals;
 use crate::sockets::{self, Held};
-use crate::spawn::{Child, Launch, What};
+use crate::spawn::{Child, Spawner, What};
 
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
@@ -63,9 +63,8 @@ pub(crate) struct Parent {
 }
 
 /// The process that this one has started.
-#[derive(Debug)]
 struct Successor {
-    child: Child,
+    child: Box<dyn Child>,
     /// `None` once it has reached its end or cannot be used.
     channel: Option<Channel>,
     generation: u64,
@@ -82,7 +81,7 @@ struct Successor {
 pub(crate) struct Engine {
     shared: Arc<Shared>,
     timeouts: Timeouts,
-    launch: Launch,
+    spawner: Box<dyn Spawner>,
     pidfile: Option<Pidfile>,
     /// Every socket of the service, in the order of an offer.
     held: Vec<Held>,
@@ -93,6 +92,8 @@ pub(crate) struct Engine {
     /// Whether the body says itself when it is ready.
     manual_ready: bool,
     parent: Option<Parent>,
+    /// Whether the service is this process, and not one of several in a test.
+    is_process: bool,
 
     state: State,
     successor: Option<Successor>,
@@ -100,6 +101,8 @@ pub(crate) struct Engine {
     /// Who asked for the upgrade that is being requested just now, and who waits for the one under way.
     asking: Option<Arc<Reply>>,
     waiting: Vec<Arc<Reply>>,
+    /// What the successor that died last had not been asked for.
+    unserved_by_successor: Vec<String>,
     /// Processes related to this one that are known to be dead: a pid file that names one of them is stale.
     dead: Vec<u32>,
     body: Body,
@@ -129,12 +132,13 @@ impl Engine {
     pub(crate) fn new(
         shared: Arc<Shared>,
         timeouts: Timeouts,
-        launch: Launch,
+        spawner: Box<dyn Spawner>,
         pidfile: Option<Pidfile>,
         held: Vec<Held>,
         doors: Vec<Arc<dyn Door>>,
         manual_ready: bool,
         parent: Option<Parent>,
+        is_process: bool,
     ) -> Self {
         let predecessor = match (&parent, shared.had_predecessor) {
             (Some(_), _) => Predecessor::Alive,
@@ -146,18 +150,20 @@ impl Engine {
         let mut engine = Self {
             shared,
             timeouts,
-            launch,
+            spawner,
             pidfile,
             held,
             ports,
             doors,
             manual_ready,
             parent,
+            is_process,
             state,
             successor: None,
             timers: BTreeMap::new(),
             asking: None,
             waiting: Vec::new(),
+            unserved_by_successor: Vec::new(),
             dead: Vec::new(),
             body: Body::default(),
             told_unserved: None,
@@ -176,7 +182,8 @@ impl Engine {
     pub(crate) fn run(self) {
         // The end of the channel says that a process is dead. Were this thread to die alone, the successor would
         // take it for that and serve beside this process.
-        if catch_unwind(AssertUnwindSafe(|| self.run_to_the_end())).is_err() {
+        let is_process = self.is_process;
+        if catch_unwind(AssertUnwindSafe(|| self.run_to_the_end())).is_err() && is_process {
             signals::exit_now(101);
         }
     }
@@ -186,9 +193,18 @@ impl Engine {
             if let Some(verdict) = self.verdict {
                 break verdict;
             }
+            // What SIGKILL is to a process: no last word, no cleaning up.
+            if self.shared.verdict.get().is_some() {
+                let deadline = Instant::now() + PAUSE_TIMEOUT;
+                self.doors.iter().for_each(|door| door.retire(deadline));
+                return;
+            }
             self.round();
         };
         self.shared.verdict.set(verdict);
+        if !self.is_process {
+            return;
+        }
         std::thread::sleep(LEAVE_TIMEOUT);
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
@@ -338,9 +354,9 @@ impl Engine {
             }
         }
         if let Some(how) = successor.child.reap() {
-            let pid = successor.child.pid();
+            self.dead.push(successor.child.pid());
+            self.unserved_by_successor = std::mem::take(&mut successor.unserved);
             self.successor = None;
-            self.dead.push(pid);
             self.reason.get_or_insert(how);
             self.feed(Event::Exited);
             return true;
@@ -399,7 +415,11 @@ impl Engine {
                 );
                 return;
             }
-            message @ (Message::Offer { .. } | Message::Sockets { .. } | Message::Commit | Message::Stop) => {
+            message @ (Message::Offer { .. }
+            | Message::Sockets { .. }
+            | Message::Files { .. }
+            | Message::Commit
+            | Message::Stop) => {
                 tell!(self.shared, WARN, ?message, "a message that a successor does not send");
                 return;
             }
@@ -409,7 +429,7 @@ impl Engine {
 
     /// What operators and the body ask for. A stop goes first: an upgrade that came with it is refused.
     fn take_requests(&mut self) {
-        let pending = signals::take();
+        let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
         for _ in 0..pending.terminates {
             self.stop(Some(Signal::SIGTERM));
         }
@@ -432,6 +452,14 @@ impl Engine {
                     self.feed(Event::Upgrade);
                 }
                 Note::Stop => self.stop(None),
+                Note::Listener { held, doors, adopted } => {
+                    if let (Some(at), Some(parent)) = (adopted, &mut self.parent) {
+                        parent.adopted.push(at);
+                    }
+                    self.ports.extend(held.port());
+                    self.held.push(*held);
+                    self.doors.extend(doors);
+                }
             }
         }
     }
@@ -449,7 +477,12 @@ impl Engine {
     fn look_at_body(&mut self) {
         if self.verdict.is_none() && self.state.phase == Phase::Starting {
             let unserved = self.unserved();
-            if self.body.ready || (!self.manual_ready && unserved.is_empty()) {
+            // Whoever binds at run time is ready when it has bound something, and serves it.
+            let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
+            if self.body.ready || (!self.manual_ready && unserved.is_empty() && !nothing_yet) {
+                // From now on nothing is bound or adopted. What was a moment ago has been posted by then.
+                *self.shared.pool() = None;
+                self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped {
                 self.feed(Event::NotReady);
@@ -579,7 +612,7 @@ impl Engine {
             Refusal::PredecessorDraining => UpgradeError::PredecessorDraining,
             Refusal::Terminating => UpgradeError::Terminating,
         };
-        complain!(self.shared, "upgrade refused: {error}");
+        complain!(self.shared, WARN, "upgrade refused: {error}");
         if let Some(reply) = self.asking.take() {
             reply.set(Err(error));
         }
@@ -593,7 +626,7 @@ impl Engine {
             INFO,
             phase = "standby",
             successor = successor.child.pid(),
-            elapsed = ?successor.active_after,
+            elapsed = ?successor.active_after.unwrap_or_default(),
             "the successor serves"
         );
     }
@@ -611,7 +644,7 @@ impl Engine {
             (Err(failure), _) => {
                 let reason = self.failure(failure);
                 let serves = match self.state.phase {
-                    Phase::Serving | Phase::Reverting { then_stop: false, .. } => "; this process serves on",
+                    Phase::Serving => "; this process serves on",
                     _ => "",
                 };
                 complain!(self.shared, "upgrade failed: {reason}{serves}");
@@ -635,11 +668,10 @@ impl Engine {
                 format!("the successor cannot be talked to: {}", heard("it broke the protocol"))
             }
             Failure::NotReady => {
-                let unserved = self.successor.as_ref().map_or(&[][..], |successor| &successor.unserved);
                 format!(
                     "the successor was not ready within {}: {}",
                     humantime::format_duration(self.timeouts.upgrade),
-                    self.not_ready_because(unserved),
+                    self.not_ready_because(&self.unserved_by_successor),
                 )
             }
             Failure::NoAnswer => format!(
@@ -703,7 +735,7 @@ impl Engine {
                     INFO,
                     phase = "upgrading",
                     successor = successor.child.pid(),
-                    executable = ?self.launch.executable(),
+                    executable = ?self.spawner.executable(),
                     "started a successor"
                 );
                 self.successor = Some(successor);
@@ -716,22 +748,27 @@ impl Engine {
         }
     }
 
-    fn start_successor(&self, what: What) -> Result<Successor, String> {
+    fn start_successor(&mut self, what: What) -> Result<Successor, String> {
         let requested = Instant::now();
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
         let speaker = Speaker::us(self.shared.generation);
-        let executable = self.launch.executable().to_str().map(str::to_owned);
-        let offer = Message::Offer { speaker, sockets: self.held.len(), executable };
+        let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
+        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
+        let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
         for part in self.held.chunks(MAX_FDS) {
             let entries = part.iter().map(Held::entry).collect();
             let fds = part.iter().map(|held| held.fd.clone()).collect();
             channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
         }
-        let child = self.launch.spawn(what, theirs.as_fd()).map_err(|error| error.to_string())?;
+        for part in files.chunks(MAX_FDS) {
+            let (names, fds) = part.iter().cloned().unzip();
+            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
+        }
+        let child = self.spawner.spawn(what, theirs)?;
         Ok(Successor {
             child,
             channel: Some(channel),
@@ -848,6 +885,7 @@ impl Engine {
             }
         }
         tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
+        self.shared.serving.set(true);
         Event::TookOver
     }
 
@@ -890,6 +928,7 @@ impl Engine {
                 complain!(self.shared, "the service is down: no attempt to start it again worked");
                 Verdict::Failure
             }
+            // It takes a second signal, which only a process gets.
             End::AtOnce => {
                 complain!(self.shared, "told to stop a second time; ending at once");
                 signals::die_of(self.stopping.unwrap_or(Signal::SIGTERM));

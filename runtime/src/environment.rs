@@ -16,7 +16,7 @@ const PREFIX: &str = "TABLEFLIP_";
 pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
 
 /// The variables that begin with our prefix.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Environment {
     variables: Vec<(String, OsString)>,
 }

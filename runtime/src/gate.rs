@@ -53,8 +53,8 @@ pub(crate) enum Passage<T> {
 
 impl<T: Send + Sync> Gate<T> {
     /// A new gate is closed.
-    pub(crate) fn new(name: String, shared: Arc<Shared>, io: T) -> Self {
-        let inner = RwLock::new(Inner { open: false, io: Some(Arc::new(io)) });
+    pub(crate) fn new(name: String, shared: Arc<Shared>, io: Arc<T>) -> Self {
+        let inner = RwLock::new(Inner { open: false, io: Some(io) });
         Self { name, shared, inner, changed: Event::new(), asked: AtomicBool::new(false) }
     }
 
@@ -87,10 +87,10 @@ impl<T: Send + Sync> Gate<T> {
         self.read().io.clone()
     }
 
-    /// Runs `f`, which must not block, if the gate is open, and keeps it open meanwhile.
-    pub(crate) fn pass<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+    /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.
+    pub(crate) fn pass<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
         let inner = self.read();
-        (inner.open && inner.io.is_some()).then(f)
+        inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
     }
 
     // A panic inside leaves nothing half done, so a poisoned lock is as good as any.

@@ -109,11 +109,12 @@
 //! without a predecessor, and does not restart on a file change: whoever deploys decides when.
 
 mod address;
+mod begin;
+pub mod blocking;
 mod drain;
 mod engine;
 mod environment;
 mod error;
-#[cfg_attr(not(feature = "tokio"), allow(dead_code, reason = "only managed types have gates"))]
 mod gate;
 mod handover;
 #[cfg(feature = "http")]
@@ -132,11 +133,12 @@ mod signals;
 mod sockets;
 mod spawn;
 mod sync;
+pub mod testing;
 
 pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};
 pub use error::{StartError, UpgradeError};
-pub use params::{FromHarness, FromListener, ListenerSocket, Ready, Start, Upgrader};
+pub use params::{FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader};
 #[cfg(feature = "tokio")]
 pub use service::Flavor;
 pub use service::{IntoAddress, IntoDuration, Service};

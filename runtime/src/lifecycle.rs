@@ -48,8 +48,9 @@ pub(crate) enum Phase {
     Committed { stop: bool },
     /// The successor serves and is on probation.
     Standby,
-    /// The successor is on its way out; this process resumes, or stops, once it is dead.
-    Reverting { paused: bool, then_stop: bool },
+    /// The successor is on its way out; once it is dead this process resumes, or stops, and tells the outcome: whoever
+    /// hears that an upgrade failed may ask for the next one at once.
+    Reverting { paused: bool, then_stop: bool, failure: Failure },
     /// Shutdown has been raised; open connections are finished.
     Draining(Drain),
     /// Over.
@@ -274,7 +275,7 @@ impl State {
             P::Pausing => self.pausing(event),
             P::Committed { stop } => self.committed(event, stop),
             P::Standby => self.standby(event),
-            P::Reverting { paused, then_stop } => self.reverting(event, paused, then_stop),
+            P::Reverting { paused, then_stop, failure } => self.reverting(event, paused, then_stop, failure),
             P::Draining(Drain::Stop { owner }) => self.stopping(event, owner),
             P::Draining(Drain::Replaced { stop }) => self.replaced(event, stop),
             P::Draining(Drain::Leaving) => self.leaving(event),
@@ -392,10 +393,10 @@ impl State {
             E::Leaving => {
                 self.drain(Drain::Leaving, [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped))])
             }
-            E::Exited => self.after_death(true, stop, Some(Failure::Exited), [A::Disarm(Timer::Handover)]),
+            E::Exited => self.after_death(true, stop, Failure::Exited, [A::Disarm(Timer::Handover)]),
             E::Failed => self.to(
-                P::Reverting { paused: true, then_stop: stop },
-                [A::Disarm(Timer::Handover), A::Arm(Timer::Exit), A::Report(Err(Failure::Reported))],
+                P::Reverting { paused: true, then_stop: stop, failure: Failure::Reported },
+                [A::Disarm(Timer::Handover), A::Arm(Timer::Exit)],
             ),
             E::ChannelLost => self.revert(true, stop, Failure::ChannelLost),
             E::Expired(Timer::Handover) => self.revert(true, stop, Failure::NoAnswer),
@@ -412,20 +413,18 @@ impl State {
                 self.drain(Drain::Replaced { stop: event == E::Stop }, actions)
             }
             E::Leaving => self.drain(Drain::Leaving, [A::Disarm(Timer::Probation), A::Report(Ok(()))]),
-            E::Exited => {
-                self.after_death(true, false, Some(Failure::Probation), [A::Disarm(Timer::Probation)])
-            }
+            E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(Timer::Probation)]),
             _ => self.stay(),
         }
     }
 
-    fn reverting(self, event: Event, paused: bool, then_stop: bool) -> (State, Actions) {
+    fn reverting(self, event: Event, paused: bool, then_stop: bool, failure: Failure) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
-            E::Exited => self.after_death(paused, then_stop, None, [A::Disarm(Timer::Exit)]),
+            E::Exited => self.after_death(paused, then_stop, failure, [A::Disarm(Timer::Exit)]),
             E::Expired(Timer::Exit) => (self, vec![A::Kill]),
             E::Stop if then_stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
-            E::Stop => self.to(P::Reverting { paused, then_stop: true }, [A::Kill]),
+            E::Stop => self.to(P::Reverting { paused, then_stop: true, failure }, [A::Kill]),
             _ => self.stay(),
         }
     }
@@ -576,8 +575,8 @@ impl State {
     /// Gives up a successor that is not wanted or not to be trusted any more.
     fn revert(self, paused: bool, then_stop: bool, failure: Failure) -> (State, Actions) {
         self.to(
-            P::Reverting { paused, then_stop },
-            [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill, A::Report(Err(failure))],
+            P::Reverting { paused, then_stop, failure },
+            [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
         )
     }
 
@@ -586,8 +585,8 @@ impl State {
         match event {
             // It said why and exits by itself; it is given the time to do so in order.
             E::Failed => self.to(
-                P::Reverting { paused, then_stop: false },
-                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Exit), A::Report(Err(Failure::Reported))],
+                P::Reverting { paused, then_stop: false, failure: Failure::Reported },
+                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Exit)],
             ),
             // To be active or leaving without having been told to serve is against the protocol.
             E::ChannelLost | E::Active | E::Leaving => self.revert(paused, false, Failure::ChannelLost),
@@ -601,7 +600,7 @@ impl State {
         self,
         paused: bool,
         then_stop: bool,
-        failure: Option<Failure>,
+        failure: Failure,
         before: [Action; N],
     ) -> (State, Actions) {
         let resumes = paused && !then_stop && !self.body_gone;
@@ -618,7 +617,7 @@ impl State {
         let mut actions = before.to_vec();
         actions.extend(paused.then_some(A::TakeBack));
         actions.extend(resumes.then_some(A::Open));
-        actions.extend(failure.map(|failure| A::Report(Err(failure))));
+        actions.push(A::Report(Err(failure)));
         actions.extend(more);
         (state, actions)
     }

@@ -9,8 +9,10 @@ use crate::address::{Address, Kind};
 use crate::drain::Shutdown;
 use crate::error::{StartError, UpgradeError};
 use crate::gate::Door;
-use crate::shared::{Note, Reply, Shared, Upgraded};
-use crate::sockets::Held;
+use crate::handover::message::Entry;
+use crate::service::{IntoAddress, check_name};
+use crate::shared::{Note, Pool, Reply, Shared, Upgraded};
+use crate::sockets::{self, Held};
 
 /// A type that a declared listener can be taken as.
 ///
@@ -20,8 +22,8 @@ use crate::sockets::Held;
 #[diagnostic::on_unimplemented(
     message = "a listener cannot be taken as `{Self}`",
     label = "not a type for a listener",
-    note = "managed: `tableflip::net::TcpListener`, `tableflip::net::UnixListener`",
-    note = "raw: the listeners of `tokio::net`, `std::net` and `std::os::unix::net`, and `std::os::fd::OwnedFd`"
+    note = "managed: `TcpListener`, `UnixListener`, `UdpSocket` and `UnixDatagram` of `tableflip::net` and `tableflip::blocking`",
+    note = "raw: the types of `tokio::net`, `std::net` and `std::os::unix::net`, and `std::os::fd::OwnedFd`"
 )]
 pub trait FromListener: Sized {
     /// Whether its first use tells that the service is ready.
@@ -42,7 +44,7 @@ pub trait FromListener: Sized {
     message = "`{Self}` is neither a listener nor a type of the harness",
     label = "not a type for a parameter",
     note = "a parameter that is named like a `listen` entry is that listener",
-    note = "any other is one of `tableflip::{{Shutdown, Ready, Upgrader}}`"
+    note = "any other is one of `tableflip::{{Shutdown, Ready, Upgrader, Listeners, Inherited}}`"
 )]
 pub trait FromHarness: Sized {
     /// Whether taking it means that the body says itself when it is ready.
@@ -59,11 +61,19 @@ pub struct Start {
     taken: Vec<String>,
     pub(crate) doors: Vec<Arc<dyn Door>>,
     pub(crate) manual_ready: bool,
+    /// What was offered and not declared.
+    left: Vec<(usize, Entry, OwnedFd)>,
+    files: Vec<(String, OwnedFd)>,
 }
 
 impl Start {
-    pub(crate) fn new(shared: Arc<Shared>, held: Vec<Held>) -> Self {
-        Self { shared, held, taken: Vec::new(), doors: Vec::new(), manual_ready: false }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        held: Vec<Held>,
+        left: Vec<(usize, Entry, OwnedFd)>,
+        files: Vec<(String, OwnedFd)>,
+    ) -> Self {
+        Self { shared, held, taken: Vec::new(), doors: Vec::new(), manual_ready: false, left, files }
     }
 
     /// Takes the listener of this name.
@@ -73,20 +83,16 @@ impl Start {
     /// No listener of this name is declared, it has been taken, it is of a kind that `T` is not for, or the system
     /// refuses.
     pub fn listener<T: FromListener>(&mut self, name: &str) -> Result<T, StartError> {
-        let fail = |problem: String| StartError::Listener { listener: name.to_owned(), problem };
+        let fail =
+            |problem: &str| StartError::Listener { listener: name.to_owned(), problem: problem.to_owned() };
         let Some(held) = self.held.iter().find(|held| held.name == name) else {
-            return Err(fail("it is not declared".to_owned()));
+            return Err(fail("it is not declared"));
         };
         if self.taken.iter().any(|taken| taken == name) {
-            return Err(fail("it has been taken already".to_owned()));
-        }
-        if !T::KINDS.contains(&held.address.kind()) {
-            let kinds: Vec<_> = T::KINDS.iter().map(|kind| format!("{kind}://")).collect();
-            return Err(fail(format!("{} is taken as a type for {}", held.address, kinds.join(", "))));
+            return Err(fail("it has been taken already"));
         }
         self.taken.push(name.to_owned());
-        let socket = ListenerSocket { held, shared: &self.shared, doors: &mut self.doors };
-        T::from_listener(socket).map_err(|error| fail(format!("cannot prepare it: {error}")))
+        make(held, &self.shared, &mut self.doors)
     }
 
     /// Takes a type of the harness.
@@ -100,11 +106,12 @@ impl Start {
 
     /// What must hold before the body may run.
     pub(crate) fn check(&self) -> Result<(), StartError> {
+        let binds_itself = self.shared.pool().is_some();
         if let Some(held) = self.held.iter().find(|held| !self.taken.contains(&held.name)) {
             let problem = "it is declared, and the body does not take it".to_owned();
             return Err(StartError::Listener { listener: held.name.clone(), problem });
         }
-        if !self.manual_ready && self.doors.is_empty() && !self.held.is_empty() {
+        if !self.manual_ready && !binds_itself && self.doors.is_empty() && !self.held.is_empty() {
             return Err(StartError::NotReady(
                 "every listener is taken as a raw type, so nobody sees when the body serves; take a managed type, \
                  or `tableflip::Ready`"
@@ -124,11 +131,25 @@ impl fmt::Debug for Start {
     }
 }
 
+/// Makes of a socket what the body takes it as.
+pub(crate) fn make<T: FromListener>(
+    held: &Held,
+    shared: &Arc<Shared>,
+    doors: &mut Vec<Arc<dyn Door>>,
+) -> Result<T, StartError> {
+    let fail = |problem: String| StartError::Listener { listener: held.name.clone(), problem };
+    if !T::KINDS.contains(&held.address.kind()) {
+        let kinds: Vec<_> = T::KINDS.iter().map(|kind| format!("{kind}://")).collect();
+        return Err(fail(format!("{} is taken as a type for {}", held.address, kinds.join(", "))));
+    }
+    let socket = ListenerSocket { held, shared, doors };
+    T::from_listener(socket).map_err(|error| fail(format!("cannot prepare it: {error}")))
+}
+
 /// A bound socket on its way into a [`FromListener`] type.
 pub struct ListenerSocket<'a> {
     held: &'a Held,
     shared: &'a Arc<Shared>,
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only managed types have doors"))]
     doors: &'a mut Vec<Arc<dyn Door>>,
 }
 
@@ -154,17 +175,14 @@ impl ListenerSocket<'_> {
         self.held.duplicate()
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         self.shared
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn register(self, door: Arc<dyn Door>) {
         self.doors.push(door);
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.held.duplicate()
     }
@@ -285,6 +303,10 @@ pub struct Upgrader {
 }
 
 impl Upgrader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Starts a successor and waits for the outcome: `Ok` once the successor serves and has passed its probation.
     /// This process drains then.
     ///
@@ -315,6 +337,14 @@ impl Upgrader {
         self.shared.post(Note::Stop);
     }
 
+    /// Passes a descriptor on to every successor from now on, under a name: a connection, a file, a lock. The successor
+    /// finds it in [`Inherited`]. One that was passed on under this name before is replaced.
+    ///
+    /// A connection that both processes read is garbled: stop reading it before the upgrade.
+    pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
+        self.shared.passed_on().insert(name.into(), Arc::new(fd.into()));
+    }
+
     /// 1 for the process that was started first; each successful upgrade adds 1.
     pub fn generation(&self) -> u64 {
         self.shared.generation
@@ -338,6 +368,181 @@ impl Upgrader {
 
 impl FromHarness for Upgrader {
     fn from_harness(start: &mut Start) -> Self {
-        Upgrader { shared: start.shared.clone() }
+        Upgrader::new(start.shared.clone())
+    }
+}
+
+/// What the predecessor has passed on by name, with [`Upgrader::pass_on`].
+///
+/// Whatever is not taken is closed when it is dropped. It is not passed on once more by itself: the next successor gets
+/// what this process passes on.
+#[derive(Debug)]
+pub struct Inherited {
+    files: Vec<(String, OwnedFd)>,
+}
+
+impl Inherited {
+    /// Takes the descriptor of this name, close-on-exec; `None` if there is none, or it has been taken.
+    ///
+    /// What it was is known to the program alone: make of it what was passed on.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let at = self.files.iter().position(|(known, _)| known == name)?;
+        Some(self.files.remove(at).1)
+    }
+
+    /// The names that have not been taken, and their descriptors.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.files.iter().map(|(name, fd)| (name.as_str(), fd.as_fd()))
+    }
+}
+
+impl FromHarness for Inherited {
+    fn from_harness(start: &mut Start) -> Self {
+        Inherited { files: std::mem::take(&mut start.files) }
+    }
+}
+
+/// Binds listeners at run time: their number or their addresses may come from a configuration.
+///
+/// They can be bound until the service is ready. Without a [`Ready`] that is when every managed listener, of which there
+/// must be one, has been asked for its first connection: bind them all before the first is served. What was offered by
+/// the predecessor and is not bound again by then is closed.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    shared: Arc<Shared>,
+}
+
+impl Listeners {
+    /// Inherits the listener of this name and address from the predecessor, or binds it.
+    ///
+    /// # Errors
+    ///
+    /// The address does not parse or cannot be bound, the name or the address is in use here, `T` is not for this kind of
+    /// socket, or the service is ready.
+    pub fn bind<T: FromListener>(&self, name: &str, address: impl IntoAddress) -> Result<T, StartError> {
+        self.obtain(name, address, |address| sockets::bind(name, address))
+    }
+
+    /// The same, with a function that makes the socket if it is not inherited, for options that an [`Address`] does not
+    /// have. The socket must be bound to the address and, if it is of a kind that does, listen.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind), and what the function says.
+    pub fn bind_with<T, S>(
+        &self,
+        name: &str,
+        address: impl IntoAddress,
+        make_socket: impl FnOnce(&Address) -> io::Result<S>,
+    ) -> Result<T, StartError>
+    where
+        T: FromListener,
+        S: Into<OwnedFd>,
+    {
+        self.obtain(name, address, |address| {
+            let socket = make_socket(address).map_err(|source| StartError::Bind {
+                listener: name.to_owned(),
+                address: Box::new(address.clone()),
+                action: "make a socket for",
+                source,
+            })?;
+            sockets::receive(name, address, socket.into())
+        })
+    }
+
+    /// Inherits the listener of this name and address; `None` if the predecessor does not have it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind).
+    pub fn take<T: FromListener>(
+        &self,
+        name: &str,
+        address: impl IntoAddress,
+    ) -> Result<Option<T>, StartError> {
+        let address = self.parse(name, address)?;
+        self.enter(name, &address, |offered| {
+            offered.map(|(entry, fd)| sockets::adopt(&address, entry, fd)).transpose()
+        })
+    }
+
+    /// Adds a socket that was made elsewhere, so that successors inherit it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind), and if the socket is not what the address says.
+    pub fn add(
+        &self,
+        name: &str,
+        address: impl IntoAddress,
+        fd: impl Into<OwnedFd>,
+    ) -> Result<(), StartError> {
+        self.bind_with::<OwnedFd, _>(name, address, |_| Ok(fd)).map(drop)
+    }
+
+    fn obtain<T: FromListener>(
+        &self,
+        name: &str,
+        address: impl IntoAddress,
+        bind: impl FnOnce(&Address) -> Result<Held, StartError>,
+    ) -> Result<T, StartError> {
+        let address = self.parse(name, address)?;
+        let obtained = self.enter(name, &address, |offered| match offered {
+            Some((entry, fd)) => sockets::adopt(&address, entry, fd).map(Some),
+            None => bind(&address).map(Some),
+        })?;
+        Ok(obtained.expect("it is inherited or bound"))
+    }
+
+    fn parse(&self, name: &str, address: impl IntoAddress) -> Result<Address, StartError> {
+        check_name(name)?;
+        address.into_address().map_err(|(text, source)| StartError::Address {
+            listener: name.to_owned(),
+            text,
+            source,
+        })
+    }
+
+    /// Makes a listener while the pool is held, so that the engine sees all of it or, once ready, none.
+    fn enter<T: FromListener>(
+        &self,
+        name: &str,
+        address: &Address,
+        make_held: impl FnOnce(Option<(Entry, OwnedFd)>) -> Result<Option<Held>, StartError>,
+    ) -> Result<Option<T>, StartError> {
+        let fail = |problem: String| StartError::Listener { listener: name.to_owned(), problem };
+        let mut pool = self.shared.pool();
+        let Some(pool) = pool.as_mut() else {
+            return Err(fail("the service is ready; listeners are bound before that".to_owned()));
+        };
+        if pool.used.iter().any(|(used, _)| used == name) {
+            return Err(fail("there is one of this name already".to_owned()));
+        }
+        if let Some((other, _)) = pool.used.iter().find(|(_, used)| sockets::collide(used, address)) {
+            return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
+        }
+        let offered = sockets::take_offered(&mut pool.offered, name, address);
+        let adopted = offered.as_ref().map(|(at, ..)| *at);
+        let Some(held) = make_held(offered.map(|(_, entry, fd)| (entry, fd)))? else { return Ok(None) };
+        let mut doors = Vec::new();
+        let made = match make(&held, &self.shared, &mut doors) {
+            Ok(made) => made,
+            Err(error) => {
+                sockets::forget(&[held]);
+                return Err(error);
+            }
+        };
+        pool.used.push((name.to_owned(), address.clone()));
+        self.shared.post(Note::Listener { held: Box::new(held), doors, adopted });
+        Ok(Some(made))
+    }
+}
+
+impl FromHarness for Listeners {
+    fn from_harness(start: &mut Start) -> Self {
+        let used = start.held.iter().map(|held| (held.name.clone(), held.address.clone())).collect();
+        let offered = std::mem::take(&mut start.left);
+        start.shared.pool().get_or_insert_with(|| Pool { offered, used });
+        Listeners { shared: start.shared.clone() }
     }
 }

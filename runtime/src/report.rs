@@ -15,9 +15,12 @@ macro_rules! tell {
 
 /// Something that went wrong. Without a subscriber it reaches stderr all the same, as one line.
 macro_rules! complain {
-    ($shared:expr, $($message:tt)+) => {{
+    ($shared:expr, $format:literal $($rest:tt)*) => {
+        crate::report::complain!($shared, ERROR, $format $($rest)*)
+    };
+    ($shared:expr, $level:ident, $($message:tt)+) => {{
         let message = format!($($message)+);
-        crate::report::tell!($shared, ERROR, "{message}");
+        crate::report::tell!($shared, $level, "{message}");
         if !tracing::dispatcher::has_been_set() {
             crate::report::to_stderr(format_args!("[generation {}, pid {}] {message}", $shared.generation, $shared.pid));
         }

@@ -2,36 +2,24 @@
 
 #[cfg(feature = "tokio")]
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Termination};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
-};
 
 use crate::address::{Address, ParseAddressError};
-use crate::engine::{Engine, Parent, Timeouts};
+use crate::begin::{self, Ended, Host};
+use crate::engine::Timeouts;
 use crate::environment::{self, Environment};
 use crate::error::StartError;
-use crate::handover::channel::{Channel, Received};
-use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker, printable};
+use crate::handover::message::printable;
 use crate::params::Start;
-use crate::pidfile::Pidfile;
-use crate::report::to_stderr;
-use crate::shared::{Note, Shared, Verdict};
+use crate::shared::Verdict;
 use crate::signals;
-use crate::sockets::{self, Held};
-use crate::spawn::{HANDOVER, Launch};
+use crate::sockets;
 
-/// How long the offer of a predecessor may take: it is in the channel before this process exists.
-const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest name of a listener, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -70,9 +58,9 @@ pub struct Service {
     drain_timeout: Result<Duration, String>,
     upgrade_signal: String,
     #[cfg(feature = "tokio")]
-    flavor: Flavor,
+    pub(crate) flavor: Flavor,
     #[cfg(feature = "tokio")]
-    worker_threads: Option<usize>,
+    pub(crate) worker_threads: Option<usize>,
 }
 
 /// An address, or a text that is none and what is wrong with it: that is said when the service starts.
@@ -165,190 +153,40 @@ impl Service {
     /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
     /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked.
     #[cfg(feature = "tokio")]
-    pub fn run<F, B>(mut self, prepare: F) -> ExitCode
+    pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: Future<Output: Termination>,
     {
-        use std::task::Poll;
-
-        let (flavor, threads) = (self.flavor, self.worker_threads.take());
-        let begin = self.begin(|start| {
-            let mut builder = match flavor {
-                Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
-                Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
-            };
-            match threads {
-                Some(0) => {
-                    let problem = "expected at least 1".to_owned();
-                    return Err(StartError::Option { option: "worker_threads", problem });
-                }
-                Some(threads) => _ = builder.worker_threads(threads),
-                None => {}
-            }
-            let runtime =
-                builder.enable_all().build().map_err(StartError::system("start the tokio runtime"))?;
-            let body = {
-                // The types of tokio register with the runtime that they are made in.
-                let _entered = runtime.enter();
-                prepare(start)?
-            };
-            Ok((runtime, body))
-        });
-        let (shared, (runtime, body)) = match begin {
-            Ok(begun) => begun,
-            Err(code) => return code,
-        };
-        let code = runtime.block_on(async {
-            let mut verdict = std::pin::pin!(shared.verdict.wait());
-            let mut body = Box::pin(body);
-            let returned = std::future::poll_fn(|cx| {
-                // A verdict ends the wait though the body never returns: dropping it is what ends it.
-                if let Poll::Ready(verdict) = verdict.as_mut().poll(cx) {
-                    return Poll::Ready(Err(*verdict));
-                }
-                match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
-                    Ok(poll) => poll.map(|value| Ok(Ok(value))),
-                    Err(panic) => Poll::Ready(Ok(Err(panic))),
-                }
-            })
-            .await;
-            // Its sockets are closed before the engine hears of it.
-            drop(body);
-            match returned {
-                Ok(outcome) => {
-                    let code = conclude(&shared, outcome);
-                    shared.verdict.wait().await;
-                    code
-                }
-                Err(verdict) => exit_code(verdict),
-            }
-        });
-        // Not a plain drop, which would wait for blocking tasks that never end.
-        runtime.shutdown_background();
-        code
+        exit_code(begin::run_async(self, Host::Process, prepare).map(|ended| Ended {
+            returned: ended.returned.map(|returned| returned.map(Termination::report)),
+            verdict: ended.verdict,
+        }))
     }
 
     /// Runs the service on a thread of its own, without tokio, until it is replaced or stopped.
     ///
-    /// As `run`, but `prepare` returns a closure, which may block. It cannot be dropped from outside:
-    /// when the process ends, it ends with it.
+    /// As `run`, but `prepare` returns a closure, which may block. It cannot be dropped from outside: when the process
+    /// ends, it ends with it.
     pub fn run_blocking<F, B, T>(self, prepare: F) -> ExitCode
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: FnOnce() -> T + Send + 'static,
         T: Termination,
     {
-        let (shared, body) = match self.begin(prepare) {
-            Ok(begun) => begun,
-            Err(code) => return code,
-        };
-        let code = Arc::new(std::sync::Mutex::new(None));
-        let thread = {
-            let (shared, code) = (shared.clone(), code.clone());
-            let body = move || {
-                let outcome = catch_unwind(AssertUnwindSafe(body));
-                // Kept before the engine hears of it, whose verdict is what `main` waits for.
-                let mut code = code.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                *code = Some(conclude(&shared, outcome));
-            };
-            // As much stack as the thread of `main` usually has.
-            thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(body)
-        };
-        if let Err(error) = thread {
-            to_stderr(format_args!("cannot start: cannot start a thread: {error}"));
-            shared.post(Note::BodyReturned { panic: None });
-            return ExitCode::FAILURE;
-        }
-        let verdict = *shared.verdict.wait_blocking();
-        let body_code = code.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        body_code.unwrap_or_else(|| exit_code(verdict))
-    }
-
-    /// Everything before the body: prepares, then starts the engine. On an error it has been said, here and to the
-    /// predecessor.
-    fn begin<P>(
-        self,
-        prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
-    ) -> Result<(Arc<Shared>, P), ExitCode> {
-        let mut channel = None;
-        self.try_begin(&mut channel, prepare).map_err(|error| {
-            if let Some(mut channel) = channel {
-                // To a predecessor that is gone there is nobody to say it to.
-                match channel.send(&Message::Failed { reason: error.to_string() }) {
-                    Ok(()) | Err(_) => {}
-                }
-            }
-            to_stderr(format_args!("cannot start: {error}"));
-            ExitCode::FAILURE
-        })
-    }
-
-    fn try_begin<P>(
-        self,
-        parent_channel: &mut Option<Channel>,
-        prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
-    ) -> Result<(Arc<Shared>, P), StartError> {
-        // The order matters: the process has one thread until the signals are installed.
-        let blocked = signals::block().map_err(StartError::system("block signals"))?;
-        let (environment, handover) = Environment::take();
-        let inherited = match handover {
-            Some(value) => Some(take_offer(&value, parent_channel)?),
-            None => None,
-        };
-        let executable = inherited.as_ref().and_then(|inherited| inherited.executable.clone());
-        let launch =
-            Launch::new(executable).map_err(StartError::system("find out how this process was started"))?;
-        let settings = self.settle(environment, &launch)?;
-        signals::install(settings.upgrade_signal, &blocked)
-            .map_err(StartError::system("install the signal handlers"))?;
-
-        let generation =
-            inherited.as_ref().map_or(1, |inherited| inherited.speaker.generation.saturating_add(1));
-        let shared = Shared::new(generation, inherited.is_some(), settings.timeouts.drain)
-            .map_err(StartError::system("make an eventfd"))?;
-        let shared = Arc::new(shared);
-        signals::wake_through(shared.wake_fd()).map_err(StartError::system("duplicate an eventfd"))?;
-        drop(blocked);
-
-        let parent_pid = inherited.as_ref().map(|inherited| inherited.speaker.pid);
-        let offered = inherited.map(|inherited| inherited.sockets).unwrap_or_default();
-        let (held, adopted) = open_listeners(settings.listeners, offered)?;
-        let mut start = Start::new(shared.clone(), held);
-        let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                forget(&start.held);
-                return Err(error);
-            }
-        };
-        if parent_pid.is_none() {
-            shared.predecessor_gone.set(());
-        }
-        let parent = parent_pid
-            .and_then(|pid| Some(Parent { channel: parent_channel.take()?, pid, adopted: adopted.clone() }));
-        let Start { held, doors, manual_ready, .. } = start;
-        let pidfile = settings.pidfile.map(|path| Pidfile::new(path, shared.pid));
-        let engine = Engine::new(
-            shared.clone(),
-            settings.timeouts,
-            launch,
-            pidfile,
-            held,
-            doors,
-            manual_ready,
-            parent,
-        );
-        thread::Builder::new()
-            .name("tableflip".to_owned())
-            .spawn(move || engine.run())
-            .map_err(StartError::system("start a thread"))?;
-        Ok((shared, prepared))
+        // Reported on its thread, because an error need not be `Send`.
+        let prepare = |start: &mut Start| prepare(start).map(|body| move || body().report());
+        exit_code(begin::run_blocking(self, Host::Process, prepare))
     }
 
     /// The declared values, the environment applied, everything checked.
-    fn settle(self, mut environment: Environment, launch: &Launch) -> Result<Settings, StartError> {
+    ///
+    /// A relative path is relative to `directory`.
+    pub(crate) fn settle(
+        self,
+        mut environment: Environment,
+        directory: &Path,
+    ) -> Result<Settings, StartError> {
         let mut known = vec![environment::LISTEN.to_owned() + "<NAME>"];
         let mut variable = |name: &'static str| {
             let variable = format!("TABLEFLIP_{}", name.to_uppercase());
@@ -383,7 +221,7 @@ impl Service {
                 let problem = format!("{path:?} does not name a file");
                 return Err(StartError::Option { option: "pidfile", problem });
             }
-            Some(path) => Some(launch.directory().join(path)),
+            Some(path) => Some(directory.join(path)),
             None => None,
         };
 
@@ -407,13 +245,7 @@ impl Service {
                     source,
                 })?,
             };
-            // Each port 0 is another port, and SO_REUSEPORT is for several sockets of one address.
-            let is_any = matches!(address.place(), crate::address::Place::Ip { port: 0, .. });
-            let shares = |address: &Address| address.options().reuse_port == Some(true);
-            let same = |other: &Address| {
-                !is_any && other.identity() == address.identity() && !(shares(other) && shares(&address))
-            };
-            if let Some((other, _)) = listeners.iter().find(|(_, other)| same(other)) {
+            if let Some((other, _)) = listeners.iter().find(|(_, other)| sockets::collide(other, &address)) {
                 return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
             }
             listeners.push((name, address));
@@ -430,18 +262,18 @@ impl Default for Service {
 }
 
 /// A [`Service`] with the environment applied.
-struct Settings {
-    listeners: Vec<(String, Address)>,
-    pidfile: Option<PathBuf>,
-    timeouts: Timeouts,
-    upgrade_signal: Signal,
+pub(crate) struct Settings {
+    pub(crate) listeners: Vec<(String, Address)>,
+    pub(crate) pidfile: Option<PathBuf>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) upgrade_signal: Signal,
 }
 
 fn listen_variable(name: &str) -> String {
     environment::LISTEN.to_owned() + &name.to_uppercase().replace('-', "_")
 }
 
-fn check_name(name: &str) -> Result<(), StartError> {
+pub(crate) fn check_name(name: &str) -> Result<(), StartError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(valid) {
         return Ok(());
@@ -450,142 +282,15 @@ fn check_name(name: &str) -> Result<(), StartError> {
     Err(StartError::Listener { listener: printable(name), problem })
 }
 
-/// What a predecessor has offered.
-struct Inherited {
-    speaker: Speaker,
-    executable: Option<PathBuf>,
-    sockets: Vec<(Entry, OwnedFd)>,
-}
-
-/// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
-/// that a failure can be told to the predecessor.
-fn take_offer(value: &std::ffi::OsStr, channel: &mut Option<Channel>) -> Result<Inherited, StartError> {
-    let stray = |problem: &str| StartError::Environment {
-        variable: HANDOVER.to_owned(),
-        problem: format!(
-            "{value:?}: {problem}; it is set by a process for its successor, unset it to start the service"
-        ),
-    };
-    let number = value
-        .to_str()
-        .and_then(|text| text.parse::<u16>().ok())
-        .ok_or_else(|| stray("not the number of a descriptor"))?;
-    let fd = sockets::inherit(number.into()).map_err(|_| stray("no such descriptor"))?;
-    let seqpacket = getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket);
-    let unix = getsockname::<SockaddrStorage>(fd.as_raw_fd())
-        .is_ok_and(|name| name.family() == Some(AddressFamily::Unix));
-    if !seqpacket || !unix {
-        return Err(stray("the descriptor is not a handover channel"));
-    }
-
-    let channel = channel.insert(Channel::new(fd));
-    let deadline = Instant::now() + OFFER_TIMEOUT;
-    let broken = |error: crate::handover::channel::ChannelError| StartError::Handover(error.to_string());
-    let (speaker, count, executable) = match channel.receive_by(deadline).map_err(broken)? {
-        Received::Message(Message::Offer { speaker, sockets, executable }, _) => {
-            (speaker, sockets, executable)
-        }
-        Received::Nothing => return Err(stray("nobody offers anything on it")),
-        Received::End => return Err(stray("its other end is closed")),
-        Received::Message(..) | Received::Unknown(_) => {
-            return Err(StartError::Handover("it did not begin with an offer".to_owned()));
-        }
-    };
-    // Said before the verdict on the other's version, so that both sides can name it.
-    channel
-        .send(&Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) })
-        .map_err(|error| StartError::Handover(error.to_string()))?;
-    speaker.understands_us().map_err(StartError::Handover)?;
-    if count > MAX_SOCKETS {
-        return Err(StartError::Handover(format!(
-            "it offers {count} sockets; at most {MAX_SOCKETS} are taken"
-        )));
-    }
-    let mut sockets = Vec::new();
-    while sockets.len() < count {
-        match channel.receive_by(deadline).map_err(broken)? {
-            Received::Message(Message::Sockets { entries }, fds) => {
-                sockets.extend(entries.into_iter().zip(fds));
-            }
-            // The predecessor was killed in the middle of its offer. What it did not get to send died with it.
-            Received::End => break,
-            Received::Nothing => {
-                let got = sockets.len();
-                return Err(StartError::Handover(format!("it offered {count} sockets and sent {got}")));
-            }
-            Received::Message(..) | Received::Unknown(_) => {}
-        }
-    }
-    Ok(Inherited { speaker, executable: executable.map(PathBuf::from), sockets })
-}
-
-/// Adopts what matches, by name and identity, and binds what is new. What is offered and not declared is closed.
-/// The second value says which of the offered sockets were adopted.
-fn open_listeners(
-    declared: Vec<(String, Address)>,
-    offered: Vec<(Entry, OwnedFd)>,
-) -> Result<(Vec<Held>, Vec<usize>), StartError> {
-    let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
-    let mut held = Vec::new();
-    let mut adopted = Vec::new();
-    let result = declared.iter().try_for_each(|(name, address)| {
-        let identity = address.identity();
-        let matches = |offer: &Option<(Entry, _)>| {
-            offer.as_ref().is_some_and(|(entry, _)| entry.name == *name && entry.address == identity)
-        };
-        held.push(match offered.iter().position(matches) {
-            Some(at) => {
-                let (entry, fd) = offered[at].take().expect("it has just been found");
-                adopted.push(at);
-                sockets::adopt(address, entry, fd)?
-            }
-            None => sockets::bind(name, address)?,
-        });
-        Ok(())
-    });
-    match result {
-        Ok(()) => Ok((held, adopted)),
-        Err(error) => {
-            forget(&held);
-            Err(error)
-        }
-    }
-}
-
-/// Removes the paths that a start which failed has created.
-fn forget(held: &[Held]) {
-    for held in held.iter().filter(|held| held.created) {
-        if let Err(error) = held.unlink() {
-            to_stderr(format_args!("cannot remove {}: {error}", held.address.identity()));
-        }
-    }
-}
-
-/// Tells the engine how the body ended; returns its exit code.
-fn conclude<T: Termination>(shared: &Shared, outcome: thread::Result<T>) -> ExitCode {
-    match outcome {
-        Ok(value) => {
-            let code = value.report();
-            shared.post(Note::BodyReturned { panic: None });
-            code
-        }
-        Err(panic) => {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(|message| (*message).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            shared.post(Note::BodyReturned { panic: Some(message) });
-            // What std exits with after a panic of `main`.
-            ExitCode::from(101)
-        }
-    }
-}
-
-fn exit_code(verdict: Verdict) -> ExitCode {
-    match verdict {
-        Verdict::Success => ExitCode::SUCCESS,
-        Verdict::Failure => ExitCode::FAILURE,
+/// The exit code of a process whose service has ended.
+fn exit_code(ended: Result<Ended<ExitCode>, StartError>) -> ExitCode {
+    match ended {
+        Err(_) => ExitCode::FAILURE,
+        Ok(Ended { returned: Some(Ok(code)), .. }) => code,
+        // What std exits with after a panic of `main`.
+        Ok(Ended { returned: Some(Err(_)), .. }) => ExitCode::from(101),
+        Ok(Ended { returned: None, verdict: Verdict::Success }) => ExitCode::SUCCESS,
+        Ok(Ended { returned: None, verdict: Verdict::Failure }) => ExitCode::FAILURE,
     }
 }
 

@@ -1,14 +1,19 @@
 //! What the engine's thread and the body share.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::address::Address;
 use crate::error::UpgradeError;
+use crate::gate::Door;
+use crate::handover::message::Entry;
+use crate::sockets::Held;
 use crate::sync::Latch;
 
 /// What a body says to the engine.
@@ -23,6 +28,8 @@ pub(crate) enum Note {
     Upgrade(Arc<Reply>),
     /// `Upgrader::stop`.
     Stop,
+    /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
+    Listener { held: Box<Held>, doors: Vec<Arc<dyn Door>>, adopted: Option<usize> },
 }
 
 /// How an upgrade ended, for those who wait for it.
@@ -47,6 +54,15 @@ pub(crate) enum Verdict {
     Failure,
 }
 
+/// What a body that takes `Listeners` may still adopt, until it is ready.
+#[derive(Default)]
+pub(crate) struct Pool {
+    /// What was offered and not declared, with its place in the offer.
+    pub(crate) offered: Vec<(usize, Entry, OwnedFd)>,
+    /// The names and the addresses that are in use.
+    pub(crate) used: Vec<(String, Address)>,
+}
+
 pub(crate) struct Shared {
     pub(crate) generation: u64,
     pub(crate) pid: u32,
@@ -55,6 +71,10 @@ pub(crate) struct Shared {
     inbox: Mutex<Vec<Note>>,
     /// How many streams and guards are open.
     counted: AtomicUsize,
+    /// `None` once the service is ready, or if its body does not take `Listeners`.
+    pool: Mutex<Option<Pool>>,
+    /// What the next successor gets by name.
+    passed_on: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
     draining: AtomicBool,
     /// Somebody awaited `Shutdown`: the body is written to notice it and return, and is waited for.
     pub(crate) awaited: AtomicBool,
@@ -63,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) shutdown: Latch<()>,
     pub(crate) predecessor_gone: Latch<()>,
     pub(crate) had_predecessor: bool,
+    /// Set to true when this service begins to serve, and to false if it ends without.
+    pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
     pub(crate) drain_timeout: Duration,
 }
@@ -75,12 +97,15 @@ impl Shared {
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             inbox: Mutex::new(Vec::new()),
             counted: AtomicUsize::new(0),
+            pool: Mutex::new(None),
+            passed_on: Mutex::new(BTreeMap::new()),
             draining: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             shutdown: Latch::new(),
             predecessor_gone: Latch::new(),
             had_predecessor,
+            serving: Latch::new(),
             verdict: Latch::new(),
             drain_timeout,
         })
@@ -112,6 +137,14 @@ impl Shared {
 
     pub(crate) fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Option<Pool>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn passed_on(&self) -> MutexGuard<'_, BTreeMap<String, Arc<OwnedFd>>> {
+        self.passed_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(self: &Arc<Self>) -> Counted {

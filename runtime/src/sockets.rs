@@ -10,20 +10,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-#[cfg(feature = "tokio")]
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-#[cfg(feature = "tokio")]
-use nix::sys::socket::SockFlag;
-use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, sockopt};
+use nix::sys::socket::{SockFlag, SockaddrStorage, getpeername, getsockname, sockopt};
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
 use crate::handover::message::{Entry, printable};
+use crate::report::{tell, to_stderr};
+use crate::shared::Shared;
 
 /// Our default of the backlog: what the kernel caps at `net.core.somaxconn`, as the tools of this field do.
 const BACKLOG: i32 = 4096;
@@ -279,23 +278,57 @@ fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether two listeners cannot have these addresses at once. Each port 0 is another port, and SO_REUSEPORT is for
+/// several sockets of one address.
+pub(crate) fn collide(one: &Address, other: &Address) -> bool {
+    let is_any = matches!(one.place(), Place::Ip { port: 0, .. });
+    let share = [one, other].iter().all(|address| address.options().reuse_port == Some(true));
+    one.identity() == other.identity() && !is_any && !share
+}
+
+/// Takes the socket of this name and address out of an offer.
+pub(crate) fn take_offered(
+    offered: &mut Vec<(usize, Entry, OwnedFd)>,
+    name: &str,
+    address: &Address,
+) -> Option<(usize, Entry, OwnedFd)> {
+    let identity = address.identity();
+    let at = offered.iter().position(|(_, entry, _)| entry.name == name && entry.address == identity)?;
+    Some(offered.remove(at))
+}
+
 /// Takes over a socket that arrived with `entry`, once it has been seen to be what `address` asks for.
 pub(crate) fn adopt(address: &Address, entry: Entry, fd: OwnedFd) -> Result<Held, StartError> {
-    let problem = |problem: String| StartError::Listener { listener: printable(&entry.name), problem };
+    let held = take_in(printable(&entry.name), address, fd, "inherited")?;
+    Ok(Held { inode: entry.inode, created: false, ..held })
+}
+
+/// Takes a socket that the service itself has made and bound to `address`.
+pub(crate) fn receive(name: &str, address: &Address, fd: OwnedFd) -> Result<Held, StartError> {
+    let held = take_in(name.to_owned(), address, fd, "made")?;
+    let inode = address.path().and_then(|path| inode_of(path).ok());
+    Ok(Held { inode, ..held })
+}
+
+fn take_in(name: String, address: &Address, fd: OwnedFd, how: &str) -> Result<Held, StartError> {
+    let problem = |problem: String| StartError::Listener { listener: name.clone(), problem };
     verify(address, fd.as_fd())
-        .map_err(|what| problem(format!("the socket that was inherited for {address} {what}")))?;
-    let system = |error: io::Error| problem(format!("cannot set up the inherited socket: {error}"));
+        .map_err(|what| problem(format!("the socket that was {how} for {address} {what}")))?;
+    let system = |error: io::Error| problem(format!("cannot set up the socket that was {how}: {error}"));
     let socket = SockRef::from(&fd);
     socket.set_nonblocking(true).map_err(system)?;
     set_live_options(address, socket).map_err(system)?;
     listen(address, fd.as_fd()).map_err(system)?;
-    Ok(Held {
-        name: entry.name,
-        address: address.clone(),
-        fd: Arc::new(fd),
-        inode: entry.inode,
-        created: false,
-    })
+    Ok(Held { name, address: address.clone(), fd: Arc::new(fd), inode: None, created: true })
+}
+
+/// Removes the paths that a start which failed has created.
+pub(crate) fn forget(held: &[Held]) {
+    for held in held.iter().filter(|held| held.created) {
+        if let Err(error) = held.unlink() {
+            to_stderr(format_args!("cannot remove {}: {error}", held.address.identity()));
+        }
+    }
 }
 
 /// Compares a socket with the address it is said to be bound to; says what is wrong with it.
@@ -337,16 +370,12 @@ fn describe(bound: &SockAddr) -> String {
     }
 }
 
-/// accept4(2) with SOCK_NONBLOCK and SOCK_CLOEXEC.
+/// accept4(2) with SOCK_CLOEXEC and these flags.
 ///
 /// Connections that died in the queue are passed over; accept(2) says to treat these errors like EAGAIN.
-#[cfg(feature = "tokio")]
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn accept(listener: BorrowedFd<'_>, flags: SockFlag) -> io::Result<OwnedFd> {
     loop {
-        match nix::sys::socket::accept4(
-            listener.as_raw_fd(),
-            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        ) {
+        match nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | flags) {
             // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
             Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
             Err(
@@ -385,12 +414,18 @@ fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| name.as_sockaddr_in6().map(|name| SocketAddr::V6((*name).into())))
 }
 
-/// Whether an accept failed for want of something that others may give back, and how long to wait for it.
-#[cfg(feature = "tokio")]
-pub(crate) fn out_of_resources(error: &io::Error) -> Option<Duration> {
-    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    let errno = Errno::from_raw(error.raw_os_error()?);
-    short.contains(&errno).then_some(Duration::from_millis(50))
+/// How long to wait after an accept that failed for want of something that others may give back. The connection stays
+/// in the queue meanwhile; to give such an error to a body that says `?` would end the service for a shortage that
+/// passes. Any other error is returned.
+pub(crate) fn out_of_resources(listener: &str, shared: &Shared, error: io::Error) -> io::Result<Duration> {
+    let passing = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    match error.raw_os_error() {
+        Some(errno) if passing.contains(&Errno::from_raw(errno)) => {
+            tell!(shared, WARN, listener, %error, "cannot accept for now");
+            Ok(Duration::from_millis(50))
+        }
+        _ => Err(error),
+    }
 }
 
 /// Takes an inherited number for a descriptor, if it is one that is open.

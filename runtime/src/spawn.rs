@@ -24,6 +24,23 @@ pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
 const OF_ONE_PROCESS: [&str; 5] = [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
+/// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
+pub(crate) trait Spawner: Send {
+    /// Starts one, whose end of the channel is `channel`.
+    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
+    /// The path that a start executes.
+    fn executable(&self) -> Option<&Path>;
+}
+
+/// A successor that has not been reaped. Its descriptor is readable once it is dead.
+pub(crate) trait Child: AsFd + Send {
+    fn pid(&self) -> u32;
+    /// Ends it at once. To one that is dead already it does nothing.
+    fn kill(&self);
+    /// Reaps it, if it is dead; says in words how it ended.
+    fn reap(&self) -> Option<String>;
+}
+
 /// How this process was started, taken down before anything could change it.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -62,16 +79,12 @@ impl Launch {
         Ok(Self { executable, arguments, directory, image })
     }
 
-    pub(crate) fn executable(&self) -> &Path {
-        &self.executable
-    }
-
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
-    pub(crate) fn spawn(&self, what: What, channel: BorrowedFd<'_>) -> Result<Child, SpawnError> {
+    fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
         let path = match what {
             What::Release => self.executable.clone(),
             // It is resolved by the child before close-on-exec closes the descriptor.
@@ -103,6 +116,19 @@ impl Launch {
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
         SpawnError::Directory { directory: self.directory.clone(), source }
+    }
+}
+
+impl Spawner for Launch {
+    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        match self.start(what, channel.as_fd()) {
+            Ok(process) => Ok(Box::new(process)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn executable(&self) -> Option<&Path> {
+        Some(&self.executable)
     }
 }
 
@@ -163,7 +189,7 @@ fn posix_spawn(
     environment: &[CString],
     directory: &CStr,
     channel: RawFd,
-) -> io::Result<Child> {
+) -> io::Result<Process> {
     let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
         strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
     };
@@ -183,7 +209,7 @@ fn posix_spawn(
             environment.as_ptr(),
         )
     })?;
-    Child::new(pid)
+    Process::new(pid)
 }
 
 /// The posix_spawn family returns its error instead of setting errno.
@@ -245,12 +271,12 @@ impl Drop for Attributes {
 
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
-pub(crate) struct Child {
+struct Process {
     pid: libc::pid_t,
     pidfd: OwnedFd,
 }
 
-impl Child {
+impl Process {
     fn new(pid: libc::pid_t) -> io::Result<Self> {
         // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
         let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -269,12 +295,19 @@ impl Child {
         Ok(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(number) } })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    fn is_dead(&self) -> bool {
+        let mut fds = [nix::poll::PollFd::new(self.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Child for Process {
+    fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
     /// SIGKILL, pidfd_send_signal(2). To a process that is dead already it does nothing.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one. It fails only for a process
         // that is dead.
         let _: libc::c_long = unsafe {
@@ -289,7 +322,7 @@ impl Child {
     }
 
     /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
-    pub(crate) fn reap(&self) -> Option<String> {
+    fn reap(&self) -> Option<String> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
             Ok(WaitStatus::Exited(_, status)) => Some(format!("exited with status {status}")),
@@ -305,14 +338,9 @@ impl Child {
             Err(_) => None,
         }
     }
-
-    fn is_dead(&self) -> bool {
-        let mut fds = [nix::poll::PollFd::new(self.as_fd(), nix::poll::PollFlags::POLLIN)];
-        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-    }
 }
 
-impl AsFd for Child {
+impl AsFd for Process {
     /// Readable once the process is dead, pidfd_open(2).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

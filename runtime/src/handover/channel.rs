@@ -145,10 +145,7 @@ impl Channel {
         }
         match Message::decode(&self.buffer[..length]) {
             Ok(message) => {
-                let expected = match &message {
-                    Message::Sockets { entries } => entries.len(),
-                    _ => 0,
-                };
+                let expected = message.descriptors();
                 if fds.len() != expected {
                     return Err(ChannelError::WrongCount { expected, got: fds.len() });
                 }

@@ -29,6 +29,9 @@ pub(crate) enum Message {
         #[serde(flatten)]
         speaker: Speaker,
         sockets: usize,
+        /// How many other descriptors follow, in `files`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        files: usize,
         /// The path that upgrades execute, where it can be written as text. It is passed on, because a process
         /// cannot always tell the path that it was started by: after a rescue its file may have no name any more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +40,10 @@ pub(crate) enum Message {
     /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
     Sockets {
         entries: Vec<Entry>,
+    },
+    /// Some of what the service passes on by name; a descriptor for each, in the same order.
+    Files {
+        names: Vec<String>,
     },
     Commit,
     Stop,
@@ -67,6 +74,10 @@ pub(crate) enum Message {
     NotUnderstood {
         unknown: String,
     },
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Who sends a message.
@@ -128,6 +139,15 @@ pub(crate) enum Malformed {
 }
 
 impl Message {
+    /// How many descriptors travel with it.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            Message::Sockets { entries } => entries.len(),
+            Message::Files { names } => names.len(),
+            _ => 0,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings, numbers and lists of them always encode")
     }
@@ -144,8 +164,9 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 11] = [
+        const NAMES: [&str; 12] = [
             "offer",
+            "files",
             "sockets",
             "commit",
             "stop",
@@ -181,8 +202,14 @@ mod tests {
         vec![
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"executable":"/srv/svc"}"#,
-                Message::Offer { speaker: speaker(), sockets: 2, executable: Some("/srv/svc".into()) },
+                Message::Offer {
+                    speaker: speaker(),
+                    sockets: 2,
+                    files: 0,
+                    executable: Some("/srv/svc".into()),
+                },
             ),
+            (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
             (
                 r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,
                 Message::Sockets {

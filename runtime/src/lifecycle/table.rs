@@ -22,7 +22,9 @@ fn phases() -> Vec<Phase> {
         phases.push(P::Draining(Drain::Stop { owner: a }));
         phases.push(P::Draining(Drain::Replaced { stop: a }));
         for b in [false, true] {
-            phases.push(P::Reverting { paused: a, then_stop: b });
+            for failure in FAILURES {
+                phases.push(P::Reverting { paused: a, then_stop: b, failure });
+            }
         }
         for attempt in 1..=RESCUE_ATTEMPTS {
             for step in [
@@ -39,6 +41,17 @@ fn phases() -> Vec<Phase> {
     }
     phases
 }
+
+const FAILURES: [Failure; 8] = [
+    Failure::Spawn,
+    Failure::Exited,
+    Failure::Reported,
+    Failure::ChannelLost,
+    Failure::NotReady,
+    Failure::NoAnswer,
+    Failure::Probation,
+    Failure::Stopped,
+];
 
 const TIMERS: [Timer; 6] =
     [Timer::Upgrade, Timer::Handover, Timer::Probation, Timer::Drain, Timer::Exit, Timer::Backoff];
@@ -96,7 +109,7 @@ fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
 
 /// Whether somebody waits for the outcome of an upgrade in this phase.
 fn owes_outcome(phase: Phase) -> bool {
-    matches!(phase, P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby)
+    matches!(phase, P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. })
 }
 
 #[test]
@@ -131,8 +144,7 @@ fn check(before: State, event: Event) {
     let answers = did(|a| matches!(a, A::Refuse(_) | A::Spawn));
     assert_eq!(answers, usize::from(event == E::Upgrade), "{}", context());
 
-    // An upgrade has one outcome. A process that is about to exit answers by exiting, and one that waits for a
-    // death has reported before.
+    // An upgrade has one outcome. A process that is about to exit answers by exiting.
     let outcomes = did(|a| matches!(a, A::Report(_)));
     if after.phase != P::Ended {
         let owed = owes_outcome(before.phase) && !owes_outcome(after.phase);

@@ -1,27 +1,23 @@
 //! The managed listeners.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::SocketAddr as UnixSocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 
-use event_listener::listener;
+use nix::sys::socket::SockFlag;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{TcpStream, UnixStream};
+use super::{TcpStream, UnixStream, read_through};
 use crate::address::Kind;
 #[cfg(feature = "http")]
 use crate::drain::Shutdown;
-use crate::gate::{Gate, Passage};
+use crate::gate::{Door, Gate};
 use crate::params::{FromListener, ListenerSocket};
-use crate::report::tell;
 use crate::shared::{Counted, Shared};
 use crate::sockets;
 
@@ -38,7 +34,7 @@ impl Acceptor {
         // deregistered it.
         #[allow(unsafe_code)]
         let io = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-        let gate = Arc::new(Gate::new(socket.name().to_owned(), socket.shared().clone(), io));
+        let gate = Arc::new(Gate::new(socket.name().to_owned(), socket.shared().clone(), Arc::new(io)));
         socket.register(gate.clone());
         Ok(Self { gate })
     }
@@ -49,58 +45,19 @@ impl Acceptor {
 
     /// The next connection. Pending while the gate is closed, and for ever once it is retired.
     async fn accept(&self) -> io::Result<(OwnedFd, Counted)> {
-        self.gate.ask();
         loop {
-            // A connection that is waiting is taken without registering for changes.
-            if let Some(taken) = self.gate.pass(|| self.try_accept()).flatten() {
-                match taken {
-                    Ok(connection) => return Ok(connection),
-                    Err(error) => match sockets::out_of_resources(&error) {
-                        Some(pause) => {
-                            // The connection stays in the queue; to give the error to a body that says `?` would
-                            // end the service for a shortage that passes.
-                            tell!(self.shared(), WARN, %error, "cannot accept for now");
-                            tokio::time::sleep(pause).await;
-                            continue;
-                        }
-                        None => return Err(error),
-                    },
+            let accepted = read_through(&self.gate, |listener| {
+                let stream = sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK)?;
+                // Counted while the gate is held open: a drain that begins next sees this connection.
+                Ok((stream, self.shared().count()))
+            });
+            match accepted.await {
+                Err(error) => {
+                    let pause = sockets::out_of_resources(self.gate.name(), self.shared(), error)?;
+                    tokio::time::sleep(pause).await;
                 }
+                accepted => return accepted,
             }
-            // Registered before the gate is looked at, so that no change is missed in between.
-            listener!(self.gate.changed() => changed);
-            let io = match self.gate.passage() {
-                Passage::Open(io) => io,
-                Passage::Closed => {
-                    changed.await;
-                    continue;
-                }
-                Passage::Retired => std::future::pending().await,
-            };
-            let mut readable = pin!(io.readable());
-            poll_fn(|cx| {
-                if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
-                    // What it is ready for is tried above. That try clears the readiness itself, when there is
-                    // nothing, so this guard must leave it as it is.
-                    return Poll::Ready(ready.map(|mut guard| guard.retain_ready()));
-                }
-                Pin::new(&mut changed).poll(cx).map(Ok)
-            })
-            .await?;
-        }
-    }
-
-    /// One accept4(2) if epoll says that it is worth it; `None` if nobody waits.
-    fn try_accept(&self) -> Option<io::Result<(OwnedFd, Counted)>> {
-        let io = self.gate.io()?;
-        let accepted = io.try_io(Interest::READABLE, |fd| {
-            let stream = sockets::accept(fd.as_fd())?;
-            // Counted while the gate is held open: a drain that begins next sees this connection.
-            Ok((stream, self.shared().count()))
-        });
-        match accepted {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            result => Some(result),
         }
     }
 

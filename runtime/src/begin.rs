@@ -1,0 +1,378 @@
+//! The start of a service, and its end: everything around the body.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
+
+use crate::address::Address;
+use crate::engine::{Engine, Parent};
+use crate::environment::Environment;
+use crate::error::StartError;
+use crate::handover::channel::{Channel, ChannelError, Received};
+use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
+use crate::params::Start;
+use crate::pidfile::Pidfile;
+use crate::report::to_stderr;
+use crate::service::Service;
+use crate::shared::{Note, Shared, Verdict};
+use crate::signals;
+use crate::sockets::{self, Held};
+use crate::spawn::{HANDOVER, Launch, Spawner};
+
+/// How long the offer of a predecessor may take: it is in the channel before this process exists.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a service runs.
+pub(crate) enum Host {
+    /// This process is the service: its environment, its signals, its arguments.
+    Process,
+    /// It is one of several in the process of a test.
+    Test {
+        /// The channel to the predecessor.
+        parent: Option<OwnedFd>,
+        spawner: Box<dyn Spawner>,
+        /// Told as soon as there is something to talk to.
+        started: Started,
+    },
+}
+
+pub(crate) type Started = Box<dyn FnOnce(&Arc<Shared>, &[Held]) + Send>;
+
+/// How a service has ended.
+pub(crate) struct Ended<T> {
+    /// What the body returned, or its panic; `None` if it was dropped.
+    pub(crate) returned: Option<thread::Result<T>>,
+    pub(crate) verdict: Verdict,
+}
+
+/// Runs a service whose body is a future.
+#[cfg(feature = "tokio")]
+pub(crate) fn run_async<F, B>(
+    mut service: Service,
+    host: Host,
+    prepare: F,
+) -> Result<Ended<B::Output>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    B: Future,
+{
+    use std::task::Poll;
+
+    let (flavor, threads) = (service.flavor, service.worker_threads.take());
+    let (shared, (runtime, body)) = begin(service, host, |start| {
+        let runtime = runtime(flavor, threads)?;
+        let body = {
+            // The types of tokio register with the runtime that they are made in.
+            let _entered = runtime.enter();
+            prepare(start)?
+        };
+        Ok((runtime, body))
+    })?;
+    let ended = runtime.block_on(async {
+        let mut verdict = std::pin::pin!(shared.verdict.wait());
+        let mut body = Box::pin(body);
+        let returned = std::future::poll_fn(|cx| {
+            // A verdict ends the wait though the body never returns: dropping it is what ends it.
+            if verdict.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(|value| Some(Ok(value))),
+                Err(panic) => Poll::Ready(Some(Err(panic))),
+            }
+        })
+        .await;
+        // Its sockets are closed before the engine hears of it.
+        drop(body);
+        if let Some(outcome) = &returned {
+            body_returned(&shared, outcome);
+        }
+        Ended { returned, verdict: *shared.verdict.wait().await }
+    });
+    // Not a plain drop, which would wait for blocking tasks that never end.
+    runtime.shutdown_background();
+    Ok(ended)
+}
+
+#[cfg(feature = "tokio")]
+fn runtime(
+    flavor: crate::service::Flavor,
+    threads: Option<usize>,
+) -> Result<tokio::runtime::Runtime, StartError> {
+    use crate::service::Flavor;
+
+    let mut builder = match flavor {
+        Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
+        Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
+    };
+    match threads {
+        Some(0) => {
+            let problem = "expected at least 1".to_owned();
+            return Err(StartError::Option { option: "worker_threads", problem });
+        }
+        Some(threads) => _ = builder.worker_threads(threads),
+        None => {}
+    }
+    builder.enable_all().build().map_err(StartError::system("start the tokio runtime"))
+}
+
+/// Runs a service whose body is a closure, on a thread of its own.
+pub(crate) fn run_blocking<F, B, T>(service: Service, host: Host, prepare: F) -> Result<Ended<T>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    B: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (shared, body) = begin(service, host, prepare)?;
+    let returned = Arc::new(Mutex::new(None));
+    let on_its_thread = {
+        let (shared, returned) = (shared.clone(), returned.clone());
+        move || {
+            let outcome = catch_unwind(AssertUnwindSafe(body));
+            // Kept before the engine hears of it, whose verdict ends the wait below.
+            let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
+            body_returned(&shared, returned.insert(outcome));
+        }
+    };
+    // As much stack as the thread of `main` usually has.
+    let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
+    if let Err(error) = thread {
+        to_stderr(format_args!("cannot start a thread for the body: {error}"));
+        shared.post(Note::BodyReturned { panic: None });
+        shared.verdict.wait_blocking();
+        return Err(StartError::system("start a thread")(error));
+    }
+    let verdict = *shared.verdict.wait_blocking();
+    let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(Ended { returned, verdict })
+}
+
+/// Tells the engine how the body ended.
+fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
+    let panic = outcome.as_ref().err().map(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    });
+    shared.post(Note::BodyReturned { panic });
+}
+
+/// Everything before the body: prepares, then starts the engine. An error is said on stderr and to the predecessor.
+fn begin<P>(
+    service: Service,
+    host: Host,
+    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+) -> Result<(Arc<Shared>, P), StartError> {
+    let mut channel = None;
+    let is_process = matches!(host, Host::Process);
+    try_begin(service, host, &mut channel, prepare).inspect_err(|error| {
+        if let Some(mut channel) = channel {
+            // To a predecessor that is gone there is nobody to say it to.
+            match channel.send(&Message::Failed { reason: error.to_string() }) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if is_process {
+            to_stderr(format_args!("cannot start: {error}"));
+        }
+    })
+}
+
+fn try_begin<P>(
+    service: Service,
+    host: Host,
+    channel: &mut Option<Channel>,
+    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+) -> Result<(Arc<Shared>, P), StartError> {
+    let is_process = matches!(host, Host::Process);
+    let settings;
+    let offered;
+    let spawner: Box<dyn Spawner>;
+    let mut blocked = None;
+    let mut started: Option<Started> = None;
+    match host {
+        Host::Process => {
+            // The order matters: the process has one thread until the signals are installed.
+            let witness = signals::block().map_err(StartError::system("block signals"))?;
+            let (environment, handover) = Environment::take();
+            offered = handover.map(|value| inherit_channel(&value, channel)).transpose()?;
+            let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
+            let launch = Launch::new(executable)
+                .map_err(StartError::system("find out how this process was started"))?;
+            settings = service.settle(environment, launch.directory())?;
+            signals::install(settings.upgrade_signal, &witness)
+                .map_err(StartError::system("install the signal handlers"))?;
+            spawner = Box::new(launch);
+            blocked = Some(witness);
+        }
+        Host::Test { parent, spawner: test_spawner, started: tell } => {
+            offered = match parent {
+                Some(fd) => Some(take_offer(channel.insert(Channel::new(fd)), &StartError::Handover)?),
+                None => None,
+            };
+            settings = service.settle(Environment::default(), Path::new("/"))?;
+            spawner = test_spawner;
+            started = Some(tell);
+        }
+    }
+
+    let generation = offered.as_ref().map_or(1, |offered| offered.speaker.generation.saturating_add(1));
+    let shared = Shared::new(generation, offered.is_some(), settings.timeouts.drain)
+        .map_err(StartError::system("make an eventfd"))?;
+    let shared = Arc::new(shared);
+    if is_process {
+        signals::wake_through(shared.wake_fd()).map_err(StartError::system("duplicate an eventfd"))?;
+    }
+    drop(blocked);
+
+    let parent_pid = offered.as_ref().map(|offered| offered.speaker.pid);
+    let (sockets, files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
+    let Opened { held, adopted, left } = open_listeners(settings.listeners, sockets)?;
+    let mut start = Start::new(shared.clone(), held, left, files);
+    let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
+    let prepared = prepared.inspect_err(|_| sockets::forget(&start.held))?;
+    if parent_pid.is_none() {
+        shared.predecessor_gone.set(());
+    }
+    if let Some(started) = started.take() {
+        started(&shared, &start.held);
+    }
+    let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, adopted });
+    let Start { held, doors, manual_ready, .. } = start;
+    let pidfile = settings.pidfile.map(|path| Pidfile::new(path, shared.pid));
+    let engine = Engine::new(
+        shared.clone(),
+        settings.timeouts,
+        spawner,
+        pidfile,
+        held,
+        doors,
+        manual_ready,
+        parent,
+        is_process,
+    );
+    thread::Builder::new()
+        .name("tableflip".to_owned())
+        .spawn(move || engine.run())
+        .map_err(StartError::system("start a thread"))?;
+    Ok((shared, prepared))
+}
+
+/// What a predecessor has offered.
+struct Offered {
+    speaker: Speaker,
+    executable: Option<PathBuf>,
+    sockets: Vec<(Entry, OwnedFd)>,
+    files: Vec<(String, OwnedFd)>,
+}
+
+/// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
+/// that a failure can be told to the predecessor.
+fn inherit_channel(value: &OsStr, channel: &mut Option<Channel>) -> Result<Offered, StartError> {
+    let stray = |problem: String| StartError::Environment {
+        variable: HANDOVER.to_owned(),
+        problem: format!(
+            "{value:?}: {problem}; it is set by a process for its successor, unset it to start the service"
+        ),
+    };
+    let number = value
+        .to_str()
+        .and_then(|text| text.parse::<u16>().ok())
+        .ok_or_else(|| stray("not the number of a descriptor".to_owned()))?;
+    let fd = sockets::inherit(number.into()).map_err(|_| stray("no such descriptor".to_owned()))?;
+    let seqpacket = getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket);
+    let unix = getsockname::<SockaddrStorage>(fd.as_raw_fd())
+        .is_ok_and(|name| name.family() == Some(AddressFamily::Unix));
+    if !seqpacket || !unix {
+        return Err(stray("the descriptor is not a handover channel".to_owned()));
+    }
+
+    take_offer(channel.insert(Channel::new(fd)), &stray)
+}
+
+/// Takes the offer of the predecessor; `stray` makes an error of a channel on which there is nobody.
+fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Result<Offered, StartError> {
+    let deadline = Instant::now() + OFFER_TIMEOUT;
+    let broken = |error: ChannelError| StartError::Handover(error.to_string());
+    let (speaker, executable, socket_count, file_count) =
+        match channel.receive_by(deadline).map_err(broken)? {
+            Received::Message(Message::Offer { speaker, sockets, files, executable }, _) => {
+                (speaker, executable, sockets, files)
+            }
+            Received::Nothing => return Err(stray("nobody offers anything on it".to_owned())),
+            Received::End => return Err(stray("its other end is closed".to_owned())),
+            Received::Message(..) | Received::Unknown(_) => {
+                return Err(StartError::Handover("it did not begin with an offer".to_owned()));
+            }
+        };
+    // Said before the verdict on the other's version, so that both sides can name it.
+    channel
+        .send(&Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) })
+        .map_err(|error| StartError::Handover(error.to_string()))?;
+    speaker.understands_us().map_err(StartError::Handover)?;
+    let count = socket_count.saturating_add(file_count);
+    if count > MAX_SOCKETS {
+        let problem = format!("it offers {count} descriptors; at most {MAX_SOCKETS} are taken");
+        return Err(StartError::Handover(problem));
+    }
+    let (mut sockets, mut files) = (Vec::new(), Vec::new());
+    while sockets.len() < socket_count || files.len() < file_count {
+        match channel.receive_by(deadline).map_err(broken)? {
+            Received::Message(Message::Sockets { entries }, fds) => {
+                sockets.extend(entries.into_iter().zip(fds));
+            }
+            Received::Message(Message::Files { names }, fds) => files.extend(names.into_iter().zip(fds)),
+            // The predecessor was killed in the middle of its offer. What it did not get to send died with it.
+            Received::End => break,
+            Received::Nothing => {
+                let got = sockets.len() + files.len();
+                let problem = format!("it offered {count} descriptors and sent {got}");
+                return Err(StartError::Handover(problem));
+            }
+            Received::Message(..) | Received::Unknown(_) => {}
+        }
+    }
+    Ok(Offered { speaker, executable: executable.map(PathBuf::from), sockets, files })
+}
+
+/// What came of the declared listeners.
+struct Opened {
+    held: Vec<Held>,
+    /// Which of the offered sockets were adopted.
+    adopted: Vec<usize>,
+    /// Those that were not, with their places in the offer.
+    left: Vec<(usize, Entry, OwnedFd)>,
+}
+
+/// Adopts what matches, by name and identity, and binds what is new.
+fn open_listeners(
+    declared: Vec<(String, Address)>,
+    offered: Vec<(Entry, OwnedFd)>,
+) -> Result<Opened, StartError> {
+    let mut left: Vec<_> = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
+    let (mut held, mut adopted) = (Vec::new(), Vec::new());
+    let result = declared.iter().try_for_each(|(name, address)| {
+        held.push(match sockets::take_offered(&mut left, name, address) {
+            Some((at, entry, fd)) => {
+                adopted.push(at);
+                sockets::adopt(address, entry, fd)?
+            }
+            None => sockets::bind(name, address)?,
+        });
+        Ok(())
+    });
+    match result {
+        Ok(()) => Ok(Opened { held, adopted, left }),
+        Err(error) => {
+            sockets::forget(&held);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The managed types of a plain `fn main`: the twins of `tableflip::net` for threads, without tokio.
+//!
+//! ```no_run
+//! use std::io;
+//! use std::thread;
+//! use tableflip::blocking::TcpListener;
+//!
+//! #[tableflip::main(pidfile = "/run/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"])]
+//! fn main(echo: TcpListener) -> io::Result<()> {
+//!     for stream in echo.incoming() {
+//!         let stream = stream?;
+//!         thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Their calls end, with `None`, once this process is replaced or stopped. It exits when the streams are dropped that
+//! were accepted before.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use event_listener::{Listener, listener};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::gate::{Door, Gate, Passage};
+use crate::params::ListenerSocket;
+use crate::poll;
+
+mod datagram;
+mod listener;
+mod stream;
+
+pub use datagram::{UdpSocket, UnixDatagram};
+pub use listener::{Incoming, TcpListener, UnixListener};
+pub use stream::{TcpStream, UnixStream};
+
+/// A gate whose changes also wake a thread that polls.
+struct PolledGate<T> {
+    gate: Gate<T>,
+    /// Readable while the gate is not open.
+    shut: EventFd,
+}
+
+impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
+    fn new(socket: ListenerSocket<'_>, io: Arc<T>) -> io::Result<Arc<Self>> {
+        let gate = Gate::new(socket.name().to_owned(), socket.shared().clone(), io);
+        // It is shut at first, as the gate is.
+        let shut = EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let gate = Arc::new(Self { gate, shut });
+        socket.register(gate.clone());
+        Ok(gate)
+    }
+
+    /// Does `attempt` on the descriptor as soon as it is readable while the gate is open; `None` once it is retired.
+    fn read_through<R>(&self, mut attempt: impl FnMut(&T) -> io::Result<R>) -> io::Result<Option<R>> {
+        self.gate.ask();
+        loop {
+            match self.gate.pass(&mut attempt) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Some(result) => return result.map(Some),
+                None => {}
+            }
+            // Registered before the gate is looked at, so that no change is missed in between.
+            listener!(self.gate.changed() => changed);
+            match self.gate.passage() {
+                Passage::Open(io) => {
+                    let mut fds =
+                        [io.as_fd(), self.shut.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                    poll::until(&mut fds, None)?;
+                }
+                Passage::Closed => changed.wait(),
+                Passage::Retired => return Ok(None),
+            }
+        }
+    }
+
+    fn set_shut(&self, shut: bool) {
+        // An eventfd that is full or empty already is as it should be.
+        match if shut { self.shut.write(1).map(drop) } else { self.shut.read().map(drop) } {
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
+    fn name(&self) -> &str {
+        self.gate.name()
+    }
+
+    fn open(&self) {
+        self.set_shut(false);
+        self.gate.open();
+    }
+
+    fn close(&self, deadline: Instant) -> bool {
+        self.set_shut(true);
+        self.gate.close(deadline)
+    }
+
+    fn retire(&self, deadline: Instant) {
+        self.set_shut(true);
+        self.gate.retire(deadline);
+    }
+
+    fn asked(&self) -> bool {
+        self.gate.asked()
+    }
+}

@@ -1,0 +1,141 @@
+//! The managed listeners.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::socket::SockFlag;
+use socket2::SockRef;
+
+use super::{PolledGate, TcpStream, UnixStream};
+use crate::address::Kind;
+use crate::gate::Door;
+use crate::params::{FromListener, ListenerSocket};
+use crate::shared::Counted;
+use crate::sockets;
+
+/// What the managed listeners share.
+#[derive(Clone)]
+struct Acceptor {
+    gate: Arc<PolledGate<OwnedFd>>,
+}
+
+impl Acceptor {
+    fn accept(&self) -> io::Result<Option<(OwnedFd, Counted)>> {
+        let shared = self.gate.gate.shared();
+        loop {
+            let accepted = self.gate.read_through(|listener| {
+                // The connection is a description of its own, which is to block.
+                let stream = sockets::accept(listener.as_fd(), SockFlag::empty())?;
+                // Counted while the gate is held open: a drain that begins next sees this connection.
+                Ok((stream, shared.count()))
+            });
+            match accepted {
+                Err(error) => thread::sleep(sockets::out_of_resources(self.gate.name(), shared, error)?),
+                accepted => return accepted,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<socket2::SockAddr> {
+        match self.gate.gate.io() {
+            Some(io) => SockRef::from(&*io).local_addr(),
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener has been handed over")),
+        }
+    }
+}
+
+macro_rules! managed {
+    ($(#[$doc:meta])* $name:ident, $kind:ident, $stream:ident, $std:ty, $addr:ty, $local:expr) => {
+        $(#[$doc])*
+        ///
+        /// The first call of [`accept`](Self::accept) tells that the service is ready to serve it. Accepting begins
+        /// once the service is active, pauses while a successor is on probation, and ends when this process drains.
+        #[derive(Clone)]
+        pub struct $name {
+            acceptor: Acceptor,
+        }
+
+        impl $name {
+            /// accept4(2): waits for the next connection; `None` once this process is replaced or stopped.
+            ///
+            /// Connections that died in the queue are passed over, and while the process or the machine is out of
+            /// descriptors or memory the queue waits. Any number of threads may wait at once.
+            ///
+            /// # Errors
+            ///
+            /// Only what makes the listener useless, such as EBADF.
+            pub fn accept(&self) -> io::Result<Option<($stream, $addr)>> {
+                while let Some((fd, counted)) = self.acceptor.accept()? {
+                    let stream = <$std>::from(fd);
+                    // A peer that is gone already leaves a stream without an address, and nothing to serve.
+                    if let Ok(peer) = stream.peer_addr() {
+                        return Ok(Some(($stream::new(stream, counted), peer)));
+                    }
+                }
+                Ok(None)
+            }
+
+            /// The connections, one after the other; it ends once this process is replaced or stopped.
+            pub fn incoming(&self) -> Incoming<'_, $name> {
+                Incoming { listener: self }
+            }
+
+            /// getsockname(2): the address that it is bound to.
+            ///
+            /// # Errors
+            ///
+            /// `NotConnected` once the listener has been handed over for good.
+            pub fn local_addr(&self) -> io::Result<$addr> {
+                let address = self.acceptor.local_addr()?;
+                $local(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
+            }
+        }
+
+        impl Iterator for Incoming<'_, $name> {
+            type Item = io::Result<$stream>;
+
+            fn next(&mut self) -> Option<Self::Item> {
+                self.listener.accept().map(|accepted| accepted.map(|(stream, _peer)| stream)).transpose()
+            }
+        }
+
+        impl FromListener for $name {
+            const MANAGED: bool = true;
+            const KINDS: &'static [Kind] = &[Kind::$kind];
+
+            fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
+                let io = Arc::new(socket.duplicate()?);
+                Ok(Self { acceptor: Acceptor { gate: PolledGate::new(socket, io)? } })
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("local_addr", &self.local_addr().ok()).finish()
+            }
+        }
+    };
+}
+
+/// The connections of a listener, made by its `incoming`.
+#[derive(Debug)]
+pub struct Incoming<'a, L> {
+    listener: &'a L,
+}
+
+managed! {
+    /// A managed TCP listener.
+    TcpListener, Tcp, TcpStream, std::net::TcpStream, SocketAddr,
+    |address: &socket2::SockAddr| address.as_socket()
+}
+
+managed! {
+    /// A managed listener for Unix stream sockets.
+    UnixListener, Unix, UnixStream, std::os::unix::net::UnixStream, UnixSocketAddr,
+    |address: &socket2::SockAddr| address.as_unix()
+}

@@ -1,0 +1,443 @@
+//! Test a service as it runs: start its body inside a test, on ephemeral ports, replace it by another one, stop it.
+//!
+//! The services run on threads of the test's own process, with the same life cycle, handover and drain as real
+//! processes. What belongs to a process alone is left out: no signal is handled, and the environment and the pid file
+//! are ignored.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::io::{Read, Write};
+//! use tableflip::{Service, StartError, Start, blocking::TcpListener, testing};
+//!
+//! // The body under test.
+//! fn greet(listener: TcpListener, greeting: &str) -> std::io::Result<()> {
+//!     for stream in listener.incoming() {
+//!         stream?.write_all(greeting.as_bytes())?;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let declared = || Service::new().listen("greet", "tcp://127.0.0.1:0").probation("0s");
+//! let ask = |address| {
+//!     let mut answer = String::new();
+//!     std::net::TcpStream::connect(address)?.read_to_string(&mut answer)?;
+//!     std::io::Result::Ok(answer)
+//! };
+//!
+//! let old = testing::start_blocking(declared(), |start| {
+//!     let listener = start.listener("greet")?;
+//!     Ok(move || greet(listener, "hello"))
+//! })?;
+//! let address = old.address("greet").unwrap();
+//! assert_eq!(ask(address)?, "hello");
+//!
+//! let new = old.replace_blocking(declared(), |start| {
+//!     let listener = start.listener("greet")?;
+//!     Ok(move || greet(listener, "good day"))
+//! })?;
+//! assert_eq!(ask(address)?, "good day");
+//! assert_eq!(new.upgrader().generation(), 2);
+//!
+//! new.stop();
+//! assert!(ask(address).is_err());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+#[cfg(feature = "tokio")]
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::SockRef;
+
+use crate::begin::{self, Ended, Host};
+use crate::error::{StartError, UpgradeError};
+use crate::params::{Start, Upgrader};
+use crate::service::Service;
+use crate::shared::{Shared, Verdict};
+use crate::sockets::Held;
+use crate::spawn::{Child, Spawner, What};
+
+/// A service that runs inside a test. Dropping it ends it at once, as SIGKILL ends a process.
+pub struct Running<T> {
+    shared: Arc<Shared>,
+    addresses: Addresses,
+    next: Next,
+    thread: Option<JoinHandle<Result<Ended<T>, StartError>>>,
+}
+
+type Addresses = Vec<(String, Option<SocketAddr>)>;
+
+/// Starts a service whose body is a future, and waits until it serves.
+///
+/// # Errors
+///
+/// What [`Service::run`] would say on stderr.
+#[cfg(feature = "tokio")]
+pub fn start<F, B>(service: Service, prepare: F) -> Result<Running<B::Output>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+    B: Future<Output: Send + 'static>,
+{
+    OnThread::start(None, move |host| begin::run_async(service, host, prepare)).wait_until_it_serves()
+}
+
+/// Starts a service whose body is a closure, and waits until it serves.
+///
+/// # Errors
+///
+/// What [`Service::run_blocking`] would say on stderr.
+pub fn start_blocking<F, B, T>(service: Service, prepare: F) -> Result<Running<T>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+    B: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    OnThread::start(None, move |host| begin::run_blocking(service, host, prepare)).wait_until_it_serves()
+}
+
+impl<T: Send + 'static> Running<T> {
+    /// The address that a listener is bound to, with the port that was assigned; `None` if no listener of this name is
+    /// declared, or it has no IP address.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(name, _)| name == listener)?.1
+    }
+
+    /// A handle to the life of this service.
+    pub fn upgrader(&self) -> Upgrader {
+        Upgrader::new(self.shared.clone())
+    }
+
+    /// Upgrades to another body, as SIGHUP upgrades to a new executable: waits until it serves and has passed its
+    /// probation. This one drains then.
+    ///
+    /// # Errors
+    ///
+    /// Why the upgrade failed; this service serves on.
+    #[cfg(feature = "tokio")]
+    pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
+    where
+        F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+        B: Future<Output: Send + 'static>,
+    {
+        self.replace_by(move |host| begin::run_async(service, host, prepare))
+    }
+
+    /// The twin of `replace` for a body that is a closure.
+    ///
+    /// # Errors
+    ///
+    /// As for `replace`.
+    pub fn replace_blocking<F, B, U>(&self, service: Service, prepare: F) -> Result<Running<U>, UpgradeError>
+    where
+        F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+        B: FnOnce() -> U + Send + 'static,
+        U: Send + 'static,
+    {
+        self.replace_by(move |host| begin::run_blocking(service, host, prepare))
+    }
+
+    fn replace_by<U: Send + 'static>(
+        &self,
+        run: impl FnOnce(Host) -> Result<Ended<U>, StartError> + Send + 'static,
+    ) -> Result<Running<U>, UpgradeError> {
+        let (sender, receiver) = mpsc::channel();
+        self.next.set(Some(Box::new(move |channel| {
+            let successor = OnThread::start(Some(channel), run);
+            let child = successor.child.clone();
+            // The receiver lives until the upgrade has its outcome.
+            match sender.send(successor) {
+                Ok(()) | Err(_) => child,
+            }
+        })));
+        let outcome = self.upgrader().upgrade_blocking();
+        self.next.set(None);
+        outcome?;
+        let successor = receiver.try_recv().map_err(|_| UpgradeError::Failed {
+            reason: "another upgrade took the place of this one".to_owned(),
+        })?;
+        successor.wait_until_it_serves().map_err(|error| UpgradeError::Failed { reason: error.to_string() })
+    }
+
+    /// Stops the service gracefully, as SIGTERM does, and waits for its end.
+    pub fn stop(self) -> Option<T> {
+        self.upgrader().stop();
+        self.wait()
+    }
+
+    /// Waits for the end of the service. Returns what its body returned; `None` if it was dropped, because it was
+    /// replaced or stopped.
+    ///
+    /// # Panics
+    ///
+    /// If the body panicked.
+    pub fn wait(mut self) -> Option<T> {
+        let thread = self.thread.take().expect("it is taken once, here or when it is dropped");
+        match thread.join() {
+            Ok(Ok(Ended { returned: Some(Err(panic)), .. })) | Err(panic) => std::panic::resume_unwind(panic),
+            Ok(Ok(Ended { returned, .. })) => returned.and_then(Result::ok),
+            Ok(Err(_)) => None,
+        }
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            kill(&self.shared);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Running<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// A service on a thread of its own.
+struct OnThread<T> {
+    thread: JoinHandle<Result<Ended<T>, StartError>>,
+    started: mpsc::Receiver<(Arc<Shared>, Addresses)>,
+    next: Next,
+    child: Arc<ThreadChild>,
+}
+
+impl<T: Send + 'static> OnThread<T> {
+    fn start(
+        parent: Option<OwnedFd>,
+        run: impl FnOnce(Host) -> Result<Ended<T>, StartError> + Send + 'static,
+    ) -> Self {
+        let (sender, started) = mpsc::channel();
+        let next = Next::default();
+        let child = Arc::new(ThreadChild::new());
+        let tell = {
+            let child = child.clone();
+            move |shared: &Arc<Shared>, held: &[Held]| {
+                let address = |held: &Held| SockRef::from(&held.fd).local_addr().ok()?.as_socket();
+                let addresses = held.iter().map(|held| (held.name.clone(), address(held))).collect();
+                child.started(shared.clone());
+                match sender.send((shared.clone(), addresses)) {
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        };
+        let host = Host::Test { parent, spawner: Box::new(next.clone()), started: Box::new(tell) };
+        let thread = {
+            let child = child.clone();
+            thread::spawn(move || {
+                let ended = run(host);
+                child.dead();
+                ended
+            })
+        };
+        Self { thread, started, next, child }
+    }
+
+    fn wait_until_it_serves(self) -> Result<Running<T>, StartError> {
+        let Self { thread, started, next, .. } = self;
+        let ended_early = || StartError::NotReady("the service ended before it served".to_owned());
+        let running = started.recv().ok().filter(|(shared, _)| *shared.serving.wait_blocking());
+        match running {
+            Some((shared, addresses)) => Ok(Running { shared, addresses, next, thread: Some(thread) }),
+            None => match thread.join() {
+                Ok(Ok(Ended { returned: Some(Err(panic)), .. })) | Err(panic) => {
+                    std::panic::resume_unwind(panic)
+                }
+                Ok(Ok(_)) => Err(ended_early()),
+                Ok(Err(error)) => Err(error),
+            },
+        }
+    }
+}
+
+/// The service that the next upgrade starts.
+#[derive(Clone, Default)]
+struct Next(Arc<Mutex<Option<Job>>>);
+
+type Job = Box<dyn FnOnce(OwnedFd) -> Arc<ThreadChild> + Send>;
+
+impl Next {
+    fn set(&self, job: Option<Job>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = job;
+    }
+}
+
+impl Spawner for Next {
+    fn spawn(&mut self, _what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        let job = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match job {
+            Some(job) => Ok(Box::new(Shareable(job(channel)))),
+            None => Err("in a test a service is upgraded with `Running::replace`".to_owned()),
+        }
+    }
+
+    fn executable(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// What its predecessor sees of a service that runs on a thread.
+struct ThreadChild {
+    shared: OnceLock<Arc<Shared>>,
+    killed: AtomicBool,
+    /// Readable once it has ended.
+    ended: EventFd,
+}
+
+impl ThreadChild {
+    fn new() -> Self {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let ended = EventFd::from_flags(flags).expect("a test has descriptors left");
+        Self { shared: OnceLock::new(), killed: AtomicBool::new(false), ended }
+    }
+
+    fn started(&self, shared: Arc<Shared>) {
+        let shared = self.shared.get_or_init(|| shared);
+        if self.killed.load(Ordering::SeqCst) {
+            kill(shared);
+        }
+    }
+
+    fn dead(&self) {
+        if let Some(shared) = self.shared.get() {
+            // Whoever still waits for it to serve waits in vain.
+            shared.serving.set(false);
+        }
+        self.ended.write(1).expect("it is written once");
+    }
+}
+
+/// Ends a service without a last word.
+fn kill(shared: &Shared) {
+    shared.verdict.set(Verdict::Failure);
+    shared.wake();
+}
+
+struct Shareable(Arc<ThreadChild>);
+
+impl AsFd for Shareable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.ended.as_fd()
+    }
+}
+
+impl Child for Shareable {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn kill(&self) {
+        self.0.killed.store(true, Ordering::SeqCst);
+        if let Some(shared) = self.0.shared.get() {
+            kill(shared);
+        }
+    }
+
+    fn reap(&self) -> Option<String> {
+        self.0.ended.read().ok().map(|_| "ended".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::blocking::TcpListener;
+
+    fn declared() -> Service {
+        Service::new().listen("greet", "tcp://127.0.0.1:0").probation("0s").upgrade_timeout("10s")
+    }
+
+    fn greet(greeting: &'static str) -> impl FnOnce(&mut Start) -> Result<Body, StartError> {
+        move |start| {
+            let listener: TcpListener = start.listener("greet")?;
+            Ok(Box::new(move || {
+                for stream in listener.incoming() {
+                    stream?.write_all(greeting.as_bytes())?;
+                }
+                Ok(())
+            }))
+        }
+    }
+
+    type Body = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
+    fn ask(address: SocketAddr) -> std::io::Result<String> {
+        let mut answer = String::new();
+        TcpStream::connect(address)?.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn a_body_that_fails_to_prepare_is_an_error_of_the_start() {
+        let started = start_blocking(declared(), |start| {
+            let _: TcpListener = start.listener("missing")?;
+            Ok(|| ())
+        });
+        assert!(started.unwrap_err().to_string().contains("`missing`: it is not declared"));
+    }
+
+    #[test]
+    fn a_successor_that_fails_leaves_the_old_one_serving() {
+        let old = start_blocking(declared(), greet("old")).unwrap();
+        let address = old.address("greet").unwrap();
+        let early = old.replace_blocking(declared(), |start| {
+            let _greet: TcpListener = start.listener("greet")?;
+            Ok(|| ())
+        });
+        let reason = early.unwrap_err().to_string();
+        assert!(reason.contains("the body returned before it was ready"), "{reason}");
+        assert_eq!(ask(address).unwrap(), "old");
+
+        let panicking = old.replace_blocking(declared(), |start| {
+            let _greet: TcpListener = start.listener("greet")?;
+            Ok(|| panic!("no configuration"))
+        });
+        let panicking = panicking.map(|_: Running<()>| ()).unwrap_err().to_string();
+        assert!(panicking.contains("the body panicked: no configuration"), "{panicking}");
+        assert_eq!(ask(address).unwrap(), "old");
+
+        let new = old.replace_blocking(declared(), greet("new")).unwrap();
+        assert_eq!(ask(address).unwrap(), "new");
+        old.wait();
+        new.stop();
+        assert!(ask(address).is_err());
+    }
+
+    #[test]
+    fn a_successor_that_is_never_ready_is_killed_and_the_old_one_serves_on() {
+        let old = start_blocking(declared().upgrade_timeout("100ms"), greet("old")).unwrap();
+        let address = old.address("greet").unwrap();
+        let stuck = old.replace_blocking(declared(), |start| {
+            let _greet: TcpListener = start.listener("greet")?;
+            Ok(|| {
+                loop {
+                    thread::park();
+                }
+            })
+        });
+        let reason = stuck.map(|_: Running<()>| ()).unwrap_err().to_string();
+        assert!(reason.contains("not ready within 100ms") && reason.contains("`greet`"), "{reason}");
+        assert_eq!(ask(address).unwrap(), "old");
+        old.stop();
+    }
+
+    #[test]
+    fn only_replace_upgrades_a_service_in_a_test() {
+        let old = start_blocking(declared(), greet("old")).unwrap();
+        let refused = old.upgrader().upgrade_blocking().unwrap_err().to_string();
+        assert!(refused.contains("Running::replace"), "{refused}");
+        old.stop();
+    }
+}
