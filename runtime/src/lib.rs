@@ -35,8 +35,8 @@
 //!
 //! # What a body may ask for
 //!
-//! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net`,
-//! or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
+//! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net` in
+//! an `async fn`, of [`blocking`] in a plain `fn`, or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
 //! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within.
 //!
 //! ```no_run
