@@ -503,39 +503,65 @@ impl Listeners {
         })
     }
 
-    /// Makes a listener while the pool is held, so that the engine sees all of it or, once ready, none.
+    /// Makes a listener. The lock of the pool is not held meanwhile, because to resolve a name may take long and the
+    /// engine needs it; the name and the address are reserved instead.
     fn enter<T: FromListener>(
         &self,
         name: &str,
         address: &Address,
         make_held: impl FnOnce(Option<(Entry, OwnedFd)>) -> Result<Option<Held>, StartError>,
     ) -> Result<Option<T>, StartError> {
+        let offered = self.reserve(name, address)?;
+        let adopted = offered.as_ref().map(|(at, ..)| *at);
+        let mut doors = Vec::new();
+        let made = make_held(offered.map(|(_, entry, fd)| (entry, fd))).and_then(|held| match held {
+            Some(held) => match make(&held, &self.shared, &mut doors) {
+                Ok(made) => Ok(Some((made, held))),
+                Err(error) => {
+                    sockets::forget(&[held]);
+                    Err(error)
+                }
+            },
+            None => Ok(None),
+        });
+        // Posted while the lock is held that readiness takes: the engine sees all of it or, once ready, none.
+        let mut pool = self.shared.pool();
+        match (made, pool.as_mut()) {
+            (Ok(Some((made, held))), Some(_)) => {
+                self.shared.post(Note::Listener { held: Box::new(held), doors, adopted });
+                Ok(Some(made))
+            }
+            (Ok(Some((_, held))), None) => {
+                sockets::forget(&[held]);
+                Err(too_late(name))
+            }
+            (nothing, Some(pool)) => {
+                pool.used.retain(|(used, _)| used != name);
+                nothing.map(|_| None)
+            }
+            (nothing, None) => nothing.map(|_| None),
+        }
+    }
+
+    /// Reserves the name and the address; takes the socket that the predecessor has offered for them.
+    fn reserve(&self, name: &str, address: &Address) -> Result<Option<(usize, Entry, OwnedFd)>, StartError> {
         let fail = |problem: String| StartError::Listener { listener: name.to_owned(), problem };
         let mut pool = self.shared.pool();
-        let Some(pool) = pool.as_mut() else {
-            return Err(fail("the service is ready; listeners are bound before that".to_owned()));
-        };
+        let pool = pool.as_mut().ok_or_else(|| too_late(name))?;
         if pool.used.iter().any(|(used, _)| used == name) {
             return Err(fail("there is one of this name already".to_owned()));
         }
         if let Some((other, _)) = pool.used.iter().find(|(_, used)| sockets::collide(used, address)) {
             return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
         }
-        let offered = sockets::take_offered(&mut pool.offered, name, address);
-        let adopted = offered.as_ref().map(|(at, ..)| *at);
-        let Some(held) = make_held(offered.map(|(_, entry, fd)| (entry, fd)))? else { return Ok(None) };
-        let mut doors = Vec::new();
-        let made = match make(&held, &self.shared, &mut doors) {
-            Ok(made) => made,
-            Err(error) => {
-                sockets::forget(&[held]);
-                return Err(error);
-            }
-        };
         pool.used.push((name.to_owned(), address.clone()));
-        self.shared.post(Note::Listener { held: Box::new(held), doors, adopted });
-        Ok(Some(made))
+        Ok(sockets::take_offered(&mut pool.offered, name, address))
     }
+}
+
+fn too_late(name: &str) -> StartError {
+    let problem = "the service is ready; listeners are bound before that".to_owned();
+    StartError::Listener { listener: name.to_owned(), problem }
 }
 
 impl FromHarness for Listeners {
