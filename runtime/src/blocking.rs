@@ -15,12 +15,13 @@
 //! }
 //! ```
 //!
-//! Their calls end, with `None`, once this process is replaced or stopped. It exits when the streams are dropped that
-//! were accepted before.
+//! Their calls end, with `None`, once this process is replaced or stopped, and a body that takes one of them is taken to
+//! be written for it: the process ends when the body has returned and the streams are dropped that were accepted before.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use event_listener::{Listener, listener};
@@ -51,6 +52,8 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
         let gate = Gate::new(socket.name().to_owned(), socket.shared().clone(), io);
         // It is shut at first, as the gate is.
         let shut = EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        // Its calls end at a drain, so that the body can return: it is waited for.
+        gate.shared().awaited.store(true, Ordering::Release);
         let gate = Arc::new(Self { gate, shut });
         socket.register(gate.clone());
         Ok(gate)
