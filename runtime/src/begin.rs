@@ -312,10 +312,12 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
                 return Err(StartError::Handover("it did not begin with an offer".to_owned()));
             }
         };
-    // Said before the verdict on the other's version, so that both sides can name it.
-    channel
-        .send(&Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) })
-        .map_err(|error| StartError::Handover(error.to_string()))?;
+    // Said before the verdict on the other's version, so that both sides can name it. A predecessor that is dead by now
+    // does not hear it, and what it has sent is taken all the same.
+    let hello = Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) };
+    match channel.send(&hello) {
+        Ok(()) | Err(_) => {}
+    }
     speaker.understands_us().map_err(StartError::Handover)?;
     let count = socket_count.saturating_add(file_count);
     if count > MAX_SOCKETS {

@@ -201,10 +201,14 @@ impl Engine {
             }
             self.round();
         };
-        self.shared.verdict.set(verdict);
         if !self.is_process {
+            // As the end of a process closes what it has: whoever waited for this one finds nothing left of it.
+            let shared = self.shared.clone();
+            drop(self);
+            shared.verdict.set(verdict);
             return;
         }
+        self.shared.verdict.set(verdict);
         std::thread::sleep(LEAVE_TIMEOUT);
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
@@ -269,8 +273,11 @@ impl Engine {
 
     fn take_from_parent(&mut self) -> bool {
         let Some(parent) = &mut self.parent else { return false };
-        let flushed = parent.channel.flush().map_err(Into::into);
-        let event = match flushed.and_then(|()| parent.channel.receive()) {
+        // A send fails once the other end is closed. What it said before is read all the same, and then its end.
+        match parent.channel.flush() {
+            Ok(()) | Err(_) => {}
+        }
+        let event = match parent.channel.receive() {
             Ok(Received::Nothing) => return false,
             Ok(Received::Message(Message::Commit, _)) => Event::Commit,
             Ok(Received::Message(Message::Stop, _)) => {
@@ -298,7 +305,6 @@ impl Engine {
                 self.parent_gone();
                 Event::PredecessorGone
             }
-            // A send fails when the other end is closed, and then there is no more to read either.
             Err(error) => {
                 if matches!(self.state.phase, Phase::Starting | Phase::Prepared) {
                     self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
@@ -316,7 +322,7 @@ impl Engine {
     fn parent_gone(&mut self) {
         if let Some(parent) = self.parent.take() {
             tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
-            self.dead.push(parent.pid);
+            self.known_dead(parent.pid);
         }
         self.shared.predecessor_gone.set(());
     }
@@ -354,9 +360,11 @@ impl Engine {
             }
         }
         if let Some(how) = successor.child.reap() {
-            self.dead.push(successor.child.pid());
+            let pid = successor.child.pid();
             self.unserved_by_successor = std::mem::take(&mut successor.unserved);
             self.successor = None;
+            self.known_dead(pid);
+            self.restore_nonblocking();
             self.reason.get_or_insert(how);
             self.feed(Event::Exited);
             return true;
@@ -584,8 +592,13 @@ impl Engine {
             Action::Open => self.open(),
             Action::TakeOver => return Some(self.take_over()),
             Action::TakeBack => self.take_back(),
-            Action::Arm(timer) => _ = self.timers.insert(timer, Instant::now() + self.duration(timer)),
+            Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {
+                Some(at) => _ = self.timers.insert(timer, at),
+                // Longer than a clock can count, such as `Duration::MAX`: it never expires.
+                None => _ = self.timers.remove(&timer),
+            },
             Action::Disarm(timer) => _ = self.timers.remove(&timer),
+            Action::LetGo => self.held.clear(),
             Action::Drain => self.drain(),
             Action::End(end) => self.end(end),
         }
@@ -838,6 +851,13 @@ impl Engine {
     }
 
     fn open(&mut self) {
+        self.restore_nonblocking();
+        self.shared.set_handed_over(false);
+        self.doors.iter().for_each(|door| door.open());
+    }
+
+    /// A successor that is dead may have cleared it.
+    fn restore_nonblocking(&self) {
         for held in &self.held {
             match held.restore_nonblocking() {
                 Ok(false) => {}
@@ -849,8 +869,6 @@ impl Engine {
                 Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
             }
         }
-        self.shared.set_handed_over(false);
-        self.doors.iter().for_each(|door| door.open());
     }
 
     fn drain(&mut self) {
@@ -895,6 +913,14 @@ impl Engine {
             if let Err(error) = pidfile.publish() {
                 complain!(self.shared, "{}", pidfile_error(pidfile, &error));
             }
+        }
+    }
+
+    /// Notes that a related process is dead, and removes the pid file that it may have staged.
+    fn known_dead(&mut self, pid: u32) {
+        self.dead.push(pid);
+        if let Some(pidfile) = &self.pidfile {
+            pidfile.unstage_of(pid);
         }
     }
 
@@ -943,7 +969,8 @@ impl Engine {
         if let Some(parent) = &mut self.parent {
             while let Ok(Received::Message(..) | Received::Unknown(_)) = parent.channel.receive() {}
             if let Ok(Received::End) = parent.channel.receive() {
-                self.dead.push(parent.pid);
+                let pid = parent.pid;
+                self.known_dead(pid);
             }
         }
         let Some(successor) = &self.successor else { return };
@@ -954,7 +981,8 @@ impl Engine {
             Ok(()) | Err(_) => {}
         }
         if successor.child.reap().is_some() {
-            self.dead.push(successor.child.pid());
+            let pid = successor.child.pid();
+            self.known_dead(pid);
         }
     }
 }

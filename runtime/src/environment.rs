@@ -26,9 +26,10 @@ impl Environment {
     ///
     /// Must be called while the process has one thread.
     pub(crate) fn take() -> (Self, Option<OsString>) {
-        let ours = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        // A name that is not UTF-8 is none that anybody takes, and is refused as it is printed.
+        let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);
         let mut variables: Vec<_> =
-            env::vars_os().filter_map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
+            env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
         variables.sort();
         let handover = env::var_os(HANDOVER);
         if handover.is_some() {

@@ -63,8 +63,9 @@ pub(crate) enum Drain {
     Stop { owner: bool },
     /// A successor serves. `stop`: a first request to stop has been noted.
     Replaced { stop: bool },
-    /// A successor served, and is stopping as well: nobody is to serve after the two.
-    Leaving,
+    /// A successor served, and is stopping as well: nobody is to serve after the two. `stop`: a first request to stop
+    /// has been noted.
+    Leaving { stop: bool },
     /// The successor died when this process could no longer resume: its own executable is started again.
     Rescue { step: Rescue, attempt: u8, finished: bool },
 }
@@ -177,6 +178,8 @@ pub(crate) enum Action {
     TakeBack,
     Arm(Timer),
     Disarm(Timer),
+    /// Close every listener here: who has them now is stopping, and nobody is to serve after it.
+    LetGo,
     /// Raise `Shutdown`; with a successor, close the listeners that it did not adopt.
     Drain,
     End(End),
@@ -278,7 +281,7 @@ impl State {
             P::Reverting { paused, then_stop, failure } => self.reverting(event, paused, then_stop, failure),
             P::Draining(Drain::Stop { owner }) => self.stopping(event, owner),
             P::Draining(Drain::Replaced { stop }) => self.replaced(event, stop),
-            P::Draining(Drain::Leaving) => self.leaving(event),
+            P::Draining(Drain::Leaving { stop }) => self.leaving(event, stop),
             P::Draining(Drain::Rescue { step, attempt, finished }) => {
                 self.rescue(event, step, attempt, finished)
             }
@@ -379,19 +382,21 @@ impl State {
 
     fn committed(self, event: Event, stop: bool) -> (State, Actions) {
         match event {
+            E::Upgrade if stop => (self, vec![A::Refuse(Refusal::Terminating)]),
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
             // It may have accepted connections already: it is asked to stop the graceful way, once it answers.
             E::Stop if !stop => self.to(P::Committed { stop: true }, []),
             E::Stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
             E::Active if stop => self.drain(
-                Drain::Leaving,
-                [A::Disarm(Timer::Handover), A::SendStop, A::Report(Err(Failure::Stopped))],
+                Drain::Leaving { stop },
+                [A::Disarm(Timer::Handover), A::SendStop, A::Report(Err(Failure::Stopped)), A::LetGo],
             ),
             E::Active => {
                 self.to(P::Standby, [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive])
             }
             E::Leaving => {
-                self.drain(Drain::Leaving, [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped))])
+                let actions = [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped)), A::LetGo];
+                self.drain(Drain::Leaving { stop }, actions)
             }
             E::Exited => self.after_death(true, stop, Failure::Exited, [A::Disarm(Timer::Handover)]),
             E::Failed => self.to(
@@ -412,7 +417,10 @@ impl State {
                 let actions = [A::Disarm(Timer::Probation), A::Report(Ok(()))];
                 self.drain(Drain::Replaced { stop: event == E::Stop }, actions)
             }
-            E::Leaving => self.drain(Drain::Leaving, [A::Disarm(Timer::Probation), A::Report(Ok(()))]),
+            E::Leaving => {
+                let actions = [A::Disarm(Timer::Probation), A::Report(Ok(())), A::LetGo];
+                self.drain(Drain::Leaving { stop: false }, actions)
+            }
             E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(Timer::Probation)]),
             _ => self.stay(),
         }
@@ -420,6 +428,7 @@ impl State {
 
     fn reverting(self, event: Event, paused: bool, then_stop: bool, failure: Failure) -> (State, Actions) {
         match event {
+            E::Upgrade if then_stop => (self, vec![A::Refuse(Refusal::Terminating)]),
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
             E::Exited => self.after_death(paused, then_stop, failure, [A::Disarm(Timer::Exit)]),
             E::Expired(Timer::Exit) => (self, vec![A::Kill]),
@@ -449,17 +458,19 @@ impl State {
             // to be started again, and the connections that are open are finished all the same.
             E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), []),
             E::Stop => self.end(End::AtOnce),
-            E::Leaving => self.to(P::Draining(Drain::Leaving), []),
+            E::Leaving => self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo]),
             E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack]),
             E::Exited => self.try_rescue(0, false, [A::TakeBack]),
             _ => self.stay(),
         }
     }
 
-    fn leaving(self, event: Event) -> (State, Actions) {
+    fn leaving(self, event: Event, stop: bool) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
             E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => self.end(End::Replaced),
+            // A service manager sends it to every process of the unit.
+            E::Stop if !stop => self.to(P::Draining(Drain::Leaving { stop: true }), []),
             E::Stop => self.end(End::AtOnce),
             _ => self.stay(),
         }
@@ -497,8 +508,10 @@ impl State {
                 self.to(P::Draining(Drain::Replaced { stop: false }), [])
             }
             (E::Leaving, Rescue::Committed | Rescue::Probation) if finished => self.end(End::Replaced),
-            (E::Leaving, Rescue::Committed | Rescue::Probation) => self
-                .to(P::Draining(Drain::Leaving), [A::Disarm(Timer::Handover), A::Disarm(Timer::Probation)]),
+            (E::Leaving, Rescue::Committed | Rescue::Probation) => self.to(
+                P::Draining(Drain::Leaving { stop: false }),
+                [A::Disarm(Timer::Handover), A::Disarm(Timer::Probation), A::LetGo],
+            ),
             (E::SpawnFailed | E::Exited, Rescue::Initialising | Rescue::Committed | Rescue::Probation)
             | (E::Exited, Rescue::Killing { stop: false }) => self.rescue_failed(attempt, finished),
             (E::Exited, Rescue::Killing { stop: true }) => self.stop_rescue(finished, [A::TakeBack]),

@@ -19,10 +19,7 @@ pub(crate) struct Pidfile {
 impl Pidfile {
     /// `path` is absolute and names a file.
     pub(crate) fn new(path: PathBuf, pid: u32) -> Self {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{pid}"));
-        Self { beside: path.with_file_name(name), path, staged: Cell::new(false), pid }
+        Self { beside: beside(&path, pid), path, staged: Cell::new(false), pid }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,10 +54,15 @@ impl Pidfile {
     /// Removes what `stage` wrote, if it is still there.
     pub(crate) fn unstage(&self) {
         if self.staged.take() {
-            // It is a leftover at worst, and the next process of this pid removes it.
-            match remove(&self.beside) {
-                Ok(()) | Err(_) => {}
-            }
+            self.unstage_of(self.pid);
+        }
+    }
+
+    /// Removes what another process, which is dead, may have staged.
+    pub(crate) fn unstage_of(&self, pid: u32) {
+        // It is a leftover at worst, and the next process of this pid removes it.
+        match remove(&beside(&self.path, pid)) {
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -76,6 +78,14 @@ impl Pidfile {
             _ => Ok(()),
         }
     }
+}
+
+/// Where a process stages the pid file.
+fn beside(path: &Path, pid: u32) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{pid}"));
+    path.with_file_name(name)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -32,7 +32,8 @@ pub(crate) use {complain, tell};
 /// One line to stderr, in one write where the system allows it. A stderr that is closed or full is no reason to fail.
 pub(crate) fn to_stderr(message: std::fmt::Arguments<'_>) {
     use std::io::Write;
-    let line = format!("tableflip: {message}\n");
+    // What is reported may quote a variable or a panic, whose line breaks would look like lines of somebody else.
+    let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
     match std::io::stderr().write_all(line.as_bytes()) {
         Ok(()) | Err(_) => {}
     }

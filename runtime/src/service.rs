@@ -209,20 +209,26 @@ impl Service {
 
         let upgrade_signal = match environment.parse::<UpgradeSignal>(&variable("upgrade_signal"))? {
             Some(signal) => signal,
-            None => self
-                .upgrade_signal
-                .parse()
-                .map_err(|problem| StartError::Option { option: "upgrade_signal", problem })?,
+            None => self.upgrade_signal.parse().map_err(|problem| StartError::Option {
+                option: "upgrade_signal",
+                problem: format!("`{}`: {problem}", self.upgrade_signal),
+            })?,
         };
 
-        let pidfile = environment.take_one(&variable("pidfile")).map(PathBuf::from).or(self.pidfile);
-        let pidfile = match pidfile {
-            Some(path) if path.file_name().is_none() => {
-                let problem = format!("{path:?} does not name a file");
-                return Err(StartError::Option { option: "pidfile", problem });
+        let pidfile_variable = variable("pidfile");
+        let file = |path: PathBuf| match path.file_name() {
+            Some(_) => Ok(directory.join(path)),
+            None => Err(format!("{path:?} does not name a file")),
+        };
+        let pidfile = match environment.take_one(&pidfile_variable).map(PathBuf::from).map(file) {
+            Some(path) => {
+                Some(path.map_err(|problem| StartError::Environment { variable: pidfile_variable, problem })?)
             }
-            Some(path) => Some(directory.join(path)),
-            None => None,
+            None => self
+                .pidfile
+                .map(file)
+                .transpose()
+                .map_err(|problem| StartError::Option { option: "pidfile", problem })?,
         };
 
         let mut listeners: Vec<(String, Address)> = Vec::new();

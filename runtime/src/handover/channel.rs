@@ -115,8 +115,9 @@ impl Channel {
             match recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-                // The other process is gone with data of ours unread: to us that is its end.
-                Err(Errno::ECONNRESET | Errno::EPIPE) => return Ok(Received::End),
+                // The other process is gone with data of ours unread. The kernel says so once, ahead of what is in the
+                // queue still; then come those messages, and the end.
+                Err(Errno::ECONNRESET) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
                 Ok(result) => break result,
             }
@@ -251,10 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_seen_though_the_other_left_without_reading() {
-        let (mut old, new) = pair();
+    fn what_was_sent_and_the_end_are_seen_though_the_other_left_without_reading() {
+        let (mut old, mut new) = pair();
         old.send(&Message::Commit).unwrap();
+        new.send(&Message::Active).unwrap();
         drop(new);
+        assert!(matches!(old.receive().unwrap(), Received::Message(Message::Active, _)));
         assert!(matches!(old.receive().unwrap(), Received::End));
     }
 

@@ -160,7 +160,7 @@ impl World {
             done.push(crashed);
         }
         match *action {
-            A::Refuse(_) | A::ReportActive | A::Report(_) | A::WarnNotReady => {}
+            A::Refuse(_) | A::ReportActive | A::Report(_) | A::WarnNotReady | A::LetGo => {}
             A::Arm(timer) => _ = self.processes[who].timers.insert(timer),
             A::Disarm(timer) => _ = self.processes[who].timers.remove(&timer),
             A::Spawn | A::SpawnRescue => {

@@ -14,13 +14,13 @@ fn phases() -> Vec<Phase> {
         P::Upgrading,
         P::Pausing,
         P::Standby,
-        P::Draining(Drain::Leaving),
         P::Ended,
     ];
     for a in [false, true] {
         phases.push(P::Committed { stop: a });
         phases.push(P::Draining(Drain::Stop { owner: a }));
         phases.push(P::Draining(Drain::Replaced { stop: a }));
+        phases.push(P::Draining(Drain::Leaving { stop: a }));
         for b in [false, true] {
             for failure in FAILURES {
                 phases.push(P::Reverting { paused: a, then_stop: b, failure });
