@@ -897,7 +897,10 @@ impl Engine {
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.publish() {
                 let problem = pidfile_error(pidfile, &error);
-                complain!(self.shared, "{problem}");
+                // Where it does not fail the start, which says why, the service goes on without.
+                if self.state.predecessor == Predecessor::Gone {
+                    complain!(self.shared, "{problem}");
+                }
                 self.reason = Some(problem);
                 return Event::PidfileFailed;
             }

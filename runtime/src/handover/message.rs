@@ -278,6 +278,85 @@ mod tests {
         }
     }
 
+    /// Numbers that are random enough, and the same in every run: splitmix64.
+    fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+        move |below| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % below as u64) as usize
+        }
+    }
+
+    /// Whatever a peer sends is a message, one of a later release, or garbled; never a panic.
+    #[test]
+    fn a_damaged_message_is_understood_or_malformed() {
+        const CASES: usize = 200_000;
+        const PIECES: [&[u8]; 20] = [
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b"\"",
+            b",",
+            b":",
+            b"\\",
+            b"null",
+            b"-1",
+            b"1e999",
+            b"18446744073709551616",
+            b"\"type\":\"sing\"",
+            b"\"pid\":",
+            b"\\ud800",
+            b"\n\x1b[31m",
+            b"\0",
+            b"\xff",
+            b"\xc3\xa9",
+            b" ",
+        ];
+        let recorded = recorded_0_1_0();
+        let mut random = numbers(7);
+        let (mut understood, mut unknown, mut garbled) = (0, 0, 0);
+        for _ in 0..CASES {
+            let mut packet = recorded[random(recorded.len())].0.as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                let at = random(packet.len() + 1);
+                let end = at + random(packet.len() + 1 - at);
+                match random(6) {
+                    0 => packet.truncate(at),
+                    1 => _ = packet.splice(at..at, PIECES[random(PIECES.len())].iter().copied()),
+                    2 => _ = packet.splice(at..end, []),
+                    3 => _ = packet.splice(at..at, packet[at..end].to_vec()),
+                    4 => {
+                        packet.extend_from_slice(&recorded[random(recorded.len())].0.as_bytes()[random(9)..])
+                    }
+                    _ if at < packet.len() => packet[at] = random(256) as u8,
+                    _ => {}
+                }
+            }
+            match Message::decode(&packet) {
+                Ok(message) => {
+                    understood += 1;
+                    assert!(message.descriptors() <= packet.len());
+                    // It is passed on as it was understood.
+                    assert_eq!(Message::decode(&message.encode()), Ok(message));
+                }
+                Err(Malformed::UnknownType(name)) => {
+                    unknown += 1;
+                    assert!(name.len() <= MAX_REASON + 3 && !name.contains(char::is_control), "{name:?}");
+                }
+                Err(Malformed::Garbled(why)) => {
+                    garbled += 1;
+                    assert!(!why.is_empty() && why.len() <= MAX_REASON + 3, "{why:?}");
+                    assert!(!why.contains(char::is_control), "{why:?}");
+                }
+            }
+        }
+        println!("{CASES} cases: {understood} understood, {unknown} unknown, {garbled} garbled");
+        // A damage that nothing survives, or that does nothing, would try nothing.
+        assert!(understood > CASES / 100 && unknown > CASES / 1000 && garbled > CASES / 10);
+    }
+
     #[test]
     fn an_incompatible_release_is_refused_by_name() {
         let mut later = Speaker { protocol: 9, oldest_protocol: 5, release: "7.0.0".into(), ..speaker() };

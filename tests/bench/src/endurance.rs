@@ -1,0 +1,91 @@
+//! What is left behind by many upgrades.
+
+use std::fs;
+
+use nix::unistd::Pid;
+
+use crate::Result;
+use crate::flavor::DEFAULT;
+use crate::options::Options;
+use crate::probe;
+use crate::process::{self, Service};
+use crate::report::{Row, Section, Target, progress};
+use crate::stats::{Summary, summarize};
+
+/// A generation, once its predecessor has ended.
+#[derive(Clone, Copy, Debug)]
+struct Footprint {
+    descriptors: usize,
+    threads: usize,
+    children: usize,
+    zombies: usize,
+    /// VmRSS and its anonymous part, in KiB.
+    resident: usize,
+    anonymous: usize,
+}
+
+impl Footprint {
+    fn of(pid: Pid) -> Result<Self> {
+        let count =
+            |what: &str| Ok::<_, std::io::Error>(fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| -> Result<usize> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
+            Ok(value.ok_or_else(|| format!("/proc/{pid}/status has no {name}"))?.parse()?)
+        };
+        let children = process::children(pid);
+        Ok(Self {
+            descriptors: count("fd")?,
+            threads: count("task")?,
+            zombies: children.iter().filter(|child| child.is_zombie).count(),
+            children: children.len(),
+            resident: field("VmRSS")?,
+            anonymous: field("RssAnon")?,
+        })
+    }
+}
+
+pub(crate) fn measure(options: &Options) -> Result<Section> {
+    let mut service = Service::start(&["probe", "1", DEFAULT])?;
+    let mut footprints = Vec::new();
+    for upgrade in 1..=options.upgrades {
+        progress("upgrade", upgrade, options.upgrades);
+        probe::upgrade(&mut service)?;
+        footprints.push(Footprint::of(service.process().pid())?);
+    }
+
+    let (first, last) = (footprints[0], footprints[footprints.len() - 1]);
+    let row = |what: &str, of: fn(&Footprint) -> usize, met: fn(f64, Summary) -> bool| {
+        let all = summarize(footprints.iter().map(|footprint| of(footprint) as f64));
+        let (least, most) = footprints
+            .iter()
+            .map(of)
+            .fold((usize::MAX, 0), |(least, most), value| (least.min(value), most.max(value)));
+        Row {
+            what: what.to_owned(),
+            value: format!("{} → {}", of(&first), of(&last)),
+            spread: format!("{least} – {most}"),
+            target: Some(Target { text: "as after the first".to_owned(), met: met(of(&first) as f64, all) }),
+        }
+    };
+    let same = |first: f64, all: Summary| all.low == first && all.high == first;
+    // Where the loader puts things differs from one process to the next by some pages.
+    let about = |first: f64, all: Summary| all.median <= first * 1.05;
+    Ok(Section {
+        title: "After many upgrades",
+        about: format!(
+            "The process that serves, after the first upgrade and after {}; in the third column the least and the most \
+             in between. Each is looked at once its predecessor has ended.",
+            options.upgrades
+        ),
+        rows: vec![
+            row("descriptors", |footprint| footprint.descriptors, same),
+            row("threads", |footprint| footprint.threads, same),
+            row("children", |footprint| footprint.children, same),
+            row("zombies", |footprint| footprint.zombies, same),
+            row("resident memory, KiB", |footprint| footprint.resident, about),
+            row("… of it anonymous, KiB", |footprint| footprint.anonymous, about),
+        ],
+    })
+}

@@ -1,0 +1,112 @@
+//! One upgrade, seen by a client that asks without pause who serves.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::process::{PATIENCE, Service};
+use crate::{Result, clock};
+
+/// What the measured service answers to every connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+    /// When its `main` was entered, by [`clock::now`].
+    pub(crate) entered: Duration,
+    /// When its body was polled for the first time.
+    pub(crate) body: Duration,
+    /// When it accepted this connection.
+    pub(crate) accepted: Duration,
+}
+
+impl Answer {
+    pub(crate) const SIZE: usize = 5 * 8;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let nanos = |stamp: Duration| stamp.as_nanos() as u64;
+        let words =
+            [self.generation, self.pid.into(), nanos(self.entered), nanos(self.body), nanos(self.accepted)];
+        let mut bytes = [0; Self::SIZE];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]));
+        let stamp = |at| Duration::from_nanos(word(at));
+        Self {
+            generation: word(0),
+            pid: word(1) as u32,
+            entered: stamp(2),
+            body: stamp(3),
+            accepted: stamp(4),
+        }
+    }
+
+    /// Connects, and reads the answer.
+    pub(crate) fn of(address: SocketAddr) -> Result<Self> {
+        let mut bytes = [0; Self::SIZE];
+        let mut stream = TcpStream::connect(address)?;
+        stream.read_exact(&mut bytes)?;
+        Ok(Self::from_bytes(bytes))
+    }
+}
+
+/// How long one upgrade took, and its parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upgrade {
+    /// From the signal to the first answer from the successor.
+    pub(crate) total: Duration,
+    /// To its `main`: the old process wakes up and spawns; exec and the dynamic linker.
+    pub(crate) to_main: Duration,
+    /// To its body: the offer, the listeners, tokio.
+    pub(crate) to_body: Duration,
+    /// To its first accept: prepared, pause, commit.
+    pub(crate) to_accept: Duration,
+    /// To the answer in the hands of the client.
+    pub(crate) to_answer: Duration,
+}
+
+/// Upgrades a service of the kind `probe`, and waits until the old process has ended.
+pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
+    let before = Answer::of(service.address())?.generation;
+    let signalled = clock::now();
+    let deadline = Instant::now() + PATIENCE;
+    service.process().signal(Signal::SIGHUP)?;
+    let (answer, answered) = loop {
+        let answer = Answer::of(service.address())?;
+        let answered = clock::now();
+        if answer.generation > before {
+            break (answer, answered);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("no answer from a successor of generation {before}").into());
+        }
+    };
+    service.follow(Pid::from_raw(answer.pid.try_into()?))?;
+    Ok(Upgrade {
+        total: answered - signalled,
+        to_main: answer.entered.saturating_sub(signalled),
+        to_body: answer.body.saturating_sub(answer.entered),
+        to_accept: answer.accepted.saturating_sub(answer.body),
+        to_answer: answered.saturating_sub(answer.accepted),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_survives_the_wire() {
+        let stamp = Duration::from_nanos;
+        let answer = Answer { generation: 7, pid: 42, entered: stamp(1), body: stamp(2), accepted: stamp(3) };
+        assert_eq!(Answer::from_bytes(answer.to_bytes()), answer);
+    }
+}

@@ -1,0 +1,272 @@
+//! The service that the tests start, replace and mistreat.
+//!
+//! What it is: `VICTIM_LISTEN` has one listener a line, `NAME ADDRESS`; `VICTIM_READY`, `VICTIM_AWAIT` and
+//! `VICTIM_CURRENT_THREAD`, where set, make its body take `Ready`, await `Shutdown`, and run on one thread;
+//! `VICTIM_CTRLC` and `VICTIM_TOKIO_SIGNALS` make it handle signals itself, the usual ways. All else is set by the
+//! variables of the harness under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
+//!
+//! A client sends lines; [`answer`] has what can be asked for.
+
+mod deeds;
+mod plan;
+mod say;
+
+use std::env;
+use std::future::pending;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tableflip::net::{TcpListener, UnixListener};
+use tableflip::{Flavor, Ready, Service, Shutdown, StartError, Upgrader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use plan::{Plan, act};
+use say::say;
+
+fn main() -> ExitCode {
+    say::install();
+    let plan = Plan::take();
+    say(0, "main", "");
+    plan.carry_out(0, "main");
+    if env::var_os("VICTIM_CTRLC").is_some() {
+        ctrlc::set_handler(|| say(0, "ctrlc", "")).expect("it is the first");
+        say(0, "caught", caught_signals());
+    }
+
+    let mut service = Service::new();
+    let mut listeners = Vec::new();
+    for line in declared(plan) {
+        let (name, address) = line.split_once(' ').expect("a name and an address");
+        service = service.listen(name, address);
+        listeners.push((name.to_owned(), address.starts_with("unix:")));
+    }
+    if env::var_os("VICTIM_CURRENT_THREAD").is_some() {
+        service = service.flavor(Flavor::CurrentThread);
+    }
+    let code = service.run(|start| {
+        // Only now: until here the process is to have one thread.
+        std::thread::spawn(|| plan::wait_for_the_end_of_the_test());
+        let ready = env::var_os("VICTIM_READY").map(|_| start.harness::<Ready>()).transpose()?;
+        let (commands, orders) = mpsc::unbounded_channel();
+        let service = Arc::new(Victim { upgrader: start.harness()?, shutdown: start.harness()?, commands });
+        let listener = |(name, unix): (String, bool)| -> Result<_, StartError> {
+            let listener = match unix {
+                true => Listener::Unix(start.listener(&name)?),
+                false => Listener::Tcp(start.listener(&name)?),
+            };
+            Ok((name, listener))
+        };
+        let listeners = listeners.into_iter().map(listener).collect::<Result<Vec<_>, _>>()?;
+        Ok(body(service, listeners, ready, orders))
+    });
+    plan.carry_out(0, "exit");
+    code
+}
+
+/// The listeners, one a string: those of the environment, but for what this process alone leaves out or adds.
+fn declared(plan: &Plan) -> Vec<String> {
+    let mut declared: Vec<String> =
+        env::var("VICTIM_LISTEN").unwrap_or_default().lines().map(str::to_owned).collect();
+    for verb in plan.at("listen") {
+        match verb.split_once(' ') {
+            Some(("with", listener)) => declared.push(listener.to_owned()),
+            Some(("without", name)) => declared.retain(|line| line.split(' ').next() != Some(name)),
+            _ => panic!("there is no verb `{verb}` here"),
+        }
+    }
+    declared
+}
+
+/// The mask of the signals that this process has handlers for, proc_pid_status(5).
+fn caught_signals() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("it has this line").trim().to_owned()
+}
+
+struct Victim {
+    upgrader: Upgrader,
+    shutdown: Shutdown,
+    /// Orders for the body, from a connection.
+    commands: mpsc::UnboundedSender<String>,
+}
+
+impl Victim {
+    fn say(&self, what: &str, text: impl std::fmt::Display) {
+        say(self.upgrader.generation(), what, text);
+    }
+
+    fn act(&self, verb: &str) {
+        act(self.upgrader.generation(), verb);
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+async fn body(
+    victim: Arc<Victim>,
+    listeners: Vec<(String, Listener)>,
+    mut ready: Option<Ready>,
+    mut orders: mpsc::UnboundedReceiver<String>,
+) -> Result<ExitCode, String> {
+    let plan = Plan::of_this_process();
+    for (name, listener) in &listeners {
+        if let Listener::Tcp(listener) = listener {
+            // One that is told to stop before it has begun has none any more.
+            if let Ok(address) = listener.local_addr() {
+                victim.say("listening", format_args!("{name} {address}"));
+            }
+        }
+    }
+    victim.say("init", "");
+    if env::var_os("VICTIM_TOKIO_SIGNALS").is_some() {
+        for kind in [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()] {
+            let (mut signals, victim) = (signal(kind).map_err(|error| error.to_string())?, victim.clone());
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    victim.say("tokio-signal", kind.as_raw_value());
+                }
+            });
+        }
+    }
+    let mut skipped = Vec::new();
+    for verb in plan.at("init") {
+        match verb.split_once(' ').unwrap_or((verb, "")) {
+            ("never", _) => pending().await,
+            ("skip", name) => skipped.push(name),
+            ("notify", _) => ready.take().expect("`Ready` is taken").notify(),
+            ("upgrade", _) => victim.say("outcome", outcome(victim.upgrader.upgrade().await)),
+            ("drop-ready", _) => ready = None,
+            ("return" | "fail", _) => return conclude(verb),
+            _ => victim.act(verb),
+        }
+    }
+    if let Some(ready) = ready {
+        ready.notify();
+    }
+    for (name, listener) in listeners {
+        if !skipped.contains(&name.as_str()) {
+            tokio::spawn(serve(victim.clone(), listener));
+        }
+    }
+    // Without any of its own, an order to the body is what it waits for; with one thread, the tasks above run first.
+    tokio::task::yield_now().await;
+    victim.say("serve", "");
+    plan.carry_out(victim.upgrader.generation(), "serve");
+
+    let awaits = env::var_os("VICTIM_AWAIT").is_some();
+    loop {
+        tokio::select! {
+            // A future that is never polled is one that nobody awaited.
+            () = victim.shutdown.clone(), if awaits => {
+                victim.say("shutdown", "");
+                let mut end = "return 0";
+                for verb in plan.at("shutdown") {
+                    match verb.split_once(' ') {
+                        Some(("return" | "fail", _)) => end = verb,
+                        _ => victim.act(verb),
+                    }
+                }
+                return conclude(end);
+            }
+            Some(order) = orders.recv() => match order.split_once(' ') {
+                Some(("return" | "fail", _)) => return conclude(&order),
+                _ => victim.act(&order),
+            },
+        }
+    }
+}
+
+/// `return STATUS` or `fail REASON`.
+fn conclude(verb: &str) -> Result<ExitCode, String> {
+    match verb.split_once(' ') {
+        Some(("return", status)) => Ok(ExitCode::from(status.parse::<u8>().expect("a status"))),
+        Some(("fail", reason)) => Err(reason.to_owned()),
+        _ => unreachable!("the caller has looked"),
+    }
+}
+
+async fn serve(victim: Arc<Victim>, listener: Listener) {
+    loop {
+        // What ends an accept for good is what a test wants to read, and the tasks of the runtime keep it quiet.
+        let failed = |error| -> ! { panic!("accept failed: {error}") };
+        match &listener {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await.unwrap_or_else(|error| failed(error));
+                tokio::spawn(converse(victim.clone(), stream));
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await.unwrap_or_else(|error| failed(error));
+                tokio::spawn(converse(victim.clone(), stream));
+            }
+        }
+    }
+}
+
+async fn converse(victim: Arc<Victim>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    // A client that is gone, in whatever way, is one that has nothing to ask.
+    while matches!(stream.read_line(&mut line).await, Ok(n) if n > 0) {
+        let answer = answer(&victim, line.trim_end()).await + "\n";
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+async fn answer(victim: &Arc<Victim>, line: &str) -> String {
+    let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
+    match verb {
+        "who" => format!("{} {}", victim.upgrader.generation(), std::process::id()),
+        // In this task, and so on a thread of the runtime.
+        "do" => {
+            victim.act(argument);
+            "done".to_owned()
+        }
+        // In the body.
+        "body" => {
+            victim.commands.send(argument.to_owned()).expect("the body lives");
+            "sent".to_owned()
+        }
+        // Makes the drain wait until the test opens a gate.
+        "guard" => {
+            let (guard, victim, gate) = (victim.shutdown.guard(), victim.clone(), format!("gate {argument}"));
+            std::thread::spawn(move || {
+                victim.act(&gate);
+                drop(guard);
+            });
+            "guarded".to_owned()
+        }
+        "upgrade" => outcome(victim.upgrader.upgrade().await),
+        "upgrade-blocking" => {
+            let upgrader = victim.upgrader.clone();
+            outcome(
+                tokio::task::spawn_blocking(move || upgrader.upgrade_blocking())
+                    .await
+                    .expect("it does not panic"),
+            )
+        }
+        "stop" => {
+            victim.upgrader.stop();
+            "stopping".to_owned()
+        }
+        "predecessor" => {
+            victim.upgrader.predecessor_gone().await;
+            format!("gone {}", victim.upgrader.has_predecessor())
+        }
+        _ => format!("echo {line}"),
+    }
+}
+
+fn outcome(outcome: Result<tableflip::Upgraded, tableflip::UpgradeError>) -> String {
+    match outcome {
+        Ok(upgraded) => format!("ok {} {}", upgraded.generation, upgraded.pid),
+        Err(error) => format!("err {error:?}: {error}"),
+    }
+}

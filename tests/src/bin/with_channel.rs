@@ -1,0 +1,49 @@
+//! Runs a program with one descriptor more, whose number is in `TABLEFLIP_HANDOVER`: what a predecessor does for its
+//! successor, here done by a test that plays the predecessor.
+//!
+//! ```text
+//! with_channel channel PATH PROGRAM...    a channel whose other end the test has, who listens at PATH
+//! with_channel closed - PROGRAM...        a channel whose other end is closed
+//! with_channel stream - PROGRAM...        a stream socket
+//! with_channel internet - PROGRAM...      a TCP socket
+//! with_channel file PATH PROGRAM...       a regular file
+//! ```
+//!
+//! The process stays the same one, so that the test knows the program by the process that it has started.
+
+use std::env;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tests::channel::{HANDOVER, connect_to};
+
+fn main() {
+    let args: Vec<_> = env::args_os().skip(1).collect();
+    let [kind, argument, program, rest @ ..] = &args[..] else { panic!("usage: KIND ARGUMENT PROGRAM...") };
+    // Kept until the exec: what was a pair is not to be half closed before.
+    let (fd, _other): (OwnedFd, Option<OwnedFd>) = match kind.to_str() {
+        Some("channel") => (connect_to(Path::new(argument)), None),
+        Some("closed") => {
+            let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+            (pair.expect("a pair").0, None)
+        }
+        Some("stream") => {
+            let (one, other) = UnixStream::pair().expect("a pair");
+            (one.into(), Some(other.into()))
+        }
+        Some("internet") => (TcpListener::bind("127.0.0.1:0").expect("a port").into(), None),
+        Some("file") => (File::open(argument).expect("a file").into(), None),
+        _ => panic!("there is no kind {kind:?}"),
+    };
+    // This process has one thread and starts no child but itself.
+    fcntl_setfd(&fd, FdFlags::empty()).expect("a descriptor");
+    let error = Command::new(program).args(rest).env(HANDOVER, fd.as_raw_fd().to_string()).exec();
+    panic!("cannot run {program:?}: {error}");
+}

@@ -1,0 +1,186 @@
+//! One end of a handover channel, for a process that plays the other part.
+//!
+//! It is written from `docs/protocol.md` and shares no code with the crate, so that a mistake in the crate's own two
+//! ends, which would understand each other all the same, does not hide in it. Every wait has a deadline.
+#![allow(unsafe_code)]
+
+use std::env;
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    listen, recvmsg, sendmsg, socket_with,
+};
+use serde_json::Value;
+
+/// The variable that names a successor's end.
+pub const HANDOVER: &str = "TABLEFLIP_HANDOVER";
+/// The largest packet.
+pub const MAX_MESSAGE: usize = 65_536;
+
+/// How long anything may take that is to happen.
+const DEADLINE: Duration = Duration::from_secs(40);
+/// How many descriptors this end takes with one packet; more than the protocol allows, so that too many are seen.
+const ROOM: usize = 128;
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+/// A packet.
+pub struct Packet {
+    /// What it says.
+    pub text: String,
+    /// What travelled with it.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {} descriptors", self.text, self.fds.len())
+    }
+}
+
+impl Channel {
+    /// The end that this process was started with. It is taken once.
+    pub fn inherited() -> Self {
+        let number = env::var(HANDOVER).expect("a predecessor sets the variable");
+        let number = number.parse().expect("the number of a descriptor");
+        // SAFETY: the number came through exec and is open, and nobody else in this process takes it.
+        Self { fd: unsafe { OwnedFd::from_raw_fd(number) } }
+    }
+
+    /// Waits for a channel to [`connect_to`] at `listener`.
+    pub fn accept(listener: &OwnedFd) -> Self {
+        wait(listener.as_fd(), PollFlags::IN);
+        let fd = accept_with(listener, SocketFlags::CLOEXEC).expect("somebody has connected");
+        Self { fd }
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: &Value) {
+        self.send_packet(message.to_string().as_bytes(), &[]);
+    }
+
+    /// Sends a message with descriptors.
+    pub fn send_with(&self, message: &Value, fds: &[BorrowedFd<'_>]) {
+        self.send_packet(message.to_string().as_bytes(), fds);
+    }
+
+    /// Sends any bytes, and waits while there is no room. To a peer that is gone it sends nothing.
+    pub fn send_packet(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+        while !self.try_send_packet(packet, fds) {
+            wait(self.fd.as_fd(), PollFlags::OUT);
+        }
+    }
+
+    /// Sends any bytes, if there is room; whether there was. To a peer that is gone it sends nothing.
+    pub fn try_send_packet(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
+        loop {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() {
+                assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "too many descriptors");
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.fd, &[IoSlice::new(packet)], &mut control, flags) {
+                Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => return true,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                Err(error) => panic!("send: {error}"),
+            }
+        }
+    }
+
+    /// Waits for a packet; `None` at the end.
+    pub fn receive(&self) -> Option<Packet> {
+        wait(self.fd.as_fd(), PollFlags::IN);
+        let mut buffer = vec![0; MAX_MESSAGE + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let bytes = loop {
+            let mut data = [IoSliceMut::new(&mut buffer)];
+            match recvmsg(&self.fd, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) => break message.bytes,
+                // The other one is gone and has left something of ours unread. It is said once; what it had sent
+                // itself comes after that.
+                Err(Errno::CONNRESET) => {}
+                Err(error) => panic!("receive: {error}"),
+            }
+        };
+        if bytes == 0 {
+            return None;
+        }
+        let fds = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        });
+        let fds = fds.collect();
+        buffer.truncate(bytes);
+        Some(Packet { text: String::from_utf8(buffer).expect("JSON is UTF-8"), fds })
+    }
+
+    /// Waits for a message and asserts that it is of this type.
+    pub fn expect(&self, name: &str) -> Value {
+        let packet = self.receive().unwrap_or_else(|| panic!("the end where `{name}` belongs"));
+        let message: Value = serde_json::from_str(&packet.text).expect("JSON");
+        assert_eq!(message["type"], name, "{packet:?}");
+        message
+    }
+
+    /// Takes messages until one of this type; what is before it is dropped.
+    pub fn wait_for(&self, name: &str) -> Value {
+        loop {
+            let packet = self.receive().unwrap_or_else(|| panic!("the end, and there was no `{name}`"));
+            let message: Value = serde_json::from_str(&packet.text).expect("JSON");
+            if message["type"] == name {
+                return message;
+            }
+        }
+    }
+}
+
+/// A place in the file system where a channel can be connected to.
+pub fn listen_at(path: &Path) -> OwnedFd {
+    let address = SocketAddrUnix::new(path).expect("a path that is short");
+    let fd = seqpacket();
+    bind(&fd, &address).expect("a path that nothing is at");
+    listen(&fd, 1).expect("a bound socket");
+    fd
+}
+
+/// The other end of a channel.
+pub fn connect_to(path: &Path) -> OwnedFd {
+    let address = SocketAddrUnix::new(path).expect("a path that is short");
+    let fd = seqpacket();
+    connect(&fd, &address).expect("somebody listens there");
+    fd
+}
+
+fn seqpacket() -> OwnedFd {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket")
+}
+
+fn wait(fd: BorrowedFd<'_>, what: PollFlags) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).expect("a deadline is near");
+        match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&timeout)) {
+            Ok(0) => panic!("nothing came of the channel in {DEADLINE:?}"),
+            Ok(_) => return,
+            Err(Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The end of a process: what it waits for, what it does not, what it leaves.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+
+use crate::harness::{Dir, Exit, Signal};
+
+#[test]
+fn an_open_connection_is_served_to_its_end() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").serve();
+    let mut tcp = service.connect();
+    let mut unix = service.connect_unix("local");
+    assert_eq!(tcp.who(), (1, old.pid()));
+    assert_eq!(unix.who(), (1, old.pid()));
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=2");
+
+    assert_eq!(tcp.who(), (1, old.pid()));
+    drop(tcp);
+    assert_eq!(unix.who(), (1, old.pid()));
+    assert_eq!(service.connect_unix("local").who(), (2, new.pid()));
+    drop(unix);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.connect_unix("local").who(), (2, new.pid()));
+}
+
+/// What it does not have any more nobody waits for it to have closed: K5, a listener that is closed but not gone.
+#[test]
+fn k5_a_process_that_drains_has_let_go_of_the_listener() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let before = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    // Its successor is told to stop and does: only then is the address free. It is the last who has it.
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit(), Exit::Reaped);
+    service.wait_for(&old, "step:Draining", "event=Leaving");
+    let address = service.address("echo");
+    let refused = std::net::TcpStream::connect(&address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody will ever accept there");
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn a_guard_holds_the_drain() {
+    let dir = Dir::new();
+    let gate = dir.gate("guard");
+    let (service, old) = dir.victim().serve();
+    service.connect().ask("guard guard");
+    service.wait(&old, "gate");
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "draining open=");
+    // The refusal says that the new one knows the old one to be alive.
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "the predecessor is still draining");
+    assert!(!old.has_exited());
+    gate.open();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn a_guard_holds_a_stop() {
+    let dir = Dir::new();
+    let gate = dir.gate("guard");
+    let (service, process) = dir.victim().serve();
+    service.connect().ask("guard guard");
+    service.wait(&process, "gate");
+    process.signal(Signal::TERM);
+    service.wait_for(&process, "draining", "draining open=");
+    process.signal(Signal::HUP);
+    service.wait_for(&process, "error", "upgrade refused: this process is terminating");
+    assert_eq!(service.pidfile(), Some(process.pid()), "whoever waits for the pid file waits for the drain");
+    gate.open();
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn the_deadline_of_a_drain_ends_the_process() {
+    let dir = Dir::new();
+    let _gate = dir.gate("guard");
+    let (service, old) = dir.victim().drain_timeout("100ms").serve();
+    let mut open = service.connect();
+    open.ask("guard guard");
+    let new = service.upgrade(&old);
+    let log = service.wait_for(&old, "error", "not drained within 100ms").text;
+    assert!(log.contains("2 connections and guards are open"), "{log}");
+    assert_eq!(old.exit(), Exit::Status(0));
+    open.wait_for_the_end();
+
+    let mut open = service.open(&new);
+    new.signal(Signal::TERM);
+    let log = service.wait_for(&new, "error", "not drained within 100ms").text;
+    assert!(log.contains("1 connections and guards are open"), "{log}");
+    assert_eq!(new.exit(), Exit::Status(0));
+    open.wait_for_the_end();
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn the_deadline_of_a_drain_ends_a_process_whose_body_is_blocked() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().current_thread().drain_timeout("100ms").serve();
+    let mut open = service.connect();
+    open.send("do block");
+    service.wait(&old, "blocked");
+    // It is upgraded all the same.
+    let new = service.upgrade(&old);
+    let log = service.wait_for(&old, "error", "not drained within 100ms").text;
+    assert!(log.contains("the body has not returned"), "{log}");
+    service.wait_for(&old, "error", "the body blocks its thread");
+    assert_eq!(old.exit(), Exit::Status(0));
+    open.wait_for_the_end();
+
+    let mut open = service.open(&new);
+    open.send("do block");
+    service.wait(&new, "blocked");
+    new.signal(Signal::TERM);
+    service.wait_for(&new, "error", "the body blocks its thread");
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+/// What a program says that means "for ever", and what one says that means "not at all".
+#[test]
+fn timeouts_at_the_ends_of_their_range() {
+    for (timeout, is_short) in [("500000000000years", false), ("0s", true)] {
+        let dir = Dir::new();
+        let command = dir.victim().drain_timeout(timeout);
+        let (service, old) = if is_short { command.probation("0s") } else { command }.serve();
+        let mut before = service.open(&old);
+        let new = service.upgrade(&old);
+        if is_short {
+            before.wait_for_the_end();
+        } else {
+            service.wait_for(&old, "draining", "open=1");
+            assert_eq!(before.who(), (1, old.pid()));
+            drop(before);
+        }
+        assert_eq!(old.exit(), Exit::Status(0), "{timeout}");
+        assert_eq!(service.served_by(), new.pid(), "{timeout}");
+        new.signal(Signal::TERM);
+        assert_eq!(new.exit(), Exit::Status(0), "{timeout}");
+        assert_eq!(service.pidfile(), None, "{timeout}");
+    }
+}
+
+#[test]
+fn an_upgrade_that_may_take_for_ever_may_have_a_probation_for_ever() {
+    let dir = Dir::new();
+    let (service, old) =
+        dir.victim().upgrade_timeout("500000000000years").probation("500000000000years").serve();
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.served_by(), new.pid());
+}
+
+#[test]
+fn a_second_sigterm_ends_the_process_at_once() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().serve();
+    let mut open = service.open(&process);
+    process.signal(Signal::TERM);
+    service.wait_for(&process, "draining", "open=1");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::by(Signal::TERM));
+    open.wait_for_the_end();
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn a_second_sigterm_ends_a_process_that_drains_after_an_upgrade() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let mut open = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    // The first one says to finish what is open, which it does already.
+    old.signal(Signal::TERM);
+    service.wait(&old, "stop");
+    assert_eq!(open.who(), (1, old.pid()));
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::by(Signal::TERM));
+    service.wait(&new, "alone");
+    assert_eq!(service.served_by(), new.pid());
+    assert_eq!(service.pidfile(), Some(new.pid()));
+}
+
+#[test]
+fn a_second_sigterm_ends_a_process_whose_body_is_blocked() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().current_thread().serve();
+    service.connect().send("do block");
+    service.wait(&process, "blocked");
+    process.signal(Signal::TERM);
+    service.wait(&process, "draining");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::by(Signal::TERM));
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn the_exit_status_is_that_of_the_body() {
+    for (plan, exit) in [
+        ("return 0", Exit::Status(0)),
+        ("return 7", Exit::Status(7)),
+        ("fail disk full", Exit::Status(1)),
+        ("panic boom", Exit::Status(101)),
+    ] {
+        let dir = Dir::new();
+        // When it is told to stop, when it is replaced, and by itself.
+        let (service, process) = dir.victim().awaits_shutdown().plan(&format!("shutdown {plan}")).serve();
+        process.signal(Signal::TERM);
+        assert_eq!(process.exit(), exit, "stopped: {plan}");
+        assert_eq!(service.pidfile(), None, "stopped: {plan}");
+
+        let (service, process) = dir.victim().awaits_shutdown().plan(&format!("shutdown {plan}")).serve();
+        let new = service.upgrade(&process);
+        assert_eq!(process.exit(), exit, "replaced: {plan}");
+        assert_eq!(service.pidfile(), Some(new.pid()), "replaced: {plan}");
+        assert_eq!(service.served_by(), new.pid(), "replaced: {plan}");
+        drop(service);
+
+        let (service, process) = dir.victim().listen_unix("local").serve();
+        service.connect().send(&format!("body {plan}"));
+        assert_eq!(process.exit(), exit, "by itself: {plan}");
+        assert_eq!(service.pidfile(), None, "by itself: {plan}");
+        assert!(!dir.join("local").exists(), "by itself: {plan}");
+    }
+}
+
+/// A body that awaits `Shutdown` is waited for, though nothing is counted.
+#[test]
+fn a_body_that_awaits_shutdown_is_waited_for() {
+    let dir = Dir::new();
+    let gate = dir.gate("shutdown");
+    let (service, process) =
+        dir.victim().awaits_shutdown().plan("shutdown gate shutdown; shutdown return 5").serve();
+    process.signal(Signal::TERM);
+    service.wait_for(&process, "draining", "open=0");
+    service.wait(&process, "gate");
+    process.signal(Signal::HUP);
+    service.wait_for(&process, "error", "upgrade refused: this process is terminating");
+    gate.open();
+    assert_eq!(process.exit(), Exit::Status(5));
+}
+
+#[test]
+fn a_stop_removes_the_pid_file_and_the_unix_path() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().listen_unix("local").serve();
+    assert!(dir.join("local").exists());
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    assert!(!dir.join("local").exists());
+    drop(service);
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the log and the plan of the test: {left:?}");
+}
+
+/// K7. Device and inode tell whose it is.
+#[test]
+fn k7_a_unix_path_that_is_somebody_elses_by_now_stays() {
+    let dir = Dir::new();
+    let (_service, process) = dir.victim().listen_unix("local").listen_unix("other").serve();
+    fs::remove_file(dir.join("local")).unwrap();
+    let _theirs = UnixListener::bind(dir.join("local")).unwrap();
+    fs::write(dir.join("file"), "precious").unwrap();
+    fs::rename(dir.join("file"), dir.join("other")).unwrap();
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert!(dir.join("local").exists());
+    assert_eq!(fs::read_to_string(dir.join("other")).unwrap(), "precious");
+}
+
+#[test]
+fn a_pid_file_that_names_somebody_else_by_now_stays() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().serve();
+    fs::write(dir.join("pid"), "1\n").unwrap();
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), Some(1));
+}
+
+/// K7: the path is there at every moment, and it is the same socket.
+#[test]
+fn k7_a_unix_listener_keeps_its_path_across_upgrades() {
+    let dir = Dir::new();
+    let (service, mut process) = dir.victim().listen_unix("local").serve();
+    let inode = || fs::symlink_metadata(dir.join("local")).unwrap().ino();
+    let first = inode();
+    for generation in 2..=4 {
+        let new = service.upgrade(&process);
+        assert_eq!(service.connect_unix("local").who(), (generation, new.pid()));
+        assert_eq!(process.exit(), Exit::Status(0));
+        service.wait(&new, "alone");
+        assert_eq!(inode(), first);
+        process = new;
+    }
+    // A successor that fails leaves it as well.
+    for plan in ["main exit 3", "init exit 3", "init panic boom", "serving abort"] {
+        service.plan(plan);
+        service.start_upgrade(&process);
+        service.wait_for_failure(&process);
+        assert_eq!(inode(), first, "{plan}");
+        assert_eq!(service.connect_unix("local").who(), (4, process.pid()), "{plan}");
+    }
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert!(!dir.join("local").exists());
+}
+
+/// A release that declares other listeners: what is gone is closed once the release serves, and not before.
+#[test]
+fn a_listener_that_is_not_declared_any_more_is_closed() {
+    let dir = Dir::new();
+    let (service, old) =
+        dir.victim().listen("tcp", "tcp://127.0.0.1:0").listen_unix("unix").probation("1h").serve();
+    service.plan("listen without tcp; listen without unix");
+    let new = service.upgrade(&old);
+    // In standby nobody else would serve them.
+    assert_eq!(service.connect_to("tcp").who(), (1, old.pid()));
+    assert_eq!(service.connect_unix("unix").who(), (1, old.pid()));
+    new.kill();
+    service.wait_for_failure(&old);
+    assert_eq!(service.connect_to("tcp").who(), (1, old.pid()));
+    assert_eq!(service.connect_unix("unix").who(), (1, old.pid()));
+
+    service.plan("listen without tcp; listen without unix");
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    let gone = std::net::TcpStream::connect(service.address("tcp")).unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(!dir.join("unix").exists());
+    assert_eq!(service.served_by(), new.pid());
+}
+
+/// What a release adds is taken away again if the release fails.
+#[test]
+fn a_listener_that_a_failed_successor_bound_is_removed() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let path = dir.join("added");
+    let with = format!("listen with added unix://{}", path.to_str().unwrap());
+    for crash in ["init panic boom", "init return 0", "init never; init never"] {
+        service.plan(&format!("{with}; {crash}"));
+        let new = service.start_upgrade(&old);
+        if crash.starts_with("init never") {
+            service.wait(&new, "init");
+            assert!(path.exists());
+            new.signal(Signal::TERM);
+        }
+        service.wait_for_failure(&old);
+        assert!(!path.exists(), "{crash}");
+    }
+    service.plan(&with);
+    let new = service.upgrade(&old);
+    assert_eq!(service.connect_unix("added").who(), (2, new.pid()));
+}

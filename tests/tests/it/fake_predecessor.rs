@@ -1,0 +1,438 @@
+//! The test plays the predecessor, from `docs/protocol.md` and with code of its own: first as it should be done, then
+//! in every way that it should not.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+
+use serde_json::{Value, json};
+use tests::channel::{Channel, MAX_MESSAGE, listen_at};
+
+use crate::harness::{Client, Command, Dir, Exit, Process, Service, Signal};
+
+/// A service that is started as a successor, and the test's end of its channel.
+struct Heir {
+    service: Service,
+    process: Process,
+    channel: Channel,
+}
+
+impl Heir {
+    fn start(dir: &Dir) -> Self {
+        Self::start_as(dir, dir.victim())
+    }
+
+    fn start_as(dir: &Dir, command: Command<'_>) -> Self {
+        let at = dir.join("channel");
+        let listener = listen_at(&at);
+        let command = command.binary(env!("CARGO_BIN_EXE_with_channel")).arg("channel").arg(&at);
+        let service = command.arg(env!("CARGO_BIN_EXE_victim")).start();
+        let channel = Channel::accept(&listener);
+        std::fs::remove_file(at).unwrap();
+        let process = service.first().clone();
+        Self { service, process, channel }
+    }
+
+    /// It gives up, for a reason that it says on stderr and to its predecessor.
+    #[track_caller]
+    fn assert_fails(&self, reason: &str) {
+        let failed = self.channel.wait_for("failed");
+        let told = failed["reason"].as_str().expect("a text");
+        assert!(told.contains(reason), "`{reason}` is not in: {told}");
+        assert_eq!(self.process.exit(), Exit::Status(1));
+        assert!(self.channel.receive().is_none(), "that was its last word");
+        self.service.wait_until_all_are_gone();
+        assert_eq!(self.service.log(), format!("tableflip: cannot start: {told}\n"));
+        assert!(!self.service.has_said(&self.process, "init"), "its body ran");
+        assert_eq!(self.service.pidfile(), None);
+    }
+}
+
+fn speaker() -> Value {
+    json!({"protocol": 1, "oldest_protocol": 1, "release": "0.1.0", "generation": 41, "pid": std::process::id()})
+}
+
+fn message(name: &str, fields: &Value) -> Value {
+    let mut message = json!({"type": name});
+    let all = message.as_object_mut().expect("it is one");
+    all.extend(fields.as_object().expect("it is one").clone());
+    message
+}
+
+fn offer(sockets: usize) -> Value {
+    let mut offer = message("offer", &speaker());
+    offer["sockets"] = sockets.into();
+    offer
+}
+
+/// The entry of a socket for the listener `echo` of a victim.
+fn entry() -> Value {
+    json!({"name": "echo", "address": "tcp://127.0.0.1:0"})
+}
+
+fn sockets(entries: &[Value]) -> Value {
+    json!({"type": "sockets", "entries": entries})
+}
+
+/// Golden: what `docs/protocol.md` says is enough to hand a service over.
+#[test]
+fn the_protocol_as_it_is_documented() {
+    let dir = Dir::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = dir.join("local");
+    let local = UnixListener::bind(&path).unwrap();
+    // Left over from an earlier release, and not declared by this one.
+    let extra = TcpListener::bind("127.0.0.1:0").unwrap();
+    let heir = Heir::start_as(&dir, dir.victim().listen_unix("local").listen("new", "tcp://127.0.0.1:0"));
+
+    let mut offer = offer(3);
+    offer["executable"] = env!("CARGO_BIN_EXE_victim").into();
+    heir.channel.send(&offer);
+    let local_entry = json!({"name": "local", "address": format!("unix://{}", path.display()), "inode": inode(&path)});
+    let extra_entry = json!({"name": "extra", "address": "tcp://127.0.0.1:0"});
+    heir.channel.send_with(&sockets(&[extra_entry, local_entry]), &[extra.as_fd(), local.as_fd()]);
+    heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
+
+    let hello = heir.channel.expect("hello");
+    assert_eq!(hello["protocol"], 1);
+    assert_eq!(hello["oldest_protocol"], 1);
+    assert_eq!(hello["generation"], 42);
+    assert_eq!(hello["pid"], heir.process.pid());
+    assert!(hello["release"].is_string());
+    // Those that its body has not asked yet are said at each change; the last of these may be the empty list.
+    let prepared = loop {
+        let packet = heir.channel.receive().expect("it gets ready");
+        let message: Value = serde_json::from_str(&packet.text).expect("JSON");
+        match message["type"].as_str() {
+            Some("unserved") => assert!(message["listeners"].is_array(), "{message}"),
+            _ => break message,
+        }
+    };
+    assert_eq!(prepared, json!({"type": "prepared", "adopted": [2, 1]}));
+    // Nothing is served before the commit, and the pid file is not its own.
+    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    client.send("who");
+    assert_eq!(heir.service.pidfile(), None);
+    assert!(!heir.service.has_said(&heir.process, "serving"));
+
+    heir.channel.send(&json!({"type": "commit"}));
+    assert_eq!(heir.channel.expect("active"), json!({"type": "active"}));
+    assert_eq!(heir.service.pidfile(), Some(heir.process.pid()));
+    assert_eq!(client.receive().unwrap(), format!("42 {}", heir.process.pid()));
+    assert_eq!(heir.service.connect_unix("local").who().0, 42);
+    assert_eq!(heir.service.connect_to("new").who().0, 42);
+
+    // While its predecessor lives, no upgrade; once that is gone, it is on its own.
+    heir.process.signal(Signal::HUP);
+    heir.service.wait_for(&heir.process, "error", "upgrade refused: the predecessor is still draining");
+    let Heir { service, process, channel } = heir;
+    drop((client, channel, listener, local, extra));
+    service.wait(&process, "alone");
+    let next = service.upgrade(&process);
+    assert_eq!(service.connect_unix("local").who(), (43, next.pid()));
+    assert_eq!(process.exit(), Exit::Status(0));
+    service.wait(&next, "alone");
+    // The path was not its own making, and is its own to remove.
+    next.signal(Signal::TERM);
+    assert_eq!(next.exit(), Exit::Status(0));
+    assert!(!path.exists());
+}
+
+fn inode(path: &std::path::Path) -> Value {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).unwrap();
+    json!([metadata.dev(), metadata.ino()])
+}
+
+/// A stop that reaches the predecessor while it waits for `active` is passed on.
+#[test]
+fn a_stop_is_passed_on() {
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(0));
+    heir.channel.wait_for("prepared");
+    heir.channel.send(&json!({"type": "commit"}));
+    heir.channel.expect("active");
+    heir.channel.send(&json!({"type": "stop"}));
+    heir.channel.expect("leaving");
+    assert_eq!(heir.process.exit(), Exit::Status(0));
+    assert_eq!(heir.service.pidfile(), None);
+}
+
+/// A release that knows more says more.
+#[test]
+fn h11_unknown_fields_and_messages_are_borne() {
+    let dir = Dir::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let heir = Heir::start(&dir);
+    let mut offer = offer(1);
+    offer["protocol"] = 7.into();
+    offer["mood"] = json!({"today": ["fine"]});
+    heir.channel.send(&offer);
+    heir.channel.send(&json!({"type": "sing", "song": 1}));
+    let mut entry = entry();
+    entry["colour"] = "red".into();
+    heir.channel.send_with(&sockets(&[entry]), &[listener.as_fd()]);
+    heir.channel.expect("hello");
+    assert_eq!(heir.channel.expect("not-understood"), json!({"type": "not-understood", "unknown": "sing"}));
+    assert_eq!(heir.channel.wait_for("prepared")["adopted"], json!([0]));
+    // At any time, and one that only the other end sends.
+    heir.channel.send(&json!({"type": "dance"}));
+    heir.channel.send(&json!({"type": "prepared", "adopted": [9]}));
+    heir.channel.send(&json!({"type": "not-understood", "unknown": "hello"}));
+    heir.channel.send(&json!({"type": "commit", "why": "because"}));
+    assert_eq!(heir.channel.wait_for("not-understood")["unknown"], "dance");
+    heir.channel.expect("active");
+    assert_eq!(Client::tcp(&listener.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
+}
+
+#[test]
+fn what_is_no_offer_is_refused() {
+    let no_message = "the other process sent what is not a message";
+    let no_offer = "it did not begin with an offer";
+    for (packet, reason) in [
+        (&b"\x00\xff\xfe"[..], no_message),
+        (b"not JSON", no_message),
+        (b"null", no_message),
+        (b"{}", no_message),
+        // Truncated.
+        (br#"{"type":"offer","protocol":1,"oldest_pro"#, no_message),
+        // Without what an offer must have, or with another type of it.
+        (br#"{"type":"offer"}"#, no_message),
+        (
+            br#"{"type":"offer","protocol":"1","oldest_protocol":1,"release":"0","generation":1,"pid":1,"sockets":0}"#,
+            no_message,
+        ),
+        (
+            br#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0","generation":1,"pid":1,"sockets":-1}"#,
+            no_message,
+        ),
+        (br#"{"type":"commit"}"#, no_offer),
+        (br#"{"type":"sing"}"#, no_offer),
+    ] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        heir.channel.send_packet(packet, &[]);
+        heir.assert_fails(reason);
+    }
+}
+
+#[test]
+fn an_oversized_message_is_refused() {
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    let mut packet = offer(0).to_string().into_bytes();
+    packet.resize(MAX_MESSAGE + 1, b' ');
+    heir.channel.send_packet(&packet, &[]);
+    heir.assert_fails("more than 65536 bytes");
+
+    // The largest there may be.
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    packet.truncate(MAX_MESSAGE);
+    heir.channel.send_packet(&packet, &[]);
+    heir.channel.wait_for("prepared");
+}
+
+#[test]
+fn h11_an_incompatible_protocol_is_refused_by_name() {
+    for (oldest, newest) in [(2, 9), (0, 0)] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        let mut offer = offer(0);
+        offer["oldest_protocol"] = oldest.into();
+        offer["protocol"] = newest.into();
+        // Somebody else's words stand in a log line of ours.
+        offer["release"] = "7.5.0\nFAKE LINE".into();
+        heir.channel.send(&offer);
+        // The other one is told who this is before it is told why not.
+        assert_eq!(heir.channel.expect("hello")["protocol"], 1);
+        let us = std::process::id();
+        heir.assert_fails(&format!(
+            "process {us} has tableflip 7.5.0 FAKE LINE, which speaks the handover protocols {oldest} to {newest}; \
+             this is tableflip "
+        ));
+    }
+}
+
+/// What is only a number to be shown does not end anybody.
+#[test]
+fn a_generation_that_cannot_be_counted_further() {
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    let mut offer = offer(0);
+    offer["generation"] = u64::MAX.into();
+    heir.channel.send(&offer);
+    heir.channel.wait_for("prepared");
+    let Heir { service, process, channel } = heir;
+    drop(channel);
+    service.wait(&process, "alone");
+    let next = service.upgrade(&process);
+    assert_eq!(service.connect().who(), (u64::MAX, next.pid()));
+}
+
+#[test]
+fn a_wrong_number_of_descriptors_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fd = listener.as_fd();
+    let two = || sockets(&[entry(), json!({"name": "other", "address": "tcp://127.0.0.1:0"})]);
+    let one = || sockets(&[entry()]);
+    for (message, fds, reason) in [
+        (two(), &[fd][..], "sent 1 descriptors where 2 belong"),
+        (one(), &[], "sent 0 descriptors where 1 belong"),
+        (one(), &[fd, fd], "sent 2 descriptors where 1 belong"),
+        (json!({"type": "commit"}), &[fd], "sent 1 descriptors where 0 belong"),
+    ] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        heir.channel.send(&offer(2));
+        heir.channel.send_with(&message, fds);
+        heir.assert_fails(reason);
+    }
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send_with(&offer(0), &[fd]);
+    heir.assert_fails("sent 1 descriptors where 0 belong");
+}
+
+#[test]
+fn m5_more_descriptors_than_a_message_may_have_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(100));
+    let entries = vec![entry(); 100];
+    heir.channel.send_with(&sockets(&entries), &vec![listener.as_fd(); 100]);
+    heir.assert_fails("descriptors were lost on the way");
+}
+
+#[test]
+fn an_offer_of_a_million_sockets_is_refused() {
+    for count in [1_000_000_u64, u64::MAX] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        let mut offer = offer(0);
+        offer["sockets"] = count.into();
+        heir.channel.send(&offer);
+        heir.assert_fails("at most 65536 are taken");
+    }
+}
+
+/// More than was announced is taken in no offer.
+#[test]
+fn more_sockets_than_were_offered_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(1));
+    let other = json!({"name": "other", "address": "tcp://127.0.0.1:0"});
+    heir.channel.send_with(&sockets(&[entry(), other]), &[listener.as_fd(), listener.as_fd()]);
+    heir.assert_fails("it offered 1 descriptors and sent 2");
+}
+
+/// SO_TYPE, SO_ACCEPTCONN and getsockname are looked at, K6.
+#[test]
+fn k6_a_socket_that_is_not_what_its_entry_says_is_refused() {
+    let dir = Dir::new();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let on_v6 = TcpListener::bind("[::1]:0");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let local = UnixListener::bind(dir.join("local")).unwrap();
+    let datagram = UnixDatagram::bind(dir.join("datagram")).unwrap();
+    let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&bound, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+    let connected = std::net::TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let taken = elsewhere.local_addr().unwrap().port();
+
+    let mut cases: Vec<(BorrowedFd<'_>, String, &str)> = vec![
+        (udp.as_fd(), "tcp://127.0.0.1:0".into(), "is of another type"),
+        (bound.as_fd(), "tcp://127.0.0.1:0".into(), "does not listen"),
+        (connected.as_fd(), "tcp://127.0.0.1:0".into(), "does not listen"),
+        (elsewhere.as_fd(), "tcp://127.0.0.2:0".into(), "is bound elsewhere (getsockname 127.0.0.1:"),
+        (elsewhere.as_fd(), format!("tcp://127.0.0.1:{}", taken ^ 1), "is bound elsewhere"),
+        (local.as_fd(), "tcp://127.0.0.1:0".into(), "is bound elsewhere (getsockname /"),
+        (datagram.as_fd(), "tcp://127.0.0.1:0".into(), "is of another type"),
+        (elsewhere.as_fd(), format!("unix://{}", dir.join("local").display()), "is bound elsewhere"),
+        (local.as_fd(), format!("unix://{}", dir.join("other").display()), "is bound elsewhere"),
+        (datagram.as_fd(), format!("unix://{}", dir.join("datagram").display()), "is of another type"),
+        (file.as_fd(), "tcp://127.0.0.1:0".into(), "cannot be looked at"),
+    ];
+    if let Ok(on_v6) = &on_v6 {
+        cases.push((on_v6.as_fd(), "tcp://127.0.0.1:0".into(), "is bound elsewhere"));
+    }
+    for (fd, address, reason) in cases {
+        let dir = Dir::new();
+        let heir = Heir::start_as(&dir, dir.victim().no_listeners().listen("echo", &address));
+        heir.channel.send(&offer(1));
+        heir.channel.send_with(&sockets(&[json!({"name": "echo", "address": address})]), &[fd]);
+        heir.assert_fails(&format!("listener `echo`: the socket that was inherited for {address} {reason}"));
+    }
+    // What others have is theirs still.
+    std::net::TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
+    assert!(dir.join("local").exists());
+}
+
+/// What is offered and does not match what is declared is not adopted, and what is declared is bound.
+#[test]
+fn what_does_not_match_is_closed() {
+    let dir = Dir::new();
+    let offered: Vec<OwnedFd> =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap().into()).collect();
+    let fds: Vec<_> = offered.iter().map(AsFd::as_fd).collect();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(3));
+    let entries = [
+        json!({"name": "Echo", "address": "tcp://127.0.0.1:0"}),
+        json!({"name": "echo", "address": "udp://127.0.0.1:0"}),
+        json!({"name": "echo", "address": "\u{0}\n"}),
+    ];
+    heir.channel.send_with(&sockets(&entries), &fds);
+    assert_eq!(heir.channel.wait_for("prepared")["adopted"], json!([]));
+    let addresses: Vec<_> = offered
+        .into_iter()
+        .map(|fd| TcpListener::from(fd).local_addr().unwrap())
+        .collect();
+    heir.channel.send(&json!({"type": "commit"}));
+    heir.channel.expect("active");
+    assert_eq!(heir.service.connect().who(), (42, heir.process.pid()));
+    for address in addresses {
+        assert!(std::net::TcpStream::connect(address).is_err(), "nobody has it any more");
+    }
+}
+
+/// M15: a predecessor that dies in the middle of its offer leaves nobody else to serve.
+#[test]
+fn m15_a_predecessor_that_dies_in_its_offer_is_succeeded() {
+    let dir = Dir::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Heir { service, process, channel } = Heir::start(&dir);
+    channel.send(&offer(2));
+    channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
+    drop(channel);
+    service.wait_until_it_serves(&process);
+    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    assert_eq!(client.who(), (42, process.pid()));
+    assert_eq!(service.pidfile(), Some(process.pid()));
+}
+
+/// A predecessor that goes on running and says nothing: there are two deadlines, one for the offer, one for the answer
+/// to `prepared`, each of 10 s.
+#[test]
+fn h6_a_predecessor_that_says_nothing_is_given_up() {
+    let (one, other) = (Dir::new(), Dir::new());
+    let silent = Heir::start(&one);
+    let begun = Heir::start(&other);
+    begun.channel.send(&offer(1));
+    let third = Dir::new();
+    let waiting = Heir::start(&third);
+    waiting.channel.send(&offer(0));
+    waiting.channel.wait_for("prepared");
+
+    silent.assert_fails("nobody offers anything on it");
+    begun.assert_fails("it offered 1 descriptors and sent 0");
+    let failed = waiting.channel.wait_for("failed");
+    assert_eq!(failed["reason"], "the predecessor did not answer");
+    assert_eq!(waiting.process.exit(), Exit::Status(1));
+    assert_eq!(waiting.service.pidfile(), None);
+}

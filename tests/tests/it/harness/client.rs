@@ -1,0 +1,112 @@
+//! One connection to a service. It blocks, with a deadline on each read and write.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::DEADLINE;
+
+pub(crate) struct Client {
+    stream: BufReader<Stream>,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Client {
+    pub(crate) fn tcp(address: &str) -> Self {
+        let stream =
+            TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self { stream: BufReader::new(Stream::Tcp(stream)) }
+    }
+
+    pub(crate) fn unix(path: &Path) -> Self {
+        Self::over_unix(
+            UnixStream::connect(path).unwrap_or_else(|error| panic!("connect to {path:?}: {error}")),
+        )
+    }
+
+    pub(crate) fn over_unix(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self { stream: BufReader::new(Stream::Unix(stream)) }
+    }
+
+    /// Sends a line.
+    pub(crate) fn send(&mut self, line: &str) {
+        let stream = self.stream.get_mut();
+        stream
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap_or_else(|error| panic!("send `{line}`: {error}"));
+    }
+
+    /// The next line; an error is the connection's end.
+    pub(crate) fn receive(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+
+    /// Sends a line and returns the answer.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.receive().unwrap_or_else(|error| panic!("no answer to `{line}`: {error}"))
+    }
+
+    /// Generation and process ID of who answers.
+    pub(crate) fn who(&mut self) -> (u64, u32) {
+        let answer = self.ask("who");
+        let (generation, pid) = answer.split_once(' ').expect("two numbers");
+        (generation.parse().expect("a generation"), pid.parse().expect("a process ID"))
+    }
+
+    /// Ends the conversation, and waits until the service has closed the connection as well.
+    pub(crate) fn close(mut self) {
+        match self.stream.get_mut() {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+        .expect("the connection is open");
+        self.wait_for_the_end();
+    }
+
+    /// Waits for the other side to close the connection, or to be killed.
+    pub(crate) fn wait_for_the_end(&mut self) {
+        match self.receive() {
+            Ok(line) => panic!("the connection goes on with `{line}`"),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                panic!("the connection stays open")
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(data),
+            Self::Unix(stream) => stream.write(data),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

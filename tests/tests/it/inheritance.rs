@@ -1,0 +1,173 @@
+//! What a child inherits: a successor its channel and nothing else, and any other child nothing of ours.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{Command, Dir, Exit, Signal};
+use crate::look;
+
+const WITNESS: &str = env!("CARGO_BIN_EXE_witness");
+
+/// The descriptors that each witness was started with, `NUMBER=TARGET`.
+fn witnessed(dir: &Dir) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(dir.join("witness")).unwrap_or_default();
+    let ours = |descriptor: &String| !look::foreign().contains(descriptor);
+    text.lines().map(|line| line.split_whitespace().map(str::to_owned).filter(ours).collect()).collect()
+}
+
+#[test]
+fn m8_no_other_child_inherits_anything_of_ours() {
+    const UPGRADES: u64 = 20;
+    let dir = Dir::new();
+    let breed = format!("serve breed {WITNESS}");
+    let mut command = dir.victim().listen_unix("sock").probation("10ms");
+    for _ in 0..=UPGRADES {
+        command = command.plan(&breed);
+    }
+    let (service, mut old) = command.serve();
+    // Somebody's connection is among what could be inherited.
+    let mut clients = Vec::new();
+    for _ in 0..UPGRADES {
+        clients.push(service.connect());
+        let new = service.upgrade(&old);
+        clients.clear();
+        assert_eq!(old.exit(), Exit::Status(0));
+        service.wait(&new, "alone");
+        old = new;
+    }
+    let witnesses = witnessed(&dir);
+    for descriptors in &witnesses {
+        let numbers: Vec<_> = descriptors.iter().map(|descriptor| descriptor.split('=').next()).collect();
+        assert_eq!(numbers, [Some("0"), Some("1"), Some("2")], "{descriptors:?}");
+    }
+    // Some in each generation, or nothing has been shown.
+    assert!(witnesses.len() > 10 * 20, "only {} children", witnesses.len());
+}
+
+#[test]
+fn a_successor_inherits_the_standard_streams_and_its_channel() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let (service, old) = dir.victim().binary(&path).listen_unix("sock").serve();
+    let _client = service.connect();
+    let streams: Vec<_> =
+        (0..3).map(|number| fs::read_link(old.proc(&format!("fd/{number}"))).unwrap()).collect();
+    fs::remove_file(&path).unwrap();
+    dir.copy(WITNESS, "svc");
+    old.signal(Signal::HUP);
+    // It says what it has and ends.
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains("exited with status 0 before it served"), "{reason}");
+
+    let witnesses = witnessed(&dir);
+    let [descriptors] = &witnesses[..] else { panic!("{witnesses:?}") };
+    assert_eq!(descriptors.len(), 4, "{descriptors:?}");
+    for (number, stream) in streams.iter().enumerate() {
+        assert_eq!(descriptors[number], format!("{number}={}", stream.display()));
+    }
+    assert!(descriptors[3].contains("=socket:["), "{descriptors:?}");
+}
+
+/// Every descriptor of a service is closed on exec, at each stage of an upgrade, in both processes.
+#[test]
+fn m8_every_descriptor_is_closed_on_exec() {
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    let (service, old) = dir.victim().listen_unix("sock").probation("1h").serve();
+    let client = service.connect();
+    assert_eq!(look::inheritable(&old), [""; 0]);
+    service.plan("init gate init");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    // They have sockets and a channel, or nothing has been shown.
+    for process in [&old, &new] {
+        assert!(look::kinds(process)["socket"] >= 5, "{:?}", look::kinds(process));
+        assert_eq!(look::inheritable(process), [""; 0], "while {new:?} initialises");
+    }
+    gate.open();
+    service.wait(&old, "standby");
+    let other = service.connect();
+    for process in [&old, &new] {
+        assert_eq!(look::inheritable(process), [""; 0], "in the probation of {new:?}");
+    }
+    old.signal(Signal::TERM);
+    service.wait_for(&old, "draining", "open=1");
+    for process in [&old, &new] {
+        assert_eq!(look::inheritable(process), [""; 0], "while {old:?} drains");
+    }
+    drop((client, other));
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// A service whose executable becomes a script that takes down its own status, at its first instruction: programs of
+/// Rust set a few dispositions before `main`.
+fn with_a_script_as_successor(dir: &Dir, command: Command<'_>) -> String {
+    let path = dir.copy_of_victim("svc");
+    let (service, old) = command.serve();
+    // The thread that starts a successor is the one whose mask it would inherit.
+    let spawner = look::status_of_thread(&old, "tableflip");
+    assert_eq!(bits(&spawner, "SigBlk"), ALARM, "SIGALRM is blocked in it, or nothing has been shown");
+    assert_eq!(bits(&spawner, "SigIgn") & (PIPE | USR2), PIPE | USR2);
+
+    let status = dir.join("status");
+    let script = format!("#!/bin/sh\nexec cat /proc/self/status >{}\n", status.display());
+    let aside = dir.join("script");
+    fs::write(&aside, script).unwrap();
+    fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(&path).unwrap();
+    dir.copy(&aside, "svc");
+    old.signal(Signal::HUP);
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains("exited with status 0 before it served"), "{reason}");
+    fs::read_to_string(status).unwrap()
+}
+
+const fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
+}
+const ALARM: u64 = bit(Signal::ALARM);
+const PIPE: u64 = bit(Signal::PIPE);
+const USR2: u64 = bit(Signal::USR2);
+/// The two that glibc keeps for its threads, and makes every child that it spawns ignore; nptl(7).
+const OF_THE_LIBRARY: u64 = 0b11 << 31;
+
+/// A set of signals of a status file.
+fn bits(status: &str, field: &str) -> u64 {
+    u64::from_str_radix(&look::status_field(status, field).expect("a set of signals"), 16).expect("hexadecimal")
+}
+
+#[test]
+fn p5_a_successor_starts_with_no_signal_blocked_or_ignored() {
+    let dir = Dir::new();
+    let command = dir
+        .victim()
+        .binary("/usr/bin/env")
+        .arg("--block-signal=ALRM")
+        .arg("--ignore-signal=USR2")
+        .arg("--ignore-signal=PIPE")
+        .arg(dir.join("svc"));
+    let status = with_a_script_as_successor(&dir, command);
+    assert_eq!(bits(&status, "SigBlk"), 0, "{status}");
+    assert_eq!(bits(&status, "SigIgn") & !OF_THE_LIBRARY, 0, "{status}");
+    assert_eq!(bits(&status, "SigPnd"), 0, "{status}");
+}
+
+/// A service that waits for a signal with sigwait(3) or signalfd(2) has it blocked from before it runs the harness:
+/// unblocked, the signal would kill it.
+#[test]
+fn p5_a_signal_that_is_not_ours_stays_blocked() {
+    let dir = Dir::new();
+    let command = dir.victim().binary("/usr/bin/env").arg("--block-signal=ALRM,USR1,USR2,TERM,HUP,INT");
+    let command = command.arg(env!("CARGO_BIN_EXE_victim")).env("TABLEFLIP_UPGRADE_SIGNAL", "SIGUSR2");
+    let (service, old) = command.serve();
+    for thread in ["victim", "tableflip"] {
+        let status = look::status_of_thread(&old, thread);
+        // Those that are ours are meant to arrive, whatever whoever started it had blocked.
+        assert_eq!(bits(&status, "SigBlk"), ALARM | bit(Signal::USR1) | bit(Signal::HUP), "{thread}");
+    }
+    old.signal(Signal::USR1);
+    old.signal(Signal::USR2);
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    assert_eq!(service.served_by(), new.pid());
+}

@@ -1,0 +1,312 @@
+//! Signals: from the first instruction of `main` to the last, beside whoever else handles them.
+
+use std::time::Duration;
+
+use crate::harness::{Dir, Exit, Process, Service, Signal};
+
+/// H3, P5. Whenever it comes, it ends the process: by default before there is a handler, in order after that.
+#[test]
+fn p5_sigterm_at_any_moment_of_a_start() {
+    let dir = Dir::new();
+    for round in 0..150 {
+        let service = dir.victim().listen_unix("local").start();
+        // Not to wait for anything: to be somewhere else in the start each time.
+        std::thread::sleep(Duration::from_micros(round * 60));
+        service.first().signal(Signal::TERM);
+        let exit = service.first().exit();
+        assert!(exit == Exit::Status(0) || exit == Exit::by(Signal::TERM), "{round}: {exit:?}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{round}");
+        assert!(!dir.join("local").exists(), "{round}");
+    }
+}
+
+/// The same for a successor: the service goes on with one of the two, or has stopped in order.
+#[test]
+fn p5_sigterm_at_any_moment_of_a_successors_start() {
+    let dir = Dir::new();
+    let (mut service, mut old) = dir.victim().probation("1h").serve();
+    for round in 0..100 {
+        old.signal(Signal::HUP);
+        let new = successor_of(&service, &old);
+        std::thread::sleep(Duration::from_micros(round * 100));
+        new.signal(Signal::TERM);
+        new.exit();
+        if service.wait_for_either((&old, "step:Serving"), (&old, "step:Draining")) {
+            assert_eq!(service.served_by(), old.pid(), "{round}");
+            assert_eq!(service.pidfile(), Some(old.pid()), "{round}");
+        } else {
+            // It served already, so that this was a stop of the service.
+            assert_eq!(old.exit(), Exit::Status(0), "{round}");
+            service.wait_until_all_are_gone();
+            assert_eq!(service.pidfile(), None, "{round}");
+            (service, old) = dir.victim().probation("1h").serve();
+        }
+    }
+}
+
+/// M19: one that comes before there is a handler for it kills a process that nobody relies on yet.
+#[test]
+fn m19_sighup_at_any_moment_of_a_successors_start() {
+    let dir = Dir::new();
+    let (service, mut old) = dir.victim().probation("1h").serve();
+    for round in 0..100 {
+        old.signal(Signal::HUP);
+        let new = successor_of(&service, &old);
+        std::thread::sleep(Duration::from_micros(round * 100));
+        new.signal(Signal::HUP);
+        if service.wait_for_either((&old, "step:Serving"), (&old, "standby")) {
+            assert!(new.is_gone(), "{round}");
+        } else {
+            // Before that it was not ready, and since then it has a predecessor.
+            service.wait_for(&new, "error", "upgrade refused");
+            service.wait_until_it_serves(&new);
+            old.signal(Signal::TERM);
+            assert_eq!(old.exit(), Exit::Status(0), "{round}");
+            service.wait(&new, "alone");
+            old = new;
+        }
+        assert_eq!(service.served_by(), old.pid(), "{round}");
+        assert_eq!(service.pidfile(), Some(old.pid()), "{round}");
+    }
+}
+
+/// The process that `old` has just started, before it has said anything itself.
+fn successor_of(service: &Service, old: &Process) -> Process {
+    let line = service.wait_for(old, "upgrading", "started a successor");
+    let pid = line.text.split("successor=").nth(1).and_then(|text| text.split(' ').next());
+    service.process(pid.and_then(|pid| pid.parse().ok()).expect("it says which"))
+}
+
+#[test]
+fn ctrl_c_stops_the_service() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().serve();
+    let mut open = service.open(&process);
+    process.signal(Signal::INT);
+    service.wait_for(&process, "draining", "open=1");
+    assert_eq!(open.who(), (1, process.pid()));
+    drop(open);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_process_at_once() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().serve();
+    let _open = service.open(&process);
+    process.signal(Signal::INT);
+    service.wait(&process, "draining");
+    process.signal(Signal::INT);
+    assert_eq!(process.exit(), Exit::by(Signal::INT));
+    assert_eq!(service.pidfile(), None);
+}
+
+/// As at a terminal, which sends it to every process of the group.
+#[test]
+fn ctrl_c_in_mid_upgrade_stops_everything() {
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    let (service, old) = dir.victim().serve();
+    service.plan("init gate init");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    new.signal(Signal::INT);
+    old.signal(Signal::INT);
+    gate.open();
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    assert_eq!(service.pidfile(), None);
+}
+
+#[test]
+fn every_upgrade_signal_upgrades() {
+    for (name, signal) in [
+        ("SIGHUP", Signal::HUP),
+        ("SIGUSR1", Signal::USR1),
+        ("SIGUSR2", Signal::USR2),
+        ("SIGQUIT", Signal::QUIT),
+        ("SIGWINCH", Signal::WINCH),
+    ] {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().env("TABLEFLIP_UPGRADE_SIGNAL", name).serve();
+        old.signal(signal);
+        let new = service.next_process();
+        service.wait_until_it_serves(&new);
+        assert_eq!(old.exit(), Exit::Status(0), "{name}");
+        service.wait(&new, "alone");
+        new.signal(signal);
+        let third = service.next_process();
+        service.wait_until_it_serves(&third);
+        assert_eq!(new.exit(), Exit::Status(0), "{name}");
+        assert_eq!(service.connect().who(), (3, third.pid()), "{name}");
+        third.signal(Signal::TERM);
+        assert_eq!(third.exit(), Exit::Status(0), "{name}");
+    }
+}
+
+/// With another upgrade signal SIGHUP is what it is in any program.
+#[test]
+fn sighup_is_left_alone_if_another_signal_upgrades() {
+    let dir = Dir::new();
+    let (service, process) = dir.victim().env("TABLEFLIP_UPGRADE_SIGNAL", "SIGUSR2").serve();
+    process.signal(Signal::HUP);
+    assert_eq!(process.exit(), Exit::by(Signal::HUP));
+    drop(service);
+
+    let command = dir.victim().env("TABLEFLIP_UPGRADE_SIGNAL", "SIGUSR2");
+    let (service, process) = command.started_by("env", &["--ignore-signal=HUP"]).serve();
+    process.signal(Signal::HUP);
+    assert_eq!(service.served_by(), process.pid());
+}
+
+/// The feature `termination` of ctrlc takes SIGTERM and SIGHUP as well, and another crate of the tree may turn it on.
+#[test]
+fn another_crate_that_turns_on_ctrlcs_termination() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().env("VICTIM_CTRLC", "1").serve();
+    // This package does: before ours are installed, all three are ctrlc's.
+    let caught = u64::from_str_radix(&service.wait(&old, "caught").text, 16).unwrap();
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        assert_ne!(
+            caught & 1 << (signal.as_raw() - 1),
+            0,
+            "{signal:?} is not ctrlc's: the test shows nothing"
+        );
+    }
+    // Ctrl-C is taken by the program itself; an upgrade and a stop are ours.
+    old.signal(Signal::INT);
+    service.wait(&old, "ctrlc");
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.served_by(), new.pid());
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert!(!service.has_said(&new, "ctrlc"));
+    assert_eq!(service.pidfile(), None);
+}
+
+/// And a program that does not use ctrlc itself has all three from us.
+#[test]
+fn ctrlcs_termination_without_a_handler_of_the_program() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().serve();
+        let new = service.upgrade(&old);
+        assert_eq!(old.exit(), Exit::Status(0));
+        new.signal(signal);
+        assert_eq!(new.exit(), Exit::Status(0));
+        assert_eq!(service.pidfile(), None);
+    }
+}
+
+/// `tokio::signal` puts its handler in front of ours and passes on what comes.
+#[test]
+fn a_body_that_listens_to_the_signals_by_tokio() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().env("VICTIM_TOKIO_SIGNALS", "1").serve();
+    let new = service.upgrade(&old);
+    service.wait(&old, "tokio-signal");
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&third, "alone");
+    third.signal(Signal::TERM);
+    assert_eq!(third.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+/// nohup(1), or a shell that has been told so: an operator who sends SIGHUP means it.
+#[test]
+fn sighup_upgrades_a_service_that_was_started_with_it_ignored() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().started_by("env", &["--ignore-signal=HUP"]).serve();
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    assert_eq!(service.served_by(), third.pid());
+}
+
+/// A shell that puts a job in the background has it ignore Ctrl-C.
+#[test]
+fn ctrl_c_stays_ignored_by_a_job_in_the_background() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().started_by("env", &["--ignore-signal=INT"]).serve();
+    old.signal(Signal::INT);
+    assert_eq!(service.served_by(), old.pid());
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// std has children inherit the mask of the thread that starts them, rust#101077.
+#[test]
+fn signals_work_though_the_service_was_started_with_them_blocked() {
+    let dir = Dir::new();
+    let block = ["--block-signal=TERM", "--block-signal=HUP", "--block-signal=INT"];
+    let (service, old) = dir.victim().started_by("env", &block).serve();
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&third, "alone");
+    third.signal(Signal::TERM);
+    assert_eq!(third.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+/// One process is left, and serves, and can be upgraded and stopped.
+#[track_caller]
+fn assert_one_clear_state(service: &Service) {
+    // What the signals have started ends first. The answer to an upgrade comes when that one is over.
+    let last = loop {
+        let mut client = service.connect();
+        client.ask("predecessor");
+        let answer = client.ask("upgrade");
+        match answer.split(' ').collect::<Vec<_>>()[..] {
+            ["ok", _, pid] => break service.process(pid.parse().unwrap()),
+            // A signal may also have been the death of a successor that had no handler for it yet.
+            ["err", "InProgress:" | "PredecessorDraining:" | "Terminating:" | "Failed", ..] => {}
+            _ => panic!("{answer}"),
+        }
+    };
+    service.wait(&last, "alone");
+    for process in service.processes().iter().filter(|process| **process != last) {
+        process.exit();
+    }
+    assert_eq!(service.served_by(), last.pid());
+    assert_eq!(service.pidfile(), Some(last.pid()));
+    last.signal(Signal::TERM);
+    assert_eq!(last.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    service.wait_until_all_are_gone();
+}
+
+/// M19: to the process that the pid file names, as fast as they go.
+#[test]
+fn m19_two_hundred_sighups() {
+    let dir = Dir::new();
+    let (service, _first) = dir.victim().probation("1ms").serve();
+    for _ in 0..200 {
+        let named = service.pidfile().expect("there is a pid file at every moment");
+        service.process(named).signal_if_alive(Signal::HUP);
+        // An answer at every moment, whoever gives it.
+        service.served_by();
+    }
+    assert_one_clear_state(&service);
+}
+
+/// To every process of the service, without regard to what it is doing.
+#[test]
+fn m19_two_hundred_sighups_to_everybody() {
+    let dir = Dir::new();
+    let (service, _first) = dir.victim().probation("1ms").serve();
+    for _ in 0..200 {
+        service.processes().iter().for_each(|process| process.signal_if_alive(Signal::HUP));
+        service.served_by();
+    }
+    assert_one_clear_state(&service);
+}

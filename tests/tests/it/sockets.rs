@@ -1,0 +1,438 @@
+//! Listeners over the releases of a service: what one has and the next has not, what moved, and what becomes of the
+//! files of Unix sockets.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Service, Signal};
+use crate::look;
+
+/// Ends the probation of a successor at once: a stop that reaches the old process in it means that process.
+fn end_probation(service: &Service, old: &Process) {
+    old.signal(Signal::TERM);
+    service.wait_for(old, "draining", "open=");
+}
+
+/// Waits until nobody listens at an address: what still gets into the queue of a listener that is being closed is
+/// reset when it is.
+#[track_caller]
+fn wait_until_refused(address: &str) {
+    let address: SocketAddr = address.parse().expect("an address");
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        match stream.read(&mut [0]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("somebody has {address}: {other:?}"),
+        }
+    }
+}
+
+/// Who answers on a Unix socket.
+fn who(path: &Path) -> (u64, u32) {
+    Client::unix(path).who()
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).expect("a file").ino()
+}
+
+#[test]
+fn a_listener_is_added() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().probation("1h").serve();
+    let path = dir.join("local");
+    service.plan(&format!("listen with more tcp://127.0.0.1:0; listen with local unix://{}", path.display()));
+    let new = service.upgrade(&old);
+    assert_eq!(service.connect_to("more").who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+    end_probation(&service, &old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.connect_to("more").who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+}
+
+/// The listeners that a release adds are gone with it, when it dies in its probation.
+#[test]
+fn a_listener_is_added_by_a_release_that_fails() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().probation("1h").serve();
+    let path = dir.join("local");
+    let listen = format!("listen with more tcp://127.0.0.1:0; listen with local unix://{}", path.display());
+    // One that fails in order removes what it has made.
+    service.plan(&format!("{listen}; init fail no disk"));
+    service.start_upgrade(&old);
+    assert!(service.wait_for_failure(&old).contains("the body returned before it was ready"));
+    assert!(!path.exists());
+    // One that is killed cannot; the next one finds that nobody is behind it.
+    service.plan(&listen);
+    let new = service.upgrade(&old);
+    let more = service.address("more");
+    new.kill();
+    service.wait_for_failure(&old);
+    wait_until_refused(&more);
+    assert!(path.exists());
+    service.plan(&listen);
+    let new = service.upgrade(&old);
+    assert_eq!(who(&path), (2, new.pid()));
+}
+
+/// Its clients are served by the old process until that drains; nobody waits in a queue for nothing (K5).
+#[test]
+fn k5_a_listener_is_removed() {
+    let dir = Dir::new();
+    let command = dir.victim().listen("gone", "tcp://127.0.0.1:0").listen_unix("gone-local");
+    let (service, old) = command.probation("1h").serve();
+    let (gone, path) = (service.address("gone"), dir.join("gone-local"));
+    service.plan("listen without gone; listen without gone-local");
+    let new = service.upgrade(&old);
+    assert_eq!(service.served_by(), new.pid());
+    let mut client = Client::tcp(&gone);
+    assert_eq!(client.who(), (1, old.pid()));
+    assert_eq!(who(&path), (1, old.pid()));
+
+    end_probation(&service, &old);
+    wait_until_refused(&gone);
+    assert!(!path.exists());
+    assert_eq!(client.who(), (1, old.pid()), "what was open is finished");
+    drop(client);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(look::kinds(&new)["socket"] > 0);
+    assert_eq!(service.served_by(), new.pid());
+}
+
+/// And is there again, when the release that removed it dies in its probation, or is rolled back.
+#[test]
+fn k5_a_listener_is_removed_by_a_release_that_fails() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+    let path = dir.join("local");
+    let before = inode(&path);
+    service.plan("listen without local");
+    service.upgrade(&old).kill();
+    service.wait_for_failure(&old);
+    assert_eq!(who(&path), (1, old.pid()));
+    assert_eq!(inode(&path), before);
+
+    service.plan("listen without local");
+    let second = service.upgrade(&old);
+    end_probation(&service, &old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!path.exists());
+    service.wait(&second, "alone");
+    let third = service.upgrade(&second);
+    assert_eq!(who(&path), (3, third.pid()));
+}
+
+#[test]
+fn a_listener_is_moved_under_its_name() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen("moved", "tcp://127.0.0.1:0").probation("1h").serve();
+    let from = service.address("moved");
+    service.plan("listen without moved; listen with moved tcp://127.0.0.2:0");
+    let new = service.upgrade(&old);
+    let to = service.address("moved");
+    assert!(to.starts_with("127.0.0.2:"), "{to}");
+    // While the old one may have to serve again, its address is served as well.
+    assert_eq!(Client::tcp(&to).who(), (2, new.pid()));
+    assert_eq!(Client::tcp(&from).who(), (1, old.pid()));
+    end_probation(&service, &old);
+    wait_until_refused(&from);
+    assert_eq!(Client::tcp(&to).who(), (2, new.pid()));
+}
+
+#[test]
+fn a_listener_becomes_one_of_another_kind() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen("turned", "tcp://127.0.0.1:0").serve();
+    let (tcp, path) = (service.address("turned"), dir.join("turned"));
+    let unix = format!("listen without turned; listen with turned unix://{}", path.display());
+    service.plan(&unix);
+    let second = service.upgrade(&old);
+    assert_eq!(who(&path), (2, second.pid()));
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(TcpStream::connect(&tcp).is_err());
+    // And back.
+    service.wait(&second, "alone");
+    let third = service.upgrade(&second);
+    assert_eq!(service.connect_to("turned").who(), (3, third.pid()));
+    assert_eq!(second.exit(), Exit::Status(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_listener_gets_another_name() {
+    let dir = Dir::new();
+    let fixed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let command = dir.victim().listen("before", &format!("tcp://{fixed}")).listen_unix("local");
+    let (service, old) = command.serve();
+    let path = dir.join("local");
+    service.plan(&format!(
+        "listen without before; listen with after tcp://{fixed}; listen without local; listen with other unix://{}",
+        path.display()
+    ));
+    let new = service.upgrade(&old);
+    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+}
+
+#[test]
+fn k6_a_port_of_the_kernels_choice_is_inherited() {
+    let dir = Dir::new();
+    // Two of them: by name they are told apart.
+    let (service, mut old) = dir.victim().listen("other", "tcp://127.0.0.1:0").probation("10ms").serve();
+    let addresses = ["echo", "other"].map(|name| service.address(name));
+    assert_ne!(addresses[0], addresses[1]);
+    for generation in 2..5 {
+        let new = service.upgrade(&old);
+        assert_eq!(["echo", "other"].map(|name| service.address(name)), addresses);
+        for address in &addresses {
+            assert_eq!(Client::tcp(address).who(), (generation, new.pid()));
+        }
+        assert_eq!(old.exit(), Exit::Status(0));
+        service.wait(&new, "alone");
+        old = new;
+    }
+}
+
+#[test]
+fn k6_one_address_for_two_names_is_refused() {
+    let dir = Dir::new();
+    let command = dir.victim().listen("one", "tcp://127.0.0.1:1").listen("two", "127.0.0.1:1").start();
+    assert_eq!(command.first().exit(), Exit::Status(1));
+    let expected = "tableflip: cannot start: listener `two`: it has the address of `one`, tcp://127.0.0.1:1\n";
+    assert_eq!(command.log(), expected);
+
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").serve();
+    let twice = format!("listen with again unix://{}", dir.join("local").display());
+    service.plan(&twice);
+    service.start_upgrade(&old);
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains("listener `again`: it has the address of `local`, unix://"), "{reason}");
+    assert_eq!(who(&dir.join("local")), (1, old.pid()));
+    service.upgrade(&old);
+}
+
+/// An address that somebody else has fails the upgrade and not the service.
+#[test]
+fn an_address_in_use_fails_the_upgrade() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    service.plan(&format!("listen with more tcp://{address}"));
+    service.start_upgrade(&old);
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains(&format!("listener `more`: cannot listen on tcp://{address}"))
+        || reason.contains(&format!("listener `more`: cannot bind tcp://{address}")), "{reason}");
+    assert!(reason.contains("in use"), "{reason}");
+    assert_eq!(service.served_by(), old.pid());
+    drop(taken);
+    service.plan(&format!("listen with more tcp://{address}"));
+    service.upgrade(&old);
+    assert_eq!(service.connect_to("more").who().0, 2);
+}
+
+/// K7: the path belongs to whoever serves it.
+#[test]
+fn k7_a_unix_path_outlives_the_processes() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let (service, mut old) = dir.victim().listen_unix("local").probation("10ms").serve();
+    let before = inode(&path);
+    for generation in 2..5 {
+        let new = service.upgrade(&old);
+        assert_eq!(old.exit(), Exit::Status(0));
+        assert_eq!(inode(&path), before);
+        assert_eq!(who(&path), (generation, new.pid()));
+        service.wait(&new, "alone");
+        old = new;
+    }
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!path.exists(), "the last one removes it");
+}
+
+/// What somebody has put there instead is not ours to remove.
+#[test]
+fn k7_a_path_that_somebody_replaced_is_left_alone() {
+    let dir = Dir::new();
+    let (kept, given_up) = (dir.join("kept"), dir.join("given-up"));
+    let (service, old) = dir.victim().listen_unix("kept").listen_unix("given-up").serve();
+    for path in [&kept, &given_up] {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "precious").unwrap();
+    }
+    service.plan("listen without given-up");
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(fs::read_to_string(&given_up).unwrap(), "precious");
+    assert_eq!(service.served_by(), new.pid());
+    // Its socket lives on without a name, and the next release inherits it all the same.
+    service.wait(&new, "alone");
+    service.plan("listen without given-up");
+    let last = service.upgrade(&new);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&last, "alone");
+    last.signal(Signal::TERM);
+    assert_eq!(last.exit(), Exit::Status(0));
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
+    service.wait_until_all_are_gone();
+    assert!(!service.log().contains("ERROR"), "{}", service.log());
+}
+
+/// Not even a socket: another service has taken the path over.
+#[test]
+fn k7_a_path_that_another_service_took_is_left_alone() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let (service, old) = dir.victim().listen_unix("local").serve();
+    fs::remove_file(&path).unwrap();
+    let theirs = UnixListener::bind(&path).unwrap();
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    let _client = UnixStream::connect(&path).expect("they serve it");
+    drop(theirs);
+}
+
+#[test]
+fn k7_a_stale_socket_is_replaced() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+    let (_service, old) = dir.victim().listen_unix("local").serve();
+    assert_eq!(who(&path), (1, old.pid()));
+    // What a service leaves that was killed.
+    old.kill();
+    old.exit();
+    assert!(path.exists());
+    let (_service, again) = dir.victim().listen_unix("local").serve();
+    assert_eq!(who(&path), (1, again.pid()));
+}
+
+#[test]
+fn k7_a_live_socket_is_never_stolen() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let theirs = UnixListener::bind(&path).unwrap();
+    let before = inode(&path);
+    let service = dir.victim().listen_unix("local").start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    let log = service.log();
+    assert!(log.contains("listener `local`: cannot bind unix://"), "{log}");
+    assert!(log.contains("another process serves it"), "{log}");
+    assert_eq!(inode(&path), before);
+    // The probe has been in its queue, and the client is.
+    let _client = UnixStream::connect(&path).expect("they serve it");
+    drop(theirs);
+
+    // Nor by a second start of the same service.
+    fs::remove_file(&path).unwrap();
+    let (_service, first) = dir.victim().listen_unix("local").serve();
+    let second = dir.victim().listen_unix("local").start();
+    assert_eq!(second.first().exit(), Exit::Status(1));
+    assert_eq!(who(&path), (1, first.pid()));
+    drop(second);
+    assert_eq!(who(&path), (1, first.pid()));
+}
+
+/// A backlog that is full is one that somebody is behind.
+#[test]
+fn k7_a_live_socket_whose_queue_is_full_is_never_stolen() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let theirs = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&theirs, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&theirs, 0).unwrap();
+    let _in_the_queue = UnixStream::connect(&path).unwrap();
+    let before = inode(&path);
+    let service = dir.victim().listen_unix("local").start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    assert!(service.log().contains("another process serves it"), "{}", service.log());
+    assert_eq!(inode(&path), before);
+}
+
+#[test]
+fn k7_a_file_at_the_path_survives() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let mut refused = |what: &str| {
+        let service = dir.victim().listen_unix("local").start();
+        assert_eq!(service.first().exit(), Exit::Status(1));
+        let log = service.log();
+        assert!(log.contains("a file that is not a socket is there"), "{what}: {log}");
+        fs::remove_file(dir.join("log")).unwrap();
+    };
+    fs::write(&path, "precious").unwrap();
+    refused("a file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refused("a directory");
+    fs::remove_dir(&path).unwrap();
+    // To a socket that nobody serves: what is removed would be the link.
+    drop(UnixListener::bind(dir.join("elsewhere")).unwrap());
+    std::os::unix::fs::symlink(dir.join("elsewhere"), &path).unwrap();
+    refused("a link");
+    assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+    assert!(dir.join("elsewhere").exists());
+}
+
+/// A start that fails leaves the paths as it found them.
+#[test]
+fn k7_a_start_that_fails_removes_what_it_made() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("second")).unwrap();
+    let service = dir.victim().listen_unix("first").listen_unix("second").start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    assert!(!dir.join("first").exists());
+}
+
+/// A name that is not in the file system is inherited like any other, and there is nothing to be removed (K7).
+#[test]
+fn k7_an_abstract_name() {
+    let dir = Dir::new();
+    let name = format!("tableflip-test-{}", dir.path().file_name().unwrap().to_str().unwrap());
+    let (service, old) = dir.victim().listen("abstract", &format!("unix:@{name}")).serve();
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let connect = || Client::over_unix(UnixStream::connect_addr(&address).unwrap());
+    assert_eq!(connect().who(), (1, old.pid()));
+    let new = service.upgrade(&old);
+    assert_eq!(connect().who(), (2, new.pid()));
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(connect().who(), (2, new.pid()));
+    service.wait(&new, "alone");
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert!(UnixStream::connect_addr(&address).is_err());
+    assert!(!service.log().contains("ERROR"), "{}", service.log());
+}
+
+/// The permissions are there with the path, and stay over an upgrade.
+#[test]
+fn the_mode_of_a_unix_path() {
+    let dir = Dir::new();
+    let path = dir.join("local");
+    let mode = || fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777;
+    let (service, old) = dir.victim().listen("local", &format!("unix://{}?mode=640", path.display())).serve();
+    assert_eq!(mode(), 0o640);
+    let new = service.upgrade(&old);
+    assert_eq!(mode(), 0o640);
+    // An operator has changed it meanwhile.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    service.upgrade(&new);
+    assert_eq!(mode(), 0o600);
+}

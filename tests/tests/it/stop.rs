@@ -1,0 +1,203 @@
+//! SIGTERM in the middle of an upgrade, to either process or to both.
+
+use crate::harness::{Dir, Exit, Signal};
+
+#[test]
+fn a_stop_while_the_successor_initialises() {
+    for point in ["main", "init", "step:Prepared"] {
+        let dir = Dir::new();
+        let _gate = dir.gate("here");
+        let (service, old) = dir.victim().serve();
+        let mut open = service.open(&old);
+        service.plan(&format!("{point} gate here"));
+        let new = service.start_upgrade(&old);
+        service.wait(&new, "gate");
+
+        old.signal(Signal::TERM);
+        service.wait_for(&old, "error", "upgrade failed: the service was told to stop");
+        service.wait_for(&old, "draining", "open=1");
+        assert!(new.is_gone(), "{point}: before the drain begins");
+        assert_eq!(open.who(), (1, old.pid()), "{point}");
+        drop(open);
+        assert_eq!(old.exit(), Exit::Status(0), "{point}");
+        assert_eq!(service.pidfile(), None, "{point}");
+        service.wait_until_all_are_gone();
+    }
+}
+
+/// It may have accepted connections already: both drain.
+#[test]
+fn a_stop_once_the_successor_was_told_to_serve() {
+    for point in ["step:TakingOver", "serving"] {
+        let dir = Dir::new();
+        let gate = dir.gate("here");
+        let (service, old) = dir.victim().listen_unix("local").serve();
+        let mut open = service.open(&old);
+        service.plan(&format!("{point} gate here"));
+        let new = service.start_upgrade(&old);
+        service.wait(&new, "gate");
+
+        old.signal(Signal::TERM);
+        service.wait_for(&old, "step:Committed", "event=Stop");
+        gate.open();
+        service.wait_for(&old, "draining", "open=1");
+        assert_eq!(open.who(), (1, old.pid()), "{point}");
+        service.wait(&new, "draining");
+        new.exit();
+        drop(open);
+        assert_eq!(old.exit(), Exit::Status(0), "{point}");
+        assert_eq!(service.pidfile(), None, "{point}");
+        assert!(!dir.join("local").exists(), "{point}");
+        service.wait_until_all_are_gone();
+    }
+}
+
+/// The pid file names the successor: a stop of the old one is not one of the service.
+#[test]
+fn a_stop_of_the_old_one_in_standby() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().probation("1h").serve();
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    assert_eq!(service.served_by(), new.pid());
+    assert_eq!(service.pidfile(), Some(new.pid()));
+}
+
+#[test]
+fn a_stop_of_the_successor_before_it_serves() {
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    let (service, old) = dir.victim().serve();
+    service.plan("init gate init");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    new.signal(Signal::TERM);
+    let reason = service.wait_for(&old, "error", "upgrade failed: ").text;
+    assert!(reason.contains("it was told to stop"), "{reason}");
+    gate.open();
+    service.wait(&old, "step:Serving");
+    assert!(new.is_gone());
+    assert_eq!(service.served_by(), old.pid());
+    assert_eq!(service.pidfile(), Some(old.pid()));
+}
+
+/// A stop of the one that the pid file names is a stop of the service: nobody takes it for a death.
+#[test]
+fn a_stop_of_the_successor_in_its_probation() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    let mut after = service.open(&new);
+    new.signal(Signal::TERM);
+    service.wait_for(&new, "draining", "open=1");
+    service.wait_for(&old, "draining", "open=1");
+    assert_eq!(before.who(), (1, old.pid()));
+    assert_eq!(after.who(), (2, new.pid()));
+    drop(after);
+    new.exit();
+    assert_eq!(service.pidfile(), None);
+    assert!(!dir.join("local").exists());
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+}
+
+#[test]
+fn a_stop_of_the_successor_while_the_old_one_drains() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    new.signal(Signal::TERM);
+    new.exit();
+    service.wait_for(&old, "step:Draining", "event=Leaving");
+    assert_eq!(before.who(), (1, old.pid()));
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    service.wait_until_all_are_gone();
+}
+
+/// What systemd does, KillMode=control-group: whichever of the two is the first to hear of it.
+#[test]
+fn a_stop_of_every_process_at_once() {
+    for (point, old_first) in [
+        ("main", true),
+        ("init", true),
+        ("init", false),
+        ("serve", true),
+        ("serve", false),
+        ("step:Prepared", true),
+        ("step:Prepared", false),
+        ("step:TakingOver", true),
+        ("step:TakingOver", false),
+        ("serving", true),
+        ("serving", false),
+        ("step:Serving", true),
+        ("step:Serving", false),
+    ] {
+        let dir = Dir::new();
+        let gate = dir.gate("here");
+        let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+        service.plan(&format!("{point} gate here"));
+        let new = service.start_upgrade(&old);
+        service.wait(&new, "gate");
+        if old_first {
+            old.signal(Signal::TERM);
+            new.signal(Signal::TERM);
+        } else {
+            new.signal(Signal::TERM);
+            old.signal(Signal::TERM);
+        }
+        gate.open();
+        assert_eq!(old.exit(), Exit::Status(0), "{point}, {old_first}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{point}, {old_first}");
+        assert!(!dir.join("local").exists(), "{point}, {old_first}");
+    }
+}
+
+/// The successor's word that it is stopping arrives before the signal: that signal is the first one all the same, and
+/// what is open is finished.
+#[test]
+fn a_stop_of_every_process_that_the_old_one_hears_of_by_its_successor() {
+    for probation in ["1h", "1ms"] {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().listen_unix("local").probation(probation).serve();
+        let mut before = service.open(&old);
+        let new = service.upgrade(&old);
+        new.signal(Signal::TERM);
+        service.wait_for(&old, "step:Draining", "event=Leaving");
+        old.signal(Signal::TERM);
+        service.wait(&old, "stop");
+        assert_eq!(before.who(), (1, old.pid()), "{probation}");
+        drop(before);
+        assert_eq!(old.exit(), Exit::Status(0), "{probation}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{probation}");
+        assert!(!dir.join("local").exists(), "{probation}");
+    }
+}
+
+/// The same with the two done with each other, but for what is open.
+#[test]
+fn a_stop_of_every_process_while_the_old_one_drains() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").serve();
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    old.signal(Signal::TERM);
+    new.signal(Signal::TERM);
+    new.exit();
+    assert_eq!(before.who(), (1, old.pid()));
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    assert_eq!(service.pidfile(), None);
+    assert!(!dir.join("local").exists());
+}

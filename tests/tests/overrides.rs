@@ -1,0 +1,312 @@
+//! The environment of the harness: each variable wins over what the attribute says, and a value that is no good stops the
+//! start with one line that names the variable.
+
+mod plain;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+
+use plain::{Client, Dir, Hello, Plain, fail_to_start, signal};
+use rustix::process::Signal;
+
+/// What each of the tests below changes one of.
+#[test]
+fn without_them_the_attribute_says_it_all() {
+    let dir = Dir::new();
+    let (mut plain, old) = Plain::serve(&dir, &[]);
+    assert_eq!(dir.wait_for_pidfile("declared.pid"), format!("{}\n", old.pid));
+    let mut client = Client::connect(old.address);
+    assert_eq!(client.ask("drain-timeout"), "3540s");
+    signal(old.pid, Signal::USR1);
+    assert_eq!(plain.hello().generation, 2);
+}
+
+#[test]
+fn listen() {
+    let dir = Dir::new();
+    // A port of the kernel's choice, for another process: none gets it again soon.
+    let port = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+    let path = dir.join("socket");
+    let unix = format!("unix://{}?mode=600", path.to_str().unwrap());
+    let variables = [
+        ("TABLEFLIP_LISTEN_TALK", &*format!("tcp://{port}?nodelay=true")),
+        // That of `other_talk`, whose address is not a literal.
+        ("TABLEFLIP_LISTEN_OTHER_TALK", &unix),
+    ];
+    let (mut plain, old) = Plain::serve(&dir, &variables);
+    assert_eq!(old.address, port);
+    UnixStream::connect(&path).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // A successor has the same environment, and so the same sockets.
+    Client::connect(old.address).ask("upgrade");
+    assert_eq!(plain.hello().address, port);
+}
+
+#[test]
+fn pidfile() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("run")).unwrap();
+    let absolute = dir.join("absolute.pid");
+    for path in [OsStr::new("run/relative.pid"), absolute.as_os_str(), OsStr::from_bytes(b"not\xffutf8")] {
+        let mut command = dir.command();
+        command.env("TABLEFLIP_PIDFILE", path);
+        let mut plain = Plain::start(&dir, command);
+        let Hello { pid, .. } = plain.hello();
+        assert_eq!(dir.wait_for_pidfile(path), format!("{pid}\n"));
+        assert_eq!(dir.pidfile("declared.pid"), None);
+        signal(pid, Signal::TERM);
+        plain.end();
+        assert_eq!(dir.pidfile(path), None);
+    }
+}
+
+#[test]
+fn upgrade_timeout() {
+    let dir = Dir::new();
+    let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_UPGRADE_TIMEOUT", "70ms"), ("PLAIN_MUTE", "1")]);
+    let failed = "err the successor was not ready within 70ms: its body has not asked for a connection of `talk`, \
+                  `other_talk`";
+    assert_eq!(Client::connect(old.address).ask("upgrade"), failed);
+    plain.hello();
+    assert_eq!(Client::connect(old.address).ask("who"), format!("1 {}", old.pid));
+}
+
+#[test]
+fn probation() {
+    let dir = Dir::new();
+    let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PROBATION", "1h 30m")]);
+    let mut client = Client::connect(old.address);
+    signal(old.pid, Signal::USR1);
+    let new = plain.hello();
+    // Until it serves the old one does. It is on probation then, which the attribute would have end at once.
+    while Client::connect(new.address).ask("who") != format!("2 {}", new.pid) {}
+    assert_eq!(client.ask("upgrade"), "err an upgrade is in progress");
+    signal(new.pid, Signal::KILL);
+    let mut once_more = Client::connect(old.address);
+    assert_eq!(once_more.ask("who"), format!("1 {}", old.pid));
+    let log = plain.log();
+    assert!(
+        log.contains("the successor was killed by SIGKILL in its probation; this process serves on"),
+        "{log}"
+    );
+}
+
+#[test]
+fn drain_timeout() {
+    let dir = Dir::new();
+    let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_DRAIN_TIMEOUT", "40ms")]);
+    let mut client = Client::connect(old.address);
+    assert_eq!(client.ask("drain-timeout"), "40ms");
+    client.ask("hold");
+    signal(old.pid, Signal::TERM);
+    client.wait_for_the_end();
+    plain.end();
+    assert_eq!(plain.exit().code(), Some(0));
+    assert!(plain.log().contains("not drained within 40ms"), "{}", plain.log());
+}
+
+#[test]
+fn upgrade_signal() {
+    for (name, number) in [
+        ("SIGHUP", Signal::HUP),
+        ("SIGUSR2", Signal::USR2),
+        ("SIGQUIT", Signal::QUIT),
+        ("SIGWINCH", Signal::WINCH),
+    ] {
+        let dir = Dir::new();
+        let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_UPGRADE_SIGNAL", name)]);
+        signal(old.pid, number);
+        let new = plain.hello();
+        assert_eq!((new.generation, new.address), (2, old.address), "{name}");
+    }
+}
+
+/// Longer than the clock can count. It never ends; it does not end the process.
+#[test]
+fn a_duration_may_be_longer_than_a_clock_can_count() {
+    let dir = Dir::new();
+    const AGES: &str = "500000000000years";
+    let (mut plain, old) = Plain::serve(
+        &dir,
+        &[
+            ("TABLEFLIP_DRAIN_TIMEOUT", AGES),
+            ("TABLEFLIP_UPGRADE_TIMEOUT", AGES),
+            ("TABLEFLIP_PROBATION", "0s"),
+        ],
+    );
+    let mut client = Client::connect(old.address);
+    let answer = client.ask("upgrade");
+    let new = plain.hello();
+    assert_eq!(answer, format!("ok 2 {}", new.pid));
+    // It drains, and waits for this connection.
+    assert_eq!(client.ask("who"), format!("1 {}", old.pid));
+    drop(client);
+    assert_eq!(plain.exit().code(), Some(0));
+    signal(new.pid, Signal::TERM);
+    plain.end();
+    assert_eq!(plain.log(), "");
+}
+
+/// A value that is no good: exit status 1, and one line that names the variable.
+fn refused(variable: impl AsRef<OsStr>, value: impl AsRef<OsStr>, named: &str, problem: &str) {
+    let (variable, value) = (variable.as_ref(), value.as_ref());
+    let (status, log) = fail_to_start(&[(variable, value)]);
+    assert_eq!(status, Some(1), "{variable:?} = {value:?}: {log}");
+    assert_eq!(log, format!("tableflip: cannot start: environment variable `{named}`: {problem}\n"));
+}
+
+fn refused_as_text(variable: &str, value: &str, problem: &str) {
+    refused(variable, value, variable, &format!("`{value}`: {problem}"));
+}
+
+#[test]
+fn an_address_that_is_none_is_refused() {
+    for variable in ["TABLEFLIP_LISTEN_TALK", "TABLEFLIP_LISTEN_OTHER_TALK"] {
+        let refused = |value, problem| refused_as_text(variable, value, problem);
+        refused(
+            "",
+            "the address is empty; expected one such as `tcp://127.0.0.1:7000` or `unix:///run/a.sock`",
+        );
+        refused(
+            "tcp://localhost",
+            "the port is missing; expected `tcp://HOST:PORT`, with port 0 for any free one",
+        );
+        refused("tcp://[::1:7000", "the bracket of the IPv6 address is not closed");
+        refused("tcp://localhost:65536", "`65536` is not a port; expected a number from 0 to 65535");
+        refused(
+            "http://localhost:80",
+            "unknown scheme `http`; expected one of `tcp`, `udp`, `unix`, `unix-dgram`, `unix-seqpacket`",
+        );
+        refused("unix:@", "the abstract name after `@` is empty");
+        refused(
+            "localhost:80?backlog=0",
+            "`0` is not a value of the socket option `backlog`; expected a number from 1 to 2147483647",
+        );
+    }
+}
+
+#[test]
+fn a_pid_file_that_is_none_is_refused() {
+    for path in ["", "/", "..", "run/.."] {
+        let variable = "TABLEFLIP_PIDFILE";
+        refused(variable, path, variable, &format!("{path:?} does not name a file"));
+    }
+}
+
+#[test]
+fn a_duration_that_is_none_is_refused() {
+    for variable in ["TABLEFLIP_UPGRADE_TIMEOUT", "TABLEFLIP_PROBATION", "TABLEFLIP_DRAIN_TIMEOUT"] {
+        for (value, problem) in [
+            ("", "value was empty"),
+            ("30", "time unit needed, for example 30sec or 30ms"),
+            ("-1s", "expected number at 0"),
+            ("soon", "expected number at 0"),
+            (
+                "1 fortnight",
+                "unknown time unit \"fortnight\", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)",
+            ),
+            (
+                "99999999999999999999s",
+                "number is too large or cannot be represented without a lack of precision (values below 1ns are not supported)",
+            ),
+        ] {
+            let problem = format!("not a duration such as `500ms`, `30s` or `2m`: {problem}");
+            refused_as_text(variable, value, &problem);
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_signal_that_is_none_is_refused() {
+    for value in ["", "HUP", "sighup", "SIGKILL", "SIGTERM", "1", " SIGHUP"] {
+        let problem = "expected one of SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGWINCH";
+        refused_as_text("TABLEFLIP_UPGRADE_SIGNAL", value, problem);
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused() {
+    for variable in [
+        "TABLEFLIP_LISTEN_TALK",
+        "TABLEFLIP_UPGRADE_TIMEOUT",
+        "TABLEFLIP_PROBATION",
+        "TABLEFLIP_DRAIN_TIMEOUT",
+        "TABLEFLIP_UPGRADE_SIGNAL",
+    ] {
+        let value = OsStr::from_bytes(b"1s\xff");
+        refused(variable, value, variable, r#""1s\xFF" is not UTF-8"#);
+    }
+}
+
+/// Whoever sets a variable means something by it; a letter that is wrong is not passed over.
+#[test]
+fn an_unknown_variable_is_refused() {
+    let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
+                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_PIDFILE";
+    for variable in [
+        "TABLEFLIP_X",
+        "TABLEFLIP_",
+        "TABLEFLIP_PID_FILE",
+        "TABLEFLIP_LISTEN_",
+        "TABLEFLIP_LISTEN_NOBODY",
+        "TABLEFLIP_LISTEN_talk",
+        "TABLEFLIP_pidfile",
+    ] {
+        refused(variable, "", variable, known);
+    }
+    let garbled = OsString::from(OsStr::from_bytes(b"TABLEFLIP_\xff"));
+    refused(garbled, "", "TABLEFLIP_\u{fffd}", known);
+}
+
+/// What a value has in it cannot look like a line of somebody else, or clear a terminal.
+#[test]
+fn a_value_with_line_breaks_is_refused_in_one_line() {
+    for variable in
+        ["TABLEFLIP_LISTEN_TALK", "TABLEFLIP_PROBATION", "TABLEFLIP_UPGRADE_SIGNAL", "TABLEFLIP_PIDFILE"]
+    {
+        let (status, log) = fail_to_start(&[(variable, "a\n\x1b[31m/..")]);
+        assert_eq!((status, log.lines().count()), (Some(1), 1), "{log}");
+        assert!(log.contains(variable) && !log.trim_end().contains(char::is_control), "{log:?}");
+    }
+}
+
+/// Those of others are theirs.
+#[test]
+fn other_variables_are_left_alone() {
+    let dir = Dir::new();
+    let (mut plain, old) =
+        Plain::serve(&dir, &[("TABLEFLIPPER", "x"), ("tableflip_x", "x"), ("X_TABLEFLIP_X", "x")]);
+    signal(old.pid, Signal::TERM);
+    plain.end();
+    assert_eq!(plain.log(), "");
+}
+
+/// Two that are no good: one line all the same.
+#[test]
+fn one_line_is_said_of_several_mistakes() {
+    let (status, log) = fail_to_start(&[("TABLEFLIP_PROBATION", "soon"), ("TABLEFLIP_X", "x")]);
+    assert_eq!((status, log.lines().count()), (Some(1), 1), "{log}");
+}
+
+/// What cannot be used although it parses is said in one line as well.
+#[test]
+fn an_address_that_cannot_be_bound_stops_the_start() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", taken.local_addr().unwrap());
+    let (status, log) = fail_to_start(&[("TABLEFLIP_LISTEN_TALK", &address)]);
+    let expected = format!(
+        "tableflip: cannot start: listener `talk`: cannot bind {address}: Address already in use (os error 98)\n"
+    );
+    assert_eq!((status, log), (Some(1), expected));
+    let (status, log) = fail_to_start(&[("TABLEFLIP_LISTEN_TALK", "udp://127.0.0.1:0")]);
+    let expected =
+        "tableflip: cannot start: listener `talk`: udp://127.0.0.1:0 is taken as a type for tcp://\n";
+    assert_eq!((status, &*log), (Some(1), expected));
+    let (status, log) = fail_to_start(&[("TABLEFLIP_PIDFILE", "missing/pid")]);
+    assert_eq!((status, log.lines().count()), (Some(1), 1), "{log}");
+    assert!(log.contains("cannot write the pid file") && log.contains("missing/pid"), "{log}");
+}

@@ -1,0 +1,192 @@
+//! Starts the service `src/bin/plain.rs` and talks to it.
+#![allow(dead_code, reason = "what one binary of tests does not use, another does")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// How long anything may take that is to happen.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// The directory of a test, which is the first working directory of its service.
+pub(crate) struct Dir {
+    temp: tempfile::TempDir,
+}
+
+impl Dir {
+    pub(crate) fn new() -> Self {
+        Self { temp: tempfile::Builder::new().prefix("tableflip-").tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The service, with nothing in its environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plain"));
+        command.current_dir(self.path()).env_clear();
+        command
+    }
+
+    /// What the pid file of this name has in it.
+    pub(crate) fn pidfile(&self, name: impl AsRef<Path>) -> Option<String> {
+        fs::read_to_string(self.join(name)).ok()
+    }
+
+    /// Waits for the pid file of this name, which is written a moment after the first answer.
+    pub(crate) fn wait_for_pidfile(&self, name: impl AsRef<Path>) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(text) = self.pidfile(&name) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "there is no pid file {}", name.as_ref().display());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A service in all its generations.
+pub(crate) struct Plain {
+    first: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// The end of its stdin is that of the test.
+    lifeline: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+/// What a process says when it starts.
+#[derive(Debug)]
+pub(crate) struct Hello {
+    pub(crate) pid: u32,
+    pub(crate) generation: u64,
+    pub(crate) address: SocketAddr,
+}
+
+impl Plain {
+    pub(crate) fn start(dir: &Dir, mut command: Command) -> Self {
+        let log = dir.join("log");
+        let file = fs::File::create(&log).unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0);
+        let mut first = command.spawn().unwrap();
+        let lines = BufReader::new(first.stdout.take().unwrap()).lines();
+        let lifeline = first.stdin.take();
+        Self { first, lines, lifeline, log }
+    }
+
+    /// Starts it with these variables, and waits until it serves.
+    pub(crate) fn serve(dir: &Dir, variables: &[(&str, &str)]) -> (Self, Hello) {
+        let mut command = dir.command();
+        command.envs(variables.iter().copied());
+        let mut plain = Self::start(dir, command);
+        let hello = plain.hello();
+        assert_eq!((hello.pid, hello.generation), (plain.first.id(), 1));
+        let who = Client::connect(hello.address).ask("who");
+        assert_eq!(who, format!("1 {}", hello.pid));
+        (plain, hello)
+    }
+
+    /// Waits for the next process to say that it has started.
+    pub(crate) fn hello(&mut self) -> Hello {
+        let Some(line) = self.lines.next() else { panic!("it has ended: {}", self.log()) };
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let mut word = || words.next().expect("three words");
+        Hello {
+            pid: word().parse().unwrap(),
+            generation: word().parse().unwrap(),
+            address: word().parse().unwrap(),
+        }
+    }
+
+    /// What the processes wrote to stderr.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// The end of the first process.
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        self.first.wait().unwrap()
+    }
+
+    /// Waits until every process has ended.
+    pub(crate) fn end(&mut self) {
+        let more = self.lines.next().transpose().unwrap();
+        assert_eq!(more, None, "{}", self.log());
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- stderr of the service\n{}---", self.log());
+        }
+        drop(self.lifeline.take());
+        // All generations are in its group. That there is none any more is fine.
+        match kill_process_group(Pid::from_child(&self.first), Signal::KILL) {
+            Ok(()) | Err(_) => {}
+        }
+        match self.first.wait() {
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// A connection to the service.
+pub(crate) struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { stream: BufReader::new(stream) }
+    }
+
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).unwrap();
+        assert!(answer.ends_with('\n'), "{line}: the connection ended after {answer:?}");
+        answer.trim_end().to_owned()
+    }
+
+    /// Waits until the process at the other end is gone.
+    pub(crate) fn wait_for_the_end(mut self) {
+        let mut rest = Vec::new();
+        // However it ends.
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) | Err(_) => assert!(rest.is_empty()),
+        }
+    }
+}
+
+/// The exit status and the stderr of a service that is not to start.
+pub(crate) fn fail_to_start<N: AsRef<OsStr>, V: AsRef<OsStr>>(variables: &[(N, V)]) -> (Option<i32>, String) {
+    let dir = Dir::new();
+    let mut command = dir.command();
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    let mut plain = Plain::start(&dir, command);
+    // What its body says before the end is no matter here.
+    plain.lines.by_ref().for_each(drop);
+    (plain.exit().code(), plain.log())
+}

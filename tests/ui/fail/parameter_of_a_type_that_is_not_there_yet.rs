@@ -1,6 +1,0 @@
-struct Listeners;
-
-#[tableflip::main(listen = [echo = "127.0.0.1:7000"])]
-async fn main(listeners: Listeners) {
-    drop(listeners);
-}
