@@ -4,3 +4,8 @@
 //! `tests/it`, which says how to write one. `ui` holds the tests of what the compiler says about the attribute.
 
 pub mod channel;
+
+/// Compiles the examples of the reference, and runs those that can be.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/reference.md")]
+pub struct Reference;

@@ -328,7 +328,8 @@ mod tests {
                     2 => _ = packet.splice(at..end, []),
                     3 => _ = packet.splice(at..at, packet[at..end].to_vec()),
                     4 => {
-                        packet.extend_from_slice(&recorded[random(recorded.len())].0.as_bytes()[random(9)..])
+                        let other = recorded[random(recorded.len())].0.as_bytes();
+                        packet.extend_from_slice(&other[random(9)..]);
                     }
                     _ if at < packet.len() => packet[at] = random(256) as u8,
                     _ => {}

@@ -75,10 +75,11 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
     Ok(Section {
         title: "After many upgrades",
         about: format!(
-            "The process that serves, after the first upgrade and after {}; in the third column the least and the most \
-             in between. Each is looked at once its predecessor has ended.",
+            "The process that serves, after the first of {} upgrades and after the last, and the least and the most of \
+             all. Each is looked at once it knows that its predecessor has ended.",
             options.upgrades
         ),
+        headings: ["first → last", "least – most"],
         rows: vec![
             row("descriptors", |footprint| footprint.descriptors, same),
             row("threads", |footprint| footprint.threads, same),

@@ -7,7 +7,7 @@ use crate::flavor::DEFAULT;
 use crate::options::Options;
 use crate::probe::{self, Upgrade};
 use crate::process::Service;
-use crate::report::{Row, Section, Target, progress};
+use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::{milliseconds, summarize};
 
 /// In milliseconds, for a thousand listeners.
@@ -41,6 +41,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
              of which one listener and {count} are handed over. The target is that of 1,000 listeners.",
             options.rounds
         ),
+        headings: SUMMARY,
         rows: vec![
             part("1 listener", &of_one, |upgrade| upgrade.total),
             part(&format!("{count} listeners"), &of_many, |upgrade| upgrade.total),

@@ -7,13 +7,17 @@ use std::thread::available_parallelism;
 pub(crate) fn describe() -> String {
     let cores = available_parallelism().map_or(0, usize::from);
     format!(
-        "{}, {cores} cores, {}; Linux {}; {}; load {} when it ended.",
+        "{}, {cores} cores, {}; Linux {}; {}.",
         processor(),
         memory(),
         read("/proc/sys/kernel/osrelease"),
         env!("BENCH_RUSTC"),
-        read("/proc/loadavg").split(' ').next().unwrap_or_default(),
     )
+}
+
+/// How many threads ran or wanted to, on average over the last minute, proc_loadavg(5).
+pub(crate) fn load() -> f64 {
+    read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
 }
 
 /// The setting that is in force, in brackets in the file.

@@ -59,8 +59,9 @@ fn main() -> ExitCode {
 
 fn measure(options: &Options) -> Result<Report> {
     let _family = process::Family::found()?;
+    let load = machine::load();
     let sections = options.parts.iter().map(|part| measure_part(*part, options)).collect::<Result<_>>()?;
-    Ok(Report { sections, command: options.command() })
+    Ok(Report { sections, command: options.command(), load })
 }
 
 fn measure_part(part: Part, options: &Options) -> Result<Section> {

@@ -21,15 +21,17 @@ pub(crate) struct Answer {
     pub(crate) body: Duration,
     /// When it accepted this connection.
     pub(crate) accepted: Duration,
+    /// It knows that its predecessor has ended, and has let go of it.
+    pub(crate) is_alone: bool,
 }
 
 impl Answer {
-    pub(crate) const SIZE: usize = 5 * 8;
+    pub(crate) const SIZE: usize = 6 * 8;
 
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
-        let nanos = |stamp: Duration| stamp.as_nanos() as u64;
-        let words =
-            [self.generation, self.pid.into(), nanos(self.entered), nanos(self.body), nanos(self.accepted)];
+        let stamps = [self.entered, self.body, self.accepted].map(|stamp| stamp.as_nanos() as u64);
+        let [entered, body, accepted] = stamps;
+        let words = [self.generation, self.pid.into(), entered, body, accepted, self.is_alone.into()];
         let mut bytes = [0; Self::SIZE];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_ne_bytes());
@@ -46,6 +48,7 @@ impl Answer {
             entered: stamp(2),
             body: stamp(3),
             accepted: stamp(4),
+            is_alone: word(5) != 0,
         }
     }
 
@@ -73,7 +76,8 @@ pub(crate) struct Upgrade {
     pub(crate) to_answer: Duration,
 }
 
-/// Upgrades a service of the kind `probe`, and waits until the old process has ended.
+/// Upgrades a service of the kind `probe`, and waits until the old process has ended and the new one knows it:
+/// before that a further upgrade is refused.
 pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
     let before = Answer::of(service.address())?.generation;
     let signalled = clock::now();
@@ -90,6 +94,11 @@ pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
         }
     };
     service.follow(Pid::from_raw(answer.pid.try_into()?))?;
+    while !Answer::of(service.address())?.is_alone {
+        if Instant::now() > deadline {
+            return Err("the successor does not notice the end of its predecessor".into());
+        }
+    }
     Ok(Upgrade {
         total: answered - signalled,
         to_main: answer.entered.saturating_sub(signalled),
@@ -106,7 +115,8 @@ mod tests {
     #[test]
     fn an_answer_survives_the_wire() {
         let stamp = Duration::from_nanos;
-        let answer = Answer { generation: 7, pid: 42, entered: stamp(1), body: stamp(2), accepted: stamp(3) };
+        let (entered, body, accepted) = (stamp(1), stamp(2), stamp(3));
+        let answer = Answer { generation: 7, pid: 42, entered, body, accepted, is_alone: true };
         assert_eq!(Answer::from_bytes(answer.to_bytes()), answer);
     }
 }

@@ -6,6 +6,9 @@ use std::io::{IsTerminal, stderr};
 use crate::machine;
 use crate::stats::Summary;
 
+/// The headings of a table of [`Summary`]s.
+pub(crate) const SUMMARY: [&str; 2] = ["median", "middle half"];
+
 /// Shows a person who waits how far it is.
 pub(crate) fn progress(what: &str, done: usize, of: usize) {
     if stderr().is_terminal() {
@@ -20,12 +23,16 @@ pub(crate) struct Report {
     pub(crate) sections: Vec<Section>,
     /// What repeats it.
     pub(crate) command: String,
+    /// The load of the machine before anything was measured.
+    pub(crate) load: f64,
 }
 
 pub(crate) struct Section {
     pub(crate) title: &'static str,
     /// What is compared, and how often.
     pub(crate) about: String,
+    /// What the second and the third column are.
+    pub(crate) headings: [&'static str; 2],
     pub(crate) rows: Vec<Row>,
 }
 
@@ -45,16 +52,21 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn at_most(limit: f64, value: f64) -> Self {
-        Self { text: format!("at most {limit}"), met: value <= limit }
+        Self { text: format!("at most {limit}"), met: as_shown(value) <= limit }
     }
 
     pub(crate) fn at_least(limit: f64, value: f64) -> Self {
-        Self { text: format!("at least {limit}"), met: value >= limit }
+        Self { text: format!("at least {limit}"), met: as_shown(value) >= limit }
     }
 
     pub(crate) fn below_milliseconds(limit: f64, value: f64) -> Self {
         Self { text: format!("below {limit} ms"), met: value < limit }
     }
+}
+
+/// A ratio is judged by the digits that are printed.
+fn as_shown(ratio: f64) -> f64 {
+    (ratio * 1e3).round() / 1e3
 }
 
 impl Row {
@@ -63,6 +75,11 @@ impl Row {
             10.0.. => format!("{value:.1} ms"),
             _ => format!("{value:.3} ms"),
         })
+    }
+
+    /// A single ratio, of all rounds together.
+    pub(crate) fn one_ratio(what: impl Into<String>, ratio: f64) -> Self {
+        Self { what: what.into(), value: format!("{ratio:.3}"), spread: String::new(), target: None }
     }
 
     pub(crate) fn ratio(what: impl Into<String>, summary: Summary) -> Self {
@@ -91,6 +108,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", machine::describe())?;
         writeln!(f, "To repeat it: `{}`", self.command)?;
+        writeln!(f, "\nLoad of the machine before it began: {}.", self.load)?;
+        if self.load > 1.0 {
+            writeln!(f, "**Others were at work: what waits for a processor is measured as well.**")?;
+        }
         if cfg!(debug_assertions) {
             writeln!(f, "\n**Without optimisation: these figures say nothing.**")?;
         }
@@ -104,7 +125,8 @@ impl fmt::Display for Report {
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "### {}\n\n{}\n", self.title, self.about)?;
-        let mut table = vec![["", "median", "middle half", "target", "met"].map(str::to_owned)];
+        let [value, spread] = self.headings;
+        let mut table = vec![["", value, spread, "target", "met"].map(str::to_owned)];
         table.extend(self.rows.iter().map(|row| {
             let (target, met) = match &row.target {
                 Some(Target { text, met }) => (text.clone(), if *met { "yes" } else { "no" }),

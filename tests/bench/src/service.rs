@@ -4,7 +4,9 @@
 use std::future::Future;
 use std::io::{self, BufRead};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::process::ExitCode;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tableflip::net::TcpListener;
@@ -82,17 +84,27 @@ fn probe(listeners: &str, flavor: &str, entered: Duration) -> Result<ExitCode> {
             names.iter().map(|name| start.listener(name)).collect::<std::result::Result<_, _>>()?;
         Ok(async move {
             let body = clock::now();
-            let generation = upgrader.generation();
-            let answer =
-                move || Answer { generation, pid: std::process::id(), entered, body, accepted: clock::now() };
             let Some(last) = listeners.pop() else { return Ok(()) };
             announce(&last, &upgrader)?;
+            let answer = move || Answer {
+                generation: upgrader.generation(),
+                pid: std::process::id(),
+                entered,
+                body,
+                accepted: clock::now(),
+                is_alone: is_ready(upgrader.predecessor_gone()),
+            };
             for listener in listeners {
-                tokio::spawn(answer_all(listener, answer));
+                tokio::spawn(answer_all(listener, answer.clone()));
             }
             answer_all(last, answer).await
         })
     }))
+}
+
+/// Whether a future has nothing left to wait for.
+fn is_ready(future: impl Future) -> bool {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 async fn answer_all(listener: TcpListener, answer: impl Fn() -> Answer) -> io::Result<()> {

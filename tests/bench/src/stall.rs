@@ -23,7 +23,7 @@ use tableflip::Upgrader;
 use crate::Result;
 use crate::options::Options;
 use crate::process::{self, Service};
-use crate::report::{Row, Section, Target, progress};
+use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::{Summary, milliseconds, summarize};
 
 const PAGE: usize = 4096;
@@ -274,6 +274,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
              processes. Transparent huge pages: {}.",
             crate::machine::huge_pages()
         ),
+        headings: SUMMARY,
         rows,
     })
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::flavor::Flavor;
 use crate::options::Options;
 use crate::process::Service;
-use crate::report::{Row, Section, Target, progress};
+use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::summarize;
 use crate::{Result, clock};
 
@@ -217,6 +217,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
              of the server for one of them, and a ratio above 1 is dearer.",
             options.slice.as_millis()
         ),
+        headings: SUMMARY,
         rows,
     })
 }

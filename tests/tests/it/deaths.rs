@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -291,6 +292,31 @@ fn the_process_of_a_rescue_is_killed() {
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&new, "alone");
     assert_eq!(service.served_by(), new.pid());
+}
+
+/// Wherever the two happen to be.
+#[test]
+fn one_of_the_two_is_killed_at_any_moment_of_an_upgrade() {
+    for round in 0..60 {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+        old.signal(Signal::HUP);
+        let new = service.successor_of(&old);
+        // Not to wait for anything: to be somewhere else in the upgrade each time.
+        std::thread::sleep(Duration::from_micros(round / 2 * 200));
+        let (killed, left) = if round % 2 == 0 { (&old, &new) } else { (&new, &old) };
+        killed.kill();
+        if left == &new {
+            service.wait(&new, "alone");
+            service.wait_until_it_serves(&new);
+        } else {
+            service.wait_for_failure(&old);
+            assert!(new.is_gone(), "{round}");
+        }
+        assert_eq!(service.served_by(), left.pid(), "{round}");
+        assert_eq!(service.connect_unix("local").who().1, left.pid(), "{round}");
+        assert_eq!(service.pidfile(), Some(left.pid()), "{round}");
+    }
 }
 
 /// Both at once: nobody is left, and nothing hangs.

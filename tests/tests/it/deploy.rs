@@ -241,7 +241,9 @@ fn the_executable_is_found_through_path() {
     fs::create_dir(dir.join("bin")).unwrap();
     let path = dir.copy_of_victim("bin/svc");
     // A relative entry of PATH is relative to the first working directory, which the service has left.
-    for search in [format!("/nowhere:{}:/usr/bin:/bin", dir.join("bin").display()), "bin:/usr/bin:/bin".to_owned()] {
+    for search in
+        [format!("/nowhere:{}:/usr/bin:/bin", dir.join("bin").display()), "bin:/usr/bin:/bin".to_owned()]
+    {
         let command = in_shell(dir.victim(), "exec svc").env("PATH", search);
         let (service, first) = command.plan("serve chdir /").plan("serve chdir /").serve();
         assert_eq!(look::arguments(&first), [b"svc".to_vec()]);
@@ -306,8 +308,7 @@ fn h10_arguments_arrive_as_they_are() {
         command = command.arg(OsString::from_vec(arg.to_vec()));
     }
     let (service, mut old) = command.serve();
-    let expected: Vec<_> =
-        [path.as_os_str().as_bytes()].into_iter().chain(odd).map(<[u8]>::to_vec).collect();
+    let expected: Vec<_> = [path.as_os_str().as_bytes()].into_iter().chain(odd).map(<[u8]>::to_vec).collect();
     assert_eq!(look::arguments(&old), expected);
     for _ in 0..3 {
         let new = upgrade(&service, &old);
@@ -350,7 +351,8 @@ fn a_path_that_is_not_utf_8() {
 #[test]
 fn h15_the_environment_is_passed_on_and_does_not_grow() {
     let dir = Dir::new();
-    let command = dir.victim().probation("10ms").env("PLAIN", "as it is").env("EMPTY", "").env("TWO", "lines\nof it");
+    let command =
+        dir.victim().probation("10ms").env("PLAIN", "as it is").env("EMPTY", "").env("TWO", "lines\nof it");
     let (service, first) = command.plan("main setenv SET_BY_THE_SERVICE yes").serve();
     let before = look::environment(&first);
     let mut old = first;

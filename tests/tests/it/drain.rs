@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Dir, Exit, Signal};
 
@@ -24,6 +25,49 @@ fn an_open_connection_is_served_to_its_end() {
     drop(unix);
     assert_eq!(old.exit(), Exit::Status(0));
     assert_eq!(service.connect_unix("local").who(), (2, new.pid()));
+}
+
+/// Connections come all the time, from two clients at once, while the service is upgraded, and while it fails to be.
+#[test]
+fn no_connection_is_lost_across_upgrades() {
+    let dir = Dir::new();
+    let (service, mut process) = dir.victim().serve();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // It panics if one is refused, reset or not answered.
+            scope.spawn(|| {
+                let mut generation = 1;
+                while !done.load(Ordering::Relaxed) {
+                    let (now, _) = service.connect().who();
+                    assert!(now >= generation, "{now} after {generation}: old code served again");
+                    generation = now;
+                }
+            });
+        }
+        let _done = Done(&done);
+        for _ in 0..10 {
+            for plan in ["init panic boom", "step:TakingOver abort"] {
+                service.plan(plan);
+                service.start_upgrade(&process);
+                service.wait_for_failure(&process);
+            }
+            let new = service.upgrade(&process);
+            assert_eq!(process.exit(), Exit::Status(0));
+            service.wait(&new, "alone");
+            process = new;
+        }
+    });
+    assert_eq!(service.connect().who(), (11, process.pid()));
+}
+
+/// Ends the clients, also those of a test that fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What it does not have any more nobody waits for it to have closed: K5, a listener that is closed but not gone.

@@ -87,10 +87,15 @@ fn the_protocol_as_it_is_documented() {
 
     let mut offer = offer(3);
     offer["executable"] = env!("CARGO_BIN_EXE_victim").into();
+    // What the service passes on by name, of which this one takes nothing.
+    offer["files"] = 2.into();
     heir.channel.send(&offer);
-    let local_entry = json!({"name": "local", "address": format!("unix://{}", path.display()), "inode": inode(&path)});
+    let local_entry =
+        json!({"name": "local", "address": format!("unix://{}", path.display()), "inode": inode(&path)});
     let extra_entry = json!({"name": "extra", "address": "tcp://127.0.0.1:0"});
     heir.channel.send_with(&sockets(&[extra_entry, local_entry]), &[extra.as_fd(), local.as_fd()]);
+    let files = json!({"type": "files", "names": ["lock", "state"]});
+    heir.channel.send_with(&files, &[std::io::stdin().as_fd(), std::io::stderr().as_fd()]);
     heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
 
     let hello = heir.channel.expect("hello");
@@ -282,6 +287,7 @@ fn a_wrong_number_of_descriptors_is_refused() {
         (one(), &[], "sent 0 descriptors where 1 belong"),
         (one(), &[fd, fd], "sent 2 descriptors where 1 belong"),
         (json!({"type": "commit"}), &[fd], "sent 1 descriptors where 0 belong"),
+        (json!({"type": "files", "names": ["lock"]}), &[], "sent 0 descriptors where 1 belong"),
     ] {
         let dir = Dir::new();
         let heir = Heir::start(&dir);
@@ -308,13 +314,15 @@ fn m5_more_descriptors_than_a_message_may_have_are_refused() {
 
 #[test]
 fn an_offer_of_a_million_sockets_is_refused() {
-    for count in [1_000_000_u64, u64::MAX] {
-        let dir = Dir::new();
-        let heir = Heir::start(&dir);
-        let mut offer = offer(0);
-        offer["sockets"] = count.into();
-        heir.channel.send(&offer);
-        heir.assert_fails("at most 65536 are taken");
+    for field in ["sockets", "files"] {
+        for count in [1_000_000_u64, u64::MAX] {
+            let dir = Dir::new();
+            let heir = Heir::start(&dir);
+            let mut offer = offer(1);
+            offer[field] = count.into();
+            heir.channel.send(&offer);
+            heir.assert_fails("at most 65536 are taken");
+        }
     }
 }
 
@@ -339,7 +347,8 @@ fn k6_a_socket_that_is_not_what_its_entry_says_is_refused() {
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let local = UnixListener::bind(dir.join("local")).unwrap();
     let datagram = UnixDatagram::bind(dir.join("datagram")).unwrap();
-    let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    let bound =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&bound, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
     let connected = std::net::TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
@@ -377,8 +386,7 @@ fn k6_a_socket_that_is_not_what_its_entry_says_is_refused() {
 #[test]
 fn what_does_not_match_is_closed() {
     let dir = Dir::new();
-    let offered: Vec<OwnedFd> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap().into()).collect();
+    let offered: Vec<OwnedFd> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap().into()).collect();
     let fds: Vec<_> = offered.iter().map(AsFd::as_fd).collect();
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(3));
@@ -389,10 +397,8 @@ fn what_does_not_match_is_closed() {
     ];
     heir.channel.send_with(&sockets(&entries), &fds);
     assert_eq!(heir.channel.wait_for("prepared")["adopted"], json!([]));
-    let addresses: Vec<_> = offered
-        .into_iter()
-        .map(|fd| TcpListener::from(fd).local_addr().unwrap())
-        .collect();
+    let addresses: Vec<_> =
+        offered.into_iter().map(|fd| TcpListener::from(fd).local_addr().unwrap()).collect();
     heir.channel.send(&json!({"type": "commit"}));
     heir.channel.expect("active");
     assert_eq!(heir.service.connect().who(), (42, heir.process.pid()));

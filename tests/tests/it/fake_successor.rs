@@ -162,7 +162,8 @@ fn to_be_active_or_leaving_untold_fails_the_upgrade() {
 fn a_successor_that_breaks_the_protocol_once_it_is_prepared() {
     let prepared = r#"send {"type":"prepared","adopted":[0]}"#;
     let ready = |last: &str| {
-        let steps = ["receive".to_owned(), hello(), prepared.to_owned(), "wait commit".to_owned(), last.to_owned()];
+        let steps =
+            ["receive".to_owned(), hello(), prepared.to_owned(), "wait commit".to_owned(), last.to_owned()];
         steps.to_vec()
     };
     for (last, reason) in [
@@ -264,6 +265,18 @@ fn a_successor_that_never_answers_is_killed_at_the_deadline() {
     stage.is_upgraded(&service, &old);
 }
 
+/// What it says of itself is in the message, made fit for a log.
+#[test]
+fn the_names_that_a_successor_says_are_cleaned() {
+    let stage = Stage::new();
+    let (service, old) = stage.victim().upgrade_timeout("1s").serve();
+    let unserved = json!({"type": "unserved", "listeners": ["\u{1b}[31mred\nFAKE LINE", "more than there are"]});
+    let reason = stage.fails(&service, &old, &["receive", &format!("send {unserved}")]);
+    assert!(reason.contains("has not asked for a connection of ` [31mred FAKE LINE`;"), "{reason}");
+    assert!(!service.log().contains('\u{1b}'), "{}", service.log());
+    stage.is_upgraded(&service, &old);
+}
+
 /// Committed, and then silent: nobody accepts meanwhile, so the deadline for this is 10 s.
 #[test]
 fn a_successor_that_does_not_serve_when_told_is_killed_at_the_deadline() {
@@ -362,7 +375,8 @@ mod nonblocking {
         let stage = Stage::new();
         let (service, old) = stage.victim().current_thread().serve();
         let mut before = service.connect();
-        let impostor = stage.impostor(&service, &old, &["receive", "block-sockets", "say cleared", "wait commit"]);
+        let impostor =
+            stage.impostor(&service, &old, &["receive", "block-sockets", "say cleared", "wait commit"]);
         service.wait(&impostor, "cleared");
         for _ in 0..5 {
             assert_eq!(service.served_by(), old.pid());

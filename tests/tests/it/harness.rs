@@ -44,6 +44,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Stdio};
@@ -51,6 +52,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode};
 
 pub(crate) use client::Client;
@@ -123,6 +125,33 @@ impl Dir {
     /// A copy of the executable of [`Dir::victim`].
     pub(crate) fn copy_of_victim(&self, to: impl AsRef<Path>) -> PathBuf {
         self.copy(env!("CARGO_BIN_EXE_victim"), to)
+    }
+
+    /// Waits until `look`, which looks at files of this directory, finds something.
+    ///
+    /// It looks after each change, inotify(7): for programs that say nothing to the test.
+    pub(crate) fn wait_until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        use rustix::fs::inotify;
+        let deadline = Instant::now() + DEADLINE;
+        let changes = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify_init");
+        let all = inotify::WatchFlags::ALL_EVENTS - inotify::WatchFlags::ACCESS;
+        let changing = all - inotify::WatchFlags::OPEN - inotify::WatchFlags::CLOSE;
+        inotify::add_watch(&changes, self.path(), changing).expect("inotify_add_watch");
+        loop {
+            // After the watch is set, so that what comes next is noticed.
+            if let Some(found) = look() {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).expect("a deadline is near");
+            match poll(&mut [PollFd::new(&changes, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => panic!("there was no {what}"),
+                Ok(_) => {}
+                Err(error) => panic!("poll: {error}"),
+            }
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            inotify::Reader::new(&changes, &mut buffer).next().expect("a change");
+        }
     }
 
     fn plan(&self, line: &str) {
@@ -419,6 +448,13 @@ impl Service {
         )
     }
 
+    /// Waits for the process that `old` says it has started; it may not have said anything itself yet.
+    pub(crate) fn successor_of(&self, old: &Process) -> Process {
+        let line = self.wait_for(old, "upgrading", "started a successor");
+        let pid = line.text.split("successor=").nth(1).and_then(|text| text.split(' ').next());
+        self.process(pid.and_then(|pid| pid.parse().ok()).expect("it says which"))
+    }
+
     /// The process of this number, which is one that the service has named.
     pub(crate) fn process(&self, pid: u32) -> Process {
         self.heard.lock().processes.entry(pid).or_insert_with(|| Process::open(pid)).clone()
@@ -561,7 +597,7 @@ impl Drop for Service {
         }
         // All of them are in one process group, unless a test has moved one; its number is theirs while one lives.
         if !self.heard.lock().ended {
-            self.first.kill_group();
+            self.first.signal_group(Signal::KILL);
         }
         let processes: Vec<_> = self.heard.lock().processes.values().cloned().collect();
         processes.iter().for_each(Process::kill);

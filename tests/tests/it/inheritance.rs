@@ -133,7 +133,8 @@ const OF_THE_LIBRARY: u64 = 0b11 << 31;
 
 /// A set of signals of a status file.
 fn bits(status: &str, field: &str) -> u64 {
-    u64::from_str_radix(&look::status_field(status, field).expect("a set of signals"), 16).expect("hexadecimal")
+    u64::from_str_radix(&look::status_field(status, field).expect("a set of signals"), 16)
+        .expect("hexadecimal")
 }
 
 #[test]

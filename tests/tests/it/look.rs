@@ -91,7 +91,10 @@ pub(crate) fn status_of_thread(process: &Process, name: &str) -> String {
 pub(crate) fn children(process: &Process) -> Vec<u32> {
     let tasks = fs::read_dir(process.proc("task")).expect("the process lives");
     let lists = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().expect("a process ID")).collect::<Vec<_>>())
+    lists
+        .flat_map(|list| {
+            list.split_whitespace().map(|pid| pid.parse().expect("a process ID")).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -116,7 +119,8 @@ pub(crate) fn numbers(process: &Process) -> BTreeSet<u32> {
 
 fn numbers_in(directory: &Path) -> BTreeSet<u32> {
     let entries = fs::read_dir(directory).expect("the process lives");
-    let number = |entry: fs::DirEntry| entry.file_name().to_str().expect("a number").parse().expect("a number");
+    let number =
+        |entry: fs::DirEntry| entry.file_name().to_str().expect("a number").parse().expect("a number");
     entries.map(|entry| number(entry.expect("an entry"))).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Tests with real processes; `harness.rs` says how to write one.
 
+mod attribute;
 mod deaths;
 mod drain;
 mod failures;

@@ -51,7 +51,8 @@ fn allow_many_files(at_least: u64) {
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.is_none_or(|maximum| maximum >= at_least);
     assert!(enough, "the hard limit of open files is {limit:?}; this test needs {at_least}");
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("the soft limit");
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .expect("the soft limit");
 }
 
 fn pid(process: &Process) -> Pid {
@@ -61,7 +62,8 @@ fn pid(process: &Process) -> Pid {
 /// Sets the soft limit of open files of a process.
 fn limit_files(process: &Process, soft: Option<u64>) {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    prlimit(Some(pid(process)), Resource::Nofile, Rlimit { current: soft.or(maximum), maximum }).expect("prlimit");
+    prlimit(Some(pid(process)), Resource::Nofile, Rlimit { current: soft.or(maximum), maximum })
+        .expect("prlimit");
 }
 
 /// More than FD_SETSIZE as well, the number of descriptors that select(2) ends at (H2).

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Dir, Exit, Process, Service, Signal};
+use crate::harness::{Dir, Exit, Service, Signal};
 
 /// H3, P5. Whenever it comes, it ends the process: by default before there is a handler, in order after that.
 #[test]
@@ -28,7 +28,7 @@ fn p5_sigterm_at_any_moment_of_a_successors_start() {
     let (mut service, mut old) = dir.victim().probation("1h").serve();
     for round in 0..100 {
         old.signal(Signal::HUP);
-        let new = successor_of(&service, &old);
+        let new = service.successor_of(&old);
         std::thread::sleep(Duration::from_micros(round * 100));
         new.signal(Signal::TERM);
         new.exit();
@@ -52,7 +52,7 @@ fn m19_sighup_at_any_moment_of_a_successors_start() {
     let (service, mut old) = dir.victim().probation("1h").serve();
     for round in 0..100 {
         old.signal(Signal::HUP);
-        let new = successor_of(&service, &old);
+        let new = service.successor_of(&old);
         std::thread::sleep(Duration::from_micros(round * 100));
         new.signal(Signal::HUP);
         if service.wait_for_either((&old, "step:Serving"), (&old, "standby")) {
@@ -69,13 +69,6 @@ fn m19_sighup_at_any_moment_of_a_successors_start() {
         assert_eq!(service.served_by(), old.pid(), "{round}");
         assert_eq!(service.pidfile(), Some(old.pid()), "{round}");
     }
-}
-
-/// The process that `old` has just started, before it has said anything itself.
-fn successor_of(service: &Service, old: &Process) -> Process {
-    let line = service.wait_for(old, "upgrading", "started a successor");
-    let pid = line.text.split("successor=").nth(1).and_then(|text| text.split(' ').next());
-    service.process(pid.and_then(|pid| pid.parse().ok()).expect("it says which"))
 }
 
 #[test]

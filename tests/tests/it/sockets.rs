@@ -208,7 +208,8 @@ fn k6_one_address_for_two_names_is_refused() {
     let dir = Dir::new();
     let command = dir.victim().listen("one", "tcp://127.0.0.1:1").listen("two", "127.0.0.1:1").start();
     assert_eq!(command.first().exit(), Exit::Status(1));
-    let expected = "tableflip: cannot start: listener `two`: it has the address of `one`, tcp://127.0.0.1:1\n";
+    let expected =
+        "tableflip: cannot start: listener `two`: it has the address of `one`, tcp://127.0.0.1:1\n";
     assert_eq!(command.log(), expected);
 
     let dir = Dir::new();
@@ -232,8 +233,11 @@ fn an_address_in_use_fails_the_upgrade() {
     service.plan(&format!("listen with more tcp://{address}"));
     service.start_upgrade(&old);
     let reason = service.wait_for_failure(&old);
-    assert!(reason.contains(&format!("listener `more`: cannot listen on tcp://{address}"))
-        || reason.contains(&format!("listener `more`: cannot bind tcp://{address}")), "{reason}");
+    assert!(
+        reason.contains(&format!("listener `more`: cannot listen on tcp://{address}"))
+            || reason.contains(&format!("listener `more`: cannot bind tcp://{address}")),
+        "{reason}"
+    );
     assert!(reason.contains("in use"), "{reason}");
     assert_eq!(service.served_by(), old.pid());
     drop(taken);
@@ -352,7 +356,8 @@ fn k7_a_live_socket_is_never_stolen() {
 fn k7_a_live_socket_whose_queue_is_full_is_never_stolen() {
     let dir = Dir::new();
     let path = dir.join("local");
-    let theirs = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    let theirs =
+        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&theirs, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
     rustix::net::listen(&theirs, 0).unwrap();
     let _in_the_queue = UnixStream::connect(&path).unwrap();
@@ -367,7 +372,7 @@ fn k7_a_live_socket_whose_queue_is_full_is_never_stolen() {
 fn k7_a_file_at_the_path_survives() {
     let dir = Dir::new();
     let path = dir.join("local");
-    let mut refused = |what: &str| {
+    let refused = |what: &str| {
         let service = dir.victim().listen_unix("local").start();
         assert_eq!(service.first().exit(), Exit::Status(1));
         let log = service.log();

@@ -1,5 +1,7 @@
 //! SIGTERM in the middle of an upgrade, to either process or to both.
 
+use std::time::Duration;
+
 use crate::harness::{Dir, Exit, Signal};
 
 #[test]
@@ -200,4 +202,25 @@ fn a_stop_of_every_process_while_the_old_one_drains() {
     service.wait_until_all_are_gone();
     assert_eq!(service.pidfile(), None);
     assert!(!dir.join("local").exists());
+}
+
+/// And wherever the two happen to be.
+#[test]
+fn a_stop_of_every_process_at_any_moment_of_an_upgrade() {
+    let dir = Dir::new();
+    for round in 0..60 {
+        let (service, old) = dir.victim().listen_unix("local").probation("1ms").serve();
+        let mut before = service.open(&old);
+        old.signal(Signal::HUP);
+        // Not to wait for anything: to be somewhere else in the upgrade each time.
+        std::thread::sleep(Duration::from_micros(round * 150));
+        old.signal_group(Signal::TERM);
+        service.wait(&old, "stop");
+        assert_eq!(before.who(), (1, old.pid()), "{round}");
+        drop(before);
+        assert_eq!(old.exit(), Exit::Status(0), "{round}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{round}");
+        assert!(!dir.join("local").exists(), "{round}");
+    }
 }

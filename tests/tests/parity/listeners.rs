@@ -418,9 +418,9 @@ fn what_a_successor_does_not_take_is_closed() {
     let new = new.unwrap();
     old.wait();
     TcpStream::connect(kept).unwrap();
-    TcpStream::connect(left).unwrap_err();
+    crate::wait_until_nobody_listens(left);
     new.stop();
-    TcpStream::connect(kept).unwrap_err();
+    crate::wait_until_nobody_listens(kept);
 }
 
 /// A service that binds what it serves at run time is ready when that is served.

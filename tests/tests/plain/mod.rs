@@ -163,10 +163,18 @@ impl Client {
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.receive()
+    }
+
+    pub(crate) fn send(&mut self, line: &str) {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    pub(crate) fn receive(&mut self) -> String {
         let mut answer = String::new();
         self.stream.read_line(&mut answer).unwrap();
-        assert!(answer.ends_with('\n'), "{line}: the connection ended after {answer:?}");
+        assert!(answer.ends_with('\n'), "the connection ended after {answer:?}");
         answer.trim_end().to_owned()
     }
 

@@ -63,12 +63,12 @@ impl Process {
         Self { pid, inner: Arc::new(Inner { pidfd, exit: Mutex::new(None) }) }
     }
 
-    /// SIGKILL to the process group that it leads, which it must have members of.
-    pub(super) fn kill_group(&self) {
+    /// Sends a signal to the process group that it leads, in which all of its descendants are, and of which one lives.
+    pub(crate) fn signal_group(&self, signal: Signal) {
         let group = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process ID");
-        match kill_process_group(group, Signal::KILL) {
+        match kill_process_group(group, signal) {
             Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => panic!("SIGKILL to the group of {self:?}: {error}"),
+            Err(error) => panic!("{signal:?} to the group of {self:?}: {error}"),
         }
     }
 

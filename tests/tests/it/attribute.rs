@@ -1,0 +1,64 @@
+//! A service as users write it: the attribute, no subscriber for its events, no word to the test.
+
+use std::fs;
+
+use crate::harness::{Dir, Exit, Service, Signal};
+
+/// The process that the pid file names, once it is another one than `before`.
+fn wait_for_pidfile(dir: &Dir, service: &Service, before: Option<u32>) -> u32 {
+    dir.wait_until("a pid file of another process", || service.pidfile().filter(|pid| Some(*pid) != before))
+}
+
+fn start(dir: &Dir, binary: &str) -> Service {
+    let echo = format!("unix://{}", dir.join("echo").display());
+    let command = dir.command(dir.join(binary)).env("TABLEFLIP_LISTEN_ECHO", echo);
+    command.env("TABLEFLIP_PROBATION", "50ms").start()
+}
+
+#[test]
+fn a_service_of_ten_lines() {
+    let dir = Dir::new();
+    dir.copy(env!("CARGO_BIN_EXE_ten_lines"), "svc");
+    let service = start(&dir, "svc");
+    let first = wait_for_pidfile(&dir, &service, None);
+    assert_eq!(first, service.first().pid());
+    let mut before = service.connect_unix("echo");
+    assert_eq!(before.ask("hello"), "hello");
+
+    service.first().signal(Signal::HUP);
+    let second = wait_for_pidfile(&dir, &service, Some(first));
+    let second = service.process(second);
+    let mut after = service.connect_unix("echo");
+    assert_eq!(after.ask("hello"), "hello");
+    assert_eq!(before.ask("still there?"), "still there?");
+    drop(before);
+    assert_eq!(service.first().exit(), Exit::Status(0));
+    assert_eq!(after.ask("and you?"), "and you?");
+    drop(after);
+
+    second.signal(Signal::TERM);
+    assert_eq!(second.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    assert_eq!(service.pidfile(), None);
+    assert!(!dir.join("echo").exists());
+    assert_eq!(service.log(), "", "there was nothing to complain of");
+}
+
+/// Without a subscriber there is stderr for what an operator has to know, one line each.
+#[test]
+fn what_goes_wrong_is_on_stderr() {
+    let dir = Dir::new();
+    let binary = dir.copy(env!("CARGO_BIN_EXE_ten_lines"), "svc");
+    let service = start(&dir, "svc");
+    let pid = wait_for_pidfile(&dir, &service, None);
+    fs::rename(dir.copy("/bin/false", "bad"), &binary).unwrap();
+    service.first().signal(Signal::HUP);
+    let expected = format!(
+        "tableflip: [generation 1, pid {pid}] upgrade failed: the successor exited with status 1 before it served; \
+         this process serves on\n"
+    );
+    dir.wait_until("line on stderr", || (!service.log().is_empty()).then_some(()));
+    assert_eq!(service.log(), expected);
+    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
+    assert_eq!(service.pidfile(), Some(pid));
+}

@@ -1,0 +1,275 @@
+//! `docs/reference.md` is complete: what the sources have, it has. Its examples are compiled by the documentation of this
+//! package, see `src/lib.rs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn reference() -> String {
+    read("docs/reference.md")
+}
+
+/// What stands between the first `start` and the next `end`.
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("there is no {start:?}"));
+    rest.split_once(end).unwrap_or_else(|| panic!("there is no {end:?}")).0
+}
+
+/// The names in the rows `("name", ...)` of a table of the macro.
+fn rows(table: &str) -> Vec<String> {
+    let valid = read("macros/src/valid.rs");
+    let rows = between(&valid, &format!("const {table}: "), "];").lines();
+    let rows: Vec<_> = rows
+        .filter_map(|line| Some(line.trim().strip_prefix("(\"")?.split_once('"')?.0.to_owned()))
+        .collect();
+    assert!(!rows.is_empty(), "{table}");
+    rows
+}
+
+#[test]
+fn every_option_is_described() {
+    let reference = reference();
+    let options = between(&reference, "## Options", "## Addresses");
+    for option in rows("OPTIONS") {
+        assert!(options.contains(&format!("\n| `{option}` |")), "no row of `{option}`");
+        let headings: Vec<_> = options.lines().filter(|line| line.starts_with("### ")).collect();
+        assert!(
+            headings.iter().any(|heading| heading.contains(&format!("`{option}`"))),
+            "no part on `{option}`"
+        );
+        let example = format!("{option} = ");
+        assert!(options.contains(&example), "no example of `{option}`");
+    }
+}
+
+#[test]
+fn every_type_of_the_harness_is_described() {
+    let reference = reference();
+    let types = between(&reference, "### Types of the harness", "## Environment");
+    for name in rows("HARNESS") {
+        assert!(types.contains(&format!("\n| `{name}` |")), "no row of `{name}`");
+        assert!(types.contains(&format!(": {name},")), "no example of `{name}`");
+    }
+}
+
+/// Every type of the crate that can be taken as a listener.
+#[test]
+fn every_type_of_a_listener_is_described() {
+    let reference = reference();
+    let types = between(&reference, "### Listeners", "### Types of the harness");
+    let params = read("runtime/src/params.rs");
+    let raw =
+        ["raw_std! {", "raw_tokio! {"].map(|table| between(&params, &format!("\n{table}"), "\n}").to_owned());
+    let raw: Vec<_> =
+        raw.iter().flat_map(|table| table.lines()).filter_map(|row| row.trim().split_once(": ")).collect();
+    assert_eq!(raw.len(), 8);
+    let raw = raw.into_iter().map(|(name, _)| name.to_owned());
+    let managed = ["net/listener.rs", "net/datagram.rs", "blocking/listener.rs", "blocking/datagram.rs"];
+    let managed = managed.into_iter().flat_map(|file| {
+        let source = read(format!("runtime/src/{file}"));
+        let module = file.split_once('/').unwrap().0.to_owned();
+        let calls: Vec<_> = source.split("\nmanaged! {").skip(1).map(str::to_owned).collect();
+        assert_eq!(calls.len(), 2, "{file}");
+        calls.into_iter().map(move |call| {
+            let row = call.lines().find(|line| !line.trim().is_empty() && !line.trim().starts_with("///"));
+            format!("tableflip::{module}::{}", row.unwrap().trim().split_once(',').unwrap().0)
+        })
+    });
+    for name in raw.chain(managed).chain(["std::os::fd::OwnedFd".to_owned()]) {
+        assert!(types.contains(&format!("`{name}`")), "`{name}` is missing");
+    }
+}
+
+#[test]
+fn every_key_of_an_address_is_described() {
+    let reference = reference();
+    let addresses = between(&reference, "## Addresses", "## Parameters");
+    let source = read("runtime/src/address.rs");
+    let rows = between(&source, "\noption_rows! {\n", "\n}").lines();
+    let keys: Vec<_> = rows.map(|row| row.trim().split_once(':').expect("a row").0).collect();
+    assert!(keys.len() >= 13, "{keys:?}");
+    for key in keys {
+        assert!(addresses.contains(&format!("\n| `{key}` |")), "no row of `{key}`");
+        let example =
+            addresses.split(['?', '&', ' ', '\n', '"']).any(|part| part.starts_with(&format!("{key}=")));
+        assert!(example, "no example of `{key}`");
+    }
+    for scheme in ["tcp", "udp", "unix", "unix-dgram", "unix-seqpacket"] {
+        assert!(source.contains(&format!("=> \"{scheme}\"")));
+        assert!(addresses.contains(&format!("\n| `{scheme}:")), "no row of `{scheme}`");
+    }
+}
+
+#[test]
+fn every_variable_is_described() {
+    let reference = reference();
+    let described = between(&reference, "## Environment", "## Messages of the compiler");
+    let mut variables = BTreeSet::new();
+    for file in sources() {
+        for (at, _) in read(&file).match_indices("TABLEFLIP_") {
+            let text = read(&file);
+            let name: String =
+                text[at..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            // The prefixes, and what is put together of them.
+            if !name.ends_with('_') {
+                variables.insert(name);
+            }
+        }
+    }
+    // An option is called like its variable; these are put together at run time.
+    let options = rows("OPTIONS")
+        .into_iter()
+        .filter(|option| !["listen", "flavor", "worker_threads", "crate"].contains(&&**option));
+    variables.extend(options.map(|option| format!("TABLEFLIP_{}", option.to_uppercase())));
+    assert!(variables.len() >= 6, "{variables:?}");
+    for variable in variables {
+        assert!(described.contains(&format!("\n| `{variable}` |")), "no row of `{variable}`");
+    }
+    assert!(described.contains("\n| `TABLEFLIP_LISTEN_<NAME>` |"));
+}
+
+/// Every source file of the two crates, without the tests in files of their own.
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::from("runtime/src"), PathBuf::from("macros/src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(root().join(&directory)).unwrap() {
+            let entry = entry.unwrap();
+            let path = directory.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Texts of the sources that nobody outside reads, or that are described in other words: events of the log that tell of no
+/// mistake, reasons of lints and of `expect`, and what is said in a test.
+const NOT_DESCRIBED: &[&str] = &[
+    "a message of a later release",
+    "a message that a predecessor does not send",
+    "a message that a successor does not send",
+    "a service does nothing until it is run",
+    "asked to stop",
+    "dropping `Ready` without `notify` fails the start",
+    "it is inherited or bound",
+    "it is no public interface",
+    "it is made in one place, of what that place has just prepared",
+    "started a successor",
+    "strings, numbers and lists of them always encode",
+    "the predecessor does not know a message",
+    "the predecessor is gone",
+    "the successor does not know a message",
+    "the successor exited",
+    "the successor serves",
+];
+
+#[test]
+fn every_message_is_described() {
+    let reference: String = reference().split_whitespace().collect::<Vec<_>>().join(" ");
+    let files = [
+        "runtime/src/address.rs",
+        "runtime/src/begin.rs",
+        "runtime/src/engine.rs",
+        "runtime/src/environment.rs",
+        "runtime/src/error.rs",
+        "runtime/src/handover/channel.rs",
+        "runtime/src/handover/message.rs",
+        "runtime/src/params.rs",
+        "runtime/src/private.rs",
+        "runtime/src/service.rs",
+        "runtime/src/sockets.rs",
+        "runtime/src/spawn.rs",
+        "macros/src/attr.rs",
+        "macros/src/valid.rs",
+    ];
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for file in files {
+        let source = read(file);
+        let code = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for text in literals(code).into_iter().filter(|text| !NOT_DESCRIBED.contains(&&**text)) {
+            count += 1;
+            let said = fragments(&text).into_iter().all(|fragment| reference.contains(fragment.trim()));
+            if !said {
+                missing.push(format!("{file}: {text}"));
+            }
+        }
+    }
+    println!("{count} messages");
+    assert!(count > 150, "the sources are not read as they should be: {count}");
+    assert!(missing.is_empty(), "not in docs/reference.md:\n{}", missing.join("\n"));
+}
+
+/// The string literals with a space in them, which makes them texts for people.
+fn literals(code: &str) -> Vec<String> {
+    let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    let mut chars = code.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            // A character, which may be a quote.
+            '\'' if chars.peek() == Some(&'"') => _ = chars.next(),
+            '\'' if chars.peek() == Some(&'\\') => _ = chars.nth(1),
+            '"' => {
+                let mut text = String::new();
+                while let Some(c) = chars.next() {
+                    match (c, chars.peek()) {
+                        ('"', _) => break,
+                        // A literal that goes on in the next line.
+                        ('\\', Some('\n')) => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                        ('\\', Some('n')) => {
+                            chars.next();
+                            text.push('\n');
+                        }
+                        ('\\', Some(_)) => text.extend(chars.next()),
+                        _ => text.push(c),
+                    }
+                }
+                if text.trim().contains(' ') {
+                    found.push(text);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What a message has between its `{}`, where it is long enough to be known by it.
+fn fragments(text: &str) -> Vec<String> {
+    // `{{` is a brace.
+    let text = text.replace("{{", "\u{1}").replace("}}", "\u{2}");
+    let mut found = vec![String::new()];
+    let mut inside = false;
+    for c in text.chars() {
+        match c {
+            '{' => inside = true,
+            '}' => {
+                inside = false;
+                found.push(String::new());
+            }
+            _ if inside => {}
+            '\u{1}' => found.last_mut().unwrap().push('{'),
+            '\u{2}' => found.last_mut().unwrap().push('}'),
+            c => found.last_mut().unwrap().push(c),
+        }
+    }
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    found.into_iter().map(words).filter(|text| text.len() > 4).collect()
+}
