@@ -40,7 +40,7 @@ pub(crate) fn to_stderr(message: std::fmt::Arguments<'_>) {
 }
 
 /// The longest reason of another process that is passed on, in bytes; the rest is cut.
-const MAX_REASON: usize = 4096;
+pub(crate) const MAX_REASON: usize = 4096;
 
 /// What another process said, cut and cleaned so that it can stand in a log line of ours.
 pub(crate) fn printable(text: &str) -> String {

@@ -185,6 +185,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::MAX_REASON;
 
     fn speaker() -> Speaker {
         Speaker { protocol: 1, oldest_protocol: 1, release: "0.1.0".into(), generation: 3, pid: 77 }

@@ -255,7 +255,11 @@ impl Engine {
             Action::WarnNotReady => self.warn_not_ready(),
             Action::Open => self.doors.iter().for_each(|door| door.open()),
             Action::TakeOver => return Some(self.take_over()),
-            Action::Arm(timer) => _ = self.timers.insert(timer, Instant::now() + self.duration(timer)),
+            Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {
+                Some(at) => _ = self.timers.insert(timer, at),
+                // Longer than a clock can count: it never expires.
+                None => _ = self.timers.remove(&timer),
+            },
             Action::Disarm(timer) => _ = self.timers.remove(&timer),
             Action::Drain => self.drain(),
             Action::End(end) => self.end(end),
@@ -273,6 +277,7 @@ impl Engine {
             | Action::SendLeaving
             | Action::Kill
             | Action::Pause
+            | Action::LetGo
             | Action::TakeBack => {}
         }
         None
