@@ -1,10 +1,9 @@
-//! The start of a service, and its end: everything around the body.
+//! The start of a service: everything before the body.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use nix::sys::socket::{
 
 use crate::address::Address;
 use crate::engine::{Engine, Parent};
-use crate::environment::Environment;
+use crate::environment::{Environment, HANDOVER};
 use crate::error::StartError;
 use crate::handover::channel::{Channel, ChannelError, Received};
 use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
@@ -22,10 +21,10 @@ use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::to_stderr;
 use crate::service::Service;
-use crate::shared::{Note, Shared, Verdict};
+use crate::shared::Shared;
 use crate::signals;
 use crate::sockets::{self, Held};
-use crate::spawn::{HANDOVER, Launch, Spawner};
+use crate::spawn::{Launch, Spawner};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,126 +45,8 @@ pub(crate) enum Host {
 
 pub(crate) type Started = Box<dyn FnOnce(&Arc<Shared>, &[Held]) + Send>;
 
-/// How a service has ended.
-pub(crate) struct Ended<T> {
-    /// What the body returned, or its panic; `None` if it was dropped.
-    pub(crate) returned: Option<thread::Result<T>>,
-    pub(crate) verdict: Verdict,
-}
-
-/// Runs a service whose body is a future.
-#[cfg(feature = "tokio")]
-pub(crate) fn run_async<F, B>(
-    mut service: Service,
-    host: Host,
-    prepare: F,
-) -> Result<Ended<B::Output>, StartError>
-where
-    F: FnOnce(&mut Start) -> Result<B, StartError>,
-    B: Future,
-{
-    use std::task::Poll;
-
-    let (flavor, threads) = (service.flavor, service.worker_threads.take());
-    let (shared, (runtime, body)) = begin(service, host, |start| {
-        let runtime = runtime(flavor, threads)?;
-        let body = {
-            // The types of tokio register with the runtime that they are made in.
-            let _entered = runtime.enter();
-            prepare(start)?
-        };
-        Ok((runtime, body))
-    })?;
-    let ended = runtime.block_on(async {
-        let mut verdict = std::pin::pin!(shared.verdict.wait());
-        let mut body = Box::pin(body);
-        let returned = std::future::poll_fn(|cx| {
-            // A verdict ends the wait though the body never returns: dropping it is what ends it.
-            if verdict.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
-                Ok(poll) => poll.map(|value| Some(Ok(value))),
-                Err(panic) => Poll::Ready(Some(Err(panic))),
-            }
-        })
-        .await;
-        // Its sockets are closed before the engine hears of it.
-        drop(body);
-        if let Some(outcome) = &returned {
-            body_returned(&shared, outcome);
-        }
-        Ended { returned, verdict: *shared.verdict.wait().await }
-    });
-    // Not a plain drop, which would wait for blocking tasks that never end.
-    runtime.shutdown_background();
-    Ok(ended)
-}
-
-#[cfg(feature = "tokio")]
-fn runtime(
-    flavor: crate::service::Flavor,
-    threads: Option<usize>,
-) -> Result<tokio::runtime::Runtime, StartError> {
-    use crate::service::Flavor;
-
-    let mut builder = match flavor {
-        Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
-        Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
-    };
-    match threads {
-        Some(0) => {
-            let problem = "expected at least 1".to_owned();
-            return Err(StartError::Option { option: "worker_threads", problem });
-        }
-        Some(threads) => _ = builder.worker_threads(threads),
-        None => {}
-    }
-    builder.enable_all().build().map_err(StartError::system("start the tokio runtime"))
-}
-
-/// Runs a service whose body is a closure, on a thread of its own.
-pub(crate) fn run_blocking<F, B, T>(service: Service, host: Host, prepare: F) -> Result<Ended<T>, StartError>
-where
-    F: FnOnce(&mut Start) -> Result<B, StartError>,
-    B: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    let (shared, body) = begin(service, host, prepare)?;
-    let returned = Arc::new(Mutex::new(None));
-    let on_its_thread = {
-        let (shared, returned) = (shared.clone(), returned.clone());
-        move || {
-            let outcome = catch_unwind(AssertUnwindSafe(body));
-            // Kept before the engine hears of it, whose verdict ends the wait below.
-            let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
-            body_returned(&shared, returned.insert(outcome));
-        }
-    };
-    // As much stack as the thread of `main` usually has.
-    let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
-    if let Err(error) = thread {
-        to_stderr(format_args!("cannot start a thread for the body: {error}"));
-        shared.post(Note::BodyReturned { panic: None });
-        shared.verdict.wait_blocking();
-        return Err(StartError::system("start a thread")(error));
-    }
-    let verdict = *shared.verdict.wait_blocking();
-    let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(Ended { returned, verdict })
-}
-
-/// Tells the engine how the body ended.
-fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
-    let panic = outcome.as_ref().err().map(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-    });
-    shared.post(Note::BodyReturned { panic });
-}
-
 /// Everything before the body: prepares, then starts the engine. An error is said on stderr and to the predecessor.
-fn begin<P>(
+pub(crate) fn begin<P>(
     service: Service,
     host: Host,
     prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
@@ -228,7 +109,7 @@ fn try_begin<P>(
         .map_err(StartError::system("make an eventfd"))?;
     let shared = Arc::new(shared);
     if is_process {
-        signals::wake_through(shared.wake_fd()).map_err(StartError::system("duplicate an eventfd"))?;
+        signals::wake_through(shared.waker().as_fd()).map_err(StartError::system("duplicate an eventfd"))?;
     }
     drop(blocked);
 

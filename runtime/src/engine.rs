@@ -17,13 +17,14 @@ use nix::sys::signal::Signal;
 use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::handover::channel::{Channel, Received};
-use crate::handover::message::{MAX_FDS, Message, Speaker, printable};
+use crate::handover::message::{MAX_FDS, Message, Speaker};
 use crate::lifecycle::{
     Action, Drain, End, Event, Failure, Phase, Predecessor, Refusal, StartFailure, State, Timer,
 };
 use crate::pidfile::Pidfile;
 use crate::poll;
-use crate::report::{complain, tell};
+use crate::report::{complain, printable, tell};
+use crate::service::Timeouts;
 use crate::shared::{Note, Reply, Shared, Upgraded, Verdict};
 use crate::signals;
 use crate::sockets::{self, Held};
@@ -44,14 +45,6 @@ const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
 const DEATH_AFTER_END: Duration = Duration::from_millis(500);
 /// How long `main` may take to return once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The durations of a service.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeouts {
-    pub(crate) upgrade: Duration,
-    pub(crate) probation: Duration,
-    pub(crate) drain: Duration,
-}
 
 /// The process that started this one.
 #[derive(Debug)]
@@ -229,7 +222,7 @@ impl Engine {
             complain!(self.shared, "the engine cannot wait: {error}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        self.shared.clear_wake();
+        self.shared.waker().clear();
         // A deadline never wins against what has arrived already.
         if !self.take_arrivals() {
             self.fire_timers();
@@ -238,7 +231,7 @@ impl Engine {
 
     fn wait(&mut self) -> io::Result<()> {
         let deadline = self.timers.values().min().copied();
-        let mut fds = vec![PollFd::new(self.shared.wake_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
             if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }
         };

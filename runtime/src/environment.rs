@@ -9,11 +9,12 @@ use std::ffi::OsString;
 use std::str::FromStr;
 
 use crate::error::StartError;
-use crate::spawn::HANDOVER;
 
 const PREFIX: &str = "TABLEFLIP_";
 /// What precedes the name of a listener.
 pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
+/// The variable that tells a successor which descriptor is its end of the channel.
+pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 
 /// The variables that begin with our prefix.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ pub(crate) trait Door: Send + Sync {
     fn open(&self);
     /// Stops handing out connections. Returns true once no thread is inside an accept, and false if one still is
     /// at the deadline: somebody has cleared O_NONBLOCK on the shared description.
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "only an upgrade pauses"))]
     fn close(&self, deadline: Instant) -> bool;
     /// Closes for good and lets go of the body's descriptor, unless a thread is inside until the deadline.
     fn retire(&self, deadline: Instant);

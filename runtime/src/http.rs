@@ -32,7 +32,9 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::drain::Shutdown;
-use crate::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use crate::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use crate::net::{UnixListener, UnixStream};
 
 /// How long a connection without a request stays open once the drain has begun.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
@@ -43,6 +45,7 @@ const IDLE_GRACE_SHARE: u32 = 2;
 pub trait Listener: sealed::Listener {}
 
 impl Listener for TcpListener {}
+#[cfg(unix)]
 impl Listener for UnixListener {}
 
 mod sealed {
@@ -86,6 +89,7 @@ mod sealed {
     }
 
     listener!(TcpListener, TcpStream);
+    #[cfg(unix)]
     listener!(UnixListener, UnixStream);
 }
 

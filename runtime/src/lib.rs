@@ -98,6 +98,19 @@
 //! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where
 //! the service has no subscriber, failures reach stderr as one line.
 //!
+//! # Platforms
+//!
+//! Linux is the platform. Elsewhere on Unix, and on Windows, the same service compiles, runs and stops gracefully: Ctrl-C,
+//! and on Unix SIGTERM, drain it as they do on Linux, and the environment, the pid file, [`testing`] and `http` work. What
+//! cannot work there says so:
+//!
+//! * an upgrade answers [`UpgradeError::Unsupported`], and the signal for it is refused in the log; every process is
+//!   generation 1, [`Inherited`] is empty, and what is [passed on](Upgrader::pass_on) goes nowhere;
+//! * an address or an option of one that the platform does not have stops the start: the abstract namespace, `freebind`,
+//!   `device` and `fastopen` outside Linux, on Windows `unix://` and `reuse_port` too;
+//! * an `OwnedFd` is an `OwnedSocket` on Windows, where there are no Unix types;
+//! * a waiting thread of [`blocking`] looks at its socket every few milliseconds.
+//!
 //! # Features
 //!
 //! * `tokio` (default): `async fn main`, and the managed types of `net`.
@@ -109,31 +122,49 @@
 //! without a predecessor, and does not restart on a file change: whoever deploys decides when.
 
 mod address;
-mod begin;
-pub mod blocking;
+mod body;
 mod drain;
-mod engine;
 mod environment;
 mod error;
+mod fd;
 mod gate;
-mod handover;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg_attr(not(upgrades), allow(dead_code, reason = "what concerns a successor never happens"))]
 mod lifecycle;
-#[cfg(feature = "tokio")]
-pub mod net;
 mod params;
 mod pidfile;
-mod poll;
 mod private;
 mod report;
 mod service;
 mod shared;
-mod signals;
-mod sockets;
-mod spawn;
 mod sync;
 pub mod testing;
+
+// Rooms that exist twice, with the same interface: where a process can be upgraded, and in `portable/` where not.
+#[cfg_attr(not(upgrades), path = "portable/begin.rs")]
+mod begin;
+#[cfg_attr(not(upgrades), path = "portable/blocking.rs")]
+pub mod blocking;
+#[cfg_attr(not(upgrades), path = "portable/engine.rs")]
+mod engine;
+#[cfg(feature = "tokio")]
+#[cfg_attr(not(upgrades), path = "portable/net.rs")]
+pub mod net;
+#[cfg_attr(not(upgrades), path = "portable/signals.rs")]
+mod signals;
+#[cfg_attr(not(upgrades), path = "portable/sockets.rs")]
+mod sockets;
+#[cfg_attr(not(upgrades), path = "portable/wake.rs")]
+mod wake;
+
+// What only an upgrade needs.
+#[cfg(upgrades)]
+mod handover;
+#[cfg(upgrades)]
+mod poll;
+#[cfg(upgrades)]
+mod spawn;
 
 pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};

@@ -2,23 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::address::{Address, Kind};
 use crate::drain::Shutdown;
 use crate::error::{StartError, UpgradeError};
+use crate::fd::{self, BorrowedFd, OwnedFd};
 use crate::gate::Door;
-use crate::handover::message::Entry;
-use crate::service::{IntoAddress, check_name};
+use crate::service::{IntoAddress, check_name, collide};
 use crate::shared::{Note, Pool, Reply, Shared, Upgraded};
-use crate::sockets::{self, Held};
+use crate::sockets::{self, Entry, Held};
 
 /// A type that a declared listener can be taken as.
 ///
 /// The types of `tableflip::net` are *managed*: they stop handing out connections when the service is replaced, and
 /// count the streams that a drain waits for. `std::net::TcpListener`, `tokio::net::TcpListener`, their Unix twins and
-/// `OwnedFd` are *raw*: the descriptor and nothing else. Another crate adds a type of its own by wrapping one of them.
+/// `OwnedFd` (on Windows `OwnedSocket`) are *raw*: the descriptor and nothing else. Another crate adds a type of its own by wrapping one of them.
 #[diagnostic::on_unimplemented(
     message = "a listener cannot be taken as `{Self}`",
     label = "not a type for a listener",
@@ -147,6 +146,9 @@ pub(crate) fn make<T: FromListener>(
 }
 
 /// A bound socket on its way into a [`FromListener`] type.
+///
+/// Its open file description is shared with the predecessor and the successor: O_NONBLOCK must not be cleared, or
+/// theirs block as well.
 pub struct ListenerSocket<'a> {
     held: &'a Held,
     shared: &'a Arc<Shared>,
@@ -165,13 +167,23 @@ impl ListenerSocket<'_> {
         &self.held.address
     }
 
-    /// A descriptor of its own, close-on-exec and non-blocking. The open file description is shared with the
-    /// predecessor and the successor: O_NONBLOCK must not be cleared, or theirs block as well.
+    /// A descriptor of its own, close-on-exec and non-blocking.
     ///
     /// # Errors
     ///
     /// EMFILE.
+    #[cfg(unix)]
     pub fn into_fd(self) -> io::Result<OwnedFd> {
+        self.held.duplicate()
+    }
+
+    /// A socket of its own, not inheritable and non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// WSAEMFILE.
+    #[cfg(windows)]
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
         self.held.duplicate()
     }
 
@@ -188,9 +200,17 @@ impl ListenerSocket<'_> {
     }
 }
 
-impl AsFd for ListenerSocket<'_> {
+#[cfg(unix)]
+impl std::os::fd::AsFd for ListenerSocket<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.held.fd.as_fd()
+        fd::borrow(&self.held.fd)
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for ListenerSocket<'_> {
+    fn as_socket(&self) -> BorrowedFd<'_> {
+        fd::borrow(&self.held.fd)
     }
 }
 
@@ -209,7 +229,7 @@ impl FromListener for OwnedFd {
         &[Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
 
     fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
-        socket.into_fd()
+        socket.duplicate()
     }
 }
 
@@ -218,9 +238,9 @@ macro_rules! raw_std {
         impl FromListener for $type {
             const KINDS: &'static [Kind] = &[Kind::$kind];
 
-            /// It is non-blocking; see [`ListenerSocket::into_fd`] for why it must stay so.
+            /// It is non-blocking, and must stay so: see [`ListenerSocket`].
             fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
-                Ok(socket.into_fd()?.into())
+                Ok(socket.duplicate()?.into())
             }
         }
     )*};
@@ -229,6 +249,10 @@ macro_rules! raw_std {
 raw_std! {
     std::net::TcpListener: Tcp;
     std::net::UdpSocket: Udp;
+}
+
+#[cfg(unix)]
+raw_std! {
     std::os::unix::net::UnixListener: Unix;
     std::os::unix::net::UnixDatagram: UnixDatagram;
 }
@@ -240,7 +264,7 @@ macro_rules! raw_tokio {
             const KINDS: &'static [Kind] = &[Kind::$kind];
 
             fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
-                Self::from_std(<$std>::from(socket.into_fd()?))
+                Self::from_std(<$std>::from(socket.duplicate()?))
             }
         }
     )*};
@@ -250,6 +274,10 @@ macro_rules! raw_tokio {
 raw_tokio! {
     tokio::net::TcpListener: std::net::TcpListener, Tcp;
     tokio::net::UdpSocket: std::net::UdpSocket, Udp;
+}
+
+#[cfg(all(feature = "tokio", unix))]
+raw_tokio! {
     tokio::net::UnixListener: std::os::unix::net::UnixListener, Unix;
     tokio::net::UnixDatagram: std::os::unix::net::UnixDatagram, UnixDatagram;
 }
@@ -312,7 +340,8 @@ impl Upgrader {
     ///
     /// # Errors
     ///
-    /// Why it was refused, or why the successor failed; in both cases this process serves on.
+    /// Why it was refused, or why the successor failed; in both cases this process serves on. Other platforms than
+    /// Linux always answer [`Unsupported`](UpgradeError::Unsupported).
     pub async fn upgrade(&self) -> Result<Upgraded, UpgradeError> {
         self.request().wait().await.clone()
     }
@@ -392,7 +421,7 @@ impl Inherited {
 
     /// The names that have not been taken, and their descriptors.
     pub fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-        self.files.iter().map(|(name, fd)| (name.as_str(), fd.as_fd()))
+        self.files.iter().map(|(name, fd)| (name.as_str(), fd::borrow(fd)))
     }
 }
 
@@ -551,7 +580,7 @@ impl Listeners {
         if pool.used.iter().any(|(used, _)| used == name) {
             return Err(fail("there is one of this name already".to_owned()));
         }
-        if let Some((other, _)) = pool.used.iter().find(|(_, used)| sockets::collide(used, address)) {
+        if let Some((other, _)) = pool.used.iter().find(|(_, used)| collide(used, address)) {
             return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
         }
         pool.used.push((name.to_owned(), address.clone()));

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
@@ -32,7 +31,11 @@ impl Pidfile {
         // A process that had this pid before and died in between may have left one.
         remove(&self.beside)?;
         // O_EXCL follows no symbolic link that somebody may have planted.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&self.beside)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o644);
+        let mut file = options.open(&self.beside)?;
         let written = file.write_all(format!("{}\n", self.pid).as_bytes());
         self.staged.set(true);
         if written.is_err() {
@@ -117,6 +120,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn a_planted_link_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");

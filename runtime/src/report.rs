@@ -38,3 +38,24 @@ pub(crate) fn to_stderr(message: std::fmt::Arguments<'_>) {
         Ok(()) | Err(_) => {}
     }
 }
+
+/// The longest reason of another process that is passed on, in bytes; the rest is cut.
+pub(crate) const MAX_REASON: usize = 4096;
+
+/// What another process said, cut and cleaned so that it can stand in a log line of ours.
+pub(crate) fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON).unwrap_or(text.len());
+    text[..cut].trim().chars().map(clean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nERROR b\x1b[31m"), "a ERROR b [31m");
+        assert!(printable(&"ü".repeat(5000)).len() <= MAX_REASON + 1);
+    }
+}

@@ -7,18 +7,15 @@ use std::process::{ExitCode, Termination};
 use std::str::FromStr;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
-use crate::address::{Address, ParseAddressError};
-use crate::begin::{self, Ended, Host};
-use crate::engine::Timeouts;
+use crate::address::{Address, ParseAddressError, Place};
+use crate::begin::Host;
+use crate::body::{self, Ended};
 use crate::environment::{self, Environment};
 use crate::error::StartError;
-use crate::handover::message::printable;
 use crate::params::Start;
+use crate::report::printable;
 use crate::shared::Verdict;
-use crate::signals;
-use crate::sockets;
+use crate::signals::{self, Signal};
 
 /// The longest name of a listener, in bytes.
 const MAX_NAME: usize = 64;
@@ -158,7 +155,7 @@ impl Service {
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: Future<Output: Termination>,
     {
-        exit_code(begin::run_async(self, Host::Process, prepare).map(|ended| Ended {
+        exit_code(body::run_async(self, Host::Process, prepare).map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,
         }))
@@ -176,7 +173,7 @@ impl Service {
     {
         // Reported on its thread, because an error need not be `Send`.
         let prepare = |start: &mut Start| prepare(start).map(|body| move || body().report());
-        exit_code(begin::run_blocking(self, Host::Process, prepare))
+        exit_code(body::run_blocking(self, Host::Process, prepare))
     }
 
     /// The declared values, the environment applied, everything checked.
@@ -251,7 +248,7 @@ impl Service {
                     source,
                 })?,
             };
-            if let Some((other, _)) = listeners.iter().find(|(_, other)| sockets::collide(other, &address)) {
+            if let Some((other, _)) = listeners.iter().find(|(_, other)| collide(other, &address)) {
                 return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
             }
             listeners.push((name, address));
@@ -275,6 +272,14 @@ pub(crate) struct Settings {
     pub(crate) upgrade_signal: Signal,
 }
 
+/// The durations of a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) upgrade: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain: Duration,
+}
+
 fn listen_variable(name: &str) -> String {
     environment::LISTEN.to_owned() + &name.to_uppercase().replace('-', "_")
 }
@@ -286,6 +291,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), StartError> {
     }
     let problem = format!("a name has 1 to {MAX_NAME} letters, digits, `_` and `-`");
     Err(StartError::Listener { listener: printable(name), problem })
+}
+
+/// Whether two listeners cannot have these addresses at once. Each port 0 is another port, and SO_REUSEPORT is for
+/// several sockets of one address.
+pub(crate) fn collide(one: &Address, other: &Address) -> bool {
+    let is_any = matches!(one.place(), Place::Ip { port: 0, .. });
+    let share = [one, other].iter().all(|address| address.options().reuse_port == Some(true));
+    one.identity() == other.identity() && !is_any && !share
 }
 
 /// The exit code of a process whose service has ended.

@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use crate::address::Address;
 use crate::error::UpgradeError;
+use crate::fd::OwnedFd;
 use crate::gate::Door;
-use crate::handover::message::Entry;
-use crate::sockets::Held;
+use crate::sockets::{Entry, Held};
 use crate::sync::Latch;
+use crate::wake::Wake;
 
 /// What a body says to the engine.
 pub(crate) enum Note {
@@ -29,7 +28,12 @@ pub(crate) enum Note {
     /// `Upgrader::stop`.
     Stop,
     /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
-    Listener { held: Box<Held>, doors: Vec<Arc<dyn Door>>, adopted: Option<usize> },
+    Listener {
+        held: Box<Held>,
+        doors: Vec<Arc<dyn Door>>,
+        #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
+        adopted: Option<usize>,
+    },
 }
 
 /// How an upgrade ended, for those who wait for it.
@@ -66,8 +70,7 @@ pub(crate) struct Pool {
 pub(crate) struct Shared {
     pub(crate) generation: u64,
     pub(crate) pid: u32,
-    /// Wakes the engine from its poll. A signal handler writes to a duplicate of it.
-    wake: EventFd,
+    wake: Wake,
     inbox: Mutex<Vec<Note>>,
     /// How many streams and guards are open.
     counted: AtomicUsize,
@@ -90,11 +93,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(generation: u64, had_predecessor: bool, drain_timeout: Duration) -> nix::Result<Self> {
+    pub(crate) fn new(generation: u64, had_predecessor: bool, drain_timeout: Duration) -> io::Result<Self> {
         Ok(Self {
             generation,
             pid: std::process::id(),
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            wake: Wake::new()?,
             inbox: Mutex::new(Vec::new()),
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
@@ -113,21 +116,12 @@ impl Shared {
 
     /// Makes the engine look.
     pub(crate) fn wake(&self) {
-        // The one error there can be is a counter that is full, and then the engine is awake already.
-        match self.wake.write(1) {
-            Ok(_) | Err(_) => {}
-        }
+        self.wake.wake();
     }
 
-    /// Forgets the wake-ups so far. What they announced must be looked at after this.
-    pub(crate) fn clear_wake(&self) {
-        match self.wake.read() {
-            Ok(_) | Err(_) => {}
-        }
-    }
-
-    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    /// What the engine waits for.
+    pub(crate) fn waker(&self) -> &Wake {
+        &self.wake
     }
 
     pub(crate) fn post(&self, note: Note) {
@@ -162,6 +156,7 @@ impl Shared {
         self.shutdown.set(());
     }
 
+    #[cfg(upgrades)]
     pub(crate) fn set_handed_over(&self, yes: bool) {
         self.handed_over.store(yes, Ordering::Release);
     }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
+pub(crate) use nix::sys::signal::Signal;
 use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, raise, sigaction,
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, pthread_sigmask, raise, sigaction,
 };
 
 /// How often each was delivered since the engine looked. A count, not a queue: two hundred SIGHUPs in a second cost

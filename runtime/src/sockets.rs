@@ -20,8 +20,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
-use crate::handover::message::{Entry, printable};
-use crate::report::{tell, to_stderr};
+pub(crate) use crate::handover::message::Entry;
+use crate::report::{printable, tell, to_stderr};
 use crate::shared::Shared;
 
 /// Our default of the backlog: what the kernel caps at `net.core.somaxconn`, as the tools of this field do.
@@ -276,14 +276,6 @@ fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     Ok(())
-}
-
-/// Whether two listeners cannot have these addresses at once. Each port 0 is another port, and SO_REUSEPORT is for
-/// several sockets of one address.
-pub(crate) fn collide(one: &Address, other: &Address) -> bool {
-    let is_any = matches!(one.place(), Place::Ip { port: 0, .. });
-    let share = [one, other].iter().all(|address| address.options().reuse_port == Some(true));
-    one.identity() == other.identity() && !is_any && !share
 }
 
 /// Takes the socket of this name and address out of an offer.

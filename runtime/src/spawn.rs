@@ -18,8 +18,7 @@ use nix::libc;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
-/// The variable that tells a successor which descriptor is its end of the channel.
-pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
+use crate::environment::HANDOVER;
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
 const OF_ONE_PROCESS: [&str; 5] = [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];

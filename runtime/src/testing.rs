@@ -48,23 +48,24 @@ use std::fmt;
 #[cfg(feature = "tokio")]
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::SockRef;
 
-use crate::begin::{self, Ended, Host};
+use crate::begin::Host;
+use crate::body::{self, Ended};
 use crate::error::{StartError, UpgradeError};
+use crate::fd::OwnedFd;
 use crate::params::{Start, Upgrader};
 use crate::service::Service;
 use crate::shared::{Shared, Verdict};
 use crate::sockets::Held;
-use crate::spawn::{Child, Spawner, What};
+
+#[cfg_attr(not(upgrades), path = "portable/successor.rs")]
+mod successor;
+
+use successor::{Next, ThreadChild};
 
 /// A service that runs inside a test. Dropping it ends it at once, as SIGKILL ends a process.
 pub struct Running<T> {
@@ -87,7 +88,7 @@ where
     F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
     B: Future<Output: Send + 'static>,
 {
-    OnThread::start(None, move |host| begin::run_async(service, host, prepare)).wait_until_it_serves()
+    OnThread::start(None, move |host| body::run_async(service, host, prepare)).wait_until_it_serves()
 }
 
 /// Starts a service whose body is a closure, and waits until it serves.
@@ -101,7 +102,7 @@ where
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    OnThread::start(None, move |host| begin::run_blocking(service, host, prepare)).wait_until_it_serves()
+    OnThread::start(None, move |host| body::run_blocking(service, host, prepare)).wait_until_it_serves()
 }
 
 impl<T: Send + 'static> Running<T> {
@@ -128,7 +129,7 @@ impl<T: Send + 'static> Running<T> {
         F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
         B: Future<Output: Send + 'static>,
     {
-        self.replace_by(move |host| begin::run_async(service, host, prepare))
+        self.replace_by(move |host| body::run_async(service, host, prepare))
     }
 
     /// The twin of `replace` for a body that is a closure.
@@ -142,7 +143,7 @@ impl<T: Send + 'static> Running<T> {
         B: FnOnce() -> U + Send + 'static,
         U: Send + 'static,
     {
-        self.replace_by(move |host| begin::run_blocking(service, host, prepare))
+        self.replace_by(move |host| body::run_blocking(service, host, prepare))
     }
 
     fn replace_by<U: Send + 'static>(
@@ -222,7 +223,7 @@ impl<T: Send + 'static> OnThread<T> {
         let tell = {
             let child = child.clone();
             move |shared: &Arc<Shared>, held: &[Held]| {
-                let address = |held: &Held| SockRef::from(&held.fd).local_addr().ok()?.as_socket();
+                let address = |held: &Held| SockRef::from(&*held.fd).local_addr().ok()?.as_socket();
                 let addresses = held.iter().map(|held| (held.name.clone(), address(held))).collect();
                 child.started(shared.clone());
                 match sender.send((shared.clone(), addresses)) {
@@ -230,7 +231,7 @@ impl<T: Send + 'static> OnThread<T> {
                 }
             }
         };
-        let host = Host::Test { parent, spawner: Box::new(next.clone()), started: Box::new(tell) };
+        let host = next.host(parent, Box::new(tell));
         let thread = {
             let child = child.clone();
             thread::spawn(move || {
@@ -259,92 +260,10 @@ impl<T: Send + 'static> OnThread<T> {
     }
 }
 
-/// The service that the next upgrade starts.
-#[derive(Clone, Default)]
-struct Next(Arc<Mutex<Option<Job>>>);
-
-type Job = Box<dyn FnOnce(OwnedFd) -> Arc<ThreadChild> + Send>;
-
-impl Next {
-    fn set(&self, job: Option<Job>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = job;
-    }
-}
-
-impl Spawner for Next {
-    fn spawn(&mut self, _what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
-        let job = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match job {
-            Some(job) => Ok(Box::new(Shareable(job(channel)))),
-            None => Err("in a test a service is upgraded with `Running::replace`".to_owned()),
-        }
-    }
-
-    fn executable(&self) -> Option<&Path> {
-        None
-    }
-}
-
-/// What its predecessor sees of a service that runs on a thread.
-struct ThreadChild {
-    shared: OnceLock<Arc<Shared>>,
-    killed: AtomicBool,
-    /// Readable once it has ended.
-    ended: EventFd,
-}
-
-impl ThreadChild {
-    fn new() -> Self {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let ended = EventFd::from_flags(flags).expect("a test has descriptors left");
-        Self { shared: OnceLock::new(), killed: AtomicBool::new(false), ended }
-    }
-
-    fn started(&self, shared: Arc<Shared>) {
-        let shared = self.shared.get_or_init(|| shared);
-        if self.killed.load(Ordering::SeqCst) {
-            kill(shared);
-        }
-    }
-
-    fn dead(&self) {
-        if let Some(shared) = self.shared.get() {
-            // Whoever still waits for it to serve waits in vain.
-            shared.serving.set(false);
-        }
-        self.ended.write(1).expect("it is written once");
-    }
-}
-
 /// Ends a service without a last word.
 fn kill(shared: &Shared) {
     shared.verdict.set(Verdict::Failure);
     shared.wake();
-}
-
-struct Shareable(Arc<ThreadChild>);
-
-impl AsFd for Shareable {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.ended.as_fd()
-    }
-}
-
-impl Child for Shareable {
-    fn pid(&self) -> u32 {
-        std::process::id()
-    }
-
-    fn kill(&self) {
-        self.0.killed.store(true, Ordering::SeqCst);
-        if let Some(shared) = self.0.shared.get() {
-            kill(shared);
-        }
-    }
-
-    fn reap(&self) -> Option<String> {
-        self.0.ended.read().ok().map(|_| "ended".to_owned())
-    }
 }
 
 #[cfg(test)]
@@ -389,6 +308,33 @@ mod tests {
     }
 
     #[test]
+    fn a_service_serves_until_it_is_stopped() {
+        let service = start_blocking(declared(), greet("hello")).unwrap();
+        let address = service.address("greet").unwrap();
+        assert_eq!(ask(address).unwrap(), "hello");
+        assert_eq!(service.upgrader().generation(), 1);
+        service.stop();
+        assert!(ask(address).is_err());
+    }
+
+    #[test]
+    #[cfg(not(upgrades))]
+    fn an_upgrade_is_not_supported() {
+        let service = start_blocking(declared(), greet("hello")).unwrap();
+        let upgrader = service.upgrader();
+        assert_eq!(upgrader.upgrade_blocking(), Err(UpgradeError::Unsupported));
+        assert_eq!(
+            service.replace_blocking(declared(), greet("new")).map(|_| ()),
+            Err(UpgradeError::Unsupported)
+        );
+        assert!(!upgrader.has_predecessor());
+        upgrader.predecessor_gone_blocking();
+        assert_eq!(ask(service.address("greet").unwrap()).unwrap(), "hello", "it serves on");
+        service.stop();
+    }
+
+    #[test]
+    #[cfg(upgrades)]
     fn a_successor_that_fails_leaves_the_old_one_serving() {
         let old = start_blocking(declared(), greet("old")).unwrap();
         let address = old.address("greet").unwrap();
@@ -416,6 +362,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(upgrades)]
     fn a_successor_that_is_never_ready_is_killed_and_the_old_one_serves_on() {
         let old = start_blocking(declared().upgrade_timeout("100ms"), greet("old")).unwrap();
         let address = old.address("greet").unwrap();
@@ -434,6 +381,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(upgrades)]
     fn only_replace_upgrades_a_service_in_a_test() {
         let old = start_blocking(declared(), greet("old")).unwrap();
         let refused = old.upgrader().upgrade_blocking().unwrap_err().to_string();

@@ -1,4 +1,5 @@
 //! Datagrams across an upgrade: each is read by exactly one of the two services, in both flavours.
+#![cfg(upgrades)]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;

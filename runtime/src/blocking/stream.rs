@@ -102,6 +102,7 @@ counted_stream! {
     TcpStream, std::net::TcpStream
 }
 
+#[cfg(unix)]
 counted_stream! {
     /// A Unix stream that was accepted by a managed listener.
     UnixStream, std::os::unix::net::UnixStream

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::printable;
+
 /// The protocol that this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 /// The oldest protocol that this release understands.
@@ -17,8 +19,6 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 pub(crate) const MAX_FDS: usize = 64;
 /// How many descriptors one offer may announce: a bound of ours on what a peer can make us expect.
 pub(crate) const MAX_SOCKETS: usize = 65_536;
-/// The longest reason that is passed on; the rest is cut.
-pub(crate) const MAX_REASON: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -182,16 +182,10 @@ impl Message {
     }
 }
 
-/// What another process said, cut and cleaned so that it can stand in a log line of ours.
-pub(crate) fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON).unwrap_or(text.len());
-    text[..cut].trim().chars().map(clean).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::MAX_REASON;
 
     fn speaker() -> Speaker {
         Speaker { protocol: 1, oldest_protocol: 1, release: "0.1.0".into(), generation: 3, pid: 77 }
@@ -365,11 +359,5 @@ mod tests {
         assert!(refusal.contains("tableflip 7.0.0") && refusal.contains("5 to 9"), "{refusal}");
         later.oldest_protocol = 1;
         later.understands_us().unwrap();
-    }
-
-    #[test]
-    fn what_a_peer_says_cannot_forge_a_log_line() {
-        assert_eq!(printable("a\nERROR b\x1b[31m"), "a ERROR b [31m");
-        assert!(printable(&"ü".repeat(5000)).len() <= MAX_REASON + 1);
     }
 }

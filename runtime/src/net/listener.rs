@@ -96,7 +96,7 @@ macro_rules! managed {
                     let stream = <$std>::from(fd);
                     // A peer that is gone already leaves a stream without an address, and nothing to serve.
                     let Ok(peer) = $peer(&stream) else { continue };
-                    return Ok(($stream::new(stream, counted)?, peer));
+                    return Ok(($stream::new(stream.try_into()?, counted), peer));
                 }
             }
 

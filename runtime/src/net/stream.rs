@@ -52,7 +52,7 @@ macro_rules! forward_write {
 }
 
 macro_rules! counted_stream {
-    ($(#[$doc:meta])* $name:ident, $std:ty, $tokio:ty, $read:ty, $write:ty) => {
+    ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty) => {
         $(#[$doc])*
         ///
         /// It is the stream of tokio, by `Deref` and as `AsyncRead` and `AsyncWrite`, and one thing more: a drain
@@ -64,8 +64,8 @@ macro_rules! counted_stream {
         }
 
         impl $name {
-            pub(super) fn new(stream: $std, counted: Counted) -> io::Result<Self> {
-                Ok(Self { io: <$tokio>::from_std(stream)?, counted })
+            pub(super) fn new(io: $tokio, counted: Counted) -> Self {
+                Self { io, counted }
             }
 
             /// Splits it into two halves that can go to two tasks; a drain waits until both are dropped.
@@ -110,13 +110,14 @@ macro_rules! counted_stream {
 
 counted_stream! {
     /// A TCP stream that was accepted by a managed listener.
-    TcpStream, std::net::TcpStream, tokio::net::TcpStream,
+    TcpStream, tokio::net::TcpStream,
     tokio::net::tcp::OwnedReadHalf, tokio::net::tcp::OwnedWriteHalf
 }
 
+#[cfg(unix)]
 counted_stream! {
     /// A Unix stream that was accepted by a managed listener.
-    UnixStream, std::os::unix::net::UnixStream, tokio::net::UnixStream,
+    UnixStream, tokio::net::UnixStream,
     tokio::net::unix::OwnedReadHalf, tokio::net::unix::OwnedWriteHalf
 }
 

@@ -1,0 +1,130 @@
+//! The body of a service: run on tokio or on a thread, from its start to the verdict of the engine.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::begin::{Host, begin};
+use crate::error::StartError;
+use crate::params::Start;
+use crate::report::to_stderr;
+use crate::service::Service;
+use crate::shared::{Note, Shared, Verdict};
+
+/// How a service has ended.
+pub(crate) struct Ended<T> {
+    /// What the body returned, or its panic; `None` if it was dropped.
+    pub(crate) returned: Option<thread::Result<T>>,
+    pub(crate) verdict: Verdict,
+}
+
+/// Runs a service whose body is a future.
+#[cfg(feature = "tokio")]
+pub(crate) fn run_async<F, B>(
+    mut service: Service,
+    host: Host,
+    prepare: F,
+) -> Result<Ended<B::Output>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    B: Future,
+{
+    use std::task::Poll;
+
+    let (flavor, threads) = (service.flavor, service.worker_threads.take());
+    let (shared, (runtime, body)) = begin(service, host, |start| {
+        let runtime = runtime(flavor, threads)?;
+        let body = {
+            // The types of tokio register with the runtime that they are made in.
+            let _entered = runtime.enter();
+            prepare(start)?
+        };
+        Ok((runtime, body))
+    })?;
+    let ended = runtime.block_on(async {
+        let mut verdict = std::pin::pin!(shared.verdict.wait());
+        let mut body = Box::pin(body);
+        let returned = std::future::poll_fn(|cx| {
+            // A verdict ends the wait though the body never returns: dropping it is what ends it.
+            if verdict.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(|value| Some(Ok(value))),
+                Err(panic) => Poll::Ready(Some(Err(panic))),
+            }
+        })
+        .await;
+        // Its sockets are closed before the engine hears of it.
+        drop(body);
+        if let Some(outcome) = &returned {
+            body_returned(&shared, outcome);
+        }
+        Ended { returned, verdict: *shared.verdict.wait().await }
+    });
+    // Not a plain drop, which would wait for blocking tasks that never end.
+    runtime.shutdown_background();
+    Ok(ended)
+}
+
+#[cfg(feature = "tokio")]
+fn runtime(
+    flavor: crate::service::Flavor,
+    threads: Option<usize>,
+) -> Result<tokio::runtime::Runtime, StartError> {
+    use crate::service::Flavor;
+
+    let mut builder = match flavor {
+        Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
+        Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
+    };
+    match threads {
+        Some(0) => {
+            let problem = "expected at least 1".to_owned();
+            return Err(StartError::Option { option: "worker_threads", problem });
+        }
+        Some(threads) => _ = builder.worker_threads(threads),
+        None => {}
+    }
+    builder.enable_all().build().map_err(StartError::system("start the tokio runtime"))
+}
+
+/// Runs a service whose body is a closure, on a thread of its own.
+pub(crate) fn run_blocking<F, B, T>(service: Service, host: Host, prepare: F) -> Result<Ended<T>, StartError>
+where
+    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    B: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (shared, body) = begin(service, host, prepare)?;
+    let returned = Arc::new(Mutex::new(None));
+    let on_its_thread = {
+        let (shared, returned) = (shared.clone(), returned.clone());
+        move || {
+            let outcome = catch_unwind(AssertUnwindSafe(body));
+            // Kept before the engine hears of it, whose verdict ends the wait below.
+            let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
+            body_returned(&shared, returned.insert(outcome));
+        }
+    };
+    // As much stack as the thread of `main` usually has.
+    let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
+    if let Err(error) = thread {
+        to_stderr(format_args!("cannot start a thread for the body: {error}"));
+        shared.post(Note::BodyReturned { panic: None });
+        shared.verdict.wait_blocking();
+        return Err(StartError::system("start a thread")(error));
+    }
+    let verdict = *shared.verdict.wait_blocking();
+    let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(Ended { returned, verdict })
+}
+
+/// Tells the engine how the body ended.
+fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
+    let panic = outcome.as_ref().err().map(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    });
+    shared.post(Note::BodyReturned { panic });
+}

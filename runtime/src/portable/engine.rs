@@ -1,0 +1,393 @@
+//! The thread that feeds the life cycle and carries out its actions, where there is no other process to deal with: a
+//! start, a service, a drain and an end.
+//!
+//! The life cycle is the same; a request to upgrade is answered here and never reaches it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::error::UpgradeError;
+use crate::gate::Door;
+use crate::lifecycle::{Action, End, Event, Phase, Predecessor, StartFailure, State, Timer};
+use crate::pidfile::Pidfile;
+use crate::report::{complain, printable, tell};
+use crate::service::Timeouts;
+use crate::shared::{Note, Shared, Verdict};
+use crate::signals::{self, Signal};
+use crate::sockets::Held;
+
+/// How long a thread may be inside an accept, which does not block.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long `main` may take to return once the process has ended.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an engine starts with.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    timeouts: Timeouts,
+    pidfile: Option<Pidfile>,
+    /// Every socket of the service.
+    held: Vec<Held>,
+    /// The managed listeners.
+    doors: Vec<Arc<dyn Door>>,
+    /// Whether the body says itself when it is ready.
+    manual_ready: bool,
+    /// Whether the service is this process, and not one of several in a test.
+    is_process: bool,
+
+    state: State,
+    timers: BTreeMap<Timer, Instant>,
+    body: Body,
+    /// Why the start fails.
+    reason: Option<String>,
+    stopping: Option<Signal>,
+    verdict: Option<Verdict>,
+}
+
+/// What the engine has heard from the body.
+#[derive(Debug, Default)]
+struct Body {
+    ready: bool,
+    ready_dropped: bool,
+    returned: bool,
+    returned_told: bool,
+    panic: Option<String>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        timeouts: Timeouts,
+        pidfile: Option<Pidfile>,
+        held: Vec<Held>,
+        doors: Vec<Arc<dyn Door>>,
+        manual_ready: bool,
+        is_process: bool,
+    ) -> Self {
+        let (state, actions) = State::new(Predecessor::None);
+        let mut engine = Self {
+            shared,
+            timeouts,
+            pidfile,
+            held,
+            doors,
+            manual_ready,
+            is_process,
+            state,
+            timers: BTreeMap::new(),
+            body: Body::default(),
+            reason: None,
+            stopping: None,
+            verdict: None,
+        };
+        for action in actions {
+            engine.carry_out(action);
+        }
+        engine
+    }
+
+    /// Runs until the process is to end; `main` learns of it by the verdict. Should `main` not return, which a
+    /// blocked body can keep it from, the process is ended here.
+    pub(crate) fn run(self) {
+        // Without this thread nobody would ever end the service.
+        let is_process = self.is_process;
+        if catch_unwind(AssertUnwindSafe(|| self.run_to_the_end())).is_err() && is_process {
+            signals::exit_now(101);
+        }
+    }
+
+    fn run_to_the_end(mut self) {
+        let verdict = loop {
+            if let Some(verdict) = self.verdict {
+                break verdict;
+            }
+            // A test has dropped the service.
+            if self.shared.verdict.get().is_some() {
+                return self.retire();
+            }
+            self.round();
+        };
+        self.shared.verdict.set(verdict);
+        // Whoever still waits for it to serve waits in vain.
+        self.shared.serving.set(false);
+        if !self.is_process {
+            return;
+        }
+        std::thread::sleep(LEAVE_TIMEOUT);
+        complain!(self.shared, "the body blocks its thread; the process is ended without it");
+        signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+    }
+
+    /// Waits for something to happen, and deals with all of it.
+    fn round(&mut self) {
+        // Before the first wait as well: a signal or a listener that was asked for may have come already.
+        self.take_requests();
+        self.look_at_body();
+        if self.verdict.is_some() {
+            return;
+        }
+        self.shared.waker().wait(self.timers.values().min().copied());
+        // A deadline never wins against what has arrived already.
+        self.take_requests();
+        self.look_at_body();
+        if self.verdict.is_none() {
+            self.fire_timers();
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(timer) = self.timers.iter().find(|(_, at)| **at <= now).map(|(timer, _)| *timer) {
+            self.timers.remove(&timer);
+            self.feed(Event::Expired(timer));
+        }
+    }
+
+    /// What operators and the body ask for.
+    fn take_requests(&mut self) {
+        let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
+        for _ in 0..pending.terminates {
+            self.stop(Some(Signal::SIGTERM));
+        }
+        for _ in 0..pending.interrupts {
+            self.stop(Some(Signal::SIGINT));
+        }
+        if pending.upgrades > 0 {
+            self.refuse_upgrade();
+        }
+        for note in self.shared.take_notes() {
+            match note {
+                Note::Ready => self.body.ready = true,
+                Note::ReadyDropped => self.body.ready_dropped = true,
+                Note::BodyReturned { panic } => {
+                    self.body.returned = true;
+                    self.body.panic = panic;
+                }
+                Note::Upgrade(reply) => reply.set(Err(self.refuse_upgrade())),
+                Note::Stop => self.stop(None),
+                Note::Listener { held, doors, .. } => {
+                    self.held.push(*held);
+                    self.doors.extend(doors);
+                }
+            }
+        }
+    }
+
+    fn refuse_upgrade(&self) -> UpgradeError {
+        let error = UpgradeError::Unsupported;
+        complain!(self.shared, WARN, "upgrade refused: {error}");
+        error
+    }
+
+    /// A request to stop. Only a signal counts as a second one: a program that says it twice means it once.
+    fn stop(&mut self, signal: Option<Signal>) {
+        if signal.is_none() && self.stopping.is_some() {
+            return;
+        }
+        tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
+        self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
+        self.feed(Event::Stop);
+    }
+
+    fn look_at_body(&mut self) {
+        if self.verdict.is_none() && self.state.phase == Phase::Starting {
+            // Whoever binds at run time is ready when it has bound something, and serves it.
+            let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
+            let served = self.unserved().is_empty() && !nothing_yet;
+            if self.body.ready || (!self.manual_ready && served) {
+                // From now on nothing is bound. What was a moment ago has been posted by then.
+                *self.shared.pool() = None;
+                self.take_requests();
+                self.feed(Event::Ready);
+            } else if self.body.ready_dropped {
+                self.feed(Event::NotReady);
+            }
+        }
+        // In a drain it is `Drained` that counts: the tasks and threads that a body has left behind finish first.
+        let draining = matches!(self.state.phase, Phase::Draining(_));
+        if self.verdict.is_none() && self.body.returned && !self.body.returned_told && !draining {
+            self.body.returned_told = true;
+            self.feed(Event::BodyReturned);
+        }
+        if self.verdict.is_none() && self.is_drained() {
+            self.feed(Event::Drained);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        // A body that awaited `Shutdown` is written to return, and is waited for.
+        let awaited = self.shared.awaited.load(Ordering::Acquire);
+        matches!(self.state.phase, Phase::Draining(_))
+            && self.shared.counted() == 0
+            && (self.body.returned || !awaited)
+    }
+
+    fn unserved(&self) -> Vec<String> {
+        self.doors.iter().filter(|door| !door.asked()).map(|door| format!("`{}`", door.name())).collect()
+    }
+
+    /// Feeds one event and what comes of its actions.
+    fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let before = self.state.phase;
+            let (state, actions) = self.state.step(event);
+            self.state = state;
+            if before != state.phase {
+                tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
+            }
+            if event == Event::Expired(Timer::Drain) {
+                self.name_what_is_left();
+            }
+            for action in actions {
+                events.extend(self.carry_out(action));
+            }
+        }
+    }
+
+    /// Carries out one action. One that has a result returns it as an event.
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::WarnNotReady => self.warn_not_ready(),
+            Action::Open => self.doors.iter().for_each(|door| door.open()),
+            Action::TakeOver => return Some(self.take_over()),
+            Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {
+                Some(at) => _ = self.timers.insert(timer, at),
+                // Longer than a clock can count: it never expires.
+                None => _ = self.timers.remove(&timer),
+            },
+            Action::Disarm(timer) => _ = self.timers.remove(&timer),
+            Action::Drain => self.drain(),
+            Action::End(end) => self.end(end),
+            // They concern a predecessor or a successor, and there is none.
+            Action::Refuse(_)
+            | Action::ReportActive
+            | Action::Report(_)
+            | Action::Spawn
+            | Action::SpawnRescue
+            | Action::SendCommit
+            | Action::SendStop
+            | Action::SendPrepared
+            | Action::SendActive
+            | Action::SendFailed(_)
+            | Action::SendLeaving
+            | Action::Kill
+            | Action::Pause
+            | Action::LetGo
+            | Action::TakeBack => {}
+        }
+        None
+    }
+
+    fn duration(&self, timer: Timer) -> Duration {
+        match timer {
+            Timer::Drain => self.timeouts.drain,
+            Timer::Probation => self.timeouts.probation,
+            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff => self.timeouts.upgrade,
+        }
+    }
+
+    fn warn_not_ready(&self) {
+        let unserved = self.unserved();
+        let because = if unserved.is_empty() {
+            "has not called `Ready::notify`".to_owned()
+        } else {
+            format!("has not asked for a connection of {}", unserved.join(", "))
+        };
+        let after = humantime::format_duration(self.timeouts.upgrade);
+        complain!(self.shared, "not ready after {after}: its body {because}");
+    }
+
+    /// The deadline of the drain has passed.
+    fn name_what_is_left(&self) {
+        let count = self.shared.counted();
+        let body = if self.body.returned { "" } else { "; the body has not returned" };
+        complain!(
+            self.shared,
+            "not drained within {}: {count} connections and guards are open{body}; what is left is aborted",
+            humantime::format_duration(self.timeouts.drain),
+        );
+    }
+
+    fn take_over(&mut self) -> Event {
+        if let Some(pidfile) = &self.pidfile {
+            if let Err(error) = pidfile.publish() {
+                self.reason = Some(pidfile_error("write", pidfile, &error));
+                return Event::PidfileFailed;
+            }
+        }
+        tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
+        self.shared.serving.set(true);
+        Event::TookOver
+    }
+
+    fn retire(&self) {
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        self.doors.iter().for_each(|door| door.retire(deadline));
+    }
+
+    fn drain(&mut self) {
+        self.shared.start_draining();
+        self.retire();
+        self.close_listeners();
+        let open = self.shared.counted();
+        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
+    }
+
+    /// Closes the listeners that the body does not hold as raw types, and removes the Unix paths that are still ours.
+    fn close_listeners(&mut self) {
+        for held in self.held.drain(..) {
+            if let Err(error) = held.unlink() {
+                complain!(self.shared, "cannot remove {}: {error}", held.address.identity());
+            }
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        self.close_listeners();
+        if let Some(pidfile) = &self.pidfile {
+            pidfile.unstage();
+            if let Err(error) = pidfile.remove_if_names(&[self.shared.pid]) {
+                complain!(self.shared, "{}", pidfile_error("remove", pidfile, &error));
+            }
+        }
+        self.verdict = Some(match end {
+            End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
+            End::NotStarted(Some(failure)) => {
+                complain!(self.shared, "cannot start: {}", self.start_failure(failure));
+                Verdict::Failure
+            }
+            End::RescueFailed => Verdict::Failure,
+            // It takes a second signal, which only a process gets.
+            End::AtOnce => {
+                complain!(self.shared, "told to stop a second time; ending at once");
+                signals::die_of(self.stopping.unwrap_or(Signal::SIGTERM));
+            }
+        });
+        tell!(self.shared, INFO, phase = "ended", "exiting");
+    }
+
+    fn start_failure(&self, failure: StartFailure) -> String {
+        match (failure, &self.reason, &self.body.panic) {
+            (_, Some(reason), _) => reason.clone(),
+            (StartFailure::ReadyDropped, ..) => "the body dropped `Ready` without `notify`".to_owned(),
+            (StartFailure::BodyReturned, _, Some(panic)) => {
+                format!("the body panicked: {}", printable(panic))
+            }
+            (StartFailure::BodyReturned, ..) => "the body returned before it was ready".to_owned(),
+            (StartFailure::Pidfile, ..) => "cannot write the pid file".to_owned(),
+            (StartFailure::Stopped, ..) => "it was told to stop".to_owned(),
+            (StartFailure::Channel | StartFailure::NoCommit, ..) => {
+                "a predecessor failed, and there is none".to_owned()
+            }
+        }
+    }
+}
+
+fn pidfile_error(action: &str, pidfile: &Pidfile, error: &io::Error) -> String {
+    format!("cannot {action} the pid file {}: {error}", pidfile.path().display())
+}
