@@ -1,6 +1,6 @@
 //! A service where a process cannot be upgraded: it runs and stops gracefully all the same.
 //!
-//! On Linux: `RUSTFLAGS='--cfg tableflip_portable' cargo test -p tableflip --features http --lib --test portable`.
+//! On Linux: `RUSTFLAGS='--cfg tableflip_portable' cargo test -p tableflip --features http --lib --tests`.
 //! A service is this very program once more, with the name of a service in its environment.
 #![cfg(all(not(upgrades), unix, feature = "tokio"))]
 
@@ -211,6 +211,11 @@ fn ctrl_c_drains() -> Result {
 #[test]
 fn sigterm_drains() -> Result {
     drains_at("asynchronous", Signal::SIGTERM)
+}
+
+#[test]
+fn ctrl_c_drains_a_service_of_threads() -> Result {
+    drains_at("threaded", Signal::SIGINT)
 }
 
 #[test]

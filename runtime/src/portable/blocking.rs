@@ -15,8 +15,8 @@
 //! }
 //! ```
 //!
-//! Their calls end, with `None`, once this process is stopped. It exits when the streams are dropped that were accepted
-//! before.
+//! Their calls end, with `None`, once this process is stopped, and a body that takes one of them is taken to be written
+//! for it: the process ends when the body has returned and the streams are dropped that were accepted before.
 //!
 //! std cannot wait for a socket and for a stop at once, so a thread that waits looks at its socket every 1 to 16 ms:
 //! that is what the first connection after a pause waits at most.
@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::os::unix::net::SocketAddr as UnixSocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ where
 
 fn gate<T: Send + Sync + 'static>(socket: ListenerSocket<'_>, io: Arc<T>) -> Arc<Gate<T>> {
     let gate = Arc::new(Gate::new(socket.name().to_owned(), socket.shared().clone(), io));
+    // Its calls end at a drain, so that the body can return: it is waited for.
+    gate.shared().awaited.store(true, Ordering::Release);
     socket.register(gate.clone());
     gate
 }

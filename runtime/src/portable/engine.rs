@@ -111,12 +111,16 @@ impl Engine {
             }
             self.round();
         };
-        self.shared.verdict.set(verdict);
         // Whoever still waits for it to serve waits in vain.
         self.shared.serving.set(false);
         if !self.is_process {
+            // As the end of a process closes what it has: whoever waited for this one finds nothing left of it.
+            let shared = self.shared.clone();
+            drop(self);
+            shared.verdict.set(verdict);
             return;
         }
+        self.shared.verdict.set(verdict);
         std::thread::sleep(LEAVE_TIMEOUT);
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
@@ -257,7 +261,7 @@ impl Engine {
             Action::TakeOver => return Some(self.take_over()),
             Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {
                 Some(at) => _ = self.timers.insert(timer, at),
-                // Longer than a clock can count: it never expires.
+                // Longer than a clock can count, such as `Duration::MAX`: it never expires.
                 None => _ = self.timers.remove(&timer),
             },
             Action::Disarm(timer) => _ = self.timers.remove(&timer),
