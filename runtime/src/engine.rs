@@ -322,6 +322,9 @@ impl Engine {
 
     fn take_from_successor(&mut self) -> bool {
         let Some(successor) = &mut self.successor else { return false };
+        // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
+        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+        let is_dead = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
         let mut lost = None;
         if let Some(channel) = &mut successor.channel {
             // What a send that fails means, the read after it tells.
@@ -352,7 +355,8 @@ impl Engine {
                 Err(error) => lost = Some(error.to_string()),
             }
         }
-        if let Some(how) = successor.child.reap() {
+        let died = if is_dead || lost.is_some() { successor.child.reap() } else { None };
+        if let Some(how) = died {
             let pid = successor.child.pid();
             self.unserved_by_successor = std::mem::take(&mut successor.unserved);
             self.successor = None;

@@ -170,6 +170,7 @@ fn a_name_is_passed_on_once_and_not_for_ever() {
     old.wait();
     assert_eq!(io::read_to_string(second).unwrap(), "the second\n");
     // It was given to one successor; the next gets what that one passes on.
+    new.upgrader().predecessor_gone_blocking();
     let newer = new.replace_blocking(
         declared(),
         body(|kit| {
