@@ -127,7 +127,7 @@ fn try_begin<P>(
     }
     let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, adopted });
     let Start { held, doors, manual_ready, .. } = start;
-    let pidfile = settings.pidfile.map(|path| Pidfile::new(path, shared.pid));
+    let pidfile = settings.pidfile.filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     let engine = Engine::new(
         shared.clone(),
         settings.timeouts,

@@ -43,6 +43,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
 /// How long after the end of the channel its process may take to be dead: the kernel closes descriptors first.
 const DEATH_AFTER_END: Duration = Duration::from_millis(500);
+/// How long a panic that has dropped `Ready` may take to unwind the body.
+const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long `main` may take to return once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -444,10 +446,14 @@ impl Engine {
         if pending.upgrades > 0 {
             self.feed(Event::Upgrade);
         }
+        let mut panic_under_way = false;
         for note in self.shared.take_notes() {
             match note {
                 Note::Ready => self.body.ready = true,
-                Note::ReadyDropped => self.body.ready_dropped = true,
+                Note::ReadyDropped { panicking } => {
+                    self.body.ready_dropped = true;
+                    panic_under_way |= panicking;
+                }
                 Note::BodyReturned { panic } => {
                     self.body.returned = true;
                     self.body.panic = panic;
@@ -465,6 +471,14 @@ impl Engine {
                     self.held.push(*held);
                     self.doors.extend(doors);
                 }
+            }
+        }
+        if panic_under_way && !self.body.returned {
+            // It unwinds the body as a rule, whose message says more; in a task of its own it ends here.
+            self.shared.waker().clear();
+            let mut fds = [PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
+            match poll::until(&mut fds, Some(Instant::now() + UNWIND_TIMEOUT)) {
+                Ok(()) | Err(_) => self.take_requests(),
             }
         }
     }
@@ -489,7 +503,7 @@ impl Engine {
                 *self.shared.pool() = None;
                 self.take_requests();
                 self.feed(Event::Ready);
-            } else if self.body.ready_dropped {
+            } else if self.body.ready_dropped && self.body.panic.is_none() {
                 self.feed(Event::NotReady);
             } else {
                 self.tell_unserved(unserved);

@@ -136,13 +136,19 @@ pub(crate) fn make<T: FromListener>(
     shared: &Arc<Shared>,
     doors: &mut Vec<Arc<dyn Door>>,
 ) -> Result<T, StartError> {
+    check_kind::<T>(&held.name, &held.address)?;
     let fail = |problem: String| StartError::Listener { listener: held.name.clone(), problem };
-    if !T::KINDS.contains(&held.address.kind()) {
-        let kinds: Vec<_> = T::KINDS.iter().map(|kind| format!("{kind}://")).collect();
-        return Err(fail(format!("{} is taken as a type for {}", held.address, kinds.join(", "))));
-    }
     let socket = ListenerSocket { held, shared, doors };
     T::from_listener(socket).map_err(|error| fail(format!("cannot prepare it: {error}")))
+}
+
+fn check_kind<T: FromListener>(name: &str, address: &Address) -> Result<(), StartError> {
+    if T::KINDS.contains(&address.kind()) {
+        return Ok(());
+    }
+    let kinds: Vec<_> = T::KINDS.iter().map(|kind| format!("{kind}://")).collect();
+    let problem = format!("{address} is taken as a type for {}", kinds.join(", "));
+    Err(StartError::Listener { listener: name.to_owned(), problem })
 }
 
 /// A bound socket on its way into a [`FromListener`] type.
@@ -310,7 +316,7 @@ impl Ready {
 impl Drop for Ready {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.post(Note::ReadyDropped);
+            shared.post(Note::ReadyDropped { panicking: std::thread::panicking() });
         }
     }
 }
@@ -369,7 +375,8 @@ impl Upgrader {
     /// Passes a descriptor on to every successor from now on, under a name: a connection, a file, a lock. The successor
     /// finds it in [`Inherited`]. One that was passed on under this name before is replaced.
     ///
-    /// A connection that both processes read is garbled: stop reading it before the upgrade.
+    /// A connection that both processes read is garbled: stop reading it before the upgrade. This process keeps its own
+    /// until it exits, in case it has to start another successor: only then does a peer see that nobody has it any more.
     pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
         self.shared.passed_on().insert(name.into(), Arc::new(fd.into()));
     }
@@ -540,6 +547,7 @@ impl Listeners {
         address: &Address,
         make_held: impl FnOnce(Option<(Entry, OwnedFd)>) -> Result<Option<Held>, StartError>,
     ) -> Result<Option<T>, StartError> {
+        check_kind::<T>(name, address)?;
         let offered = self.reserve(name, address)?;
         let adopted = offered.as_ref().map(|(at, ..)| *at);
         let mut doors = Vec::new();

@@ -19,8 +19,8 @@ use crate::wake::Wake;
 pub(crate) enum Note {
     /// `Ready::notify`.
     Ready,
-    /// `Ready` was dropped without it.
-    ReadyDropped,
+    /// `Ready` was dropped without it; by a panic, which is then on its way to whoever catches it.
+    ReadyDropped { panicking: bool },
     /// The body returned; with the message of its panic, if it panicked.
     BodyReturned { panic: Option<String> },
     /// `Upgrader::upgrade`.

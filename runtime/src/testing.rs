@@ -122,7 +122,8 @@ impl<T: Send + 'static> Running<T> {
     ///
     /// # Errors
     ///
-    /// Why the upgrade failed; this service serves on.
+    /// Why the upgrade failed; this service serves on. One whose own predecessor still drains refuses:
+    /// [`Upgrader::predecessor_gone_blocking`] waits for that.
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
     where

@@ -67,10 +67,9 @@ fn every_type_of_a_listener_is_described() {
     let reference = reference();
     let types = between(&reference, "### Listeners", "### Types of the harness");
     let params = read("runtime/src/params.rs");
-    let raw =
-        ["raw_std! {", "raw_tokio! {"].map(|table| between(&params, &format!("\n{table}"), "\n}").to_owned());
-    let raw: Vec<_> =
-        raw.iter().flat_map(|table| table.lines()).filter_map(|row| row.trim().split_once(": ")).collect();
+    let tables = ["\nraw_std! {", "\nraw_tokio! {"].into_iter().flat_map(|table| params.split(table).skip(1));
+    let rows = tables.flat_map(|table| table.lines().take_while(|line| *line != "}"));
+    let raw: Vec<_> = rows.filter_map(|row| row.trim().split_once(": ")).collect();
     assert_eq!(raw.len(), 8);
     let raw = raw.into_iter().map(|(name, _)| name.to_owned());
     let managed = ["net/listener.rs", "net/datagram.rs", "blocking/listener.rs", "blocking/datagram.rs"];

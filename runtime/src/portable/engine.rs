@@ -166,7 +166,7 @@ impl Engine {
         for note in self.shared.take_notes() {
             match note {
                 Note::Ready => self.body.ready = true,
-                Note::ReadyDropped => self.body.ready_dropped = true,
+                Note::ReadyDropped { .. } => self.body.ready_dropped = true,
                 Note::BodyReturned { panic } => {
                     self.body.returned = true;
                     self.body.panic = panic;
