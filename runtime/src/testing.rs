@@ -362,6 +362,24 @@ mod tests {
         assert!(ask(address).is_err());
     }
 
+    /// `Ready` is dropped before the panic is caught, and it is the panic that says what is wrong.
+    #[cfg(upgrades)]
+    #[test]
+    fn a_successor_that_panics_with_its_ready_says_why() {
+        let old = start_blocking(declared(), greet("old")).unwrap();
+        let panicking = old.replace_blocking(declared(), |start| {
+            let _greet: TcpListener = start.listener("greet")?;
+            let ready: crate::Ready = start.harness()?;
+            Ok(move || {
+                let _ready = ready;
+                panic!("no configuration")
+            })
+        });
+        let reason = panicking.map(|_: Running<()>| ()).unwrap_err().to_string();
+        assert!(reason.contains("the body panicked: no configuration"), "{reason}");
+        old.stop();
+    }
+
     #[test]
     #[cfg(upgrades)]
     fn a_successor_that_is_never_ready_is_killed_and_the_old_one_serves_on() {
