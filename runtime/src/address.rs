@@ -262,6 +262,11 @@ impl Address {
         }
     }
 
+    /// Whether the two have one identity, without writing it down.
+    pub(crate) fn is_at(&self, other: &Address) -> bool {
+        self.kind == other.kind && self.place == other.place
+    }
+
     /// The address without its options, in canonical form.
     ///
     /// Together with the name of a listener this is its identity: a successor adopts the socket whose name and

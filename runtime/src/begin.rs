@@ -1,5 +1,6 @@
 //! The start of a service: everything before the body.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -231,7 +232,7 @@ struct Opened {
     /// Which of the offered sockets were adopted.
     adopted: Vec<usize>,
     /// Those that were not, with their places in the offer.
-    left: Vec<(usize, Entry, OwnedFd)>,
+    left: VecDeque<(usize, Entry, OwnedFd)>,
 }
 
 /// Adopts what matches, by name and identity, and binds what is new.
@@ -239,7 +240,8 @@ fn open_listeners(
     declared: Vec<(String, Address)>,
     offered: Vec<(Entry, OwnedFd)>,
 ) -> Result<Opened, StartError> {
-    let mut left: Vec<_> = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
+    let mut left: VecDeque<_> =
+        offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
     let (mut held, mut adopted) = (Vec::new(), Vec::new());
     let result = declared.iter().try_for_each(|(name, address)| {
         held.push(match sockets::take_offered(&mut left, name, address) {

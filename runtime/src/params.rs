@@ -1,5 +1,6 @@
 //! What a body may ask for: the two traits, and the types of the harness.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ pub struct Start {
     pub(crate) doors: Vec<Arc<dyn Door>>,
     pub(crate) manual_ready: bool,
     /// What was offered and not declared.
-    left: Vec<(usize, Entry, OwnedFd)>,
+    left: VecDeque<(usize, Entry, OwnedFd)>,
     files: Vec<(String, OwnedFd)>,
 }
 
@@ -69,7 +70,7 @@ impl Start {
     pub(crate) fn new(
         shared: Arc<Shared>,
         held: Vec<Held>,
-        left: Vec<(usize, Entry, OwnedFd)>,
+        left: VecDeque<(usize, Entry, OwnedFd)>,
         files: Vec<(String, OwnedFd)>,
     ) -> Self {
         Self { shared, held, taken: Vec::new(), doors: Vec::new(), manual_ready: false, left, files }

@@ -1,5 +1,6 @@
 //! What is declared: the options, the listeners and what the environment overrides; and the start itself.
 
+use std::collections::HashMap;
 #[cfg(feature = "tokio")]
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -229,12 +230,13 @@ impl Service {
         };
 
         let mut listeners: Vec<(String, Address)> = Vec::new();
+        let mut variables = HashMap::new();
         for (name, declared) in self.listeners {
             check_name(&name)?;
             let fail = |problem| StartError::Listener { listener: name.clone(), problem };
             let variable = listen_variable(&name);
-            if let Some((other, _)) = listeners.iter().find(|(other, _)| listen_variable(other) == variable) {
-                return Err(fail(if *other == name {
+            if let Some(other) = variables.insert(variable.clone(), name.clone()) {
+                return Err(fail(if other == name {
                     "it is declared twice".to_owned()
                 } else {
                     format!("its name and `{other}` are one in the environment, {variable}")
@@ -298,7 +300,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), StartError> {
 pub(crate) fn collide(one: &Address, other: &Address) -> bool {
     let is_any = matches!(one.place(), Place::Ip { port: 0, .. });
     let share = [one, other].iter().all(|address| address.options().reuse_port == Some(true));
-    one.identity() == other.identity() && !is_any && !share
+    !is_any && !share && one.is_at(other)
 }
 
 /// The exit code of a process whose service has ended.

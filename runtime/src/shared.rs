@@ -1,6 +1,6 @@
 //! What the engine's thread and the body share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,10 @@ pub(crate) enum Note {
     /// `Ready::notify`.
     Ready,
     /// `Ready` was dropped without it; by a panic, which is then on its way to whoever catches it.
-    ReadyDropped { panicking: bool },
+    ReadyDropped {
+        #[cfg_attr(not(upgrades), allow(dead_code, reason = "there is no predecessor to be told why"))]
+        panicking: bool,
+    },
     /// The body returned; with the message of its panic, if it panicked.
     BodyReturned { panic: Option<String> },
     /// `Upgrader::upgrade`.
@@ -62,7 +65,7 @@ pub(crate) enum Verdict {
 #[derive(Default)]
 pub(crate) struct Pool {
     /// What was offered and not declared, with its place in the offer.
-    pub(crate) offered: Vec<(usize, Entry, OwnedFd)>,
+    pub(crate) offered: VecDeque<(usize, Entry, OwnedFd)>,
     /// The names and the addresses that are in use.
     pub(crate) used: Vec<(String, Address)>,
 }

@@ -1,6 +1,7 @@
 //! Listening and datagram sockets: bind, adopt, verify, options, unlink.
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -280,13 +281,13 @@ fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
 
 /// Takes the socket of this name and address out of an offer.
 pub(crate) fn take_offered(
-    offered: &mut Vec<(usize, Entry, OwnedFd)>,
+    offered: &mut VecDeque<(usize, Entry, OwnedFd)>,
     name: &str,
     address: &Address,
 ) -> Option<(usize, Entry, OwnedFd)> {
     let identity = address.identity();
     let at = offered.iter().position(|(_, entry, _)| entry.name == name && entry.address == identity)?;
-    Some(offered.remove(at))
+    offered.remove(at)
 }
 
 /// Takes over a socket that arrived with `entry`, once it has been seen to be what `address` asks for.

@@ -1,5 +1,6 @@
 //! The start of a service: everything before the body. There is no predecessor to take over from.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::{env, thread};
@@ -78,7 +79,7 @@ fn try_begin<P>(
     for (name, address) in &settings.listeners {
         held.push(sockets::bind(name, address).inspect_err(|_| sockets::forget(&held))?);
     }
-    let mut start = Start::new(shared.clone(), held, Vec::new(), Vec::new());
+    let mut start = Start::new(shared.clone(), held, VecDeque::new(), Vec::new());
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
     let prepared = prepared.inspect_err(|_| sockets::forget(&start.held))?;
     if let Some(started) = started {

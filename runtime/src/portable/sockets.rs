@@ -1,6 +1,7 @@
 //! Listening and datagram sockets: bind, options, unlink. What an address asks for and this platform does not have is
 //! an error and never ignored.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -225,7 +226,7 @@ pub(crate) fn receive(name: &str, address: &Address, fd: OwnedFd) -> Result<Held
 
 /// Takes a socket out of the offer of a predecessor, which is always empty.
 pub(crate) fn take_offered(
-    _offered: &mut [(usize, Entry, OwnedFd)],
+    _offered: &mut VecDeque<(usize, Entry, OwnedFd)>,
     _name: &str,
     _address: &Address,
 ) -> Option<(usize, Entry, OwnedFd)> {
