@@ -609,7 +609,7 @@ impl Engine {
                 None => _ = self.timers.remove(&timer),
             },
             Action::Disarm(timer) => _ = self.timers.remove(&timer),
-            Action::LetGo => self.held.clear(),
+            Action::LetGo => self.let_go(),
             Action::Drain => self.drain(),
             Action::End(end) => self.end(end),
         }
@@ -878,6 +878,16 @@ impl Engine {
                     held.name
                 ),
                 Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
+            }
+        }
+    }
+
+    /// Closes every listener. Their paths go with them, unless a successor still has them and removes them itself.
+    fn let_go(&mut self) {
+        let ours = self.state.phase == Phase::Draining(Drain::Stop { owner: true });
+        for held in std::mem::take(&mut self.held) {
+            if ours {
+                unlink(&self.shared, &held);
             }
         }
     }

@@ -178,7 +178,7 @@ pub(crate) enum Action {
     TakeBack,
     Arm(Timer),
     Disarm(Timer),
-    /// Close every listener here: who has them now is stopping, and nobody is to serve after it.
+    /// Close every listener here: nobody is to serve after who has them now, or had them and is dead.
     LetGo,
     /// Raise `Shutdown`; with a successor, close the listeners that it did not adopt.
     Drain,
@@ -459,7 +459,7 @@ impl State {
             E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), []),
             E::Stop => self.end(End::AtOnce),
             E::Leaving => self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo]),
-            E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack]),
+            E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack, A::LetGo]),
             E::Exited => self.try_rescue(0, false, [A::TakeBack]),
             _ => self.stay(),
         }

@@ -2,7 +2,7 @@
 //!
 //! Every option of the attribute that the environment overrides is set, to a value that a test can tell from its own.
 //! Each process says `PID GENERATION ADDRESS` on stdout, and writes `NAME PID` into each file that it inherits. A client
-//! sends lines; [`answer`] has what can be asked for. With `PLAIN_MUTE` set, a successor is never ready.
+//! sends lines; `answer` has what can be asked for. With `PLAIN_MUTE` set, a successor is never ready.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -261,6 +261,11 @@ fn a_stop_between_two_attempts_of_a_rescue_stops_the_service() {
     old.signal(Signal::TERM);
     service.wait(&old, "stop");
     assert_eq!(before.who(), (1, old.pid()));
+    // K5. What is still in its hands nobody will accept.
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    let refused = TcpStream::connect(service.address("echo")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
     assert_eq!(service.pidfile(), None);

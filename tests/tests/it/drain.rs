@@ -82,11 +82,37 @@ fn k5_a_process_that_drains_has_let_go_of_the_listener() {
     new.signal(Signal::TERM);
     assert_eq!(new.exit(), Exit::Reaped);
     service.wait_for(&old, "step:Draining", "event=Leaving");
+    // Answered by whoever has acted on the step, so that what belongs to it is done.
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
     let address = service.address("echo");
     let refused = std::net::TcpStream::connect(&address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody will ever accept there");
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// The same where it is the successor's death that leaves nobody to accept: no rescue follows a stop.
+#[test]
+fn k5_a_process_that_was_told_to_stop_lets_go_of_the_listener_when_its_successor_dies() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    service.wait_for(&old, "draining", "open=1");
+    new.kill();
+    service.wait_for(&old, "step:Draining", "event=Exited");
+    // Answered by whoever has acted on the step, so that what belongs to it is done.
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    let refused = std::net::TcpStream::connect(service.address("echo")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody will ever accept there");
+    assert_eq!(before.who(), (1, old.pid()));
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    assert!(!dir.join("local").exists());
 }
 
 #[test]
