@@ -663,7 +663,7 @@ impl State {
         let (state, more) = if finished {
             self.end(End::Final)
         } else {
-            self.to(P::Draining(Drain::Stop { owner: true }), [])
+            self.to(P::Draining(Drain::Stop { owner: true }), [A::LetGo])
         };
         (state, before.into_iter().chain(more).collect())
     }
