@@ -260,22 +260,6 @@ fn h11_an_incompatible_protocol_is_refused_by_name() {
     }
 }
 
-/// What is only a number to be shown does not end anybody.
-#[test]
-fn a_generation_that_cannot_be_counted_further() {
-    let dir = Dir::new();
-    let heir = Heir::start(&dir);
-    let mut offer = offer(0);
-    offer["generation"] = u64::MAX.into();
-    heir.channel.send(&offer);
-    heir.channel.wait_for("prepared");
-    let Heir { service, process, channel } = heir;
-    drop(channel);
-    service.wait(&process, "alone");
-    let next = service.upgrade(&process);
-    assert_eq!(service.connect().who(), (u64::MAX, next.pid()));
-}
-
 #[test]
 fn a_wrong_number_of_descriptors_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -324,18 +308,6 @@ fn an_offer_of_a_million_sockets_is_refused() {
             heir.assert_fails("at most 65536 are taken");
         }
     }
-}
-
-/// More than was announced is taken in no offer.
-#[test]
-fn more_sockets_than_were_offered_are_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let dir = Dir::new();
-    let heir = Heir::start(&dir);
-    heir.channel.send(&offer(1));
-    let other = json!({"name": "other", "address": "tcp://127.0.0.1:0"});
-    heir.channel.send_with(&sockets(&[entry(), other]), &[listener.as_fd(), listener.as_fd()]);
-    heir.assert_fails("it offered 1 descriptors and sent 2");
 }
 
 /// SO_TYPE, SO_ACCEPTCONN and getsockname are looked at, K6.

@@ -2,10 +2,17 @@
 
 mod attribute;
 mod deaths;
+mod deploy;
 mod drain;
+mod environment;
 mod failures;
+mod fake_predecessor;
 mod harness;
+mod inheritance;
+mod look;
+mod many;
 mod promises;
 mod signals;
+mod sockets;
 mod stop;
 mod upgrader;

@@ -166,25 +166,6 @@ fn a_listener_becomes_one_of_another_kind() {
 }
 
 #[test]
-fn a_listener_gets_another_name() {
-    let dir = Dir::new();
-    let fixed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let command = dir.victim().listen("before", &format!("tcp://{fixed}")).listen_unix("local");
-    let (service, old) = command.serve();
-    let path = dir.join("local");
-    service.plan(&format!(
-        "listen without before; listen with after tcp://{fixed}; listen without local; listen with other unix://{}",
-        path.display()
-    ));
-    let new = service.upgrade(&old);
-    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
-    assert_eq!(who(&path), (2, new.pid()));
-    assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
-    assert_eq!(who(&path), (2, new.pid()));
-}
-
-#[test]
 fn k6_a_port_of_the_kernels_choice_is_inherited() {
     let dir = Dir::new();
     // Two of them: by name they are told apart.
