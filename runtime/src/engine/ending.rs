@@ -1,0 +1,119 @@
+//! The pid file, and what a process removes at its end.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+
+use super::listeners::unlink;
+use super::{DEATH_AFTER_END, Engine};
+use crate::error::UpgradeError;
+use crate::handover::channel::Received;
+use crate::lifecycle::{End, Event, Predecessor};
+use crate::pidfile::Pidfile;
+use crate::poll;
+use crate::report::{complain, tell};
+use crate::shared::Verdict;
+use crate::signals;
+
+impl Engine {
+    pub(super) fn take_over(&mut self) -> Event {
+        if let Some(pidfile) = &self.pidfile {
+            if let Err(error) = pidfile.publish() {
+                let problem = pidfile_error(pidfile, &error);
+                // Where it does not fail the start, which says why, the service goes on without.
+                if self.state.predecessor == Predecessor::Gone {
+                    complain!(self.shared, "{problem}");
+                }
+                self.reason = Some(problem);
+                return Event::PidfileFailed;
+            }
+        }
+        tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
+        self.shared.serving.set(true);
+        Event::TookOver
+    }
+
+    pub(super) fn take_back(&self) {
+        let Some(pidfile) = &self.pidfile else { return };
+        if pidfile.named() != Some(self.shared.pid) {
+            if let Err(error) = pidfile.publish() {
+                complain!(self.shared, "{}", pidfile_error(pidfile, &error));
+            }
+        }
+    }
+
+    /// Notes that a related process is dead, and removes the pid file that it may have staged.
+    pub(super) fn known_dead(&mut self, pid: u32) {
+        self.dead.push(pid);
+        if let Some(pidfile) = &self.pidfile {
+            pidfile.unstage_of(pid);
+        }
+    }
+
+    pub(super) fn end(&mut self, end: End) {
+        self.bury_successor();
+        if let End::NotStarted(_) = end {
+            self.held.iter().filter(|held| held.created).for_each(|held| unlink(&self.shared, held));
+        } else if matches!(end, End::Final | End::RescueFailed) {
+            self.held.iter().for_each(|held| unlink(&self.shared, held));
+        }
+        if let Some(pidfile) = &self.pidfile {
+            pidfile.unstage();
+            let ours: Vec<u32> = self.dead.iter().copied().chain([self.shared.pid]).collect();
+            if let Err(error) = pidfile.remove_if_names(&ours) {
+                complain!(self.shared, "cannot remove the pid file {}: {error}", pidfile.path().display());
+            }
+        }
+        for reply in self.waiting.drain(..) {
+            reply.set(Err(UpgradeError::Terminating));
+        }
+        self.verdict = Some(match end {
+            End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
+            End::NotStarted(Some(failure)) => {
+                let reason = self.start_failure(failure);
+                complain!(self.shared, "cannot start: {reason}");
+                Verdict::Failure
+            }
+            End::RescueFailed => {
+                complain!(self.shared, "the service is down: no attempt to start it again worked");
+                Verdict::Failure
+            }
+            // It takes a second signal, which only a process gets.
+            End::AtOnce => {
+                complain!(self.shared, "told to stop a second time; ending at once");
+                signals::die_of(self.stopping.unwrap_or(Signal::SIGTERM));
+            }
+        });
+        tell!(self.shared, INFO, phase = "ended", "exiting");
+    }
+
+    /// Reaps a successor that is dead or has just been killed, and asks whether the predecessor still lives, so
+    /// that a pid file which names one of them is known to be stale.
+    pub(super) fn bury_successor(&mut self) {
+        if let Some(parent) = &mut self.parent {
+            while let Ok(Received::Message(..) | Received::Unknown(_)) = parent.channel.receive() {}
+            if let Ok(Received::End) = parent.channel.receive() {
+                let pid = parent.pid;
+                self.known_dead(pid);
+            }
+        }
+        let Some(successor) = &self.successor else { return };
+        let unwanted = self.stopping.is_some() && successor.active_after.is_none();
+        let deadline = Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO };
+        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+        match poll::until(&mut fds, Some(deadline)) {
+            Ok(()) | Err(_) => {}
+        }
+        if successor.child.reap().is_some() {
+            let pid = successor.child.pid();
+            self.known_dead(pid);
+        }
+    }
+}
+
+pub(super) fn pidfile_error(pidfile: &Pidfile, error: &io::Error) -> String {
+    format!("cannot write the pid file {}: {error}", pidfile.path().display())
+}

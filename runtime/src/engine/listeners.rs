@@ -1,0 +1,90 @@
+//! What the actions of the life cycle do to the listeners.
+
+use std::time::Instant;
+
+use super::{Engine, PAUSE_TIMEOUT};
+use crate::lifecycle::{Drain, Event, Phase};
+use crate::report::{complain, tell};
+use crate::shared::Shared;
+use crate::sockets::Held;
+
+impl Engine {
+    pub(super) fn adopted_by_successor(&self) -> impl Fn(&str) -> bool + '_ {
+        let adopted = self.successor.as_ref().map_or(&[][..], |successor| &successor.adopted);
+        move |name| adopted.iter().any(|adopted| adopted == name)
+    }
+
+    /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
+    /// its clients would wait in the queue for nothing.
+    pub(super) fn pause(&mut self) -> Event {
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        let adopted = self.adopted_by_successor();
+        let stuck = self.doors.iter().find(|door| adopted(door.name()) && !door.close(deadline));
+        let stuck = stuck.map(|door| door.name().to_owned());
+        drop(adopted);
+        match stuck {
+            None => Event::Paused,
+            Some(name) => {
+                self.reason = Some(format!("a thread of this process is stuck in an accept of `{name}`"));
+                Event::ChannelLost
+            }
+        }
+    }
+
+    pub(super) fn open(&mut self) {
+        self.restore_nonblocking();
+        self.shared.set_handed_over(false);
+        self.doors.iter().for_each(|door| door.open());
+    }
+
+    /// A successor that is dead may have cleared it.
+    pub(super) fn restore_nonblocking(&self) {
+        for held in &self.held {
+            match held.restore_nonblocking() {
+                Ok(false) => {}
+                Ok(true) => complain!(
+                    self.shared,
+                    "listener `{}`: another process had cleared O_NONBLOCK; it is set again",
+                    held.name
+                ),
+                Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
+            }
+        }
+    }
+
+    /// Closes every listener. Their paths go with them, unless a successor still has them and removes them itself.
+    pub(super) fn let_go(&mut self) {
+        let ours = self.state.phase == Phase::Draining(Drain::Stop { owner: true });
+        for held in std::mem::take(&mut self.held) {
+            if ours {
+                unlink(&self.shared, &held);
+            }
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.shared.start_draining();
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        self.doors.iter().for_each(|door| door.retire(deadline));
+        // Before it ever served, what it inherited is its predecessor's.
+        let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
+        let held = std::mem::take(&mut self.held);
+        let adopted = self.adopted_by_successor();
+        let (kept, given_up): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| adopted(&held.name));
+        drop(adopted);
+        for held in given_up {
+            if ours || held.created {
+                unlink(&self.shared, &held);
+            }
+        }
+        self.held = kept;
+        let open = self.shared.counted();
+        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
+    }
+}
+
+pub(super) fn unlink(shared: &Shared, held: &Held) {
+    if let Err(error) = held.unlink() {
+        complain!(shared, "cannot remove {}: {error}", held.address.identity());
+    }
+}

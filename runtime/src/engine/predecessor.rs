@@ -1,0 +1,99 @@
+//! The engine's side of the channel to the predecessor.
+
+use super::Engine;
+use super::ending::pidfile_error;
+use crate::handover::channel::Received;
+use crate::handover::message::Message;
+use crate::lifecycle::{Event, Phase};
+use crate::report::{printable, tell};
+
+impl Engine {
+    pub(super) fn take_from_parent(&mut self) -> bool {
+        let Some(parent) = &mut self.parent else { return false };
+        // A send fails once the other end is closed. What it said before is read all the same, and then its end.
+        match parent.channel.flush() {
+            Ok(()) | Err(_) => {}
+        }
+        let event = match parent.channel.receive() {
+            Ok(Received::Nothing) => return false,
+            Ok(Received::Message(Message::Commit, _)) => Event::Commit,
+            Ok(Received::Message(Message::Stop, _)) => {
+                self.stop(None);
+                return true;
+            }
+            Ok(Received::Message(Message::NotUnderstood { unknown }, _)) => {
+                tell!(
+                    self.shared,
+                    DEBUG,
+                    unknown = printable(&unknown),
+                    "the predecessor does not know a message"
+                );
+                return true;
+            }
+            Ok(Received::Message(message, _)) => {
+                tell!(self.shared, WARN, ?message, "a message that a predecessor does not send");
+                return true;
+            }
+            Ok(Received::Unknown(name)) => {
+                tell!(self.shared, DEBUG, name, "a message of a later release");
+                return true;
+            }
+            Ok(Received::End) => {
+                self.parent_gone();
+                Event::PredecessorGone
+            }
+            Err(error) => {
+                if matches!(self.state.phase, Phase::Starting | Phase::Prepared) {
+                    self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
+                    Event::ChannelLost
+                } else {
+                    self.parent_gone();
+                    Event::PredecessorGone
+                }
+            }
+        };
+        self.feed(event);
+        true
+    }
+
+    pub(super) fn parent_gone(&mut self) {
+        if let Some(parent) = self.parent.take() {
+            tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
+            self.known_dead(parent.pid);
+        }
+        self.shared.predecessor_gone.set(());
+    }
+
+    pub(super) fn tell_unserved(&mut self, unserved: Vec<String>) {
+        let Some(parent) = &mut self.parent else { return };
+        if self.told_unserved.as_ref() != Some(&unserved) {
+            let message = Message::Unserved { listeners: unserved.clone() };
+            // A predecessor that is gone is noticed by the read that follows.
+            match parent.channel.send(&message) {
+                Ok(()) | Err(_) => self.told_unserved = Some(unserved),
+            }
+        }
+    }
+
+    pub(super) fn say_up(&mut self, message: &Message) {
+        if let Some(parent) = &mut self.parent {
+            // A predecessor that is gone is noticed by the read that follows.
+            match parent.channel.send(message) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn send_prepared(&mut self) -> Option<Event> {
+        if let Some(pidfile) = &self.pidfile {
+            if let Err(error) = pidfile.stage() {
+                self.reason = Some(pidfile_error(pidfile, &error));
+                return Some(Event::PidfileFailed);
+            }
+        }
+        tell!(self.shared, INFO, phase = "prepared", "ready");
+        let adopted = self.parent.as_ref().map(|parent| parent.adopted.clone()).unwrap_or_default();
+        self.say_up(&Message::Prepared { adopted });
+        None
+    }
+}

@@ -1,0 +1,194 @@
+//! Starting the successor, and the engine's side of the channel to it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::{DEATH_AFTER_END, Engine, Successor};
+use crate::handover::channel::{Channel, Received};
+use crate::handover::message::{MAX_FDS, Message, Speaker};
+use crate::lifecycle::Event;
+use crate::poll;
+use crate::report::{printable, tell};
+use crate::sockets::Held;
+use crate::spawn::What;
+
+impl Engine {
+    pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
+        self.waiting.extend(self.asking.take());
+        self.reason = None;
+        match self.start_successor(what) {
+            Ok(successor) => {
+                tell!(
+                    self.shared,
+                    INFO,
+                    phase = "upgrading",
+                    successor = successor.child.pid(),
+                    executable = ?self.spawner.executable(),
+                    "started a successor"
+                );
+                self.successor = Some(successor);
+                None
+            }
+            Err(reason) => {
+                self.reason = Some(reason);
+                Some(Event::SpawnFailed)
+            }
+        }
+    }
+
+    pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
+        let requested = Instant::now();
+        let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
+        let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
+        // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
+        // by mistake finds out at once.
+        let speaker = Speaker::us(self.shared.generation);
+        let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
+        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
+        let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
+        channel.send(&offer).map_err(cannot)?;
+        for part in self.held.chunks(MAX_FDS) {
+            let entries = part.iter().map(Held::entry).collect();
+            let fds = part.iter().map(|held| held.fd.clone()).collect();
+            channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
+        }
+        for part in files.chunks(MAX_FDS) {
+            let (names, fds) = part.iter().cloned().unzip();
+            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
+        }
+        let child = self.spawner.spawn(what, theirs)?;
+        Ok(Successor {
+            child,
+            channel: Some(channel),
+            generation: self.shared.generation + 1,
+            requested,
+            active_after: None,
+            adopted: Vec::new(),
+            unserved: self.doors.iter().map(|door| door.name().to_owned()).collect(),
+        })
+    }
+
+    pub(super) fn say_down(&mut self, message: &Message) {
+        if let Some(channel) = self.successor.as_mut().and_then(|successor| successor.channel.as_mut()) {
+            // A successor that is gone is noticed by the read that follows.
+            match channel.send(message) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn take_from_successor(&mut self) -> bool {
+        let Some(successor) = &mut self.successor else { return false };
+        // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
+        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+        let is_dead = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
+        let mut lost = None;
+        if let Some(channel) = &mut successor.channel {
+            // What a send that fails means, the read after it tells.
+            let flushed = channel.flush();
+            match channel.receive() {
+                Ok(Received::Nothing) => {
+                    if let Err(error) = flushed {
+                        lost = Some(format!("the channel to it failed: {error}"));
+                    }
+                }
+                Ok(Received::Message(message, _)) => {
+                    self.hear(message);
+                    return true;
+                }
+                Ok(Received::Unknown(name)) => {
+                    tell!(self.shared, DEBUG, name, "a message of a later release");
+                    return true;
+                }
+                Ok(Received::End) => {
+                    // Its process is dead or about to be; only one that goes on running has broken a promise.
+                    let deadline = Instant::now() + DEATH_AFTER_END;
+                    let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
+                    match poll::until(&mut fds, Some(deadline)) {
+                        Ok(()) | Err(_) => {}
+                    }
+                    lost = Some("it closed the channel and went on running".to_owned());
+                }
+                Err(error) => lost = Some(error.to_string()),
+            }
+        }
+        let died = if is_dead || lost.is_some() { successor.child.reap() } else { None };
+        if let Some(how) = died {
+            let pid = successor.child.pid();
+            self.unserved_by_successor = std::mem::take(&mut successor.unserved);
+            self.successor = None;
+            self.known_dead(pid);
+            self.restore_nonblocking();
+            self.reason.get_or_insert(how);
+            self.feed(Event::Exited);
+            return true;
+        }
+        if let Some(how) = lost {
+            successor.channel = None;
+            self.reason.get_or_insert(how);
+            self.feed(Event::ChannelLost);
+            return true;
+        }
+        false
+    }
+
+    /// A message of the successor.
+    pub(super) fn hear(&mut self, message: Message) {
+        let Some(successor) = &mut self.successor else { return };
+        let event = match message {
+            Message::Hello { speaker } => match speaker.understands_us() {
+                Ok(()) => return,
+                Err(refusal) => {
+                    self.reason = Some(refusal);
+                    Event::ChannelLost
+                }
+            },
+            Message::Unserved { mut listeners } => {
+                listeners.truncate(self.held.len());
+                successor.unserved = listeners.iter().map(|name| printable(name)).collect();
+                return;
+            }
+            Message::Prepared { adopted } => {
+                let mut seen = vec![false; self.held.len()];
+                let fits = |at: &usize| seen.get_mut(*at).is_some_and(|seen| !std::mem::replace(seen, true));
+                if adopted.iter().all(fits) {
+                    successor.adopted = adopted.iter().map(|at| self.held[*at].name.clone()).collect();
+                    Event::Prepared
+                } else {
+                    self.reason = Some("it adopted sockets that were not offered".to_owned());
+                    Event::ChannelLost
+                }
+            }
+            Message::Active => {
+                successor.active_after = Some(successor.requested.elapsed());
+                Event::Active
+            }
+            Message::Failed { reason } => {
+                self.reason = Some(printable(&reason));
+                Event::Failed
+            }
+            Message::Leaving => Event::Leaving,
+            Message::NotUnderstood { unknown } => {
+                tell!(
+                    self.shared,
+                    DEBUG,
+                    unknown = printable(&unknown),
+                    "the successor does not know a message"
+                );
+                return;
+            }
+            message @ (Message::Offer { .. }
+            | Message::Sockets { .. }
+            | Message::Files { .. }
+            | Message::Commit
+            | Message::Stop) => {
+                tell!(self.shared, WARN, ?message, "a message that a successor does not send");
+                return;
+            }
+        };
+        self.feed(event);
+    }
+}
