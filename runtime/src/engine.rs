@@ -425,7 +425,10 @@ impl Engine {
                     successor.child.kill();
                 }
             }
-            Action::Pause => return Some(self.pause()),
+            Action::Pause => {
+                self.stage_the_way_back();
+                return Some(self.pause());
+            }
             Action::Open => self.open(),
             Action::TakeOver => return Some(self.take_over()),
             Action::TakeBack => self.take_back(),

@@ -168,13 +168,14 @@ pub(crate) enum Action {
     SendLeaving,
     /// SIGKILL the successor.
     Kill,
-    /// Stop handing out connections and datagrams; `Paused` follows.
+    /// Prepare the way back of the pid file, and stop handing out connections and datagrams; `Paused` follows.
     Pause,
     /// Hand out connections and datagrams.
     Open,
     /// Make the pid file name this process; `TookOver` or `PidfileFailed` follows.
     TakeOver,
-    /// Make the pid file name this process again after a successor died that may have changed it.
+    /// Make the pid file name this process again after a successor died that may have changed it, or let go of what
+    /// was prepared for that.
     TakeBack,
     Arm(Timer),
     Disarm(Timer),
@@ -371,9 +372,10 @@ impl State {
                 P::Committed { stop: false },
                 [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendCommit],
             ),
-            E::Exited => {
-                self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Open, A::Report(Err(Failure::Exited))])
-            }
+            E::Exited => self.to(
+                P::Serving,
+                [A::Disarm(Timer::Upgrade), A::TakeBack, A::Open, A::Report(Err(Failure::Exited))],
+            ),
             E::Stop => self.revert(true, true, Failure::Stopped),
             E::BodyReturned => self.end(End::Replaced),
             _ => self.give_up(event, true),

@@ -2,8 +2,11 @@
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+
+/// The longest text that is a number of a process and a line's end, with room to spare.
+const MAX_TEXT: u64 = 32;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
@@ -71,7 +74,14 @@ impl Pidfile {
 
     /// The process that the file names.
     pub(crate) fn named(&self) -> Option<u32> {
-        fs::read_to_string(&self.path).ok()?.trim().parse().ok()
+        let mut options = OpenOptions::new();
+        options.read(true);
+        // Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NONBLOCK);
+        let mut text = String::new();
+        options.open(&self.path).ok()?.take(MAX_TEXT).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Removes the file, if it names one of `pids`.
@@ -131,6 +141,18 @@ mod tests {
         pidfile.publish().unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert_eq!(pidfile.named(), Some(100));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_pid_file_names_nobody_and_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = Pidfile::new(dir.path().join("fifo"), 100);
+        nix::unistd::mkfifo(&fifo.path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let endless = Pidfile::new("/dev/zero".into(), 100);
+        for pidfile in [fifo, endless] {
+            assert_eq!(pidfile.named(), None, "{pidfile:?}");
+        }
     }
 
     #[test]

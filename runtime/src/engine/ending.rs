@@ -36,12 +36,21 @@ impl Engine {
         Event::TookOver
     }
 
+    /// Should the successor die with the pid file in its name, a rename is all there is to do then: that works on a
+    /// disk that is full by that time.
+    pub(super) fn stage_the_way_back(&self) {
+        let Some(pidfile) = &self.pidfile else { return };
+        if let Err(error) = pidfile.stage() {
+            complain!(self.shared, "{}", pidfile_error(pidfile, &error));
+        }
+    }
+
     pub(super) fn take_back(&self) {
         let Some(pidfile) = &self.pidfile else { return };
-        if pidfile.named() != Some(self.shared.pid) {
-            if let Err(error) = pidfile.publish() {
-                complain!(self.shared, "{}", pidfile_error(pidfile, &error));
-            }
+        if pidfile.named() == Some(self.shared.pid) {
+            pidfile.unstage();
+        } else if let Err(error) = pidfile.publish() {
+            complain!(self.shared, "{}", pidfile_error(pidfile, &error));
         }
     }
 

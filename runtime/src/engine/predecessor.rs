@@ -58,8 +58,9 @@ impl Engine {
 
     pub(super) fn parent_gone(&mut self) {
         if let Some(parent) = self.parent.take() {
-            tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
+            // Whoever reads that it is gone finds nothing left of it.
             self.known_dead(parent.pid);
+            tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
         }
         self.shared.predecessor_gone.set(());
     }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::{DEATH_AFTER_END, Engine, Successor};
 use crate::handover::channel::{Channel, Received};
@@ -42,12 +43,13 @@ impl Engine {
     pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
         let requested = Instant::now();
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
+        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
+        check_budget(self.held.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
         let speaker = Speaker::us(self.shared.generation);
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
-        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
         let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
         for part in self.held.chunks(MAX_FDS) {
@@ -191,4 +193,22 @@ impl Engine {
         };
         self.feed(event);
     }
+}
+
+/// What a successor has open before it has taken anything: the standard streams and its channel.
+const OPEN_AT_EXEC: usize = 4;
+
+/// Whether a successor, which inherits the limit of this process, can take what it would be offered. It would find out
+/// by itself, once it has lost some of it; this process can say it beforehand, with the number.
+fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    let needed = sockets + files + OPEN_AT_EXEC;
+    if u64::try_from(needed).is_ok_and(|needed| needed > limit) {
+        return Err(format!(
+            "a successor needs at least {needed} descriptors, for {sockets} sockets, {files} files passed on and \
+             {OPEN_AT_EXEC} of its own, and the limit of open files (RLIMIT_NOFILE, `ulimit -n`, LimitNOFILE=) is \
+             {limit}"
+        ));
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Dir, Exit, Signal};
+use crate::harness::{Dir, Exit, Signal, names_in};
 
 #[test]
 fn an_open_connection_is_served_to_its_end() {
@@ -330,8 +330,7 @@ fn a_stop_removes_the_pid_file_and_the_unix_path() {
     assert_eq!(service.pidfile(), None);
     assert!(!dir.join("local").exists());
     drop(service);
-    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "the log and the plan of the test: {left:?}");
+    assert_eq!(names_in(dir.path()), ["log", "plan"], "they are the test's own");
 }
 
 /// K7. Device and inode tell whose it is.

@@ -2,18 +2,15 @@
 
 use std::fs;
 
-use crate::harness::{Dir, Exit, Service, Signal};
+use crate::harness::{Dir, Exit, Service, Signal, names_in};
 
 /// The old one serves as if nothing had been tried: to clients, in the pid file, and in the directory of it.
 #[track_caller]
 fn assert_untouched(dir: &Dir, service: &Service, old: u32) {
     assert_eq!(service.served_by(), old);
     assert_eq!(service.pidfile(), Some(old));
-    let leftovers: Vec<_> = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(".pid"))
-        .collect();
+    let leftovers: Vec<_> =
+        names_in(dir.path()).into_iter().filter(|name| name.starts_with(".pid")).collect();
     assert_eq!(leftovers, [""; 0], "left behind beside the pid file");
 }
 

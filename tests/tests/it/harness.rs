@@ -63,6 +63,30 @@ pub(crate) use rustix::process::Signal;
 /// except by a test that fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
 
+/// Says why this test is skipped. It goes past the capture of the output of tests, for `.ci/run` to count.
+pub(crate) fn skip(reason: &str) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    writeln!(std::io::stderr(), "skipped: {name}: {reason}").expect("stderr can be written");
+}
+
+/// Whether this test is to return at once, because it needs root.
+pub(crate) fn skip_unless_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skip("it needs root");
+    }
+    !is_root
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+    let mut names: Vec<_> = entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// The directory of one test.
 pub(crate) struct Dir {
     temp: tempfile::TempDir,

@@ -9,6 +9,7 @@ mod failures;
 mod fake_predecessor;
 mod harness;
 mod inheritance;
+mod limits;
 mod look;
 mod many;
 mod promises;

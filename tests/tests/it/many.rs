@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::harness::{Client, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Client, Dir, Exit, Process, Service, Signal, names_in};
 use crate::look;
 
 /// How much more memory than at first is none, in KiB: what one run and the next differ by.
@@ -53,17 +53,6 @@ fn allow_many_files(at_least: u64) {
     assert!(enough, "the hard limit of open files is {limit:?}; this test needs {at_least}");
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .expect("the soft limit");
-}
-
-fn pid(process: &Process) -> Pid {
-    i32::try_from(process.pid()).ok().and_then(Pid::from_raw).expect("a process ID")
-}
-
-/// Sets the soft limit of open files of a process.
-fn limit_files(process: &Process, soft: Option<u64>) {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    prlimit(Some(pid(process)), Resource::Nofile, Rlimit { current: soft.or(maximum), maximum })
-        .expect("prlimit");
 }
 
 /// More than FD_SETSIZE as well, the number of descriptors that select(2) ends at (H2).
@@ -128,16 +117,7 @@ fn three_hundred_upgrades_leave_nothing_behind() {
     old.signal(Signal::TERM);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait_until_all_are_gone();
-    assert_eq!(left_behind(&dir), ["log", "plan"]);
-}
-
-/// The files in the directory of a test.
-fn left_behind(dir: &Dir) -> Vec<String> {
-    let entries = std::fs::read_dir(dir.path()).expect("a directory");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+    assert_eq!(names_in(dir.path()), ["log", "plan"]);
 }
 
 /// The other way to go on for long: one process that lives through all of it.
@@ -184,52 +164,4 @@ fn upgrades_that_fail_leave_nothing_behind() {
     }
     assert_eq!(service.pidfile(), Some(old.pid()));
     service.upgrade(&old);
-}
-
-#[test]
-fn m5_a_successor_that_may_open_few_files_says_so() {
-    let dir = Dir::new();
-    let mut command = dir.victim();
-    for i in 0..100 {
-        command = command.listen(&format!("l{i}"), "tcp://127.0.0.1:0");
-    }
-    let (service, old) = command.serve();
-    let gate = dir.gate("main");
-    service.plan("main gate main");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
-    limit_files(&new, Some(50));
-    gate.open();
-    let reason = service.wait_for_failure(&old);
-    assert!(reason.contains("RLIMIT_NOFILE") && reason.contains("LimitNOFILE="), "{reason}");
-    assert_eq!(service.connect_to("l99").who(), (1, old.pid()));
-
-    // The sockets of which it took some are there for the next one.
-    let new = service.upgrade(&old);
-    assert_eq!(service.connect_to("l99").who(), (2, new.pid()));
-}
-
-#[test]
-fn k8_a_process_without_descriptors_left_says_so_and_serves_on() {
-    let dir = Dir::new();
-    let (service, old) = dir.victim().serve();
-    let mut client = service.connect();
-    client.who();
-    // Not one more than it has: the limit is the lowest number that it has not got.
-    let numbers = look::numbers(&old);
-    limit_files(&old, (0..).find(|number| !numbers.contains(number)).map(u64::from));
-    for _ in 0..3 {
-        old.signal(Signal::HUP);
-        let reason = service.wait_for_failure(&old);
-        assert!(reason.contains("Too many open files"), "{reason}");
-    }
-    assert_eq!(client.who(), (1, old.pid()));
-
-    // A client who came meanwhile is in the queue, and is served once there is room.
-    let mut waiting = service.connect();
-    limit_files(&old, None);
-    assert_eq!(waiting.who(), (1, old.pid()));
-    drop(waiting);
-    let new = service.upgrade(&old);
-    assert_eq!(service.served_by(), new.pid());
 }
