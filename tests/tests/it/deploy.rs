@@ -84,6 +84,8 @@ fn m18_the_executable_is_missing_at_one_upgrade() {
         let reason = refused(&service, &old);
         assert!(reason.contains(path.to_str().unwrap()), "{reason}");
         assert!(reason.contains("No such file or directory"), "{reason}");
+        // H14: an exec that failed leaves nothing for the next child to inherit.
+        assert_eq!(look::inheritable(&old), [""; 0]);
     }
 
     fs::rename(&aside, &path).unwrap();

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Dir, Exit, Signal, names_in};
+use crate::look;
 
 #[test]
 fn an_open_connection_is_served_to_its_end() {
@@ -90,6 +91,24 @@ fn k5_a_process_that_drains_has_let_go_of_the_listener() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody will ever accept there");
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// M7. What is closed while another process has it goes on waking the epoll instance that it is registered with, so
+/// it is deregistered first; and nobody calls shutdown(2), which would end it for the other process as well.
+#[test]
+fn m7_a_process_that_drains_watches_the_listener_no_longer() {
+    let dir = Dir::new();
+    // On one thread a task that was woken first runs first.
+    let (service, old) = dir.victim().current_thread().serve();
+    let listener = look::listening_inode(&service.address("echo"));
+    assert!(look::watched(&old).contains(&listener), "the test shows nothing");
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    before.who();
+    assert!(!look::watched(&old).contains(&listener));
+    assert!(look::watched(&new).contains(&listener));
+    assert_eq!(service.served_by(), new.pid());
 }
 
 /// The same where it is the successor's death that leaves nobody to accept: no rescue follows a stop.

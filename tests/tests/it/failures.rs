@@ -334,15 +334,18 @@ fn a_successor_that_dies_leaves_nothing_beside_the_pid_file() {
     }
 }
 
+/// M9, K4: those of a listener with SO_REUSEPORT as well, for both processes have the same socket of it, not one each.
 #[test]
-fn connections_that_wait_while_nobody_accepts_are_answered() {
+fn m9_connections_that_wait_while_nobody_accepts_are_answered() {
     let dir = Dir::new();
-    let (service, old) = dir.victim().current_thread().listen_unix("local").probation("1h").serve();
+    let command = dir.victim().current_thread().listen_unix("local").probation("1h");
+    let (service, old) = command.listen("shared", "tcp://127.0.0.1:0?reuse_port=true").serve();
     // By all that its predecessor can see the successor serves, but its only thread is blocked.
     service.plan("serve block");
     let new = service.upgrade(&old);
     service.wait(&new, "blocked");
     let mut clients: Vec<_> = (0..50).map(|_| service.connect()).collect();
+    clients.extend((0..50).map(|_| service.connect_to("shared")));
     clients.extend((0..50).map(|_| service.connect_unix("local")));
     clients.iter_mut().for_each(|client| client.send("who"));
 

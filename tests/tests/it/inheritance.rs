@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Command, Dir, Exit, Signal};
+use crate::harness::{Command, Dir, Exit, Signal, skip};
 use crate::look;
 
 const WITNESS: &str = env!("CARGO_BIN_EXE_witness");
@@ -151,4 +151,30 @@ fn p5_a_successor_starts_with_no_signal_blocked_or_ignored() {
     assert_eq!(bits(&status, "SigBlk"), 0, "{status}");
     assert_eq!(bits(&status, "SigIgn") & !OF_THE_LIBRARY, 0, "{status}");
     assert_eq!(bits(&status, "SigPnd"), 0, "{status}");
+}
+
+/// M10. fork(2) copies the page tables of a heap, and every other thread waits for that: of all that is cloned,
+/// threads and the successor, nothing has memory of its own.
+#[test]
+fn m10_a_successor_is_started_without_a_copy_of_the_heap() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace");
+    }
+    let dir = Dir::new();
+    let trace = dir.join("trace");
+    let path = trace.to_str().expect("temporary directories are UTF-8");
+    // The tracer is a descendant, so that the service is the child of the test as ever.
+    let arguments = ["-D", "-f", "-qq", "-e", "trace=clone,clone3,fork,vfork", "-o", path];
+    let (service, old) = dir.victim().started_by("strace", &arguments).serve();
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    let text = fs::read_to_string(&trace).expect("strace has written it");
+    let cloned: Vec<_> =
+        text.lines().filter(|line| line.contains("clone") || line.contains("fork")).collect();
+    let starts = cloned.iter().filter(|line| line.contains(&format!("= {}", new.pid()))).count();
+    assert!(starts > 0, "the successor is not among them: {text}");
+    for line in cloned {
+        let shares = line.contains("CLONE_VM") || line.contains("vfork") || line.contains("resumed>");
+        assert!(shares, "{line}");
+    }
 }

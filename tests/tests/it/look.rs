@@ -112,6 +112,31 @@ pub(crate) fn kinds(process: &Process) -> BTreeMap<String, usize> {
     kinds
 }
 
+/// The inodes of the files that its epoll instances watch, proc_pid_fdinfo(5).
+pub(crate) fn watched(process: &Process) -> BTreeSet<u64> {
+    let directory = process.proc("fdinfo");
+    let infos = numbers_in(&directory).into_iter().filter_map(|number| {
+        // It may be closed by now.
+        fs::read_to_string(directory.join(number.to_string())).ok()
+    });
+    let inode = |line: &str| {
+        let hex = line.strip_prefix("tfd:")?.split_once("ino:")?.1.split_whitespace().next()?;
+        u64::from_str_radix(hex, 16).ok()
+    };
+    infos.flat_map(|info| info.lines().filter_map(inode).collect::<Vec<_>>()).collect()
+}
+
+/// The inode of the TCP socket that listens at this address, as `/proc/net/tcp` has it: for one of 127.0.0.1.
+pub(crate) fn listening_inode(address: &str) -> u64 {
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let local = format!("0100007F:{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The fourth column is the state, 0A is TCP_LISTEN; the tenth is the inode.
+    let row = rows.find(|row| row.get(1) == Some(&local.as_str()) && row.get(3) == Some(&"0A"));
+    row.and_then(|row| row.get(9)?.parse().ok()).expect("somebody listens")
+}
+
 /// The numbers of its descriptors.
 pub(crate) fn numbers(process: &Process) -> BTreeSet<u32> {
     numbers_in(&process.proc("fd"))

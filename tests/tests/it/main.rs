@@ -8,6 +8,7 @@ mod environment;
 mod failures;
 mod fake_predecessor;
 mod harness;
+mod http;
 mod inheritance;
 mod limits;
 mod look;

@@ -5,11 +5,12 @@
 //! `VICTIM_CTRLC` and `VICTIM_TOKIO_SIGNALS` make it handle signals itself, the usual ways. All else is set by the
 //! variables of the harness under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
-//! A client sends lines; [`answer`] has what can be asked for.
+//! A client sends lines; [`answer`] has what can be asked for. A listener of the name `http` speaks HTTP: `web.rs`.
 
 mod deeds;
 mod plan;
 mod say;
+mod web;
 
 use std::env;
 use std::future::pending;
@@ -149,8 +150,14 @@ async fn body(
         ready.notify();
     }
     for (name, listener) in listeners {
-        if !skipped.contains(&name.as_str()) {
-            tokio::spawn(serve(victim.clone(), listener));
+        match listener {
+            _ if skipped.contains(&name.as_str()) => {}
+            Listener::Tcp(listener) if name == "http" => {
+                tokio::spawn(web::serve(victim.clone(), listener));
+            }
+            listener => {
+                tokio::spawn(serve(victim.clone(), listener));
+            }
         }
     }
     // Without any of its own, an order to the body is what it waits for; with one thread, the tasks above run first.

@@ -1,0 +1,62 @@
+//! `docs/field-bugs.md` names every bug and only tests that exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace")
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join("docs/field-bugs.md")).expect("the page")
+}
+
+/// Each test there is: the name of its file or directory, and its own.
+fn tests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut waiting: Vec<PathBuf> =
+        ["tests/tests", "runtime/src", "runtime/tests"].map(|at| root().join(at)).into();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).expect("a directory");
+            waiting.extend(entries.map(|entry| entry.expect("an entry").path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let module = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+            let text = fs::read_to_string(&path).expect("a source file");
+            for after in text.split("#[test]").skip(1) {
+                let name = after.split("fn ").nth(1).and_then(|text| text.split('(').next());
+                found.insert(format!("{module}::{}", name.expect("a test is a function")));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_it_names_exists() {
+    let (page, tests) = (page(), tests());
+    let is_word = |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_test =
+        |text: &&str| text.contains("::") && text.split("::").all(is_word) && *text != "http::serve";
+    let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 60, "{named:?}");
+    for test in named {
+        assert!(tests.contains(test), "there is no test `{test}`");
+    }
+}
+
+#[test]
+fn it_has_every_number_once() {
+    let page = page();
+    let numbers: Vec<_> =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()).collect();
+    // M1 to M4, M11, P2 and S are about service managers and PID 1.
+    let elsewhere = ["M1", "M2", "M3", "M4", "M11", "P2"];
+    for (letter, last) in [('M', 20), ('H', 15), ('K', 11), ('D', 9), ('P', 12)] {
+        for number in (1..=last).map(|number| format!("{letter}{number}")) {
+            let rows = numbers.iter().filter(|found| **found == number).count();
+            assert_eq!(rows, usize::from(!elsewhere.contains(&number.as_str())), "{number}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `tableflip::http::serve` across an upgrade, seen by a client that writes its requests byte by byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal};
+
+/// A connection to the listener `http`.
+struct Http {
+    stream: BufReader<TcpStream>,
+}
+
+/// What came back.
+#[derive(Debug, PartialEq, Eq)]
+struct Response {
+    status: u16,
+    /// It says `Connection: close`.
+    closes: bool,
+    body: String,
+}
+
+impl Http {
+    fn connect(service: &Service) -> Self {
+        let stream = TcpStream::connect(service.address("http")).expect("somebody listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).expect("the connection is open");
+    }
+
+    fn request(&mut self, path: &str) {
+        self.write(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("the connection is open");
+        assert!(line.ends_with('\n'), "the connection ended in mid-answer: {line:?}");
+        line.trim_end().to_owned()
+    }
+
+    fn response(&mut self) -> Response {
+        let status = self.line().split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let (mut closes, mut length) = (false, 0);
+        loop {
+            let line = self.line().to_ascii_lowercase();
+            match line.split_once(": ") {
+                Some(("connection", "close")) => closes = true,
+                Some(("content-length", value)) => length = value.parse().expect("a length"),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("the whole body");
+        Response { status, closes, body: String::from_utf8(body).expect("it is text") }
+    }
+
+    fn get(&mut self, path: &str) -> Response {
+        self.request(path);
+        self.response()
+    }
+
+    /// The other side has closed the connection, and in order.
+    fn assert_ends(&mut self) {
+        assert_eq!(self.stream.read(&mut [0]).expect("it is closed in order"), 0);
+    }
+}
+
+fn by(generation: u64, process: &Process, closes: bool) -> Response {
+    Response { status: 200, closes, body: format!("{generation} {}", process.pid()) }
+}
+
+fn web(dir: &Dir) -> Command<'_> {
+    dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown()
+}
+
+/// Upgrades, and waits until the old one has begun to drain with this many connections.
+fn replace(service: &Service, old: &Process, open: usize) -> Process {
+    let new = service.upgrade(old);
+    service.wait_for(old, "draining", &format!("open={open}"));
+    new
+}
+
+/// M13, D1. Who closes an idle connection cannot know that the next request is not on its way.
+#[test]
+fn m13_an_idle_connection_is_told_with_its_next_answer() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    assert_eq!(client.get("/"), by(1, &old, false));
+    let new = replace(&service, &old, 1);
+    assert_eq!(client.get("/"), by(1, &old, true));
+    client.assert_ends();
+    assert_eq!(Http::connect(&service).get("/"), by(2, &new, false));
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn m13_in_standby_the_next_answer_tells_as_well() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).probation("1h").serve();
+    let mut client = Http::connect(&service);
+    assert_eq!(client.get("/"), by(1, &old, false));
+    let new = service.upgrade(&old);
+    assert_eq!(client.get("/"), by(1, &old, true));
+    client.assert_ends();
+
+    // Whose probation ends badly: the old one serves again, and keeps what comes open.
+    new.kill();
+    service.wait_for_failure(&old);
+    let mut client = Http::connect(&service);
+    assert_eq!(client.get("/"), by(1, &old, false));
+    assert_eq!(client.get("/"), by(1, &old, false));
+}
+
+/// It was accepted, so it is this process's to serve, though nothing was read from it yet.
+#[test]
+fn m17_a_connection_that_has_sent_nothing_yet_is_served() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    // Asked after the silent one was accepted: the queue has an order.
+    let mut silent = Http::connect(&service);
+    let mut other = Http::connect(&service);
+    other.get("/");
+    replace(&service, &old, 2);
+    assert_eq!(silent.get("/"), by(1, &old, true));
+    silent.assert_ends();
+    assert_eq!(other.get("/"), by(1, &old, true));
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn a_request_that_is_being_sent_is_answered() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    client.write("GET / HTTP/1.1\r\nHo");
+    let mut other = Http::connect(&service);
+    other.get("/");
+    replace(&service, &old, 2);
+    client.write("st: test\r\n\r\n");
+    assert_eq!(client.response(), by(1, &old, true));
+}
+
+/// D4. The task that accepts ends at the drain; those that it has started do not.
+#[test]
+fn d4_a_request_in_flight_is_answered() {
+    let dir = Dir::new();
+    let gate = dir.gate("answer");
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    client.request("/gate/answer");
+    service.wait(&old, "gate");
+    replace(&service, &old, 1);
+    gate.open();
+    assert_eq!(client.response(), by(1, &old, true));
+    client.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// D5. A connection that is not HTTP any more is counted to its end.
+#[test]
+fn d5_a_connection_that_became_another_protocol_is_served_to_its_end() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    client.write("GET /switch HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(client.response().status, 101);
+    client.write("before\n");
+    assert_eq!(client.line(), "before");
+    let new = replace(&service, &old, 1);
+    client.write("after\n");
+    assert_eq!(client.line(), "after");
+    // The refusal says that the new one knows the old one to be alive.
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "the predecessor is still draining");
+    drop(client);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// What nobody uses is closed in the end, before the deadline of the drain is there: half of it at most.
+#[test]
+fn a_connection_that_stays_idle_is_closed_before_the_deadline() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let mut silent = Http::connect(&service);
+    let mut idle = Http::connect(&service);
+    idle.get("/");
+    replace(&service, &old, 2);
+    idle.assert_ends();
+    silent.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
+}
