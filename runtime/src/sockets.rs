@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockFlag, SockaddrStorage, getpeername, getsockname, sockopt};
-use nix::unistd::{Group, User};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Group, User, geteuid};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::address::{Address, Host, Kind, Place};
@@ -108,7 +109,8 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
         Place::Path(path) => {
             let path = Path::new(path);
             let socket = bind_path(address, path).map_err(failed("bind"))?;
-            let inode = inode_of(path).map_err(failed("look at"))?;
+            let file = hold_own_socket(path).map_err(failed("look at"))?;
+            let inode = file.metadata().map(|file| (file.dev(), file.ino())).map_err(failed("look at"))?;
             // The permissions are set before anybody can connect.
             let held = Held {
                 name: name.to_owned(),
@@ -117,7 +119,7 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
                 inode: Some(inode),
                 created: true,
             };
-            let permitted = set_permissions(address, path).and_then(|()| listen(address, held.fd.as_fd()));
+            let permitted = set_permissions(address, &file).and_then(|()| listen(address, held.fd.as_fd()));
             if let Err(error) = permitted {
                 return Err(match held.unlink() {
                     Ok(()) | Err(_) => failed("set up")(error),
@@ -174,6 +176,10 @@ fn bind_one(address: &Address, at: &SockAddr) -> io::Result<Socket> {
         socket.bind_device(Some(device.as_bytes()))?;
     }
     set_live_options(address, SockRef::from(&socket))?;
+    if let Some(mode) = options.mode {
+        // The path gets it, less the umask, as it appears: nobody it keeps out has a moment to come in.
+        fchmod(&socket, Mode::from_bits_truncate(mode))?;
+    }
     socket.bind(at)?;
     Ok(socket)
 }
@@ -242,7 +248,7 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
     }
     let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
     let stale = inode_of(path)?;
-    if !std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type()) {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(in_use("a file that is not a socket is there"));
     }
     let probe = Socket::new(Domain::UNIX, socket_type(address.kind()), None)?;
@@ -258,7 +264,21 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
     bind_one(address, &at)
 }
 
-fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
+/// The socket file at a path that has just been bound, so that what is done to it is done to no other file: in a
+/// directory that somebody else may write to, the path can be another file at any moment, or a link to one.
+fn hold_own_socket(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_socket() && metadata.uid() == geteuid().as_raw() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else has put another file there meanwhile"))
+}
+
+fn set_permissions(address: &Address, file: &fs::File) -> io::Result<()> {
+    // A descriptor with O_PATH is changed through this link, open(2).
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let options = address.options();
     let unknown =
         |what, name| io::Error::new(io::ErrorKind::NotFound, format!("there is no {what} `{name}`"));
@@ -271,10 +291,10 @@ fn set_permissions(address: &Address, path: &Path) -> io::Result<()> {
             Ok(gid) => Ok(gid),
             Err(_) => Group::from_name(name)?.map(|g| g.gid.as_raw()).ok_or_else(|| unknown("group", name)),
         });
-        std::os::unix::fs::lchown(path, user.transpose()?, group.transpose()?)?;
+        std::os::unix::fs::chown(&path, user.transpose()?, group.transpose()?)?;
     }
     if let Some(mode) = options.mode {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     }
     Ok(())
 }
@@ -433,4 +453,42 @@ pub(crate) fn inherit(number: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: it is open, and this runs before any other code of the process could have opened it: it came
     // through exec, and the caller takes each number once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_appears_with_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in ["unix", "unix-dgram", "unix-seqpacket"] {
+            let path = dir.path().join(kind);
+            let address: Address = format!("{kind}://{}?mode=600", path.display()).parse().unwrap();
+            let socket = bind_path(&address, &path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{kind}");
+            drop(socket);
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_put_at_a_bound_path_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+        let path = dir.path().join("sock");
+        let address: Address = format!("unix://{}?mode=666", path.display()).parse().unwrap();
+
+        let socket = bind_path(&address, &path).unwrap();
+        let file = hold_own_socket(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        set_permissions(&address, &file).unwrap();
+        assert_eq!(fs::metadata(&precious).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o666, "it is the one that was bound");
+        let refused = hold_own_socket(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{refused}");
+        drop(socket);
+    }
 }

@@ -1,4 +1,4 @@
-//! `docs/field-bugs.md` names every bug and only tests that exist.
+//! The pages that say which test shows what: they name only tests that exist, and `docs/field-bugs.md` every bug.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace")
 }
 
-fn page() -> String {
-    fs::read_to_string(root().join("docs/field-bugs.md")).expect("the page")
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).expect("the page")
 }
 
 /// Each test there is: the name of its file or directory, and its own.
@@ -34,21 +34,24 @@ fn tests() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_test_that_it_names_exists() {
-    let (page, tests) = (page(), tests());
+fn every_test_that_is_named_exists() {
     let is_word = |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     let is_test =
         |text: &&str| text.contains("::") && text.split("::").all(is_word) && *text != "http::serve";
-    let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
-    assert!(named.len() > 60, "{named:?}");
-    for test in named {
-        assert!(tests.contains(test), "there is no test `{test}`");
+    let tests = tests();
+    for (name, at_least) in [("field-bugs.md", 60), ("security.md", 12)] {
+        let page = page(name);
+        let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+        assert!(named.len() >= at_least, "{name}: {named:?}");
+        for test in named {
+            assert!(tests.contains(test), "{name}: there is no test `{test}`");
+        }
     }
 }
 
 #[test]
-fn it_has_every_number_once() {
-    let page = page();
+fn every_bug_stands_on_its_page_once() {
+    let page = page("field-bugs.md");
     let numbers: Vec<_> =
         page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()).collect();
     // M1 to M4, M11, P2 and S are about service managers and PID 1.
