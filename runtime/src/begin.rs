@@ -211,8 +211,12 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
         match channel.receive_by(deadline).map_err(broken)? {
             Received::Message(Message::Sockets { entries }, fds) => {
                 sockets.extend(entries.into_iter().zip(fds));
+                at_most(socket_count, sockets.len(), "sockets")?;
             }
-            Received::Message(Message::Files { names }, fds) => files.extend(names.into_iter().zip(fds)),
+            Received::Message(Message::Files { names }, fds) => {
+                files.extend(names.into_iter().zip(fds));
+                at_most(file_count, files.len(), "files")?;
+            }
             // The predecessor was killed in the middle of its offer. What it did not get to send died with it.
             Received::End => break,
             Received::Nothing => {
@@ -224,6 +228,14 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
         }
     }
     Ok(Offered { speaker, executable: executable.map(PathBuf::from), sockets, files })
+}
+
+/// More than was announced is not taken: nobody has compared it with a limit, and which of it was meant is a guess.
+fn at_most(offered: usize, sent: usize, what: &str) -> Result<(), StartError> {
+    if sent <= offered {
+        return Ok(());
+    }
+    Err(StartError::Handover(format!("it offered {offered} {what} and sent {sent}")))
 }
 
 /// What came of the declared listeners.

@@ -30,8 +30,18 @@ impl Engine {
                 );
                 return true;
             }
+            // The offer has been taken as a whole before there was an engine. It is wrong about itself, and what of it
+            // is meant to be served is a guess. A process that serves by now drops what comes late: its descriptors
+            // are closed right here.
+            Ok(Received::Message(
+                Message::Offer { .. } | Message::Sockets { .. } | Message::Files { .. },
+                _,
+            )) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
+                self.reason.get_or_insert("the predecessor sent more than it had offered".to_owned());
+                Event::ChannelLost
+            }
             Ok(Received::Message(message, _)) => {
-                tell!(self.shared, WARN, ?message, "a message that a predecessor does not send");
+                tell!(self.shared, WARN, said = ?message, "a message that a predecessor does not send");
                 return true;
             }
             Ok(Received::Unknown(name)) => {

@@ -187,7 +187,7 @@ impl Engine {
             | Message::Files { .. }
             | Message::Commit
             | Message::Stop) => {
-                tell!(self.shared, WARN, ?message, "a message that a successor does not send");
+                tell!(self.shared, WARN, said = ?message, "a message that a successor does not send");
                 return;
             }
         };

@@ -310,6 +310,77 @@ fn an_offer_of_a_million_sockets_is_refused() {
     }
 }
 
+/// More than was announced is taken in no offer.
+#[test]
+fn more_sockets_than_were_offered_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fd = listener.as_fd();
+    let other = json!({"name": "other", "address": "tcp://127.0.0.1:0"});
+    let two_files = json!({"type": "files", "names": ["lock", "state"]});
+    for (files, packets, reason) in [
+        (0, vec![(sockets(&[entry(), other]), 2)], "it offered 1 sockets and sent 2"),
+        // That the sum is right makes no difference.
+        (1, vec![(sockets(&[entry()]), 1), (sockets(&[entry()]), 1)], "it offered 1 sockets and sent 2"),
+        (1, vec![(two_files.clone(), 2)], "it offered 1 files and sent 2"),
+        (0, vec![(two_files, 2)], "it offered 0 files and sent 2"),
+    ] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        let mut offer = offer(1);
+        offer["files"] = files.into();
+        heir.channel.send(&offer);
+        for (packet, count) in packets {
+            heir.channel.send_with(&packet, &vec![fd; count]);
+        }
+        heir.assert_fails(reason);
+    }
+}
+
+/// Nor after it, in a packet of its own, while there is still somebody else to serve.
+#[test]
+fn sockets_after_the_offer_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fd = listener.as_fd();
+    for (message, fds) in [
+        (sockets(&[entry()]), &[fd][..]),
+        (json!({"type": "files", "names": ["lock"]}), &[fd]),
+        (offer(0), &[]),
+    ] {
+        let dir = Dir::new();
+        let heir = Heir::start(&dir);
+        heir.channel.send(&offer(1));
+        heir.channel.send_with(&sockets(&[entry()]), &[fd]);
+        heir.channel.wait_for("prepared");
+        heir.channel.send_with(&message, fds);
+        let failed = heir.channel.wait_for("failed");
+        assert_eq!(failed["reason"], "the predecessor sent more than it had offered");
+        assert_eq!(heir.process.exit(), Exit::Status(1));
+        assert_eq!(heir.service.pidfile(), None);
+    }
+}
+
+/// One that serves has all it needs, and what comes late neither ends it nor stays open in it.
+#[test]
+fn sockets_after_the_commit_are_dropped() {
+    let (kept, late) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(1));
+    heir.channel.send_with(&sockets(&[entry()]), &[kept.as_fd()]);
+    heir.channel.wait_for("prepared");
+    heir.channel.send(&json!({"type": "commit"}));
+    heir.channel.expect("active");
+    heir.channel.send_with(&sockets(&[entry()]), &[late.as_fd()]);
+    heir.service.wait_for(&heir.process, "error", "a message that a predecessor does not send");
+    assert_eq!(Client::tcp(&kept.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
+    let at = late.local_addr().unwrap();
+    drop(late);
+    // An answer to what was sent after it: by then the engine has let go of the message before.
+    heir.channel.send(&json!({"type": "sing"}));
+    heir.channel.wait_for("not-understood");
+    assert!(std::net::TcpStream::connect(at).is_err(), "nobody has it any more");
+}
+
 /// SO_TYPE, SO_ACCEPTCONN and getsockname are looked at, K6.
 #[test]
 fn k6_a_socket_that_is_not_what_its_entry_says_is_refused() {
