@@ -105,7 +105,7 @@ fn try_begin<P>(
         }
     }
 
-    let generation = offered.as_ref().map_or(1, |offered| offered.speaker.generation.saturating_add(1));
+    let generation = offered.as_ref().map_or(1, |offered| offered.generation);
     let shared = Shared::new(generation, offered.is_some(), settings.timeouts.drain)
         .map_err(StartError::system("make an eventfd"))?;
     let shared = Arc::new(shared);
@@ -114,7 +114,7 @@ fn try_begin<P>(
     }
     drop(blocked);
 
-    let parent_pid = offered.as_ref().map(|offered| offered.speaker.pid);
+    let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let (sockets, files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
     let Opened { held, adopted, left } = open_listeners(settings.listeners, sockets)?;
     let mut start = Start::new(shared.clone(), held, left, files);
@@ -149,7 +149,10 @@ fn try_begin<P>(
 
 /// What a predecessor has offered.
 struct Offered {
-    speaker: Speaker,
+    /// The process ID of who offers it.
+    parent: u32,
+    /// That of this process, one more than the predecessor's.
+    generation: u64,
     executable: Option<PathBuf>,
     sockets: Vec<(Entry, OwnedFd)>,
     files: Vec<(String, OwnedFd)>,
@@ -196,11 +199,13 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
         };
     // Said before the verdict on the other's version, so that both sides can name it. A predecessor that is dead by now
     // does not hear it, and what it has sent is taken all the same.
-    let hello = Message::Hello { speaker: Speaker::us(speaker.generation.saturating_add(1)) };
+    let generation = speaker.next_generation();
+    let hello = Message::Hello { speaker: Speaker::us(*generation.as_ref().unwrap_or(&speaker.generation)) };
     match channel.send(&hello) {
         Ok(()) | Err(_) => {}
     }
     speaker.understands_us().map_err(StartError::Handover)?;
+    let generation = generation.map_err(StartError::Handover)?;
     let count = socket_count.saturating_add(file_count);
     if count > MAX_SOCKETS {
         let problem = format!("it offers {count} descriptors; at most {MAX_SOCKETS} are taken");
@@ -227,7 +232,8 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
             Received::Message(..) | Received::Unknown(_) => {}
         }
     }
-    Ok(Offered { speaker, executable: executable.map(PathBuf::from), sockets, files })
+    let executable = executable.map(PathBuf::from);
+    Ok(Offered { parent: speaker.pid, generation, executable, sockets, files })
 }
 
 /// More than was announced is not taken: nobody has compared it with a limit, and which of it was meant is a guess.

@@ -42,13 +42,14 @@ impl Engine {
 
     pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
         let requested = Instant::now();
+        let speaker = Speaker::us(self.shared.generation);
+        let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
         let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
         check_budget(self.held.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
-        let speaker = Speaker::us(self.shared.generation);
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
         let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
@@ -65,7 +66,7 @@ impl Engine {
         Ok(Successor {
             child,
             channel: Some(channel),
-            generation: self.shared.generation + 1,
+            generation,
             requested,
             active_after: None,
             adopted: Vec::new(),

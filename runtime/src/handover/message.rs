@@ -102,6 +102,18 @@ impl Speaker {
         }
     }
 
+    /// The generation of its successor. Two processes of one generation could not be told apart, so there is none
+    /// after the last number.
+    pub(crate) fn next_generation(&self) -> Result<u64, String> {
+        self.generation.checked_add(1).ok_or_else(|| {
+            format!(
+                "process {} is of generation {}, the last that there is a number for; stop the service and start it \
+                 again once",
+                self.pid, self.generation,
+            )
+        })
+    }
+
     /// Whether the two can talk; if not, both are named.
     pub(crate) fn understands_us(&self) -> Result<(), String> {
         if self.protocol >= OLDEST_PROTOCOL && self.oldest_protocol <= PROTOCOL {

@@ -260,6 +260,41 @@ fn h11_an_incompatible_protocol_is_refused_by_name() {
     }
 }
 
+/// There is no number for its successor, and two processes of one number could not be told apart.
+#[test]
+fn a_generation_that_cannot_be_counted_further() {
+    let us = std::process::id();
+    let last = u64::MAX;
+    let reason = |pid| {
+        format!(
+            "process {pid} is of generation {last}, the last that there is a number for; stop the service and start it \
+             again once"
+        )
+    };
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    let mut offer = offer(0);
+    offer["generation"] = last.into();
+    heir.channel.send(&offer);
+    heir.assert_fails(&reason(us));
+
+    // The one before it has a successor, which has none.
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    offer["generation"] = (last - 1).into();
+    heir.channel.send(&offer);
+    heir.channel.wait_for("prepared");
+    let Heir { service, process, channel } = heir;
+    drop(channel);
+    service.wait(&process, "alone");
+    process.signal(Signal::HUP);
+    assert_eq!(
+        service.wait_for_failure(&process),
+        format!("upgrade failed: {}; this process serves on", reason(process.pid()))
+    );
+    assert_eq!(service.connect().who(), (last, process.pid()));
+}
+
 #[test]
 fn a_wrong_number_of_descriptors_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
