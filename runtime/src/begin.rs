@@ -224,12 +224,13 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
             }
             // The predecessor was killed in the middle of its offer. What it did not get to send died with it.
             Received::End => break,
-            Received::Nothing => {
+            // Whoever says other things without end is as late as one that says nothing.
+            Received::Message(..) | Received::Unknown(_) if Instant::now() < deadline => {}
+            Received::Nothing | Received::Message(..) | Received::Unknown(_) => {
                 let got = sockets.len() + files.len();
                 let problem = format!("it offered {count} descriptors and sent {got}");
                 return Err(StartError::Handover(problem));
             }
-            Received::Message(..) | Received::Unknown(_) => {}
         }
     }
     let executable = executable.map(PathBuf::from);

@@ -53,6 +53,10 @@ const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long `main` may take to return once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How many messages are taken before deadlines and requests are looked at again: several times as many as a socket
+/// holds, so that what had arrived before a deadline has been taken, and whoever sends without end postpones nothing.
+const MAX_ARRIVALS: usize = 1024;
+
 /// The process that started this one.
 #[derive(Debug)]
 pub(crate) struct Parent {
@@ -231,8 +235,9 @@ impl Engine {
         }
         self.shared.waker().clear();
         // A deadline never wins against what has arrived already.
-        if !self.take_arrivals() {
-            self.fire_timers();
+        match self.take_arrivals() {
+            0 | MAX_ARRIVALS => self.fire_timers(),
+            _ => {}
         }
     }
 
@@ -262,13 +267,16 @@ impl Engine {
         }
     }
 
-    /// Everything that other processes have said or done. Returns whether there was anything.
-    fn take_arrivals(&mut self) -> bool {
-        let mut any = false;
-        while self.verdict.is_none() && (self.take_from_parent() || self.take_from_successor()) {
-            any = true;
+    /// Everything that other processes have said or done, up to a bound. Returns how much it was.
+    fn take_arrivals(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < MAX_ARRIVALS
+            && self.verdict.is_none()
+            && (self.take_from_parent() || self.take_from_successor())
+        {
+            taken += 1;
         }
-        any
+        taken
     }
 
     /// What operators and the body ask for. A stop goes first: an upgrade that came with it is refused.

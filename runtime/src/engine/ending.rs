@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use super::listeners::unlink;
-use super::{DEATH_AFTER_END, Engine};
+use super::{DEATH_AFTER_END, Engine, MAX_ARRIVALS};
 use crate::error::UpgradeError;
 use crate::handover::channel::Received;
 use crate::lifecycle::{End, Event, Predecessor};
@@ -103,8 +103,9 @@ impl Engine {
     /// that a pid file which names one of them is known to be stale.
     pub(super) fn bury_successor(&mut self) {
         if let Some(parent) = &mut self.parent {
-            while let Ok(Received::Message(..) | Received::Unknown(_)) = parent.channel.receive() {}
-            if let Ok(Received::End) = parent.channel.receive() {
+            let said = |received: &_| matches!(received, Ok(Received::Message(..) | Received::Unknown(_)));
+            let last = (0..MAX_ARRIVALS).map(|_| parent.channel.receive()).find(|received| !said(received));
+            if let Some(Ok(Received::End)) = last {
                 let pid = parent.pid;
                 self.known_dead(pid);
             }

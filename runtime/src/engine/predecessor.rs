@@ -3,7 +3,7 @@
 use super::Engine;
 use super::ending::pidfile_error;
 use crate::handover::channel::Received;
-use crate::handover::message::Message;
+use crate::handover::message::{MAX_MESSAGE, Message};
 use crate::lifecycle::{Event, Phase};
 use crate::report::{printable, tell};
 
@@ -77,12 +77,21 @@ impl Engine {
 
     pub(super) fn tell_unserved(&mut self, unserved: Vec<String>) {
         let Some(parent) = &mut self.parent else { return };
-        if self.told_unserved.as_ref() != Some(&unserved) {
-            let message = Message::Unserved { listeners: unserved.clone() };
-            // A predecessor that is gone is noticed by the read that follows.
-            match parent.channel.send(&message) {
-                Ok(()) | Err(_) => self.told_unserved = Some(unserved),
+        if self.told_unserved.as_ref() == Some(&unserved) {
+            return;
+        }
+        let mut message = Message::Unserved { listeners: unserved.clone() };
+        // It is for the words of a deadline that passes: of more names than fit in a packet, some are enough.
+        while message.encode().len() > MAX_MESSAGE {
+            if let Message::Unserved { listeners } = &mut message {
+                listeners.truncate(listeners.len() / 2);
             }
+        }
+        match parent.channel.send_unless_full(&message) {
+            // Only what is true by then is said once there is room again, which wakes this thread.
+            Ok(false) => {}
+            // A predecessor that is gone is noticed by the read that follows.
+            Ok(true) | Err(_) => self.told_unserved = Some(unserved),
         }
     }
 

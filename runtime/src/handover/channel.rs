@@ -82,6 +82,17 @@ impl Channel {
         self.flush()
     }
 
+    /// The same for a message that need not arrive: with others still waiting for room it is dropped. So a peer that
+    /// reads nothing makes the queue no longer, however often it gives cause for one. Returns whether it was queued.
+    pub(crate) fn send_unless_full(&mut self, message: &Message) -> io::Result<bool> {
+        self.flush()?;
+        if self.wants_to_send() {
+            return Ok(false);
+        }
+        self.send(message)?;
+        Ok(true)
+    }
+
     /// Sends what is queued, as far as the socket takes it.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some((packet, fds)) = self.outgoing.front() {
@@ -153,7 +164,11 @@ impl Channel {
                 Ok(Received::Message(message, fds))
             }
             Err(Malformed::UnknownType(name)) => {
-                self.send(&Message::NotUnderstood { unknown: name.clone() })?;
+                // To a peer that is gone there is nobody to say it to. What it said after this message is read all the
+                // same, and then its end.
+                match self.send_unless_full(&Message::NotUnderstood { unknown: name.clone() }) {
+                    Ok(_) | Err(_) => {}
+                }
                 Ok(Received::Unknown(name))
             }
             Err(Malformed::Garbled(problem)) => Err(ChannelError::Garbled(problem)),
@@ -268,6 +283,41 @@ mod tests {
         assert!(matches!(new.receive().unwrap(), Received::Unknown(name) if name == "sing"));
         let Received::Message(answer, _) = old.receive().unwrap() else { panic!("no answer") };
         assert_eq!(answer, Message::NotUnderstood { unknown: "sing".into() });
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_are_dropped_and_what_matters_is_not() {
+        let (old, mut new) = pair();
+        let packet = format!(r#"{{"type":"{}"}}"#, "sing".repeat(250));
+        for _ in 0..10_000 {
+            send(old.fd.as_raw_fd(), packet.as_bytes(), MsgFlags::empty()).unwrap();
+            assert!(matches!(new.receive().unwrap(), Received::Unknown(_)));
+        }
+        assert_eq!(new.outgoing.len(), 1, "the one that found no room");
+        new.send(&Message::Active).unwrap();
+        assert_eq!(new.outgoing.len(), 2);
+        let mut old = old;
+        let mut answers = 0;
+        loop {
+            match old.receive().unwrap() {
+                Received::Message(Message::NotUnderstood { .. }, _) => answers += 1,
+                Received::Message(Message::Active, _) => break,
+                Received::Nothing => new.flush().unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!((1..10_000).contains(&answers), "{answers} answers");
+    }
+
+    #[test]
+    fn an_answer_that_finds_nobody_hides_nothing() {
+        let (old, mut new) = pair();
+        send(old.fd.as_raw_fd(), br#"{"type":"sing"}"#, MsgFlags::empty()).unwrap();
+        send(old.fd.as_raw_fd(), &Message::Commit.encode(), MsgFlags::empty()).unwrap();
+        drop(old);
+        assert!(matches!(new.receive().unwrap(), Received::Unknown(_)));
+        assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
+        assert!(matches!(new.receive().unwrap(), Received::End));
     }
 
     #[test]

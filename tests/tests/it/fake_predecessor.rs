@@ -4,11 +4,12 @@
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tests::channel::{Channel, MAX_MESSAGE, listen_at};
 
-use crate::harness::{Client, Command, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal};
 
 /// A service that is started as a successor, and the test's end of its channel.
 struct Heir {
@@ -512,7 +513,17 @@ fn h6_a_predecessor_that_says_nothing_is_given_up() {
     let waiting = Heir::start(&third);
     waiting.channel.send(&offer(0));
     waiting.channel.wait_for("prepared");
+    // To say other things without end is no offer either.
+    let fourth = Dir::new();
+    let noisy = Heir::start(&fourth);
+    noisy.channel.send(&offer(1));
+    let deadline = Instant::now() + DEADLINE;
+    while !noisy.process.has_exited() {
+        assert!(Instant::now() < deadline, "it listens still");
+        noisy.channel.try_send_packet(br#"{"type":"commit"}"#, &[]);
+    }
 
+    noisy.assert_fails("it offered 1 descriptors and sent 0");
     silent.assert_fails("nobody offers anything on it");
     begun.assert_fails("it offered 1 descriptors and sent 0");
     let failed = waiting.channel.wait_for("failed");

@@ -7,6 +7,7 @@ mod drain;
 mod environment;
 mod failures;
 mod fake_predecessor;
+mod fake_successor;
 mod harness;
 mod http;
 mod inheritance;
