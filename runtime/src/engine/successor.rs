@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::{DEATH_AFTER_END, Engine, Successor};
 use crate::handover::channel::{Channel, Received};
 use crate::handover::message::{MAX_FDS, Message, Speaker};
-use crate::lifecycle::Event;
+use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::poll;
 use crate::report::{printable, tell};
 use crate::sockets::Held;
@@ -140,8 +140,20 @@ impl Engine {
 
     /// A message of the successor.
     pub(super) fn hear(&mut self, message: Message) {
+        let untold = matches!(
+            self.state.phase,
+            Phase::Upgrading
+                | Phase::Pausing
+                | Phase::Draining(Drain::Rescue { step: Rescue::Initialising, .. })
+        );
         let Some(successor) = &mut self.successor else { return };
         let event = match message {
+            // Both would serve, or neither. The life cycle gives it up; this is what it says of it.
+            Message::Active | Message::Leaving if untold => {
+                let claim = if message == Message::Active { "serves" } else { "has served" };
+                self.reason = Some(format!("it says that it {claim}, and was not told to"));
+                Event::ChannelLost
+            }
             Message::Hello { speaker } => match speaker.understands_us() {
                 Ok(()) => return,
                 Err(refusal) => {

@@ -154,6 +154,16 @@ fn a_successor_that_closes_the_channel_and_stays_is_killed() {
     assert_fails(&["receive", "empty"], &[what]);
 }
 
+/// Told by `commit` alone: until then the old process serves.
+#[test]
+fn to_be_active_or_leaving_untold_fails_the_upgrade() {
+    for (message, claim) in [("active", "serves"), ("leaving", "has served")] {
+        let reason =
+            format!("the successor cannot be talked to: it says that it {claim}, and was not told to;");
+        assert_fails(&["receive", &hello(), &format!(r#"send {{"type":"{message}"}}"#)], &[&reason]);
+    }
+}
+
 #[test]
 fn a_successor_that_breaks_the_protocol_once_it_is_prepared() {
     let prepared = r#"send {"type":"prepared","adopted":[0]}"#;
