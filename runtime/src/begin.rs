@@ -82,14 +82,14 @@ fn try_begin<P>(
     match host {
         Host::Process => {
             // The order matters: the process has one thread until the signals are installed.
-            let witness = signals::block().map_err(StartError::system("block signals"))?;
+            let mut witness = signals::block().map_err(StartError::system("block signals"))?;
             let (environment, handover) = Environment::take();
             offered = handover.map(|value| inherit_channel(&value, channel)).transpose()?;
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
             let launch = Launch::new(executable)
                 .map_err(StartError::system("find out how this process was started"))?;
             settings = service.settle(environment, launch.directory())?;
-            signals::install(settings.upgrade_signal, &witness)
+            signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
             spawner = Box::new(launch);
             blocked = Some(witness);

@@ -39,7 +39,7 @@ pub(crate) fn take() -> Pending {
     }
 }
 
-/// The signals of ours, blocked until [`install`] has run; dropping it lets through what came meanwhile.
+/// The signals that may be ours, blocked until [`install`] has run; dropping it lets through what came meanwhile.
 #[derive(Debug)]
 pub(crate) struct Blocked {
     before: SigSet,
@@ -55,10 +55,6 @@ pub(crate) fn block() -> nix::Result<Blocked> {
     }
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ours), Some(&mut before))?;
-    // Whoever started this process with them blocked did not mean that nobody is ever to stop it.
-    for signal in &ours {
-        before.remove(signal);
-    }
     Ok(Blocked { before })
 }
 
@@ -81,7 +77,7 @@ pub(crate) const UPGRADE_SIGNALS: [(&str, Signal); 5] = [
 ];
 
 /// Installs the handlers. It takes [`Blocked`] as the witness that none of them can run half installed.
-pub(crate) fn install(upgrade: Signal, _witness: &Blocked) -> io::Result<()> {
+pub(crate) fn install(upgrade: Signal, blocked: &mut Blocked) -> io::Result<()> {
     // Another crate may have turned on ctrlc's feature `termination`, which takes SIGTERM and SIGHUP as well, and
     // fails if one of them is ignored (nohup). Ours come last, and win.
     set_action(Signal::SIGTERM, SigHandler::SigDfl)?;
@@ -96,6 +92,12 @@ pub(crate) fn install(upgrade: Signal, _witness: &Blocked) -> io::Result<()> {
     set_action(Signal::SIGTERM, SigHandler::Handler(on_terminate))?;
     set_action(Signal::SIGHUP, hangup_before)?;
     set_action(upgrade, SigHandler::Handler(on_upgrade))?;
+    // Whoever started this process with these blocked did not mean that nobody is ever to stop or upgrade it. All others
+    // stay as they were: a program that takes a signal by sigwait(3) or signalfd(2) has it blocked from before it came
+    // here, and unblocked the signal would end it.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, upgrade] {
+        blocked.before.remove(signal);
+    }
     Ok(())
 }
 

@@ -178,3 +178,25 @@ fn m10_a_successor_is_started_without_a_copy_of_the_heap() {
         assert!(shares, "{line}");
     }
 }
+
+/// A service that waits for a signal with sigwait(3) or signalfd(2) has it blocked from before it runs the harness:
+/// unblocked, the signal would kill it.
+#[test]
+fn p5_a_signal_that_is_not_ours_stays_blocked() {
+    let dir = Dir::new();
+    let command = dir.victim().binary("/usr/bin/env").arg("--block-signal=ALRM,USR1,USR2,TERM,HUP,INT");
+    let command = command.arg(env!("CARGO_BIN_EXE_victim")).env("TABLEFLIP_UPGRADE_SIGNAL", "SIGUSR2");
+    let (service, old) = command.serve();
+    for thread in ["victim", "tableflip"] {
+        let status = look::status_of_thread(&old, thread);
+        // Those that are ours are meant to arrive, whatever whoever started it had blocked.
+        assert_eq!(bits(&status, "SigBlk"), ALARM | bit(Signal::USR1) | bit(Signal::HUP), "{thread}");
+    }
+    old.signal(Signal::USR1);
+    old.signal(Signal::USR2);
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    assert_eq!(service.served_by(), new.pid());
+    // What a successor is started with is no matter of who started the first process.
+    assert_eq!(bits(&look::status_of_thread(&new, "victim"), "SigBlk"), 0);
+}
