@@ -221,7 +221,6 @@ impl Engine {
     /// Waits for something to happen, and deals with all of it.
     fn round(&mut self) {
         // Before the first wait as well: a signal or a listener that was asked for may have come already.
-        self.take_arrivals();
         self.take_requests();
         self.take_arrivals();
         self.look_at_body();
@@ -234,9 +233,11 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(100));
         }
         self.shared.waker().clear();
-        // A deadline never wins against what has arrived already.
+        // A deadline never wins against what has arrived already: those that have passed by now are looked at once all
+        // of that has been taken.
+        let now = Instant::now();
         match self.take_arrivals() {
-            0 | MAX_ARRIVALS => self.fire_timers(),
+            0 | MAX_ARRIVALS => self.fire_timers(now),
             _ => {}
         }
     }
@@ -259,8 +260,7 @@ impl Engine {
         poll::until(&mut fds, deadline)
     }
 
-    fn fire_timers(&mut self) {
-        let now = Instant::now();
+    fn fire_timers(&mut self, now: Instant) {
         while let Some(timer) = self.timers.iter().find(|(_, at)| **at <= now).map(|(timer, _)| *timer) {
             self.timers.remove(&timer);
             self.feed(Event::Expired(timer));
@@ -280,8 +280,15 @@ impl Engine {
     }
 
     /// What operators and the body ask for. A stop goes first: an upgrade that came with it is refused.
+    ///
+    /// What is asked is read before what has arrived, and answered after it. Whoever has seen the predecessor end and asks
+    /// for an upgrade therefore finds its end noted: the kernel closes the channel of a process before anybody can see
+    /// that it is dead. Read the other way round, the two could come in between, and the request be refused for the sake
+    /// of a process that was gone before it was made.
     fn take_requests(&mut self) {
         let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
+        let notes = self.shared.take_notes();
+        self.take_arrivals();
         for _ in 0..pending.terminates {
             self.stop(Some(Signal::SIGTERM));
         }
@@ -292,7 +299,7 @@ impl Engine {
             self.feed(Event::Upgrade);
         }
         let mut panic_under_way = false;
-        for note in self.shared.take_notes() {
+        for note in notes {
             match note {
                 Note::Ready => self.body.ready = true,
                 Note::ReadyDropped { panicking } => {

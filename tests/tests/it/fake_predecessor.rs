@@ -150,6 +150,31 @@ fn inode(path: &std::path::Path) -> Value {
     json!([metadata.dev(), metadata.ino()])
 }
 
+/// Whoever knows that the predecessor is gone asks for an upgrade and gets it, though the engine has not looked yet. It
+/// stands still where it refuses the request before, in the middle of a round.
+#[test]
+fn an_upgrade_after_the_end_of_the_predecessor_is_not_refused() {
+    let dir = Dir::new();
+    let gate = dir.gate("refused");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let heir = Heir::start_as(&dir, dir.victim().plan("error gate refused"));
+    heir.channel.send(&offer(1));
+    heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
+    heir.channel.wait_for("prepared");
+    heir.channel.send(&json!({"type": "commit"}));
+    heir.channel.expect("active");
+    let Heir { service, process, channel } = heir;
+    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    process.signal(Signal::HUP);
+    service.wait(&process, "gate");
+    drop(channel);
+    client.send("upgrade-said");
+    service.wait(&process, "asked");
+    gate.open();
+    let next = service.successor_of(&process);
+    assert_eq!(client.receive().unwrap(), format!("ok 43 {}", next.pid()));
+}
+
 /// A stop that reaches the predecessor while it waits for `active` is passed on.
 #[test]
 fn a_stop_is_passed_on() {

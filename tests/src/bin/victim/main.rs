@@ -13,7 +13,8 @@ mod say;
 mod web;
 
 use std::env;
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -251,6 +252,19 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
             "guarded".to_owned()
         }
         "upgrade" => outcome(victim.upgrader.upgrade().await),
+        // Says so once it has asked, before the answer.
+        "upgrade-said" => {
+            let mut upgrade = pin!(victim.upgrader.upgrade());
+            let mut asked = false;
+            let upgraded = poll_fn(|cx| {
+                let polled = upgrade.as_mut().poll(cx);
+                if !std::mem::replace(&mut asked, true) {
+                    victim.say("asked", "");
+                }
+                polled
+            });
+            outcome(upgraded.await)
+        }
         "upgrade-blocking" => {
             let upgrader = victim.upgrader.clone();
             outcome(
