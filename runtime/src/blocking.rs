@@ -63,7 +63,7 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
     fn read_through<R>(&self, mut attempt: impl FnMut(&T) -> io::Result<R>) -> io::Result<Option<R>> {
         self.gate.ask();
         loop {
-            match self.gate.pass(&mut attempt) {
+            match self.gate.pass(|socket| self.gate.attempt(socket, &mut attempt)) {
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(result) => return result.map(Some),
                 None => {}
@@ -103,6 +103,10 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
     fn close(&self, deadline: Instant) -> bool {
         self.set_shut(true);
         self.gate.close(deadline)
+    }
+
+    fn settle(&self, deadline: Instant) -> bool {
+        self.gate.settle(deadline)
     }
 
     fn retire(&self, deadline: Instant) {

@@ -1,12 +1,22 @@
 //! What stands between a managed listener and its body: it opens, closes and gives up the descriptor, from the
 //! engine's thread, whatever the body's runtime is doing.
 
+#[cfg(upgrades)]
+use std::io;
+#[cfg(upgrades)]
+use std::os::fd::AsFd;
+#[cfg(upgrades)]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::thread;
 use std::time::Instant;
 
 use event_listener::Event;
+#[cfg(upgrades)]
+use nix::errno::Errno;
+#[cfg(upgrades)]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::shared::Shared;
 
@@ -20,6 +30,10 @@ pub(crate) trait Door: Send + Sync {
     /// at the deadline: somebody has cleared O_NONBLOCK on the shared description.
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "only an upgrade pauses"))]
     fn close(&self, deadline: Instant) -> bool;
+    /// Leaves it as it is. Returns true once no thread is inside that was there before, and false if one still is at
+    /// the deadline.
+    #[cfg(upgrades)]
+    fn settle(&self, deadline: Instant) -> bool;
     /// Closes for good and lets go of the body's descriptor, unless a thread is inside until the deadline.
     fn retire(&self, deadline: Instant);
     /// Whether the body has asked for its first connection.
@@ -37,6 +51,9 @@ pub(crate) struct Gate<T> {
     /// Notified at every change.
     changed: Event,
     asked: AtomicBool,
+    /// Held by the one thread that takes from the socket, while somebody else may clear O_NONBLOCK on it.
+    #[cfg(upgrades)]
+    turn: Mutex<()>,
 }
 
 struct Inner<T> {
@@ -56,7 +73,15 @@ impl<T: Send + Sync> Gate<T> {
     /// A new gate is closed.
     pub(crate) fn new(name: String, shared: Arc<Shared>, io: Arc<T>) -> Self {
         let inner = RwLock::new(Inner { open: false, io: Some(io) });
-        Self { name, shared, inner, changed: Event::new(), asked: AtomicBool::new(false) }
+        Self {
+            name,
+            shared,
+            inner,
+            changed: Event::new(),
+            asked: AtomicBool::new(false),
+            #[cfg(upgrades)]
+            turn: Mutex::new(()),
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -94,6 +119,39 @@ impl<T: Send + Sync> Gate<T> {
         inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
     }
 
+    /// Makes an attempt to take a connection or a datagram from `socket`, in [`pass`](Self::pass), and another one for as
+    /// long as it was interrupted.
+    ///
+    /// O_NONBLOCK belongs to the open file description, and another process that has it may clear it at any moment.
+    /// There is no flag for accept4(2) that stands for it, and a thread asleep in there would keep the gate from
+    /// closing, and take one connection after its successor serves (M16). So while there is such a process nothing is
+    /// attempted that poll(2) has not announced, and by one thread at a time: what it has announced is there until this
+    /// process takes it. Alone, a process is spared that call.
+    #[cfg(upgrades)]
+    pub(crate) fn attempt<S: AsFd, R>(
+        &self,
+        socket: &S,
+        mut attempt: impl FnMut(&S) -> io::Result<R>,
+    ) -> io::Result<R> {
+        loop {
+            let lock = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = self.shared.is_accompanied().then(lock);
+            if turn.is_some() {
+                let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::ZERO) {
+                    Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                    Ok(_) => {}
+                    Err(Errno::EINTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            match attempt(socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
     // A panic inside leaves nothing half done, so a poisoned lock is as good as any.
     fn read(&self) -> RwLockReadGuard<'_, Inner<T>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
@@ -122,7 +180,10 @@ impl<T: Send + Sync> Door for Gate<T> {
     }
 
     fn open(&self) {
-        self.write().open = true;
+        // In one that is open still, because it could not be closed, a thread is asleep: there is no waiting for it.
+        if !self.read().open {
+            self.write().open = true;
+        }
         self.changed.notify(usize::MAX);
     }
 
@@ -132,6 +193,11 @@ impl<T: Send + Sync> Door for Gate<T> {
         drop(inner);
         self.changed.notify(usize::MAX);
         true
+    }
+
+    #[cfg(upgrades)]
+    fn settle(&self, deadline: Instant) -> bool {
+        self.write_by(deadline).is_some()
     }
 
     fn retire(&self, deadline: Instant) {
@@ -146,5 +212,86 @@ impl<T: Send + Sync> Door for Gate<T> {
 
     fn asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(all(test, upgrades))]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn gate(accompanied: bool) -> Gate<UnixDatagram> {
+        let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+        Gate::new("echo".to_owned(), shared, Arc::new(UnixDatagram::unbound().unwrap()))
+    }
+
+    #[test]
+    fn one_whose_thread_is_asleep_is_given_up_at_the_deadline_and_opens_at_once() {
+        let gate = gate(false);
+        gate.open();
+        let (inside, is_inside) = mpsc::channel();
+        let (wake, woken) = mpsc::channel();
+        thread::scope(|scope| {
+            let gate = &gate;
+            scope.spawn(move || {
+                gate.pass(|_| {
+                    inside.send(()).unwrap();
+                    woken.recv().unwrap();
+                })
+            });
+            is_inside.recv().unwrap();
+            let soon = || Instant::now() + Duration::from_millis(20);
+            assert!(!gate.settle(soon()));
+            assert!(!gate.close(soon()));
+            gate.retire(soon());
+            gate.open();
+            assert!(matches!(gate.passage(), Passage::Open(_)), "it is as it was");
+            wake.send(()).unwrap();
+        });
+        assert!(gate.settle(Instant::now()));
+        assert!(gate.close(Instant::now()));
+    }
+
+    /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until
+    /// the receive times out, and fails this test.
+    #[test]
+    fn nothing_is_attempted_that_is_not_there_while_another_process_lives() {
+        const DATAGRAMS: usize = 2000;
+        let gate = gate(true);
+        let (socket, other) = UnixDatagram::pair().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(gate.attempt(&socket, take).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        thread::scope(|scope| {
+            let takers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut taken = 0;
+                        loop {
+                            match gate.attempt(&socket, take) {
+                                Ok(0) => taken += 1,
+                                Ok(_) => return taken,
+                                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..DATAGRAMS {
+                other.send(&[0]).unwrap();
+            }
+            takers.iter().for_each(|_| _ = other.send(&[1]).unwrap());
+            let taken: usize = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
+            assert_eq!(taken, DATAGRAMS);
+        });
+    }
+
+    fn take(socket: &UnixDatagram) -> io::Result<u8> {
+        let mut byte = [0];
+        let received = socket.recv(&mut byte);
+        assert!(received.is_ok(), "it was asleep");
+        received.map(|_| byte[0])
     }
 }

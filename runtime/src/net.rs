@@ -3,7 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
@@ -28,12 +28,13 @@ async fn read_through<T, R>(
     mut attempt: impl FnMut(&T) -> io::Result<R>,
 ) -> io::Result<R>
 where
-    T: AsRawFd + Send + Sync,
+    T: AsFd + AsRawFd + Send + Sync,
 {
     gate.ask();
     loop {
         // What is there already is taken without registering for changes.
-        let attempted = gate.pass(|io| io.try_io(Interest::READABLE, &mut attempt));
+        let attempted =
+            gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, &mut attempt)));
         match attempted {
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
             Some(result) => return result,

@@ -84,6 +84,9 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     /// Somebody awaited `Shutdown`: the body is written to notice it and return, and is waited for.
     pub(crate) awaited: AtomicBool,
+    /// A predecessor or a successor lives, which has the same sockets.
+    #[cfg(upgrades)]
+    accompanied: AtomicBool,
     /// A successor serves. It can become false again, when the successor dies on probation.
     handed_over: AtomicBool,
     pub(crate) shutdown: Latch<()>,
@@ -107,6 +110,8 @@ impl Shared {
             passed_on: Mutex::new(BTreeMap::new()),
             draining: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
+            #[cfg(upgrades)]
+            accompanied: AtomicBool::new(had_predecessor),
             handed_over: AtomicBool::new(false),
             shutdown: Latch::new(),
             predecessor_gone: Latch::new(),
@@ -157,6 +162,16 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
         self.handed_over.store(true, Ordering::Release);
         self.shutdown.set(());
+    }
+
+    #[cfg(upgrades)]
+    pub(crate) fn set_accompanied(&self, yes: bool) {
+        self.accompanied.store(yes, Ordering::SeqCst);
+    }
+
+    #[cfg(upgrades)]
+    pub(crate) fn is_accompanied(&self) -> bool {
+        self.accompanied.load(Ordering::Acquire)
     }
 
     #[cfg(upgrades)]

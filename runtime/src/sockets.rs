@@ -385,25 +385,23 @@ fn describe(bound: &SockAddr) -> String {
 
 /// accept4(2) with SOCK_CLOEXEC and these flags.
 ///
-/// Connections that died in the queue are passed over; accept(2) says to treat these errors like EAGAIN.
+/// A connection that died in the queue is `Interrupted`: there is a next attempt, as accept(2) says of these errors.
 pub(crate) fn accept(listener: BorrowedFd<'_>, flags: SockFlag) -> io::Result<OwnedFd> {
-    loop {
-        match nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | flags) {
-            // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
-            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-            Err(
-                Errno::EINTR
-                | Errno::ECONNABORTED
-                | Errno::ENETDOWN
-                | Errno::EPROTO
-                | Errno::ENOPROTOOPT
-                | Errno::EHOSTDOWN
-                | Errno::ENONET
-                | Errno::EHOSTUNREACH
-                | Errno::ENETUNREACH,
-            ) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    match nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | flags) {
+        // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Err(
+            Errno::EINTR
+            | Errno::ECONNABORTED
+            | Errno::ENETDOWN
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH,
+        ) => Err(io::ErrorKind::Interrupted.into()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -25,10 +25,30 @@ impl Engine {
         match stuck {
             None => Event::Paused,
             Some(name) => {
-                self.reason = Some(format!("a thread of this process is stuck in an accept of `{name}`"));
+                self.reason = Some(stuck_in(&name));
                 Event::ChannelLost
             }
         }
+    }
+
+    /// From here on another process has the sockets, and may clear O_NONBLOCK on them: every thread here that takes from
+    /// one of them knows. One that is asleep in an accept already, because somebody has cleared it before, could not be
+    /// paused; a client that comes wakes it.
+    pub(super) fn expect_company(&self) -> Result<(), String> {
+        self.restore_nonblocking();
+        self.shared.set_accompanied(true);
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        match self.doors.iter().find(|door| !door.settle(deadline)) {
+            None => Ok(()),
+            Some(door) => Err(stuck_in(door.name())),
+        }
+    }
+
+    /// The predecessor or the successor is dead. What it may have done to the sockets is undone before anybody relies on
+    /// it again.
+    pub(super) fn lose_company(&self) {
+        self.restore_nonblocking();
+        self.shared.set_accompanied(self.parent.is_some() || self.successor.is_some());
     }
 
     pub(super) fn open(&mut self) {
@@ -37,7 +57,7 @@ impl Engine {
         self.doors.iter().for_each(|door| door.open());
     }
 
-    /// A successor that is dead may have cleared it.
+    /// Another process that has them may have cleared it.
     pub(super) fn restore_nonblocking(&self) {
         for held in &self.held {
             match held.restore_nonblocking() {
@@ -81,6 +101,10 @@ impl Engine {
         let open = self.shared.counted();
         tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
     }
+}
+
+fn stuck_in(listener: &str) -> String {
+    format!("a thread of this process is stuck in an accept of `{listener}`")
 }
 
 pub(super) fn unlink(shared: &Shared, held: &Held) {

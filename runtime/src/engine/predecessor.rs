@@ -70,6 +70,7 @@ impl Engine {
         if let Some(parent) = self.parent.take() {
             // Whoever reads that it is gone finds nothing left of it.
             self.known_dead(parent.pid);
+            self.lose_company();
             tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
         }
         self.shared.predecessor_gone.set(());

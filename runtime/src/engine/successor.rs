@@ -34,6 +34,7 @@ impl Engine {
                 None
             }
             Err(reason) => {
+                self.shared.set_accompanied(self.parent.is_some());
                 self.reason = Some(reason);
                 Some(Event::SpawnFailed)
             }
@@ -62,6 +63,7 @@ impl Engine {
             let (names, fds) = part.iter().cloned().unzip();
             channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
         }
+        self.expect_company()?;
         let child = self.spawner.spawn(what, theirs)?;
         Ok(Successor {
             child,
@@ -124,7 +126,7 @@ impl Engine {
             self.unserved_by_successor = std::mem::take(&mut successor.unserved);
             self.successor = None;
             self.known_dead(pid);
-            self.restore_nonblocking();
+            self.lose_company();
             self.reason.get_or_insert(how);
             self.feed(Event::Exited);
             return true;

@@ -12,6 +12,7 @@
 //! flood JSON                sends it for ever, and reads nothing
 //! repeat N JSON             sends it N times, and reads nothing
 //! block-sockets             clears O_NONBLOCK on every socket that was offered
+//! gate NAME                 waits until the test opens the gate
 //! answer INDEX              serves one client of this socket, which is told `impostor`
 //! close                     closes the channel
 //! say WHAT                  says so to the test
@@ -22,8 +23,8 @@
 //! does.
 
 use std::env;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ fn main() {
     let directory =
         PathBuf::from(env::var_os("VICTIM_DIR").expect("VICTIM_DIR names the directory of the test"));
     let script = fs::read_to_string(directory.join("impostor")).expect("the test has written a script");
-    let mut impostor = Impostor { channel: Some(Channel::inherited()), sockets: Vec::new() };
+    let mut impostor = Impostor { directory, channel: Some(Channel::inherited()), sockets: Vec::new() };
     for line in script.lines() {
         let (step, argument) = line.split_once(' ').unwrap_or((line, ""));
         impostor.act(step, argument);
@@ -52,6 +53,7 @@ fn main() {
 }
 
 struct Impostor {
+    directory: PathBuf,
     channel: Option<Channel>,
     sockets: Vec<OwnedFd>,
 }
@@ -111,6 +113,12 @@ impl Impostor {
                 poll(&mut fds, None).expect("a client comes");
                 let (mut client, _): (TcpStream, _) = listener.accept().expect("it is there");
                 client.write_all(b"impostor\n").expect("it reads");
+            }
+            "gate" => {
+                say("gate", argument);
+                let mut fifo =
+                    File::open(self.directory.join(format!("gate-{argument}"))).expect("the test made it");
+                fifo.read_exact(&mut [0]).expect("the test has it open for writing");
             }
             "close" => self.channel = None,
             "say" => say(argument, ""),

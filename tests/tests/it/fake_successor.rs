@@ -383,4 +383,58 @@ mod nonblocking {
         let steps = ["receive", &hello(), prepared, "wait commit", "block-sockets", "exit 7"];
         is_restored(&steps, "exited with status 7");
     }
+
+    /// While it initialises, the old process accepts from the very description.
+    #[test]
+    fn m16_k1_a_successor_that_clears_it_while_the_old_process_serves() {
+        let stage = Stage::new();
+        let (service, old) = stage.victim().current_thread().serve();
+        let mut before = service.connect();
+        let impostor =
+            stage.impostor(&service, &old, &["receive", "block-sockets", "say cleared", "wait commit"]);
+        service.wait(&impostor, "cleared");
+        for _ in 0..5 {
+            assert_eq!(service.served_by(), old.pid());
+        }
+        assert_eq!(before.who(), (1, old.pid()));
+        impostor.kill();
+        service.wait_for_failure(&old);
+        service.wait_for(&old, "error", "O_NONBLOCK");
+        assert_eq!(service.served_by(), old.pid());
+        stage.is_upgraded(&service, &old);
+    }
+
+    /// In the pause nobody is asleep, and nobody takes what comes after it.
+    #[test]
+    fn m16_k1_a_successor_that_clears_it_before_it_is_told_to_serve() {
+        let stage = Stage::new();
+        let (service, old) = stage.victim().current_thread().listen_unix("local").serve();
+        let prepared = r#"send {"type":"prepared","adopted":[0,1]}"#;
+        let gate = stage.dir.gate("cleared");
+        let hello = hello();
+        let steps = [
+            "receive",
+            &hello,
+            "block-sockets",
+            "gate cleared",
+            prepared,
+            "wait commit",
+            "answer 0",
+            "exit 7",
+        ];
+        let impostor = stage.impostor(&service, &old, &steps);
+        service.wait(&impostor, "gate");
+        for _ in 0..5 {
+            assert_eq!(service.served_by(), old.pid());
+            assert_eq!(service.connect_unix("local").who().1, old.pid());
+        }
+        gate.open();
+        service.wait(&impostor, "received");
+        // It is the first that comes after the pause: a thread asleep in an accept would be woken by it.
+        assert_eq!(service.connect().receive().unwrap(), "impostor");
+        service.wait_for_failure(&old);
+        service.wait_for(&old, "error", "O_NONBLOCK");
+        assert_eq!(service.served_by(), old.pid());
+        stage.is_upgraded(&service, &old);
+    }
 }
