@@ -299,15 +299,20 @@ fn set_permissions(address: &Address, file: &fs::File) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the socket of this name and address out of an offer.
+/// Takes the socket of this name and address out of an offer, or else one of this address whose name has changed: it
+/// cannot be bound a second time, and it is the one that is meant. Of addresses with a port of the kernel's choice there
+/// are as many as anybody likes, and the name alone tells them apart.
 pub(crate) fn take_offered(
     offered: &mut VecDeque<(usize, Entry, OwnedFd)>,
     name: &str,
     address: &Address,
 ) -> Option<(usize, Entry, OwnedFd)> {
     let identity = address.identity();
-    let at = offered.iter().position(|(_, entry, _)| entry.name == name && entry.address == identity)?;
-    offered.remove(at)
+    let is_one = !matches!(address.place(), Place::Ip { port: 0, .. });
+    let named = offered.iter().position(|(_, entry, _)| entry.name == name && entry.address == identity);
+    let renamed = || offered.iter().position(|(_, entry, _)| is_one && entry.address == identity);
+    let (at, entry, fd) = offered.remove(named.or_else(renamed)?)?;
+    Some((at, Entry { name: name.to_owned(), ..entry }, fd))
 }
 
 /// Takes over a socket that arrived with `entry`, once it has been seen to be what `address` asks for.

@@ -165,6 +165,34 @@ fn a_listener_becomes_one_of_another_kind() {
     assert!(!path.exists());
 }
 
+/// It cannot be bound a second time while the old process has it.
+#[test]
+fn a_listener_gets_another_name() {
+    let dir = Dir::new();
+    // A port that was free a moment ago, of an address that no other test has.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = std::net::Ipv4Addr::new(127, 77, high, low);
+    let fixed = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let command = dir.victim().listen("before", &format!("tcp://{fixed}")).listen_unix("local");
+    let (service, old) = command.serve();
+    let path = dir.join("local");
+    service.plan(&format!(
+        "listen without before; listen with after tcp://{fixed}; listen without local; listen with other unix://{}",
+        path.display()
+    ));
+    let new = service.upgrade(&old);
+    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(who(&path), (2, new.pid()));
+    // The plan was for one process: the next one declares the first names again.
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    assert_eq!(Client::tcp(&fixed.to_string()).who(), (3, third.pid()));
+    assert_eq!(who(&path), (3, third.pid()));
+}
+
 #[test]
 fn k6_a_port_of_the_kernels_choice_is_inherited() {
     let dir = Dir::new();
