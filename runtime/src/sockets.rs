@@ -7,8 +7,10 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use nix::libc;
 use nix::sys::socket::{SockFlag, SockaddrStorage, getpeername, getsockname, sockopt};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Group, User, geteuid};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
@@ -388,26 +390,46 @@ fn describe(bound: &SockAddr) -> String {
     }
 }
 
-/// accept4(2) with SOCK_CLOEXEC and these flags.
+/// accept4(2) with SOCK_CLOEXEC and these flags; with the address of the peer, which costs a call of its own later.
 ///
 /// A connection that died in the queue is `Interrupted`: there is a next attempt, as accept(2) says of these errors.
-pub(crate) fn accept(listener: BorrowedFd<'_>, flags: SockFlag) -> io::Result<OwnedFd> {
-    match nix::sys::socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | flags) {
-        // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
-        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Err(
-            Errno::EINTR
-            | Errno::ECONNABORTED
-            | Errno::ENETDOWN
-            | Errno::EPROTO
-            | Errno::ENOPROTOOPT
-            | Errno::EHOSTDOWN
-            | Errno::ENONET
-            | Errno::EHOSTUNREACH
-            | Errno::ENETUNREACH,
-        ) => Err(io::ErrorKind::Interrupted.into()),
-        Err(errno) => Err(errno.into()),
+pub(crate) fn accept(listener: BorrowedFd<'_>, flags: SockFlag) -> io::Result<(OwnedFd, SockAddr)> {
+    let accept = |storage: *mut SockAddrStorage, length: *mut libc::socklen_t| {
+        let flags = (SockFlag::SOCK_CLOEXEC | flags).bits();
+        // SAFETY: `try_init` gives room for any address, and its length.
+        let result = unsafe { libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) };
+        match Errno::result(result) {
+            // SAFETY: accept4 has just returned this descriptor; nobody else knows its number.
+            Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            Err(
+                Errno::EINTR
+                | Errno::ECONNABORTED
+                | Errno::ENETDOWN
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH,
+            ) => Err(io::ErrorKind::Interrupted.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    };
+    // SAFETY: where accept4 succeeds it has set the address and its length.
+    unsafe { SockAddr::try_init(accept) }
+}
+
+/// The address of a Unix socket as std has it, be it a path, a name in the abstract namespace or none. `None` for a path
+/// that fills its field to the last byte, which std makes of no text.
+pub(crate) fn unix_address(address: &SockAddr) -> Option<UnixSocketAddr> {
+    if let Some(name) = address.as_abstract_namespace() {
+        return UnixSocketAddr::from_abstract_name(name).ok();
     }
+    if address.is_unnamed() {
+        // What std makes of an empty path is the address without a name.
+        return UnixSocketAddr::from_pathname("").ok();
+    }
+    UnixSocketAddr::from_pathname(address.as_pathname()?).ok()
 }
 
 /// The peers of the connections of this process to one of these ports of ours, at most `limit` of them.

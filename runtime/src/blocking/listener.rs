@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use nix::sys::socket::SockFlag;
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::{PolledGate, TcpStream, UnixStream};
 use crate::address::Kind;
@@ -25,14 +25,14 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn accept(&self) -> io::Result<Option<(OwnedFd, Counted)>> {
+    fn accept(&self) -> io::Result<Option<(OwnedFd, SockAddr, Counted)>> {
         let shared = self.gate.gate.shared();
         loop {
             let accepted = self.gate.read_through(|listener| {
                 // The connection is a description of its own, which is to block.
-                let stream = sockets::accept(listener.as_fd(), SockFlag::empty())?;
+                let (stream, peer) = sockets::accept(listener.as_fd(), SockFlag::empty())?;
                 // Counted while the gate is held open: a drain that begins next sees this connection.
-                Ok((stream, shared.count()))
+                Ok((stream, peer, shared.count()))
             });
             match accepted {
                 Err(error) => thread::sleep(sockets::out_of_resources(self.gate.name(), shared, error)?),
@@ -41,7 +41,7 @@ impl Acceptor {
         }
     }
 
-    fn local_addr(&self) -> io::Result<socket2::SockAddr> {
+    fn local_addr(&self) -> io::Result<SockAddr> {
         match self.gate.gate.io() {
             Some(io) => SockRef::from(&*io).local_addr(),
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener has been handed over")),
@@ -50,7 +50,7 @@ impl Acceptor {
 }
 
 macro_rules! managed {
-    ($(#[$doc:meta])* $name:ident, $kind:ident, $stream:ident, $std:ty, $addr:ty, $local:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:ident, $stream:ident, $std:ty, $addr:ty, $address:expr) => {
         $(#[$doc])*
         ///
         /// The first call of [`accept`](Self::accept) tells that the service is ready to serve it. Accepting begins
@@ -70,10 +70,10 @@ macro_rules! managed {
             ///
             /// Only what makes the listener useless, such as EBADF.
             pub fn accept(&self) -> io::Result<Option<($stream, $addr)>> {
-                while let Some((fd, counted)) = self.acceptor.accept()? {
+                while let Some((fd, peer, counted)) = self.acceptor.accept()? {
                     let stream = <$std>::from(fd);
-                    // A peer that is gone already leaves a stream without an address, and nothing to serve.
-                    if let Ok(peer) = stream.peer_addr() {
+                    // A peer that is gone already may leave a stream without an address, and nothing to serve.
+                    if let Ok(peer) = $address(&peer).map_or_else(|| stream.peer_addr(), Ok) {
                         return Ok(Some(($stream::new(stream, counted), peer)));
                     }
                 }
@@ -92,7 +92,7 @@ macro_rules! managed {
             /// `NotConnected` once the listener has been handed over for good.
             pub fn local_addr(&self) -> io::Result<$addr> {
                 let address = self.acceptor.local_addr()?;
-                $local(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
+                $address(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
             }
         }
 
@@ -131,11 +131,11 @@ pub struct Incoming<'a, L> {
 managed! {
     /// A managed TCP listener.
     TcpListener, Tcp, TcpStream, std::net::TcpStream, SocketAddr,
-    |address: &socket2::SockAddr| address.as_socket()
+    SockAddr::as_socket
 }
 
 managed! {
     /// A managed listener for Unix stream sockets.
     UnixListener, Unix, UnixStream, std::os::unix::net::UnixStream, UnixSocketAddr,
-    |address: &socket2::SockAddr| address.as_unix()
+    sockets::unix_address
 }

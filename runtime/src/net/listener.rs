@@ -8,7 +8,7 @@ use std::os::unix::net::SocketAddr as UnixSocketAddr;
 use std::sync::Arc;
 
 use nix::sys::socket::SockFlag;
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -44,12 +44,12 @@ impl Acceptor {
     }
 
     /// The next connection. Pending while the gate is closed, and for ever once it is retired.
-    async fn accept(&self) -> io::Result<(OwnedFd, Counted)> {
+    async fn accept(&self) -> io::Result<(OwnedFd, SockAddr, Counted)> {
         loop {
             let accepted = read_through(&self.gate, |listener| {
-                let stream = sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK)?;
+                let (stream, peer) = sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK)?;
                 // Counted while the gate is held open: a drain that begins next sees this connection.
-                Ok((stream, self.shared().count()))
+                Ok((stream, peer, self.shared().count()))
             });
             match accepted.await {
                 Err(error) => {
@@ -61,7 +61,7 @@ impl Acceptor {
         }
     }
 
-    fn local_addr(&self) -> io::Result<socket2::SockAddr> {
+    fn local_addr(&self) -> io::Result<SockAddr> {
         match self.gate.io() {
             Some(io) => SockRef::from(io.get_ref()).local_addr(),
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener has been handed over")),
@@ -70,7 +70,7 @@ impl Acceptor {
 }
 
 macro_rules! managed {
-    ($(#[$doc:meta])* $name:ident, $kind:ident, $stream:ident, $std:ty, $addr:ty, $peer:expr, $local:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:ident, $stream:ident, $std:ty, $addr:ty, $address:expr) => {
         $(#[$doc])*
         ///
         /// The first call of [`accept`](Self::accept) tells that the service is ready to serve it. Accepting begins
@@ -92,10 +92,11 @@ macro_rules! managed {
             /// Only what makes the listener useless, such as EBADF.
             pub async fn accept(&self) -> io::Result<($stream, $addr)> {
                 loop {
-                    let (fd, counted) = self.acceptor.accept().await?;
+                    let (fd, peer, counted) = self.acceptor.accept().await?;
                     let stream = <$std>::from(fd);
-                    // A peer that is gone already leaves a stream without an address, and nothing to serve.
-                    let Ok(peer) = $peer(&stream) else { continue };
+                    let peer = $address(&peer).map_or_else(|| stream.peer_addr(), Ok);
+                    // A peer that is gone already may leave a stream without an address, and nothing to serve.
+                    let Ok(peer) = peer else { continue };
                     return Ok(($stream::new(stream.try_into()?, counted), peer));
                 }
             }
@@ -107,7 +108,7 @@ macro_rules! managed {
             /// `NotConnected` once the listener has been handed over for good.
             pub fn local_addr(&self) -> io::Result<$addr> {
                 let address = self.acceptor.local_addr()?;
-                $local(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
+                $address(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
             }
 
             #[cfg(feature = "http")]
@@ -136,13 +137,11 @@ macro_rules! managed {
 managed! {
     /// A managed TCP listener.
     TcpListener, Tcp, TcpStream, std::net::TcpStream, SocketAddr,
-    |stream: &std::net::TcpStream| stream.peer_addr(),
-    |address: &socket2::SockAddr| address.as_socket()
+    SockAddr::as_socket
 }
 
 managed! {
     /// A managed listener for Unix stream sockets.
     UnixListener, Unix, UnixStream, std::os::unix::net::UnixStream, UnixSocketAddr,
-    |stream: &std::os::unix::net::UnixStream| stream.peer_addr(),
-    |address: &socket2::SockAddr| address.as_unix()
+    sockets::unix_address
 }
