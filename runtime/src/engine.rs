@@ -11,7 +11,7 @@ mod outcome;
 mod predecessor;
 mod successor;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,7 +76,7 @@ struct Successor {
     /// From the request to `ACTIVE`.
     active_after: Option<Duration>,
     /// The names of the listeners that it keeps.
-    adopted: Vec<String>,
+    adopted: HashSet<String>,
     /// The listeners that its body has not asked for a connection yet.
     unserved: Vec<String>,
 }

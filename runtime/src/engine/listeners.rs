@@ -9,23 +9,20 @@ use crate::shared::Shared;
 use crate::sockets::Held;
 
 impl Engine {
-    pub(super) fn adopted_by_successor(&self) -> impl Fn(&str) -> bool + '_ {
-        let adopted = self.successor.as_ref().map_or(&[][..], |successor| &successor.adopted);
-        move |name| adopted.iter().any(|adopted| adopted == name)
+    /// Whether the successor keeps the listener of this name.
+    fn is_adopted(&self, name: &str) -> bool {
+        self.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))
     }
 
     /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
     /// its clients would wait in the queue for nothing.
     pub(super) fn pause(&mut self) -> Event {
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        let adopted = self.adopted_by_successor();
-        let stuck = self.doors.iter().find(|door| adopted(door.name()) && !door.close(deadline));
-        let stuck = stuck.map(|door| door.name().to_owned());
-        drop(adopted);
+        let stuck = self.doors.iter().find(|door| self.is_adopted(door.name()) && !door.close(deadline));
         match stuck {
             None => Event::Paused,
-            Some(name) => {
-                self.reason = Some(stuck_in(&name));
+            Some(door) => {
+                self.reason = Some(stuck_in(door.name()));
                 Event::ChannelLost
             }
         }
@@ -89,9 +86,8 @@ impl Engine {
         // Before it ever served, what it inherited is its predecessor's.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
         let held = std::mem::take(&mut self.held);
-        let adopted = self.adopted_by_successor();
-        let (kept, given_up): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| adopted(&held.name));
-        drop(adopted);
+        let (kept, given_up): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|held| self.is_adopted(&held.name));
         for held in given_up {
             if ours || held.created {
                 unlink(&self.shared, &held);

@@ -1,5 +1,6 @@
 //! Starting the successor, and the engine's side of the channel to it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -71,7 +72,7 @@ impl Engine {
             generation,
             requested,
             active_after: None,
-            adopted: Vec::new(),
+            adopted: HashSet::new(),
             unserved: self.doors.iter().map(|door| door.name().to_owned()).collect(),
         })
     }
