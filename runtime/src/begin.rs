@@ -197,13 +197,11 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
                 return Err(StartError::Handover("it did not begin with an offer".to_owned()));
             }
         };
-    // Said before the verdict on the other's version, so that both sides can name it. A predecessor that is dead by now
-    // does not hear it, and what it has sent is taken all the same.
+    // Said before the verdict on the other's version, so that both sides can name it, and with the first message after
+    // it: alone it would only wake the predecessor.
     let generation = speaker.next_generation();
     let hello = Message::Hello { speaker: Speaker::us(*generation.as_ref().unwrap_or(&speaker.generation)) };
-    match channel.send(&hello) {
-        Ok(()) | Err(_) => {}
-    }
+    channel.queue(&hello);
     speaker.understands_us().map_err(StartError::Handover)?;
     let generation = generation.map_err(StartError::Handover)?;
     let count = socket_count.saturating_add(file_count);

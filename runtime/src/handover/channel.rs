@@ -70,6 +70,12 @@ impl Channel {
         Self { fd, outgoing: VecDeque::new(), buffer: vec![0; MAX_MESSAGE] }
     }
 
+    /// Queues a message for which the other process need not wake: it travels ahead of the next one, at the next
+    /// [`flush`](Self::flush), or before this process waits.
+    pub(crate) fn queue(&mut self, message: &Message) {
+        self.outgoing.push_back((message.encode(), Vec::new()));
+    }
+
     /// Queues a message and sends what the socket takes.
     pub(crate) fn send(&mut self, message: &Message) -> io::Result<()> {
         self.send_with(message, Vec::new())
@@ -181,6 +187,10 @@ impl Channel {
             match self.receive()? {
                 Received::Nothing if Instant::now() >= deadline => return Ok(Received::Nothing),
                 Received::Nothing => {
+                    // What the other one may be waiting for. If it is gone, the read tells.
+                    match self.flush() {
+                        Ok(()) | Err(_) => {}
+                    }
                     let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
                     poll::until(&mut fds, Some(deadline))?;
                 }
@@ -307,6 +317,16 @@ mod tests {
             }
         }
         assert!((1..10_000).contains(&answers), "{answers} answers");
+    }
+
+    #[test]
+    fn what_is_queued_goes_ahead_of_the_next() {
+        let (mut old, mut new) = pair();
+        old.queue(&Message::Commit);
+        assert!(matches!(new.receive().unwrap(), Received::Nothing));
+        assert!(old.send_unless_full(&Message::Stop).unwrap(), "nothing waits for room");
+        assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
+        assert!(matches!(new.receive().unwrap(), Received::Message(Message::Stop, _)));
     }
 
     #[test]
