@@ -59,6 +59,7 @@ use proc_macro::TokenStream;
 /// | `probation` | how long a successor that serves is watched; if it dies meanwhile, this process serves again | `"3s"` | `TABLEFLIP_PROBATION` |
 /// | `drain_timeout` | how long open connections may take to finish | `"30s"` | `TABLEFLIP_DRAIN_TIMEOUT` |
 /// | `upgrade_signal` | the signal that starts an upgrade: `"SIGHUP"`, `"SIGUSR1"`, `"SIGUSR2"`, `"SIGQUIT"` or `"SIGWINCH"` | `"SIGHUP"` | `TABLEFLIP_UPGRADE_SIGNAL` |
+/// | `overlap` | what a further upgrade does while the predecessor still drains: `"refuse"`, `"wait"` until it is gone, or `"hasten"`, which has it end within 1 s | `"refuse"` | `TABLEFLIP_OVERLAP` |
 /// | `flavor` | the runtime of an `async fn`: `"multi_thread"` or `"current_thread"` | `"multi_thread"` | |
 /// | `worker_threads` | the threads of a `"multi_thread"` runtime, at least 1 | one for each core | |
 /// | `crate` | the absolute path of the runtime crate, if it is not `::tableflip` but a re-export | `::tableflip` | |

@@ -80,6 +80,7 @@ const OPTIONS: &[(&str, Take)] = &[
     ("probation", take_duration),
     ("drain_timeout", take_duration),
     ("upgrade_signal", take_signal),
+    ("overlap", take_overlap),
     ("flavor", take_flavor),
     ("worker_threads", take_worker_threads),
     ("crate", take_crate),
@@ -91,6 +92,8 @@ type Take = fn(&mut Draft, &Ident, &Expr) -> Result<()>;
 const MAX_NAME: usize = 64;
 
 const SIGNALS: [&str; 5] = ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGWINCH"];
+
+const OVERLAPS: [&str; 3] = ["refuse", "wait", "hasten"];
 
 /// The names of the flavors and the variants of the runtime's `Flavor`.
 const FLAVORS: [(&str, &str); 2] = [("multi_thread", "MultiThread"), ("current_thread", "CurrentThread")];
@@ -617,6 +620,12 @@ fn take_duration(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> 
 
 fn take_signal(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
     word(value, SIGNALS.into_iter())?;
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_overlap(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    word(value, OVERLAPS.into_iter())?;
     draft.set(option, Value::Expr(value.clone()));
     Ok(())
 }

@@ -132,6 +132,7 @@ fn try_begin<P>(
     let engine = Engine::new(
         shared.clone(),
         settings.timeouts,
+        settings.overlap,
         spawner,
         pidfile,
         held,

@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
-use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
+use crate::lifecycle::{Action, Drain, Event, Overlap, Phase, Predecessor, State, Timer};
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::report::{complain, tell};
@@ -38,6 +38,8 @@ use crate::spawn::{Child, Spawner, What};
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a drain goes on once somebody waits for its end.
+const HASTE: Duration = Duration::from_secs(1);
 /// How many peers of connections that are aborted are named.
 const NAMED_PEERS: usize = 8;
 /// How long a thread may be inside an accept, which does not block.
@@ -115,6 +117,8 @@ pub(crate) struct Engine {
     /// Why the upgrade, or the start, under way fails; the first reason is the cause.
     reason: Option<String>,
     stopping: Option<Signal>,
+    /// The deadline of the drain was brought near.
+    hastened: bool,
     verdict: Option<Verdict>,
 }
 
@@ -136,6 +140,7 @@ impl Engine {
     pub(crate) fn new(
         shared: Arc<Shared>,
         timeouts: Timeouts,
+        overlap: Overlap,
         spawner: Box<dyn Spawner>,
         pidfile: Option<Pidfile>,
         held: Vec<Held>,
@@ -149,7 +154,7 @@ impl Engine {
             (None, true) => Predecessor::Gone,
             (None, false) => Predecessor::None,
         };
-        let (state, actions) = State::new(predecessor);
+        let (state, actions) = State::new(predecessor, overlap);
         let ports = held.iter().filter_map(Held::port).collect();
         let mut engine = Self {
             shared,
@@ -173,6 +178,7 @@ impl Engine {
             told_unserved: None,
             reason: None,
             stopping: None,
+            hastened: false,
             verdict: None,
         };
         for action in actions {
@@ -410,6 +416,7 @@ impl Engine {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Refuse(refusal) => self.refuse(refusal),
+            Action::Postpone => self.postpone(),
             Action::ReportActive => self.report_active(),
             Action::Report(outcome) => self.report(outcome),
             Action::WarnNotReady => {
@@ -435,6 +442,7 @@ impl Engine {
                 self.say_up(&Message::Failed { reason });
             }
             Action::SendLeaving => self.say_up(&Message::Leaving),
+            Action::SendHasten => self.say_up(&Message::Hasten),
             Action::Kill => {
                 if let Some(successor) = &self.successor {
                     successor.child.kill();
@@ -455,9 +463,20 @@ impl Engine {
             Action::Disarm(timer) => _ = self.timers.remove(&timer),
             Action::LetGo => self.let_go(),
             Action::Drain => self.drain(),
+            Action::Hasten => self.hasten(),
             Action::End(end) => self.end(end),
         }
         None
+    }
+
+    /// The drain ends soon, and not later than it would have.
+    fn hasten(&mut self) {
+        let soon = Instant::now() + HASTE;
+        if self.timers.get(&Timer::Drain).is_none_or(|at| *at > soon) {
+            tell!(self.shared, INFO, within = ?HASTE, "the successor waits for the end of the drain");
+            self.timers.insert(Timer::Drain, soon);
+            self.hastened = true;
+        }
     }
 
     fn duration(&self, timer: Timer) -> Duration {

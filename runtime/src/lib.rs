@@ -90,6 +90,7 @@
 //! | `TABLEFLIP_PIDFILE` | a path, relative to the first working directory |
 //! | `TABLEFLIP_UPGRADE_TIMEOUT`, `TABLEFLIP_PROBATION`, `TABLEFLIP_DRAIN_TIMEOUT` | `500ms`, `30s`, `2m` |
 //! | `TABLEFLIP_UPGRADE_SIGNAL` | `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH` |
+//! | `TABLEFLIP_OVERLAP` | `refuse`, `wait` or `hasten` |
 //!
 //! `TABLEFLIP_HANDOVER` is the harness's own: a process sets it for its successor, which removes it.
 //!

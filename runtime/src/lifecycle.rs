@@ -18,6 +18,22 @@ pub(crate) struct State {
     pub(crate) predecessor: Predecessor,
     /// The body has returned.
     pub(crate) body_gone: bool,
+    /// What an upgrade does while the predecessor lives.
+    pub(crate) overlap: Overlap,
+    /// One waits for the predecessor to be gone.
+    pub(crate) pending: bool,
+    /// The successor has asked that the drain of this process end soon.
+    pub(crate) hastened: bool,
+}
+
+/// What a further upgrade does while the predecessor is still there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Overlap {
+    #[default]
+    Refuse,
+    Wait,
+    /// As `Wait`, and the predecessor is asked to be quick.
+    Hasten,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,6 +130,8 @@ pub(crate) enum Event {
     Failed,
     /// From the successor: it served and was told to stop.
     Leaving,
+    /// From the successor: somebody waits for this process to be gone.
+    Hasten,
     /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
     /// the one to the predecessor.
     ChannelLost,
@@ -148,6 +166,8 @@ pub(crate) enum Timer {
 pub(crate) enum Action {
     /// Answer a request to upgrade that cannot be served.
     Refuse(Refusal),
+    /// Keep a request to upgrade until the predecessor is gone.
+    Postpone,
     /// The successor serves; the outcome is still open.
     ReportActive,
     /// The upgrade under way has this outcome.
@@ -166,6 +186,7 @@ pub(crate) enum Action {
     SendActive,
     SendFailed(StartFailure),
     SendLeaving,
+    SendHasten,
     /// SIGKILL the successor.
     Kill,
     /// Prepare the way back of the pid file, and stop handing out connections and datagrams; `Paused` follows.
@@ -183,6 +204,8 @@ pub(crate) enum Action {
     LetGo,
     /// Raise `Shutdown`; with a successor, close the listeners that it did not adopt.
     Drain,
+    /// Bring the deadline of the drain near.
+    Hasten,
     End(End),
 }
 
@@ -250,8 +273,16 @@ use Phase as P;
 
 impl State {
     /// The first state and what to do on entering it.
-    pub(crate) fn new(predecessor: Predecessor) -> (State, Actions) {
-        (State { phase: P::Starting, predecessor, body_gone: false }, vec![A::Arm(Timer::Upgrade)])
+    pub(crate) fn new(predecessor: Predecessor, overlap: Overlap) -> (State, Actions) {
+        let state = State {
+            phase: P::Starting,
+            predecessor,
+            body_gone: false,
+            overlap,
+            pending: false,
+            hastened: false,
+        };
+        (state, vec![A::Arm(Timer::Upgrade)])
     }
 
     /// Whether connections are handed out by this process.
@@ -268,6 +299,8 @@ impl State {
         match event {
             E::PredecessorGone => self.predecessor = Predecessor::Gone,
             E::BodyReturned => self.body_gone = true,
+            E::Hasten => self.hastened = true,
+            E::Exited => self.hastened = false,
             _ => {}
         }
         match self.phase {
@@ -341,12 +374,33 @@ impl State {
 
     fn serving(self, event: Event) -> (State, Actions) {
         match event {
-            E::Upgrade if self.has_predecessor() => (self, vec![A::Refuse(Refusal::PredecessorDraining)]),
-            E::Upgrade => self.to(P::Upgrading, [A::Arm(Timer::Upgrade), A::Spawn]),
+            E::Upgrade if self.has_predecessor() => self.postpone(),
+            E::PredecessorGone if self.pending => self.upgrade(),
+            E::Upgrade => self.upgrade(),
             // Unasked, and with a predecessor in standby that is still able to serve: to it this is a death.
             E::BodyReturned => self.end(if self.has_predecessor() { End::Replaced } else { End::Final }),
+            E::Stop if self.pending => {
+                let (state, mut actions) = State { pending: false, ..self }.stop_as_owner();
+                actions.insert(0, A::Report(Err(Failure::Stopped)));
+                (state, actions)
+            }
             E::Stop => self.stop_as_owner(),
             _ => self.stay(),
+        }
+    }
+
+    fn upgrade(self) -> (State, Actions) {
+        State { pending: false, ..self }.to(P::Upgrading, [A::Arm(Timer::Upgrade), A::Spawn])
+    }
+
+    /// A request to upgrade while the predecessor lives.
+    fn postpone(self) -> (State, Actions) {
+        let pending = State { pending: true, ..self };
+        match self.overlap {
+            Overlap::Refuse => (self, vec![A::Refuse(Refusal::PredecessorDraining)]),
+            _ if self.pending => (self, vec![A::Refuse(Refusal::InProgress)]),
+            Overlap::Wait => (pending, vec![A::Postpone]),
+            Overlap::Hasten => (pending, vec![A::Postpone, A::SendHasten]),
         }
     }
 
@@ -461,6 +515,7 @@ impl State {
             E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), []),
             E::Stop => self.end(End::AtOnce),
             E::Leaving => self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo]),
+            E::Hasten => (self, vec![A::Hasten]),
             E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack, A::LetGo]),
             E::Exited => self.try_rescue(0, false, [A::TakeBack]),
             _ => self.stay(),
@@ -553,7 +608,8 @@ impl State {
 
     /// Raises `Shutdown`.
     fn drain<const N: usize>(self, drain: Drain, before: [Action; N]) -> (State, Actions) {
-        let actions = before.into_iter().chain([A::Arm(Timer::Drain), A::Drain]).collect();
+        let mut actions: Actions = before.into_iter().chain([A::Arm(Timer::Drain), A::Drain]).collect();
+        actions.extend(self.hastened.then_some(A::Hasten));
         (State { phase: P::Draining(drain), ..self }, actions)
     }
 

@@ -13,6 +13,7 @@ use crate::begin::Host;
 use crate::body::{self, Ended};
 use crate::environment::{self, Environment};
 use crate::error::StartError;
+use crate::lifecycle::Overlap;
 use crate::params::Start;
 use crate::report::printable;
 use crate::shared::Verdict;
@@ -55,6 +56,7 @@ pub struct Service {
     probation: Result<Duration, String>,
     drain_timeout: Result<Duration, String>,
     upgrade_signal: String,
+    overlap: String,
     #[cfg(feature = "tokio")]
     pub(crate) flavor: Flavor,
     #[cfg(feature = "tokio")]
@@ -86,6 +88,7 @@ impl Service {
             probation: Ok(Duration::from_secs(3)),
             drain_timeout: Ok(Duration::from_secs(30)),
             upgrade_signal: "SIGHUP".to_owned(),
+            overlap: "refuse".to_owned(),
             #[cfg(feature = "tokio")]
             flavor: Flavor::default(),
             #[cfg(feature = "tokio")]
@@ -126,6 +129,14 @@ impl Service {
     /// The signal that starts an upgrade: `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH`. Default: `SIGHUP`.
     pub fn upgrade_signal(mut self, name: impl Into<String>) -> Self {
         self.upgrade_signal = name.into();
+        self
+    }
+
+    /// What a further upgrade does while the predecessor is still there: `refuse` answers
+    /// [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining), `wait` starts it once the predecessor is gone,
+    /// and `hasten` has the predecessor's drain end within 1 s as well. Default: `refuse`.
+    pub fn overlap(mut self, overlap: impl Into<String>) -> Self {
+        self.overlap = overlap.into();
         self
     }
 
@@ -205,13 +216,9 @@ impl Service {
             drain: duration("drain_timeout", self.drain_timeout)?,
         };
 
-        let upgrade_signal = match environment.parse::<UpgradeSignal>(&variable("upgrade_signal"))? {
-            Some(signal) => signal,
-            None => self.upgrade_signal.parse().map_err(|problem| StartError::Option {
-                option: "upgrade_signal",
-                problem: format!("`{}`: {problem}", self.upgrade_signal),
-            })?,
-        };
+        let UpgradeSignal(upgrade_signal) =
+            one_of(&mut environment, "upgrade_signal", &variable("upgrade_signal"), &self.upgrade_signal)?;
+        let overlap = one_of(&mut environment, "overlap", &variable("overlap"), &self.overlap)?;
 
         let pidfile_variable = variable("pidfile");
         let file = |path: PathBuf| match path.file_name() {
@@ -256,7 +263,7 @@ impl Service {
             listeners.push((name, address));
         }
         environment.finish(&known)?;
-        Ok(Settings { listeners, pidfile, timeouts, upgrade_signal: upgrade_signal.0 })
+        Ok(Settings { listeners, pidfile, timeouts, upgrade_signal, overlap })
     }
 }
 
@@ -272,6 +279,8 @@ pub(crate) struct Settings {
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) timeouts: Timeouts,
     pub(crate) upgrade_signal: Signal,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
+    pub(crate) overlap: Overlap,
 }
 
 /// The durations of a service.
@@ -366,6 +375,34 @@ impl FromStr for EnvironmentDuration {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = |error| format!("not a duration such as `500ms`, `30s` or `2m`: {error}");
         humantime::parse_duration(text).map(Self).map_err(expected)
+    }
+}
+
+/// The value of an option that is one of a few words: of its variable, or as it is declared.
+fn one_of<T: FromStr<Err = String>>(
+    environment: &mut Environment,
+    option: &'static str,
+    variable: &str,
+    declared: &str,
+) -> Result<T, StartError> {
+    match environment.parse(variable)? {
+        Some(value) => Ok(value),
+        None => declared
+            .parse()
+            .map_err(|problem| StartError::Option { option, problem: format!("`{declared}`: {problem}") }),
+    }
+}
+
+impl FromStr for Overlap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "wait" => Ok(Self::Wait),
+            "hasten" => Ok(Self::Hasten),
+            _ => Err("expected one of refuse, wait, hasten".to_owned()),
+        }
     }
 }
 

@@ -123,6 +123,27 @@ fn upgrade_signal() {
     }
 }
 
+#[test]
+fn overlap() {
+    // The declared one refuses; each of these keeps the request until the predecessor is gone.
+    for how in ["wait", "hasten"] {
+        let dir = Dir::new();
+        let (mut plain, old) =
+            Plain::serve(&dir, &[("TABLEFLIP_OVERLAP", how), ("TABLEFLIP_PROBATION", "0s")]);
+        let mut client = Client::connect(old.address);
+        let answer = client.ask("upgrade");
+        let second = plain.hello();
+        assert_eq!(answer, format!("ok 2 {}", second.pid), "{how}");
+        // The first drains: it waits for this client, which waits for the third if the first has to hurry.
+        signal(second.pid, Signal::USR1);
+        if how == "wait" {
+            drop(client);
+        }
+        let third = plain.hello();
+        assert_eq!((third.generation, third.address), (3, old.address), "{how}");
+    }
+}
+
 /// Longer than the clock can count. It never ends; it does not end the process.
 #[test]
 fn a_duration_may_be_longer_than_a_clock_can_count() {
@@ -227,6 +248,13 @@ fn an_upgrade_signal_that_is_none_is_refused() {
 }
 
 #[test]
+fn an_overlap_that_is_none_is_refused() {
+    for value in ["", "Wait", "never", " wait"] {
+        refused_as_text("TABLEFLIP_OVERLAP", value, "expected one of refuse, wait, hasten");
+    }
+}
+
+#[test]
 fn text_that_is_not_utf8_is_refused() {
     for variable in [
         "TABLEFLIP_LISTEN_TALK",
@@ -234,6 +262,7 @@ fn text_that_is_not_utf8_is_refused() {
         "TABLEFLIP_PROBATION",
         "TABLEFLIP_DRAIN_TIMEOUT",
         "TABLEFLIP_UPGRADE_SIGNAL",
+        "TABLEFLIP_OVERLAP",
     ] {
         let value = OsStr::from_bytes(b"1s\xff");
         refused(variable, value, variable, r#""1s\xFF" is not UTF-8"#);
@@ -244,7 +273,7 @@ fn text_that_is_not_utf8_is_refused() {
 #[test]
 fn an_unknown_variable_is_refused() {
     let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
-                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_PIDFILE";
+                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, TABLEFLIP_PIDFILE";
     for variable in [
         "TABLEFLIP_X",
         "TABLEFLIP_",

@@ -175,6 +175,8 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor does not know a message",
     "the successor exited",
     "the successor serves",
+    "the successor waits for the end of the drain",
+    "there is no predecessor",
 ];
 
 #[test]

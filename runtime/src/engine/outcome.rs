@@ -1,6 +1,6 @@
 //! What the operator and the body are told: refusals, outcomes and reasons, in words.
 
-use super::{Engine, HANDOVER_TIMEOUT, NAMED_PEERS};
+use super::{Engine, HANDOVER_TIMEOUT, HASTE, NAMED_PEERS};
 use crate::error::UpgradeError;
 use crate::lifecycle::{Failure, Phase, Refusal, StartFailure};
 use crate::report::{complain, printable, tell};
@@ -19,6 +19,12 @@ impl Engine {
         if let Some(reply) = self.asking.take() {
             reply.set(Err(error));
         }
+    }
+
+    /// Who asked waits until the predecessor is gone, and then for the outcome.
+    pub(super) fn postpone(&mut self) {
+        self.waiting.extend(self.asking.take());
+        tell!(self.shared, INFO, phase = "postponed", "an upgrade waits until the predecessor is gone");
     }
 
     pub(super) fn report_active(&mut self) {
@@ -122,7 +128,7 @@ impl Engine {
         complain!(
             self.shared,
             "not drained within {}: {count} connections and guards are open{peers}{body}; what is left is aborted",
-            humantime::format_duration(self.timeouts.drain),
+            humantime::format_duration(if self.hastened { HASTE } else { self.timeouts.drain }),
         );
     }
 }

@@ -189,6 +189,7 @@ impl Engine {
                 Event::Failed
             }
             Message::Leaving => Event::Leaving,
+            Message::Hasten => Event::Hasten,
             Message::NotUnderstood { unknown } => {
                 tell!(
                     self.shared,

@@ -68,6 +68,8 @@ pub(crate) enum Message {
         reason: String,
     },
     Leaving,
+    /// Somebody waits for the end of the predecessor's drain.
+    Hasten,
 
     // Both ways.
     /// The answer to a message of a type that this release does not know.
@@ -239,6 +241,7 @@ mod tests {
             (r#"{"type":"active"}"#, Message::Active),
             (r#"{"type":"failed","reason":"no disk"}"#, Message::Failed { reason: "no disk".into() }),
             (r#"{"type":"leaving"}"#, Message::Leaving),
+            (r#"{"type":"hasten"}"#, Message::Hasten),
             (
                 r#"{"type":"not-understood","unknown":"sing"}"#,
                 Message::NotUnderstood { unknown: "sing".into() },

@@ -19,6 +19,7 @@ enum Message {
     Active,
     Failed,
     Leaving,
+    Hasten,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,8 +57,8 @@ struct World {
     pidfile_fault: bool,
 }
 
-fn process(predecessor: Predecessor, parent: Option<usize>) -> Process {
-    let (state, actions) = State::new(predecessor);
+fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap) -> Process {
+    let (state, actions) = State::new(predecessor, overlap);
     assert_eq!(actions, [A::Arm(Timer::Upgrade)]);
     Process {
         state,
@@ -76,9 +77,9 @@ fn process(predecessor: Predecessor, parent: Option<usize>) -> Process {
 }
 
 impl World {
-    fn new(upgrades: u8, stops: u8, faults: u8) -> World {
+    fn new(upgrades: u8, stops: u8, faults: u8, overlap: Overlap) -> World {
         World {
-            processes: vec![process(Predecessor::None, None)],
+            processes: vec![process(Predecessor::None, None, overlap)],
             pidfile: None,
             upgrades,
             stops,
@@ -126,7 +127,7 @@ impl World {
                 *process = Process {
                     alive: false,
                     timers: BTreeSet::new(),
-                    ..self::process(Predecessor::None, None)
+                    ..self::process(Predecessor::None, None, Overlap::Refuse)
                 };
             }
             process.child = process.child.and_then(to);
@@ -160,7 +161,9 @@ impl World {
             done.push(crashed);
         }
         match *action {
-            A::Refuse(_) | A::ReportActive | A::Report(_) | A::WarnNotReady | A::LetGo => {}
+            A::Refuse(_) | A::Postpone | A::ReportActive | A::Report(_) | A::WarnNotReady | A::LetGo => {}
+            // In the model a deadline may come at any moment anyway; it has to be one that is armed.
+            A::Hasten => assert!(self.processes[who].timers.contains(&Timer::Drain)),
             A::Arm(timer) => _ = self.processes[who].timers.insert(timer),
             A::Disarm(timer) => _ = self.processes[who].timers.remove(&timer),
             A::Spawn | A::SpawnRescue => {
@@ -171,7 +174,8 @@ impl World {
                 }
                 let child = self.processes.len();
                 assert!(self.processes[who].child.is_none(), "a successor beside a successor: {self:#?}");
-                self.processes.push(process(Predecessor::Alive, Some(who)));
+                let overlap = self.processes[who].state.overlap;
+                self.processes.push(process(Predecessor::Alive, Some(who), overlap));
                 let parent = &mut self.processes[who];
                 parent.child = Some(child);
                 parent.channel_broken = false;
@@ -191,6 +195,7 @@ impl World {
             A::SendActive => self.send_up(who, Message::Active),
             A::SendFailed(_) => self.send_up(who, Message::Failed),
             A::SendLeaving => self.send_up(who, Message::Leaving),
+            A::SendHasten => self.send_up(who, Message::Hasten),
             A::Kill => {
                 if let Some(child) = self.processes[who].child {
                     self.die(child);
@@ -286,6 +291,7 @@ impl World {
                     Message::Active => E::Active,
                     Message::Failed => E::Failed,
                     Message::Leaving => E::Leaving,
+                    Message::Hasten => E::Hasten,
                     other => unreachable!("{other:?} to a predecessor"),
                 };
                 feed(&world, event);
@@ -391,6 +397,7 @@ impl World {
             return Ok(());
         }
         check(open == 1 || self.stopped || self.alone, "nobody serves")?;
+        check(self.alive().all(|process| !process.state.pending), "an upgrade waits for nobody")?;
         match self.pidfile {
             // Whoever ended the only process left its pid file behind; that is what a crash does.
             Some(pid) => check(
@@ -416,8 +423,8 @@ impl std::fmt::Display for World {
 
 /// Explores everything that can happen within the budgets; returns how many states there are, and how many of
 /// them are settled. A violation is reported with the shortest way to it.
-fn explore(upgrades: u8, stops: u8, faults: u8) -> (usize, usize) {
-    let mut worlds = vec![World::new(upgrades, stops, faults)];
+fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap) -> (usize, usize) {
+    let mut worlds = vec![World::new(upgrades, stops, faults, overlap)];
     let mut came_from = vec![0];
     let mut seen: HashSet<World> = worlds.iter().cloned().collect();
     let mut settled = 0;
@@ -450,9 +457,18 @@ fn explore(upgrades: u8, stops: u8, faults: u8) -> (usize, usize) {
 #[test]
 fn no_interleaving_breaks_the_promises() {
     // The budgets of upgrades, stops and faults; they are what bounds the search.
-    for (upgrades, stops, faults) in [(2, 0, 3), (2, 3, 1), (3, 2, 2)] {
-        let (states, settled) = explore(upgrades, stops, faults);
-        println!("{upgrades} upgrades, {stops} stops, {faults} faults: {states} states, {settled} settled");
+    let budgets = [
+        (2, 0, 3, Overlap::Refuse),
+        (2, 3, 1, Overlap::Refuse),
+        (3, 2, 2, Overlap::Refuse),
+        (3, 1, 2, Overlap::Wait),
+        (3, 1, 2, Overlap::Hasten),
+    ];
+    for (upgrades, stops, faults, overlap) in budgets {
+        let (states, settled) = explore(upgrades, stops, faults, overlap);
+        println!(
+            "{upgrades} upgrades, {stops} stops, {faults} faults, {overlap:?}: {states} states, {settled} settled"
+        );
         assert!(settled > 0 && states > 50, "the search did not get anywhere");
     }
 }

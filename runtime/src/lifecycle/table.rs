@@ -71,6 +71,7 @@ fn events() -> Vec<Event> {
         E::Active,
         E::Failed,
         E::Leaving,
+        E::Hasten,
         E::ChannelLost,
         E::Exited,
         E::Paused,
@@ -107,9 +108,13 @@ fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
     (must.iter().copied().collect(), may.iter().copied().collect())
 }
 
-/// Whether somebody waits for the outcome of an upgrade in this phase.
-fn owes_outcome(phase: Phase) -> bool {
-    matches!(phase, P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. })
+/// Whether somebody waits for the outcome of an upgrade.
+fn owes_outcome(state: State) -> bool {
+    state.pending
+        || matches!(
+            state.phase,
+            P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. }
+        )
 }
 
 #[test]
@@ -118,14 +123,24 @@ fn every_pair_of_state_and_event_has_an_answer() {
     for phase in phases() {
         for predecessor in [Predecessor::None, Predecessor::Alive, Predecessor::Gone] {
             for body_gone in [false, true] {
-                for event in events() {
-                    check(State { phase, predecessor, body_gone }, event);
-                    visited += 1;
+                for overlap in [Overlap::Refuse, Overlap::Wait, Overlap::Hasten] {
+                    for event in events() {
+                        let state =
+                            State { phase, predecessor, body_gone, overlap, pending: false, hastened: false };
+                        check(state, event);
+                        check(State { hastened: true, ..state }, event);
+                        // Who waits does so in one phase, for a predecessor that lives.
+                        let may_wait = overlap != Overlap::Refuse && predecessor == Predecessor::Alive;
+                        if phase == P::Serving && may_wait {
+                            check(State { pending: true, ..state }, event);
+                        }
+                        visited += 1;
+                    }
                 }
             }
         }
     }
-    assert_eq!(visited, phases().len() * 6 * events().len());
+    assert_eq!(visited, phases().len() * 18 * events().len());
 }
 
 fn check(before: State, event: Event) {
@@ -140,14 +155,18 @@ fn check(before: State, event: Event) {
         assert_eq!(after.phase, P::Ended, "{}", context());
     }
 
-    // A request to upgrade is never dropped: it is refused, or it starts a successor.
-    let answers = did(|a| matches!(a, A::Refuse(_) | A::Spawn));
-    assert_eq!(answers, usize::from(event == E::Upgrade), "{}", context());
+    // A request to upgrade is never dropped: it is refused, or kept until the predecessor is gone, or it starts a
+    // successor.
+    let answers = did(|a| matches!(a, A::Refuse(_) | A::Postpone | A::Spawn));
+    let due = before.pending && event == E::PredecessorGone;
+    assert_eq!(answers, usize::from(event == E::Upgrade || due), "{}", context());
+    assert_eq!(after.pending && !before.pending, actions.contains(&A::Postpone), "{}", context());
+    assert!(!after.pending || after.phase == P::Serving || after.phase == P::Ended, "{}", context());
 
     // An upgrade has one outcome. A process that is about to exit answers by exiting.
     let outcomes = did(|a| matches!(a, A::Report(_)));
     if after.phase != P::Ended {
-        let owed = owes_outcome(before.phase) && !owes_outcome(after.phase);
+        let owed = owes_outcome(before) && !owes_outcome(after);
         assert_eq!(outcomes, usize::from(owed), "{}", context());
     } else {
         assert!(outcomes <= 1, "{}", context());

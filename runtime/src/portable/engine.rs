@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::UpgradeError;
 use crate::gate::Door;
-use crate::lifecycle::{Action, End, Event, Phase, Predecessor, StartFailure, State, Timer};
+use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
 use crate::pidfile::Pidfile;
 use crate::report::{complain, printable, tell};
 use crate::service::Timeouts;
@@ -68,7 +68,7 @@ impl Engine {
         manual_ready: bool,
         is_process: bool,
     ) -> Self {
-        let (state, actions) = State::new(Predecessor::None);
+        let (state, actions) = State::new(Predecessor::None, Overlap::default());
         let mut engine = Self {
             shared,
             timeouts,
@@ -279,6 +279,9 @@ impl Engine {
             | Action::SendActive
             | Action::SendFailed(_)
             | Action::SendLeaving
+            | Action::SendHasten
+            | Action::Postpone
+            | Action::Hasten
             | Action::Kill
             | Action::Pause
             | Action::LetGo

@@ -14,6 +14,7 @@ mod inheritance;
 mod limits;
 mod look;
 mod many;
+mod overlap;
 mod promises;
 mod signals;
 mod sockets;

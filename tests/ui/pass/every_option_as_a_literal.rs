@@ -7,6 +7,7 @@ use tableflip::net::TcpListener;
     probation = "3s",
     drain_timeout = "500ms",
     upgrade_signal = "SIGUSR2",
+    overlap = "wait",
     flavor = "multi_thread",
     worker_threads = 4,
     crate = ::tableflip,

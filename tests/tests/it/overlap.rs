@@ -1,0 +1,127 @@
+//! A further upgrade while the predecessor is still there: kept, with or without haste.
+
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
+
+fn overlapping<'d>(dir: &'d Dir, how: &str) -> Command<'d> {
+    dir.victim().env("TABLEFLIP_OVERLAP", how)
+}
+
+/// A service whose old process drains, with one connection that is open.
+fn draining(service: &Service, old: &Process) -> Process {
+    let new = service.upgrade(old);
+    service.wait_for(old, "draining", "open=1");
+    new
+}
+
+#[test]
+fn it_waits_until_the_predecessor_is_gone() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "wait").serve();
+    let mut before = service.open(&old);
+    let new = draining(&service, &old);
+    new.signal(Signal::HUP);
+    service.wait(&new, "postponed");
+    // A further one has nothing to wait for.
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "upgrade refused: an upgrade is in progress");
+    assert_eq!(before.who(), (1, old.pid()), "the connection is left in peace");
+    drop(before);
+    let third = service.next_process();
+    service.wait_until_it_serves(&third);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.connect().who(), (3, third.pid()));
+}
+
+#[test]
+fn whoever_awaits_it_gets_the_outcome() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "wait").serve();
+    let before = service.open(&old);
+    let new = draining(&service, &old);
+    let mut client = service.open(&new);
+    client.send("upgrade");
+    service.wait(&new, "postponed");
+    drop(before);
+    let third = service.next_process();
+    assert_eq!(client.receive().unwrap(), format!("ok 3 {}", third.pid()));
+}
+
+#[test]
+fn it_begins_when_the_predecessor_is_killed() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "wait").probation("1h").serve();
+    let new = service.upgrade(&old);
+    new.signal(Signal::HUP);
+    service.wait(&new, "postponed");
+    old.kill();
+    let third = service.next_process();
+    service.wait_until_it_serves(&third);
+    assert_eq!(service.connect().who(), (3, third.pid()));
+}
+
+#[test]
+fn a_stop_ends_the_wait() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "wait").serve();
+    let before = service.open(&old);
+    let new = draining(&service, &old);
+    let mut client = service.open(&new);
+    client.send("upgrade");
+    service.wait(&new, "postponed");
+    new.signal(Signal::TERM);
+    let answer = client.receive().unwrap();
+    assert!(answer.starts_with("err") && answer.contains("the service was told to stop"), "{answer}");
+    drop((before, client));
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    assert_eq!(service.pidfile(), None);
+}
+
+/// The deadline of the drain is an hour, and the connection is never closed by its client.
+#[test]
+fn haste_ends_the_drain() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "hasten").serve();
+    let mut before = service.open(&old);
+    let new = draining(&service, &old);
+    new.signal(Signal::HUP);
+    service.wait(&new, "postponed");
+    let named = service.wait_for(&old, "error", "not drained within 1s: 1 connections and guards are open");
+    assert!(named.text.contains("127.0.0.1:"), "{}", named.text);
+    before.wait_for_the_end();
+    let third = service.next_process();
+    service.wait_until_it_serves(&third);
+    assert_eq!(service.connect().who(), (3, third.pid()));
+}
+
+/// Nothing else would watch the new release.
+#[test]
+fn haste_does_not_shorten_the_standby() {
+    let dir = Dir::new();
+    let (service, old) = overlapping(&dir, "hasten").probation("1h").serve();
+    let mut before = service.open(&old);
+    let new = service.upgrade(&old);
+    new.signal(Signal::HUP);
+    service.wait(&new, "postponed");
+    // The old one has read of the haste before this, which came to it later by another way.
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: an upgrade is in progress");
+    assert_eq!(before.who(), (1, old.pid()));
+    new.kill();
+    service.wait_for_failure(&old);
+    assert_eq!(before.who(), (1, old.pid()));
+    assert_eq!(service.served_by(), old.pid());
+
+    // The haste was for that successor.
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    service.wait_for(&old, "draining", "open=1");
+    // Answered by whoever has acted on the step, so that what belongs to it is done.
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    assert!(!service.transcript().contains("the successor waits for the end of the drain"));
+    new.signal(Signal::HUP);
+    service.wait_for(&old, "error", "not drained within 1s");
+    before.wait_for_the_end();
+    assert_eq!(old.exit(), Exit::Status(0));
+}

@@ -1,0 +1,2 @@
+#[tableflip::main(overlap = "waits")]
+async fn main() {}
