@@ -178,7 +178,7 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 12] = [
+        const NAMES: [&str; 13] = [
             "offer",
             "files",
             "sockets",
@@ -190,6 +190,7 @@ impl Message {
             "active",
             "failed",
             "leaving",
+            "hasten",
             "not-understood",
         ];
         NAMES.contains(&name)
