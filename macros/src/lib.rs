@@ -60,11 +60,12 @@ use proc_macro::TokenStream;
 /// | `drain_timeout` | how long open connections may take to finish | `"30s"` | `TABLEFLIP_DRAIN_TIMEOUT` |
 /// | `upgrade_signal` | the signal that starts an upgrade: `"SIGHUP"`, `"SIGUSR1"`, `"SIGUSR2"`, `"SIGQUIT"` or `"SIGWINCH"` | `"SIGHUP"` | `TABLEFLIP_UPGRADE_SIGNAL` |
 /// | `overlap` | what a further upgrade does while the predecessor still drains: `"refuse"`, `"wait"` until it is gone, or `"hasten"`, which has it end within 1 s | `"refuse"` | `TABLEFLIP_OVERLAP` |
+/// | `preflight` | a command of the shell that checks the new release before it gets a socket; `"$0"` is the executable | none | `TABLEFLIP_PREFLIGHT` |
 /// | `flavor` | the runtime of an `async fn`: `"multi_thread"` or `"current_thread"` | `"multi_thread"` | |
 /// | `worker_threads` | the threads of a `"multi_thread"` runtime, at least 1 | one for each core | |
 /// | `crate` | the absolute path of the runtime crate, if it is not `::tableflip` but a re-export | `::tableflip` | |
 ///
-/// A path is a string literal or any expression that is `Into<PathBuf>`. A duration is a string literal such as
+/// A path is a string literal or any expression that is `Into<PathBuf>`, a command one that is `Into<OsString>`. A duration is a string literal such as
 /// `"500ms"`, `"30s"` or `"1m 30s"`, checked when it is compiled, or any expression of type
 /// [`Duration`](std::time::Duration). A number of threads is a literal or any expression of type `usize`.
 ///

@@ -81,6 +81,7 @@ const OPTIONS: &[(&str, Take)] = &[
     ("drain_timeout", take_duration),
     ("upgrade_signal", take_signal),
     ("overlap", take_overlap),
+    ("preflight", take_command),
     ("flavor", take_flavor),
     ("worker_threads", take_worker_threads),
     ("crate", take_crate),
@@ -596,6 +597,16 @@ fn take_path(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
         .is_some_and(|path| path.value().is_empty())
     {
         return Err(Error::new_spanned(value, "the path is empty"));
+    }
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_command(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    if string(value, "a command in quotes, or an expression that yields one")?
+        .is_some_and(|command| command.value().trim().is_empty())
+    {
+        return Err(Error::new_spanned(value, "the command is empty"));
     }
     draft.set(option, Value::Expr(value.clone()));
     Ok(())

@@ -74,7 +74,7 @@ fn try_begin<P>(
     prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
 ) -> Result<(Arc<Shared>, P), StartError> {
     let is_process = matches!(host, Host::Process);
-    let settings;
+    let mut settings;
     let offered;
     let spawner: Box<dyn Spawner>;
     let mut blocked = None;
@@ -116,7 +116,7 @@ fn try_begin<P>(
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let (sockets, files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
-    let Opened { held, adopted, left } = open_listeners(settings.listeners, sockets)?;
+    let Opened { held, adopted, left } = open_listeners(std::mem::take(&mut settings.listeners), sockets)?;
     let mut start = Start::new(shared.clone(), held, left, files);
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
     let prepared = prepared.inspect_err(|_| sockets::forget(&start.held))?;
@@ -128,11 +128,10 @@ fn try_begin<P>(
     }
     let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, adopted });
     let Start { held, doors, manual_ready, .. } = start;
-    let pidfile = settings.pidfile.filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
+    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     let engine = Engine::new(
         shared.clone(),
-        settings.timeouts,
-        settings.overlap,
+        settings,
         spawner,
         pidfile,
         held,

@@ -5,6 +5,7 @@
 //! It is plain code around poll(2), so that an upgrade works though the runtime of the body is blocked, and so that
 //! the async and the blocking flavour share it. Nothing here runs on the path of a connection.
 
+mod check;
 mod ending;
 mod listeners;
 mod outcome;
@@ -25,11 +26,12 @@ use nix::sys::signal::Signal;
 use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
-use crate::lifecycle::{Action, Drain, Event, Overlap, Phase, Predecessor, State, Timer};
+use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
 use crate::pidfile::Pidfile;
 use crate::poll;
+use crate::preflight::Check;
 use crate::report::{complain, tell};
-use crate::service::Timeouts;
+use crate::service::Settings;
 use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
 use crate::sockets::Held;
@@ -74,7 +76,6 @@ struct Successor {
     /// `None` once it has reached its end or cannot be used.
     channel: Option<Channel>,
     generation: u64,
-    requested: Instant,
     /// From the request to `ACTIVE`.
     active_after: Option<Duration>,
     /// The names of the listeners that it keeps.
@@ -86,7 +87,7 @@ struct Successor {
 /// What an engine starts with.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    timeouts: Timeouts,
+    settings: Settings,
     spawner: Box<dyn Spawner>,
     pidfile: Option<Pidfile>,
     /// Every socket of the service, in the order of an offer.
@@ -102,6 +103,11 @@ pub(crate) struct Engine {
     is_process: bool,
 
     state: State,
+    /// The one under way, and those that were ended and are not reaped yet.
+    check: Option<Check>,
+    ended_checks: Vec<Check>,
+    /// When the upgrade under way was asked for.
+    requested: Instant,
     successor: Option<Successor>,
     timers: BTreeMap<Timer, Instant>,
     /// Who asked for the upgrade that is being requested just now, and who waits for the one under way.
@@ -139,8 +145,7 @@ impl Engine {
     )]
     pub(crate) fn new(
         shared: Arc<Shared>,
-        timeouts: Timeouts,
-        overlap: Overlap,
+        settings: Settings,
         spawner: Box<dyn Spawner>,
         pidfile: Option<Pidfile>,
         held: Vec<Held>,
@@ -154,11 +159,11 @@ impl Engine {
             (None, true) => Predecessor::Gone,
             (None, false) => Predecessor::None,
         };
-        let (state, actions) = State::new(predecessor, overlap);
+        let (state, actions) = State::new(predecessor, settings.overlap);
         let ports = held.iter().filter_map(Held::port).collect();
         let mut engine = Self {
             shared,
-            timeouts,
+            settings,
             spawner,
             pidfile,
             held,
@@ -168,6 +173,9 @@ impl Engine {
             parent,
             is_process,
             state,
+            check: None,
+            ended_checks: Vec::new(),
+            requested: Instant::now(),
             successor: None,
             timers: BTreeMap::new(),
             asking: None,
@@ -257,6 +265,9 @@ impl Engine {
         if let Some(parent) = &self.parent {
             fds.push(PollFd::new(parent.channel.as_fd(), wanted(&parent.channel)));
         }
+        for check in self.check.iter().chain(&self.ended_checks) {
+            fds.extend(check.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        }
         if let Some(successor) = &self.successor {
             fds.push(PollFd::new(successor.child.as_fd(), PollFlags::POLLIN));
             if let Some(channel) = &successor.channel {
@@ -278,7 +289,7 @@ impl Engine {
         let mut taken = 0;
         while taken < MAX_ARRIVALS
             && self.verdict.is_none()
-            && (self.take_from_parent() || self.take_from_successor())
+            && (self.take_from_parent() || self.take_from_successor() || self.take_from_check())
         {
             taken += 1;
         }
@@ -421,9 +432,11 @@ impl Engine {
             Action::Report(outcome) => self.report(outcome),
             Action::WarnNotReady => {
                 let unserved = self.unserved();
-                let after = humantime::format_duration(self.timeouts.upgrade);
+                let after = humantime::format_duration(self.settings.timeouts.upgrade);
                 complain!(self.shared, "not ready after {after}: {}", self.not_ready_because(&unserved));
             }
+            Action::Check => return self.check(),
+            Action::EndCheck => self.end_check(),
             Action::Spawn => return self.spawn(What::Release),
             Action::SpawnRescue => {
                 complain!(
@@ -431,6 +444,7 @@ impl Engine {
                     "the successor {}; this process's own executable is started in its place",
                     self.reason.take().unwrap_or_else(|| "is dead".to_owned()),
                 );
+                self.requested = Instant::now();
                 return self.spawn(What::OwnImage);
             }
             Action::SendCommit => self.say_down(&Message::Commit),
@@ -481,10 +495,10 @@ impl Engine {
 
     fn duration(&self, timer: Timer) -> Duration {
         match timer {
-            Timer::Upgrade => self.timeouts.upgrade,
+            Timer::Upgrade => self.settings.timeouts.upgrade,
             Timer::Handover => HANDOVER_TIMEOUT,
-            Timer::Probation => self.timeouts.probation,
-            Timer::Drain => self.timeouts.drain,
+            Timer::Probation => self.settings.timeouts.probation,
+            Timer::Drain => self.settings.timeouts.drain,
             Timer::Exit => EXIT_TIMEOUT,
             Timer::Backoff => RESCUE_BACKOFF,
         }

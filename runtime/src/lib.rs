@@ -91,6 +91,7 @@
 //! | `TABLEFLIP_UPGRADE_TIMEOUT`, `TABLEFLIP_PROBATION`, `TABLEFLIP_DRAIN_TIMEOUT` | `500ms`, `30s`, `2m` |
 //! | `TABLEFLIP_UPGRADE_SIGNAL` | `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH` |
 //! | `TABLEFLIP_OVERLAP` | `refuse`, `wait` or `hasten` |
+//! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
 //!
 //! `TABLEFLIP_HANDOVER` is the harness's own: a process sets it for its successor, which removes it.
 //!
@@ -164,6 +165,8 @@ mod wake;
 mod handover;
 #[cfg(upgrades)]
 mod poll;
+#[cfg(upgrades)]
+mod preflight;
 #[cfg(upgrades)]
 mod spawn;
 

@@ -56,6 +56,8 @@ pub(crate) enum Phase {
     TakingOver,
     /// The one that serves.
     Serving,
+    /// Serving, while the new release is checked.
+    Checking,
     /// Serving, while the successor initialises.
     Upgrading,
     /// The successor is prepared; waiting until no thread here is inside an accept or a receive.
@@ -120,6 +122,10 @@ pub(crate) enum Event {
     Commit,
     /// The predecessor is dead: the channel to it has reached its end.
     PredecessorGone,
+    /// The new release may be started.
+    Checked,
+    /// It may not.
+    CheckFailed,
     /// The successor could not be started at all.
     SpawnFailed,
     /// From the successor: it is ready.
@@ -148,7 +154,8 @@ pub(crate) enum Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// How long a successor may take to become ready; for a first start, when to warn.
+    /// How long the check of a new release and the successor may take until that is ready; for a first start, when to
+    /// warn.
     Upgrade,
     /// How long either side waits for the other's answer around `COMMIT`.
     Handover,
@@ -174,6 +181,10 @@ pub(crate) enum Action {
     Report(Result<(), Failure>),
     /// Say that a first start is slow to become ready.
     WarnNotReady,
+    /// Start the check of the new release; `Checked` or `CheckFailed` follows.
+    Check,
+    /// End the check.
+    EndCheck,
     /// Start the executable again and offer it the listeners.
     Spawn,
     /// Start this process's own image again and offer it the listeners.
@@ -221,6 +232,10 @@ pub(crate) enum Refusal {
 /// Why an upgrade failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Failure {
+    /// The check said no.
+    Check,
+    /// The check took too long.
+    CheckTime,
     /// It could not be started.
     Spawn,
     /// It exited.
@@ -288,7 +303,10 @@ impl State {
     /// Whether connections are handed out by this process.
     #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.phase, P::TakingOver | P::Serving | P::Upgrading | P::Reverting { paused: false, .. })
+        matches!(
+            self.phase,
+            P::TakingOver | P::Serving | P::Checking | P::Upgrading | P::Reverting { paused: false, .. }
+        )
     }
 
     /// One step. Every pair of phase and event has an answer; an event that means nothing in a phase leaves it
@@ -308,6 +326,7 @@ impl State {
             P::Prepared => self.prepared(event),
             P::TakingOver => self.taking_over(event),
             P::Serving => self.serving(event),
+            P::Checking => self.checking(event),
             P::Upgrading => self.upgrading(event),
             P::Pausing => self.pausing(event),
             P::Committed { stop } => self.committed(event, stop),
@@ -390,7 +409,7 @@ impl State {
     }
 
     fn upgrade(self) -> (State, Actions) {
-        State { pending: false, ..self }.to(P::Upgrading, [A::Arm(Timer::Upgrade), A::Spawn])
+        State { pending: false, ..self }.to(P::Checking, [A::Arm(Timer::Upgrade), A::Check])
     }
 
     /// A request to upgrade while the predecessor lives.
@@ -401,6 +420,23 @@ impl State {
             _ if self.pending => (self, vec![A::Refuse(Refusal::InProgress)]),
             Overlap::Wait => (pending, vec![A::Postpone]),
             Overlap::Hasten => (pending, vec![A::Postpone, A::SendHasten]),
+        }
+    }
+
+    fn checking(self, event: Event) -> (State, Actions) {
+        let failed =
+            |failure| self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::EndCheck, A::Report(Err(failure))]);
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            E::Checked => self.to(P::Upgrading, [A::Spawn]),
+            E::CheckFailed => failed(Failure::Check),
+            E::Expired(Timer::Upgrade) => failed(Failure::CheckTime),
+            E::Stop => {
+                let (state, more) = self.stop_as_owner();
+                (state, failed(Failure::Stopped).1.into_iter().chain(more).collect())
+            }
+            E::BodyReturned => self.to(P::Ended, [A::EndCheck, A::End(End::Final)]),
+            _ => self.stay(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is declared: the options, the listeners and what the environment overrides; and the start itself.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 #[cfg(feature = "tokio")]
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,7 @@ pub struct Service {
     drain_timeout: Result<Duration, String>,
     upgrade_signal: String,
     overlap: String,
+    preflight: Option<OsString>,
     #[cfg(feature = "tokio")]
     pub(crate) flavor: Flavor,
     #[cfg(feature = "tokio")]
@@ -89,6 +91,7 @@ impl Service {
             drain_timeout: Ok(Duration::from_secs(30)),
             upgrade_signal: "SIGHUP".to_owned(),
             overlap: "refuse".to_owned(),
+            preflight: None,
             #[cfg(feature = "tokio")]
             flavor: Flavor::default(),
             #[cfg(feature = "tokio")]
@@ -137,6 +140,15 @@ impl Service {
     /// and `hasten` has the predecessor's drain end within 1 s as well. Default: `refuse`.
     pub fn overlap(mut self, overlap: impl Into<String>) -> Self {
         self.overlap = overlap.into();
+        self
+    }
+
+    /// A command that checks the new release before a successor is started: `sh -c command`, with the executable as
+    /// `"$0"` and the arguments of this process as `"$@"`, in the first working directory. Where it ends with another
+    /// status than 0, the upgrade fails with what it wrote, and this process serves on. It is part of the time of
+    /// [`upgrade_timeout`](Self::upgrade_timeout), after which it is killed with its process group. Default: none.
+    pub fn preflight(mut self, command: impl Into<OsString>) -> Self {
+        self.preflight = Some(command.into());
         self
     }
 
@@ -220,21 +232,22 @@ impl Service {
             one_of(&mut environment, "upgrade_signal", &variable("upgrade_signal"), &self.upgrade_signal)?;
         let overlap = one_of(&mut environment, "overlap", &variable("overlap"), &self.overlap)?;
 
-        let pidfile_variable = variable("pidfile");
-        let file = |path: PathBuf| match path.file_name() {
-            Some(_) => Ok(directory.join(path)),
-            None => Err(format!("{path:?} does not name a file")),
-        };
-        let pidfile = match environment.take_one(&pidfile_variable).map(PathBuf::from).map(file) {
-            Some(path) => {
-                Some(path.map_err(|problem| StartError::Environment { variable: pidfile_variable, problem })?)
+        let file = |path: OsString| {
+            let path = PathBuf::from(path);
+            match path.file_name() {
+                Some(_) => Ok(directory.join(path)),
+                None => Err(format!("{path:?} does not name a file")),
             }
-            None => self
-                .pidfile
-                .map(file)
-                .transpose()
-                .map_err(|problem| StartError::Option { option: "pidfile", problem })?,
         };
+        let declared = self.pidfile.map(PathBuf::into_os_string);
+        let pidfile = any_bytes(&mut environment, "pidfile", variable("pidfile"), declared, file)?;
+        let command = |command: OsString| match command.as_encoded_bytes() {
+            [] => Err("it is empty; `true` checks nothing".to_owned()),
+            bytes if bytes.contains(&0) => Err("a command has no NUL byte".to_owned()),
+            _ => Ok(command),
+        };
+        let preflight =
+            any_bytes(&mut environment, "preflight", variable("preflight"), self.preflight, command)?;
 
         let mut listeners: Vec<(String, Address)> = Vec::new();
         let mut variables = HashMap::new();
@@ -263,7 +276,7 @@ impl Service {
             listeners.push((name, address));
         }
         environment.finish(&known)?;
-        Ok(Settings { listeners, pidfile, timeouts, upgrade_signal, overlap })
+        Ok(Settings { listeners, pidfile, timeouts, upgrade_signal, overlap, preflight })
     }
 }
 
@@ -281,6 +294,8 @@ pub(crate) struct Settings {
     pub(crate) upgrade_signal: Signal,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
     pub(crate) overlap: Overlap,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) preflight: Option<OsString>,
 }
 
 /// The durations of a service.
@@ -375,6 +390,22 @@ impl FromStr for EnvironmentDuration {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = |error| format!("not a duration such as `500ms`, `30s` or `2m`: {error}");
         humantime::parse_duration(text).map(Self).map_err(expected)
+    }
+}
+
+/// The value of an option that need not be text: of its variable, or as it is declared.
+fn any_bytes<T>(
+    environment: &mut Environment,
+    option: &'static str,
+    variable: String,
+    declared: Option<OsString>,
+    check: impl Fn(OsString) -> Result<T, String>,
+) -> Result<Option<T>, StartError> {
+    match environment.take_one(&variable) {
+        Some(value) => {
+            check(value).map(Some).map_err(|problem| StartError::Environment { variable, problem })
+        }
+        None => declared.map(check).transpose().map_err(|problem| StartError::Option { option, problem }),
     }
 }
 

@@ -19,9 +19,11 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::environment::HANDOVER;
+use crate::preflight::Check;
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
-const OF_ONE_PROCESS: [&str; 5] = [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+pub(crate) const OF_ONE_PROCESS: [&str; 5] =
+    [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
 pub(crate) trait Spawner: Send {
@@ -29,6 +31,8 @@ pub(crate) trait Spawner: Send {
     fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
     /// The path that a start executes.
     fn executable(&self) -> Option<&Path>;
+    /// Starts the command that is to check it.
+    fn check(&self, command: &OsStr) -> io::Result<Check>;
 }
 
 /// A successor that has not been reaped. Its descriptor is readable once it is dead.
@@ -128,6 +132,10 @@ impl Spawner for Launch {
 
     fn executable(&self) -> Option<&Path> {
         Some(&self.executable)
+    }
+
+    fn check(&self, command: &OsStr) -> io::Result<Check> {
+        Check::start(command, &self.executable, self.arguments.get(1..).unwrap_or_default(), &self.directory)
     }
 }
 
@@ -268,6 +276,15 @@ impl Drop for Attributes {
     }
 }
 
+/// A descriptor that is readable once the process is dead, pidfd_open(2).
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let number = Errno::result(result)? as RawFd;
+    // SAFETY: it has just been made, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
 struct Process {
@@ -277,21 +294,17 @@ struct Process {
 
 impl Process {
     fn new(pid: libc::pid_t) -> io::Result<Self> {
-        // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let number = match Errno::result(result) {
-            Ok(number) => number as RawFd,
-            Err(errno) => {
+        match pidfd_open(pid.unsigned_abs()) {
+            Ok(pidfd) => Ok(Self { pid, pidfd }),
+            Err(error) => {
                 // Not watched is not wanted: it would serve beside this process.
                 // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.
                 let _: libc::c_int = unsafe { libc::kill(pid, libc::SIGKILL) };
                 // SAFETY: waitpid with a null pointer stores no status.
                 let _: libc::c_int = unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-                return Err(errno.into());
+                Err(error)
             }
-        };
-        // SAFETY: it has just been made, and nobody else knows its number.
-        Ok(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(number) } })
+        }
     }
 
     fn is_dead(&self) -> bool {

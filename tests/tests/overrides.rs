@@ -144,6 +144,14 @@ fn overlap() {
     }
 }
 
+#[test]
+fn preflight() {
+    let dir = Dir::new();
+    let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PREFLIGHT", "echo no room; exit 1")]);
+    let failed = "err the preflight command exited with status 1: no room";
+    assert_eq!(Client::connect(old.address).ask("upgrade"), failed);
+}
+
 /// Longer than the clock can count. It never ends; it does not end the process.
 #[test]
 fn a_duration_may_be_longer_than_a_clock_can_count() {
@@ -254,6 +262,13 @@ fn an_overlap_that_is_none_is_refused() {
     }
 }
 
+/// A command need not be UTF-8; it has to be one.
+#[test]
+fn a_preflight_that_is_none_is_refused() {
+    let variable = "TABLEFLIP_PREFLIGHT";
+    refused(variable, "", variable, "it is empty; `true` checks nothing");
+}
+
 #[test]
 fn text_that_is_not_utf8_is_refused() {
     for variable in [
@@ -273,7 +288,8 @@ fn text_that_is_not_utf8_is_refused() {
 #[test]
 fn an_unknown_variable_is_refused() {
     let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
-                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, TABLEFLIP_PIDFILE";
+                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, TABLEFLIP_PIDFILE, \
+                 TABLEFLIP_PREFLIGHT";
     for variable in [
         "TABLEFLIP_X",
         "TABLEFLIP_",

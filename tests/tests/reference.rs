@@ -177,6 +177,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor serves",
     "the successor waits for the end of the drain",
     "there is no predecessor",
+    "there is no successor",
 ];
 
 #[test]

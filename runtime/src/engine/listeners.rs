@@ -95,7 +95,7 @@ impl Engine {
         }
         self.held = kept;
         let open = self.shared.counted();
-        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
+        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.settings.timeouts.drain, "draining");
     }
 }
 

@@ -43,7 +43,7 @@ impl Engine {
     pub(super) fn report(&mut self, outcome: Result<(), Failure>) {
         let answer = match (outcome, &self.successor) {
             (Ok(()), Some(successor)) => {
-                let elapsed = successor.active_after.unwrap_or_else(|| successor.requested.elapsed());
+                let elapsed = successor.active_after.unwrap_or_else(|| self.requested.elapsed());
                 let pid = successor.child.pid();
                 tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
                 Ok(Upgraded { generation: successor.generation, pid, elapsed })
@@ -67,9 +67,15 @@ impl Engine {
 
     /// Why an upgrade failed, in words; `reason` has what was heard of it.
     pub(super) fn failure(&mut self, failure: Failure) -> String {
-        let heard = self.reason.take();
-        let heard = |otherwise: &str| heard.unwrap_or_else(|| otherwise.to_owned());
+        let reason = self.reason.take();
+        let heard = |otherwise: &str| reason.clone().unwrap_or_else(|| otherwise.to_owned());
         match failure {
+            Failure::Check => format!("the preflight command {}", heard("said no")),
+            Failure::CheckTime => {
+                let within = humantime::format_duration(self.settings.timeouts.upgrade);
+                let output = reason.map(|output| format!(": {output}")).unwrap_or_default();
+                format!("the preflight command did not end within {within}{output}")
+            }
             Failure::Spawn => heard("the successor could not be started"),
             Failure::Exited => format!("the successor {} before it served", heard("exited")),
             Failure::Reported => format!("the successor could not start: {}", heard("it did not say why")),
@@ -79,7 +85,7 @@ impl Engine {
             Failure::NotReady => {
                 format!(
                     "the successor was not ready within {}: {}",
-                    humantime::format_duration(self.timeouts.upgrade),
+                    humantime::format_duration(self.settings.timeouts.upgrade),
                     self.not_ready_because(&self.unserved_by_successor),
                 )
             }
@@ -128,7 +134,7 @@ impl Engine {
         complain!(
             self.shared,
             "not drained within {}: {count} connections and guards are open{peers}{body}; what is left is aborted",
-            humantime::format_duration(if self.hastened { HASTE } else { self.timeouts.drain }),
+            humantime::format_duration(if self.hastened { HASTE } else { self.settings.timeouts.drain }),
         );
     }
 }

@@ -19,7 +19,6 @@ use crate::spawn::What;
 
 impl Engine {
     pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
-        self.waiting.extend(self.asking.take());
         self.reason = None;
         match self.start_successor(what) {
             Ok(successor) => {
@@ -43,7 +42,6 @@ impl Engine {
     }
 
     pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
-        let requested = Instant::now();
         let speaker = Speaker::us(self.shared.generation);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
@@ -70,7 +68,6 @@ impl Engine {
             child,
             channel: Some(channel),
             generation,
-            requested,
             active_after: None,
             adopted: HashSet::new(),
             unserved: self.doors.iter().map(|door| door.name().to_owned()).collect(),
@@ -181,7 +178,7 @@ impl Engine {
                 }
             }
             Message::Active => {
-                successor.active_after = Some(successor.requested.elapsed());
+                successor.active_after = Some(self.requested.elapsed());
                 Event::Active
             }
             Message::Failed { reason } => {

@@ -162,6 +162,7 @@ impl World {
         }
         match *action {
             A::Refuse(_) | A::Postpone | A::ReportActive | A::Report(_) | A::WarnNotReady | A::LetGo => {}
+            A::Check | A::EndCheck => {}
             // In the model a deadline may come at any moment anyway; it has to be one that is armed.
             A::Hasten => assert!(self.processes[who].timers.contains(&Timer::Drain)),
             A::Arm(timer) => _ = self.processes[who].timers.insert(timer),
@@ -316,8 +317,10 @@ impl World {
                 world.processes[who].pausing = false;
                 feed(&world, E::Paused);
             }
-            if process.state.phase == P::Starting {
-                feed(self, E::Ready);
+            match process.state.phase {
+                P::Starting => feed(self, E::Ready),
+                P::Checking => feed(self, E::Checked),
+                _ => {}
             }
             if process.draining && !self.finished(who) && !arrived {
                 feed(self, E::Drained);
@@ -363,8 +366,10 @@ impl World {
             crashed.die(who);
             crashed.forget_the_dead();
             next.push(crashed);
-            if process.state.phase == P::Starting {
-                next.extend(world.feed(who, E::NotReady));
+            match process.state.phase {
+                P::Starting => next.extend(world.feed(who, E::NotReady)),
+                P::Checking => next.extend(world.feed(who, E::CheckFailed)),
+                _ => {}
             }
             if matches!(process.state.phase, P::Starting | P::Prepared) && process.parent.is_some() {
                 next.extend(world.feed(who, E::ChannelLost));

@@ -11,6 +11,7 @@ fn phases() -> Vec<Phase> {
         P::Prepared,
         P::TakingOver,
         P::Serving,
+        P::Checking,
         P::Upgrading,
         P::Pausing,
         P::Standby,
@@ -42,7 +43,9 @@ fn phases() -> Vec<Phase> {
     phases
 }
 
-const FAILURES: [Failure; 8] = [
+const FAILURES: [Failure; 10] = [
+    Failure::Check,
+    Failure::CheckTime,
     Failure::Spawn,
     Failure::Exited,
     Failure::Reported,
@@ -66,6 +69,8 @@ fn events() -> Vec<Event> {
         E::Drained,
         E::Commit,
         E::PredecessorGone,
+        E::Checked,
+        E::CheckFailed,
         E::SpawnFailed,
         E::Prepared,
         E::Active,
@@ -85,7 +90,7 @@ fn events() -> Vec<Event> {
 /// The timers that run in a phase: those that must, and those that may.
 fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
     let (must, may): (&[Timer], &[Timer]) = match phase {
-        P::Starting | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
+        P::Starting | P::Checking | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
         P::Prepared | P::Committed { .. } => (&[Timer::Handover], &[]),
         P::Standby => (&[Timer::Probation], &[]),
         P::Reverting { .. } => (&[], &[Timer::Exit]),
@@ -113,7 +118,7 @@ fn owes_outcome(state: State) -> bool {
     state.pending
         || matches!(
             state.phase,
-            P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. }
+            P::Checking | P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. }
         )
 }
 
@@ -155,13 +160,18 @@ fn check(before: State, event: Event) {
         assert_eq!(after.phase, P::Ended, "{}", context());
     }
 
-    // A request to upgrade is never dropped: it is refused, or kept until the predecessor is gone, or it starts a
-    // successor.
-    let answers = did(|a| matches!(a, A::Refuse(_) | A::Postpone | A::Spawn));
+    // A request to upgrade is never dropped: it is refused, or kept until the predecessor is gone, or the release is
+    // checked; a successor is started of a release that was.
+    let answers = did(|a| matches!(a, A::Refuse(_) | A::Postpone | A::Check));
     let due = before.pending && event == E::PredecessorGone;
     assert_eq!(answers, usize::from(event == E::Upgrade || due), "{}", context());
     assert_eq!(after.pending && !before.pending, actions.contains(&A::Postpone), "{}", context());
     assert!(!after.pending || after.phase == P::Serving || after.phase == P::Ended, "{}", context());
+
+    let checked = before.phase == P::Checking && event == E::Checked;
+    assert_eq!(did(|a| matches!(a, A::Spawn)), usize::from(checked), "{}", context());
+    let leaves_check = before.phase == P::Checking && after.phase != P::Checking && !checked;
+    assert_eq!(did(|a| matches!(a, A::EndCheck)), usize::from(leaves_check), "{}", context());
 
     // An upgrade has one outcome. A process that is about to exit answers by exiting.
     let outcomes = did(|a| matches!(a, A::Report(_)));

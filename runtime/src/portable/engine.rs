@@ -271,6 +271,8 @@ impl Engine {
             Action::Refuse(_)
             | Action::ReportActive
             | Action::Report(_)
+            | Action::Check
+            | Action::EndCheck
             | Action::Spawn
             | Action::SpawnRescue
             | Action::SendCommit

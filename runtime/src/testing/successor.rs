@@ -1,5 +1,7 @@
 //! A successor that is a thread of the same test.
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
 use crate::begin::{Host, Started};
+use crate::preflight::Check;
 use crate::shared::Shared;
 use crate::spawn::{Child, Spawner, What};
 
@@ -40,6 +43,10 @@ impl Spawner for Next {
 
     fn executable(&self) -> Option<&Path> {
         None
+    }
+
+    fn check(&self, command: &OsStr) -> io::Result<Check> {
+        Check::start(command, Path::new("sh"), &[], Path::new("/"))
     }
 }
 

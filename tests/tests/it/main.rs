@@ -15,6 +15,7 @@ mod limits;
 mod look;
 mod many;
 mod overlap;
+mod preflight;
 mod promises;
 mod signals;
 mod sockets;

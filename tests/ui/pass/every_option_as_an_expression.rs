@@ -16,6 +16,7 @@ fn run_dir() -> PathBuf {
     upgrade_timeout = DRAIN * 2,
     probation = Duration::from_millis(1500),
     drain_timeout = { DRAIN },
+    preflight = run_dir().join("check"),
     worker_threads = 2 * CORES,
 )]
 async fn service(echo: TcpListener, admin: UnixListener) {

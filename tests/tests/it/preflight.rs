@@ -1,0 +1,174 @@
+//! The command that checks a new release before it gets a socket.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use crate::harness::{Command, DEADLINE, Dir, Exit, Signal, names_in};
+
+fn checked_by<'d>(dir: &'d Dir, command: &str) -> Command<'d> {
+    dir.victim().env("TABLEFLIP_PREFLIGHT", command)
+}
+
+#[test]
+fn a_release_that_fails_it_is_not_started() {
+    let dir = Dir::new();
+    let command = r#"test -e "$VICTIM_DIR/good" || { echo "config:"; echo "line 3" >&2; exit 3; }"#;
+    let (service, old) = checked_by(&dir, command).serve();
+    old.signal(Signal::HUP);
+    let reason = service.wait_for_failure(&old);
+    let expected =
+        "upgrade failed: the preflight command exited with status 3: config: line 3; this process serves on";
+    assert_eq!(reason, expected);
+    assert_eq!(service.processes().len(), 1, "nothing was started");
+    assert_eq!(service.pidfile(), Some(old.pid()));
+    assert_eq!(service.connect().who(), (1, old.pid()));
+
+    // The next one is checked afresh.
+    fs::write(dir.join("good"), "").unwrap();
+    let new = service.upgrade(&old);
+    assert_eq!(service.connect().who(), (2, new.pid()));
+}
+
+/// `"$0"`, `"$@"`, the working directory, the descriptors and the environment of the command.
+#[test]
+fn it_has_what_it_needs_and_nothing_else() {
+    let dir = Dir::new();
+    let command = r#"
+        cd "$VICTIM_DIR" || exit 1
+        printf '%s\n' "$0" "$@" >arguments
+        readlink /proc/$$/cwd >directory
+        ls -l /proc/$$/fd >descriptors
+        env >environment
+        read -r line && exit 1
+        ps -o pid=,pgid= $$ >group
+    "#;
+    let started = checked_by(&dir, command).arg("--config").arg("a b").env("LISTEN_FDS", "0");
+    let (service, old) = started.started_by("env", &["-C", dir.path().to_str().unwrap()]).serve();
+    let directory = fs::read_link(old.proc("cwd")).unwrap();
+    let new = service.upgrade(&old);
+    let wrote = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    let executable = fs::read_link(new.proc("exe")).unwrap();
+    assert_eq!(wrote("arguments"), format!("{}\n--config\na b\n", executable.display()));
+    // It was in the first working directory before it went to another.
+    assert_eq!(Path::new(wrote("directory").trim_end()), dir.path());
+    assert_eq!(directory, dir.path());
+    let descriptors = wrote("descriptors");
+    assert!(descriptors.contains("0 -> /dev/null"), "{descriptors}");
+    assert!(!descriptors.contains("socket:") && !descriptors.contains("anon_inode"), "{descriptors}");
+    let environment = wrote("environment");
+    assert!(environment.contains("TABLEFLIP_PROBATION="), "{environment}");
+    assert!(!environment.contains("LISTEN_") && !environment.contains("HANDOVER"), "{environment}");
+    let group = wrote("group");
+    let group: Vec<_> = group.split_whitespace().collect();
+    assert_eq!(group[0], group[1], "it leads a group of its own");
+}
+
+#[test]
+fn meanwhile_the_process_serves_and_refuses_another() {
+    let dir = Dir::new();
+    let gate = dir.gate("check");
+    let (service, old) = checked_by(&dir, r#"head -c 1 "$VICTIM_DIR/gate-check""#).serve();
+    let mut client = service.open(&old);
+    client.send("upgrade");
+    service.wait(&old, "checking");
+    assert_eq!(service.connect().who(), (1, old.pid()));
+    old.signal(Signal::HUP);
+    service.wait_for(&old, "error", "upgrade refused: an upgrade is in progress");
+    gate.open();
+    let new = service.next_process();
+    assert_eq!(client.receive().unwrap(), format!("ok 2 {}", new.pid()));
+}
+
+/// A command that starts another one and waits for it. Both write down who they are.
+const ENDLESS: &str = r#"
+    echo half way
+    sleep 1000 & echo $$ $! >"$VICTIM_DIR/pids.new" && mv "$VICTIM_DIR/pids.new" "$VICTIM_DIR/pids"
+    wait
+"#;
+
+fn pids(dir: &Dir) -> Vec<String> {
+    let text = dir.wait_until("command", || fs::read_to_string(dir.join("pids")).ok());
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A process that is gone, or waits for whoever inherited it to reap it.
+fn is_dead(pid: &str) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(_) => true,
+        Ok(stat) => stat.rsplit(") ").next().unwrap().starts_with('Z'),
+    }
+}
+
+/// They are no children of the test, and /proc tells nobody of a change.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "there was no {what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn one_that_takes_too_long_is_killed_with_all_that_it_started() {
+    let dir = Dir::new();
+    let (service, old) = checked_by(&dir, ENDLESS).upgrade_timeout("500ms").serve();
+    old.signal(Signal::HUP);
+    let command = pids(&dir);
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains("the preflight command did not end within 500ms: half way; this"), "{reason}");
+    wait_until("death", || command.iter().all(|pid| is_dead(pid)));
+    wait_until("reaping", || !Path::new("/proc").join(&command[0]).exists());
+    assert_eq!(service.connect().who(), (1, old.pid()));
+}
+
+#[test]
+fn a_stop_ends_it() {
+    let dir = Dir::new();
+    let (service, old) = checked_by(&dir, ENDLESS).serve();
+    let mut client = service.open(&old);
+    client.send("upgrade");
+    let command = pids(&dir);
+    old.signal(Signal::TERM);
+    let answer = client.receive().unwrap();
+    assert!(answer.starts_with("err") && answer.ends_with(": the service was told to stop"), "{answer}");
+    drop(client);
+    assert_eq!(old.exit(), Exit::Status(0));
+    wait_until("death", || command.iter().all(|pid| is_dead(pid)));
+    assert_eq!(names_in(dir.path()).iter().filter(|name| name.starts_with("pid.")).count(), 0);
+}
+
+#[test]
+fn how_it_ended_is_said() {
+    for (command, expected) in [
+        ("kill -KILL $$", "the preflight command was killed by SIGKILL;"),
+        ("exec /nowhere", "the preflight command exited with status 127: "),
+        // More than is kept of it, and more than a pipe holds.
+        ("head -c 300000 /dev/zero | tr '\\0' x; printf end; exit 1", "xxxend;"),
+    ] {
+        let dir = Dir::new();
+        let (service, old) = checked_by(&dir, command).serve();
+        old.signal(Signal::HUP);
+        let reason = service.wait_for_failure(&old);
+        assert!(reason.contains(expected), "{command}: {reason}");
+        assert!(reason.len() < 5000, "{command}: {} bytes", reason.len());
+    }
+}
+
+/// A rescue starts what has served before.
+#[test]
+fn a_rescue_is_not_checked() {
+    let dir = Dir::new();
+    let (service, old) = checked_by(&dir, r#"test ! -e "$VICTIM_DIR/bad""#).serve();
+    let before = service.open(&old);
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    fs::write(dir.join("bad"), "").unwrap();
+    new.kill();
+    let rescue = service.next_process();
+    service.wait_until_it_serves(&rescue);
+    assert_eq!(service.served_by(), rescue.pid());
+    drop(before);
+    assert_eq!(old.exit(), Exit::Status(0));
+}

@@ -1,0 +1,2 @@
+#[tableflip::main(preflight = " ")]
+fn main() {}
