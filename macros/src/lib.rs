@@ -55,6 +55,7 @@ use proc_macro::TokenStream;
 /// |---|---|---|---|
 /// | `listen` | a list of [entries](#listen-entries) | `[]` | `TABLEFLIP_LISTEN_<NAME>` |
 /// | `pidfile` | the path of the file that names the process that serves | none | `TABLEFLIP_PIDFILE` |
+/// | `control` | the path of the control socket, or `false` for none | the pid file with extension `control`; none without a pid file | `TABLEFLIP_CONTROL` |
 /// | `upgrade_timeout` | how long a successor may take to become ready | `"60s"` | `TABLEFLIP_UPGRADE_TIMEOUT` |
 /// | `probation` | how long a successor that serves is watched; if it dies meanwhile, this process serves again | `"3s"` | `TABLEFLIP_PROBATION` |
 /// | `drain_timeout` | how long open connections may take to finish | `"30s"` | `TABLEFLIP_DRAIN_TIMEOUT` |

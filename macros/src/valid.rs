@@ -76,6 +76,7 @@ const HARNESS: &[(&str, Harness)] = &[
 const OPTIONS: &[(&str, Take)] = &[
     ("listen", take_listen),
     ("pidfile", take_path),
+    ("control", take_control),
     ("upgrade_timeout", take_duration),
     ("probation", take_duration),
     ("drain_timeout", take_duration),
@@ -597,6 +598,18 @@ fn take_path(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
         .is_some_and(|path| path.value().is_empty())
     {
         return Err(Error::new_spanned(value, "the path is empty"));
+    }
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_control(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    const EXPECTED: &str = "expected a path in quotes, `false`, or an expression that yields one of the two";
+    match literal(value) {
+        None => {}
+        Some(Lit::Bool(on)) if !on.value => {}
+        Some(Lit::Str(path)) if !path.value().is_empty() => {}
+        Some(_) => return Err(Error::new_spanned(value, EXPECTED)),
     }
     draft.set(option, Value::Expr(value.clone()));
     Ok(())

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +15,17 @@ use nix::sys::socket::{
 };
 
 use crate::address::Address;
+use crate::control::{self, Control};
 use crate::engine::{Engine, Parent};
 use crate::environment::{Environment, HANDOVER};
 use crate::error::StartError;
+use crate::gate::Door;
 use crate::handover::channel::{Channel, ChannelError, Received};
 use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::to_stderr;
-use crate::service::Service;
+use crate::report::{tell, to_stderr};
+use crate::service::{ControlAt, Service};
 use crate::shared::Shared;
 use crate::signals;
 use crate::sockets::{self, Held};
@@ -116,10 +120,19 @@ fn try_begin<P>(
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let (sockets, files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
-    let Opened { held, adopted, left } = open_listeners(std::mem::take(&mut settings.listeners), sockets)?;
+    let mut opened = open_listeners(std::mem::take(&mut settings.listeners), sockets)?;
+    let control = match settings.control.take().filter(|_| is_process) {
+        Some(control) => open_control(&control, &mut opened, &shared)?,
+        None => None,
+    };
+    let Opened { held, adopted, left } = opened;
     let mut start = Start::new(shared.clone(), held, left, files);
+    let forget = |start: &Start| {
+        sockets::forget(&start.held);
+        sockets::forget(control.as_slice());
+    };
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
-    let prepared = prepared.inspect_err(|_| sockets::forget(&start.held))?;
+    let prepared = prepared.inspect_err(|_| forget(&start))?;
     if parent_pid.is_none() {
         shared.predecessor_gone.set(());
     }
@@ -127,13 +140,20 @@ fn try_begin<P>(
         started(&shared, &start.held);
     }
     let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, adopted });
-    let Start { held, doors, manual_ready, .. } = start;
+    let serve = |held: &Held| Control::start(shared.clone(), held.duplicate()?);
+    let desk = control.as_ref().map(serve).transpose();
+    let desk =
+        desk.inspect_err(|_| forget(&start)).map_err(StartError::system("serve the control socket"))?;
+    let Start { mut held, mut doors, manual_ready, .. } = start;
+    held.extend(control);
+    doors.extend(desk.clone().map(|desk| -> Arc<dyn Door> { desk }));
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     let engine = Engine::new(
         shared.clone(),
         settings,
         spawner,
         pidfile,
+        desk,
         held,
         doors,
         manual_ready,
@@ -252,28 +272,62 @@ struct Opened {
     left: VecDeque<(usize, Entry, OwnedFd)>,
 }
 
-/// Adopts what matches, by name and identity, and binds what is new.
+impl Opened {
+    /// Adopts what matches, by name and identity, or binds it.
+    fn open(&mut self, name: &str, address: &Address) -> Result<Held, StartError> {
+        match sockets::take_offered(&mut self.left, name, address) {
+            Some((at, entry, fd)) => {
+                self.adopted.push(at);
+                sockets::adopt(address, entry, fd)
+            }
+            None => sockets::bind(name, address),
+        }
+    }
+}
+
 fn open_listeners(
     declared: Vec<(String, Address)>,
     offered: Vec<(Entry, OwnedFd)>,
 ) -> Result<Opened, StartError> {
-    let mut left: VecDeque<_> =
-        offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
-    let (mut held, mut adopted) = (Vec::new(), Vec::new());
-    let result = declared.iter().try_for_each(|(name, address)| {
-        held.push(match sockets::take_offered(&mut left, name, address) {
-            Some((at, entry, fd)) => {
-                adopted.push(at);
-                sockets::adopt(address, entry, fd)?
+    let left = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
+    let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left };
+    for (name, address) in declared {
+        match opened.open(&name, &address) {
+            Ok(held) => opened.held.push(held),
+            Err(error) => {
+                sockets::forget(&opened.held);
+                return Err(error);
             }
-            None => sockets::bind(name, address)?,
-        });
-        Ok(())
-    });
-    match result {
-        Ok(()) => Ok(Opened { held, adopted, left }),
+        }
+    }
+    Ok(opened)
+}
+
+/// The control socket, which is none of the body's listeners. One that nobody has asked for is done without where it
+/// cannot be, unless another process serves it: that is the service which has this pid file.
+fn open_control(
+    control: &ControlAt,
+    opened: &mut Opened,
+    shared: &Shared,
+) -> Result<Option<Held>, StartError> {
+    let without = |problem: &dyn fmt::Display| {
+        tell!(shared, WARN, "there is no control socket beside the pid file: {problem}");
+        Ok(None)
+    };
+    let (address, is_asked_for) = match control {
+        ControlAt::Asked(address) => (address, true),
+        ControlAt::Beside(Ok(address)) => (address, false),
+        ControlAt::Beside(Err(problem)) => return without(problem),
+    };
+    match opened.open(control::NAME, address) {
+        Ok(held) => Ok(Some(held)),
+        Err(StartError::Bind { source, .. })
+            if !is_asked_for && source.kind() != io::ErrorKind::AddrInUse =>
+        {
+            without(&source)
+        }
         Err(error) => {
-            sockets::forget(&held);
+            sockets::forget(&opened.held);
             Err(error)
         }
     }

@@ -117,4 +117,8 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
     fn asked(&self) -> bool {
         self.gate.asked()
     }
+
+    fn taken(&self) -> u64 {
+        self.gate.taken()
+    }
 }

@@ -10,6 +10,7 @@ mod ending;
 mod listeners;
 mod outcome;
 mod predecessor;
+mod status;
 mod successor;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
+use crate::control::{self, Control};
 use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
@@ -36,6 +38,7 @@ use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
 use crate::sockets::Held;
 use crate::spawn::{Child, Spawner, What};
+use crate::status::{Phase as PhaseToTell, Upgrades};
 
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
@@ -90,6 +93,7 @@ pub(crate) struct Engine {
     settings: Settings,
     spawner: Box<dyn Spawner>,
     pidfile: Option<Pidfile>,
+    control: Option<Arc<Control>>,
     /// Every socket of the service, in the order of an offer.
     held: Vec<Held>,
     /// The ports that the IP sockets among them are bound to.
@@ -123,6 +127,11 @@ pub(crate) struct Engine {
     /// Why the upgrade, or the start, under way fails; the first reason is the cause.
     reason: Option<String>,
     stopping: Option<Signal>,
+    serving_since: Option<Instant>,
+    phase_since: Instant,
+    /// What whoever waits at the control socket was told last.
+    told_phase: PhaseToTell,
+    upgrades: Upgrades,
     /// The deadline of the drain was brought near.
     hastened: bool,
     verdict: Option<Verdict>,
@@ -148,6 +157,7 @@ impl Engine {
         settings: Settings,
         spawner: Box<dyn Spawner>,
         pidfile: Option<Pidfile>,
+        control: Option<Arc<Control>>,
         held: Vec<Held>,
         doors: Vec<Arc<dyn Door>>,
         manual_ready: bool,
@@ -166,6 +176,7 @@ impl Engine {
             settings,
             spawner,
             pidfile,
+            control,
             held,
             ports,
             doors,
@@ -186,6 +197,10 @@ impl Engine {
             told_unserved: None,
             reason: None,
             stopping: None,
+            serving_since: None,
+            phase_since: Instant::now(),
+            told_phase: PhaseToTell::Starting,
+            upgrades: Upgrades::default(),
             hastened: false,
             verdict: None,
         };
@@ -332,12 +347,17 @@ impl Engine {
                     self.feed(Event::Upgrade);
                 }
                 Note::Stop => self.stop(None),
+                Note::Status(reply) => {
+                    reply.set(self.status());
+                    self.wake_control();
+                }
                 Note::Listener { held, doors, adopted } => {
                     if let (Some(at), Some(parent)) = (adopted, &mut self.parent) {
                         parent.adopted.push(at);
                     }
                     self.ports.extend(held.port());
-                    self.held.push(*held);
+                    // The control socket stays the last.
+                    self.held.insert(self.held_by_body().len(), *held);
                     self.doors.extend(doors);
                 }
             }
@@ -366,7 +386,8 @@ impl Engine {
         if self.verdict.is_none() && self.state.phase == Phase::Starting {
             let unserved = self.unserved();
             // Whoever binds at run time is ready when it has bound something, and serves it.
-            let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
+            let nothing_yet =
+                self.doors.iter().all(|door| door.name() == control::NAME) && self.shared.pool().is_some();
             if self.body.ready || (!self.manual_ready && unserved.is_empty() && !nothing_yet) {
                 // From now on nothing is bound or adopted. What was a moment ago has been posted by then.
                 *self.shared.pool() = None;
@@ -412,6 +433,7 @@ impl Engine {
             let (state, actions) = self.state.step(event);
             self.state = state;
             if before != state.phase {
+                self.phase_since = Instant::now();
                 tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
             }
             if event == Event::Expired(Timer::Drain) {
@@ -420,6 +442,15 @@ impl Engine {
             for action in actions {
                 events.extend(self.carry_out(action));
             }
+        }
+        self.tell_phase();
+        self.wake_control();
+    }
+
+    /// After whatever somebody at the control socket may wait for.
+    fn wake_control(&self) {
+        if let Some(control) = &self.control {
+            control.wake();
         }
     }
 

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::AsFd;
 #[cfg(upgrades)]
 use std::sync::Mutex;
+#[cfg(upgrades)]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::thread;
@@ -38,6 +40,9 @@ pub(crate) trait Door: Send + Sync {
     fn retire(&self, deadline: Instant);
     /// Whether the body has asked for its first connection.
     fn asked(&self) -> bool;
+    /// How many connections or datagrams were taken.
+    #[cfg(upgrades)]
+    fn taken(&self) -> u64;
 }
 
 /// The body's descriptor of a listener, of type `T`, behind a gate.
@@ -51,6 +56,8 @@ pub(crate) struct Gate<T> {
     /// Notified at every change.
     changed: Event,
     asked: AtomicBool,
+    #[cfg(upgrades)]
+    taken: AtomicU64,
     /// Held by the one thread that takes from the socket, while somebody else may clear O_NONBLOCK on it.
     #[cfg(upgrades)]
     turn: Mutex<()>,
@@ -79,6 +86,8 @@ impl<T: Send + Sync> Gate<T> {
             inner,
             changed: Event::new(),
             asked: AtomicBool::new(false),
+            #[cfg(upgrades)]
+            taken: AtomicU64::new(0),
             #[cfg(upgrades)]
             turn: Mutex::new(()),
         }
@@ -147,7 +156,11 @@ impl<T: Send + Sync> Gate<T> {
             }
             match attempt(socket) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(taken) => {
+                    self.taken.fetch_add(1, Ordering::Relaxed);
+                    return Ok(taken);
+                }
             }
         }
     }
@@ -212,6 +225,11 @@ impl<T: Send + Sync> Door for Gate<T> {
 
     fn asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
+    }
+
+    #[cfg(upgrades)]
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 

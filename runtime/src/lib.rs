@@ -88,6 +88,7 @@
 //! |---|---|
 //! | `TABLEFLIP_LISTEN_<NAME>` | the [`Address`] of a listener; its name in upper case, with `_` for `-` |
 //! | `TABLEFLIP_PIDFILE` | a path, relative to the first working directory |
+//! | `TABLEFLIP_CONTROL` | the path of the control socket, or `false` |
 //! | `TABLEFLIP_UPGRADE_TIMEOUT`, `TABLEFLIP_PROBATION`, `TABLEFLIP_DRAIN_TIMEOUT` | `500ms`, `30s`, `2m` |
 //! | `TABLEFLIP_UPGRADE_SIGNAL` | `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH` |
 //! | `TABLEFLIP_OVERLAP` | `refuse`, `wait` or `hasten` |
@@ -125,6 +126,7 @@
 
 mod address;
 mod body;
+pub mod control;
 mod drain;
 mod environment;
 mod error;
@@ -140,6 +142,7 @@ mod private;
 mod report;
 mod service;
 mod shared;
+pub mod status;
 mod sync;
 pub mod testing;
 
@@ -176,8 +179,9 @@ pub use error::{StartError, UpgradeError};
 pub use params::{FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader};
 #[cfg(feature = "tokio")]
 pub use service::Flavor;
-pub use service::{IntoAddress, IntoDuration, Service};
+pub use service::{IntoAddress, IntoControl, IntoDuration, Service};
 pub use shared::Upgraded;
+pub use status::Status;
 pub use tableflip_macros::main;
 
 #[doc(hidden)]

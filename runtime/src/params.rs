@@ -13,6 +13,8 @@ use crate::gate::Door;
 use crate::service::{IntoAddress, check_name, collide};
 use crate::shared::{Note, Pool, Reply, Shared, Upgraded};
 use crate::sockets::{self, Entry, Held};
+use crate::status::Status;
+use crate::sync::Latch;
 
 /// A type that a declared listener can be taken as.
 ///
@@ -371,6 +373,22 @@ impl Upgrader {
     /// Stops the service gracefully, as SIGTERM does.
     pub fn stop(&self) {
         self.shared.post(Note::Stop);
+    }
+
+    /// How this process stands: for an endpoint of the service's own, or its metrics.
+    pub async fn status(&self) -> Status {
+        self.ask_status().wait().await.clone()
+    }
+
+    /// The twin of [`status`](Self::status) for threads.
+    pub fn status_blocking(&self) -> Status {
+        self.ask_status().wait_blocking().clone()
+    }
+
+    fn ask_status(&self) -> Arc<Latch<Status>> {
+        let status = Arc::new(Latch::new());
+        self.shared.post(Note::Status(status.clone()));
+        status
     }
 
     /// Passes a descriptor on to every successor from now on, under a name: a connection, a file, a lock. The successor

@@ -53,6 +53,7 @@ const MAX_NAME: usize = 64;
 pub struct Service {
     listeners: Vec<(String, Declared)>,
     pidfile: Option<PathBuf>,
+    control: Option<Result<OsString, String>>,
     upgrade_timeout: Result<Duration, String>,
     probation: Result<Duration, String>,
     drain_timeout: Result<Duration, String>,
@@ -86,6 +87,7 @@ impl Service {
         Self {
             listeners: Vec::new(),
             pidfile: None,
+            control: None,
             upgrade_timeout: Ok(Duration::from_secs(60)),
             probation: Ok(Duration::from_secs(3)),
             drain_timeout: Ok(Duration::from_secs(30)),
@@ -108,6 +110,14 @@ impl Service {
     /// The file that names the process that serves. A relative path is relative to the first working directory.
     pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
         self.pidfile = Some(path.into());
+        self
+    }
+
+    /// The path of the control socket, through which `tableflip upgrade` and `tableflip status` talk to the service, or
+    /// `false` for none. A relative path is relative to the first working directory. Default: the pid file with the
+    /// extension `control`; none without a pid file. Only Linux has it.
+    pub fn control(mut self, path: impl IntoControl) -> Self {
+        self.control = Some(path.into_control());
         self
     }
 
@@ -241,6 +251,23 @@ impl Service {
         };
         let declared = self.pidfile.map(PathBuf::into_os_string);
         let pidfile = any_bytes(&mut environment, "pidfile", variable("pidfile"), declared, file)?;
+        let declared = self.control.transpose();
+        let declared = declared.map_err(|problem| StartError::Option { option: "control", problem })?;
+        let socket = |path: OsString| match path.to_str() {
+            Some("false") => Ok(None),
+            Some("") => Err("it is empty; `false` is for no control socket".to_owned()),
+            _ => control_at(&directory.join(path)).map(Some),
+        };
+        let control = any_bytes(&mut environment, "control", variable("control"), declared, socket)?;
+        let beside = |pidfile: &PathBuf| {
+            let path = pidfile.with_extension("control");
+            let taken = || format!("{path:?} is the pid file");
+            ControlAt::Beside(if path == *pidfile { Err(taken()) } else { control_at(&path) })
+        };
+        let control = match control {
+            Some(control) => control.map(ControlAt::Asked),
+            None => pidfile.as_ref().map(beside),
+        };
         let command = |command: OsString| match command.as_encoded_bytes() {
             [] => Err("it is empty; `true` checks nothing".to_owned()),
             bytes if bytes.contains(&0) => Err("a command has no NUL byte".to_owned()),
@@ -276,7 +303,7 @@ impl Service {
             listeners.push((name, address));
         }
         environment.finish(&known)?;
-        Ok(Settings { listeners, pidfile, timeouts, upgrade_signal, overlap, preflight })
+        Ok(Settings { listeners, pidfile, control, timeouts, upgrade_signal, overlap, preflight })
     }
 }
 
@@ -290,6 +317,8 @@ impl Default for Service {
 pub(crate) struct Settings {
     pub(crate) listeners: Vec<(String, Address)>,
     pub(crate) pidfile: Option<PathBuf>,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
+    pub(crate) control: Option<ControlAt>,
     pub(crate) timeouts: Timeouts,
     pub(crate) upgrade_signal: Signal,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
@@ -298,12 +327,30 @@ pub(crate) struct Settings {
     pub(crate) preflight: Option<OsString>,
 }
 
+/// Where the control socket is to be.
+#[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
+pub(crate) enum ControlAt {
+    /// Where somebody said.
+    Asked(Address),
+    /// Beside the pid file, or why it cannot be there.
+    Beside(Result<Address, String>),
+}
+
 /// The durations of a service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     pub(crate) upgrade: Duration,
     pub(crate) probation: Duration,
     pub(crate) drain: Duration,
+}
+
+/// The address of the control socket at this path, for its user alone.
+fn control_at(path: &Path) -> Result<Address, String> {
+    let text = path.to_str().ok_or_else(|| format!("{path:?} is not UTF-8"))?;
+    if text.contains('?') {
+        return Err(format!("{path:?} has a `?`, which begins the options of an address"));
+    }
+    format!("unix://{text}?mode=600").parse().map_err(|error| format!("{path:?}: {error}"))
 }
 
 fn listen_variable(name: &str) -> String {
@@ -362,6 +409,30 @@ impl IntoAddress for String {
         self.as_str().into_address()
     }
 }
+
+/// What [`Service::control`] takes: a path, or `false`.
+pub trait IntoControl {
+    #[doc(hidden)]
+    fn into_control(self) -> Result<OsString, String>;
+}
+
+impl IntoControl for bool {
+    fn into_control(self) -> Result<OsString, String> {
+        if self { Err("expected a path, or `false`".to_owned()) } else { Ok("false".into()) }
+    }
+}
+
+macro_rules! path_of_control {
+    ($($path:ty),+) => {$(
+        impl IntoControl for $path {
+            fn into_control(self) -> Result<OsString, String> {
+                Ok(self.into())
+            }
+        }
+    )+};
+}
+
+path_of_control!(&str, String, &Path, PathBuf);
 
 /// What a duration is given as: a [`Duration`], or a text such as `"500ms"`, `"30s"` or `"2m"`.
 pub trait IntoDuration {

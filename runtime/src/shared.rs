@@ -12,6 +12,7 @@ use crate::error::UpgradeError;
 use crate::fd::OwnedFd;
 use crate::gate::Door;
 use crate::sockets::{Entry, Held};
+use crate::status::Status;
 use crate::sync::Latch;
 use crate::wake::Wake;
 
@@ -30,6 +31,8 @@ pub(crate) enum Note {
     Upgrade(Arc<Reply>),
     /// `Upgrader::stop`.
     Stop,
+    /// `Upgrader::status`.
+    Status(Arc<Latch<Status>>),
     /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
     Listener {
         held: Box<Held>,

@@ -54,6 +54,11 @@ impl Held {
         Some(SockRef::from(&self.fd).local_addr().ok()?.as_socket()?.port())
     }
 
+    /// How many connections wait in its queue, where the system tells: of a listener of TCP, tcp(7).
+    pub(crate) fn waiting(&self) -> Option<u32> {
+        (self.address.kind() == Kind::Tcp).then(|| accept_queue(self.fd.as_fd()))?
+    }
+
     /// Removes its path, unless the file there is not the one that was bound.
     pub(crate) fn unlink(&self) -> io::Result<()> {
         let (Some(path), Some(inode)) = (self.address.path(), self.inode) else { return Ok(()) };
@@ -215,6 +220,25 @@ fn listen(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
     }
     let backlog = options.backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX));
     SockRef::from(&fd).listen(backlog)
+}
+
+/// TCP_INFO of a listener, whose `tcpi_unacked` is the length of its accept queue.
+fn accept_queue(fd: BorrowedFd<'_>) -> Option<u32> {
+    // SAFETY: it is a C struct of numbers, for which zeroes are values.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointers describe `info` and its length, which live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).ok()?;
+    Some(info.tcpi_unacked)
 }
 
 fn set_fastopen(fd: BorrowedFd<'_>, pending: u32) -> io::Result<()> {

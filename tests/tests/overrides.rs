@@ -145,6 +145,40 @@ fn overlap() {
 }
 
 #[test]
+fn control() {
+    let dir = Dir::new();
+    let absolute = dir.join("absolute");
+    let there = |name: &str| fs::symlink_metadata(dir.join(name)).is_ok();
+    let absolute = absolute.to_str();
+    for (value, name) in [
+        (None, "declared.control"),
+        (Some("relative"), "relative"),
+        (absolute, "absolute"),
+        (Some("false"), ""),
+    ] {
+        let variables: Vec<_> = value.map(|value| ("TABLEFLIP_CONTROL", value)).into_iter().collect();
+        let (mut plain, old) = Plain::serve(&dir, &variables);
+        for candidate in ["declared.control", "relative", "absolute"] {
+            assert_eq!(there(candidate), candidate == name, "{value:?}: {candidate}");
+        }
+        signal(old.pid, Signal::TERM);
+        plain.end();
+        assert!(!there(name) || name.is_empty(), "{value:?}: it is removed");
+    }
+}
+
+/// Nobody has asked for it; the service does without.
+#[test]
+fn a_pid_file_beside_which_there_can_be_no_socket_is_no_mistake() {
+    let dir = Dir::new();
+    let long = "long".repeat(40);
+    let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PIDFILE", &long)]);
+    assert_eq!(dir.wait_for_pidfile(&long), format!("{}\n", old.pid));
+    signal(old.pid, Signal::TERM);
+    plain.end();
+}
+
+#[test]
 fn preflight() {
     let dir = Dir::new();
     let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PREFLIGHT", "echo no room; exit 1")]);
@@ -262,6 +296,18 @@ fn an_overlap_that_is_none_is_refused() {
     }
 }
 
+#[test]
+fn a_control_socket_that_is_none_is_refused() {
+    let variable = "TABLEFLIP_CONTROL";
+    refused(variable, "", variable, "it is empty; `false` is for no control socket");
+    let not_utf8 = OsStr::from_bytes(b"/run/\xff");
+    refused(variable, not_utf8, variable, r#""/run/\xFF" is not UTF-8"#);
+    refused(variable, "/run/a?b", variable, "\"/run/a?b\" has a `?`, which begins the options of an address");
+    let long = format!("/{}", "long".repeat(40));
+    let problem = format!("\"{long}\": the path of a Unix socket has at most 107 bytes, this one has 161");
+    refused(variable, &long, variable, &problem);
+}
+
 /// A command need not be UTF-8; it has to be one.
 #[test]
 fn a_preflight_that_is_none_is_refused() {
@@ -289,7 +335,7 @@ fn text_that_is_not_utf8_is_refused() {
 fn an_unknown_variable_is_refused() {
     let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
                  TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, TABLEFLIP_PIDFILE, \
-                 TABLEFLIP_PREFLIGHT";
+                 TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
     for variable in [
         "TABLEFLIP_X",
         "TABLEFLIP_",

@@ -177,6 +177,8 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor serves",
     "the successor waits for the end of the drain",
     "there is no predecessor",
+    "there is nobody to talk to",
+    "its twin has a queue to look at",
     "there is no successor",
 ];
 

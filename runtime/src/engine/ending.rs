@@ -31,7 +31,8 @@ impl Engine {
                 return Event::PidfileFailed;
             }
         }
-        tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
+        tell!(self.shared, INFO, phase = "serving", listeners = self.held_by_body().len(), "serving");
+        self.serving_since = Some(Instant::now());
         self.shared.serving.set(true);
         Event::TookOver
     }
@@ -79,6 +80,7 @@ impl Engine {
         for reply in self.waiting.drain(..) {
             reply.set(Err(UpgradeError::Terminating));
         }
+        self.tell_outcome();
         self.verdict = Some(match end {
             End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
             End::NotStarted(Some(failure)) => {
@@ -97,6 +99,10 @@ impl Engine {
             }
         });
         tell!(self.shared, INFO, phase = "ended", "exiting");
+        self.tell_phase();
+        if let Some(control) = &self.control {
+            control.end();
+        }
     }
 
     /// Reaps a successor that is dead or has just been killed, and asks whether the predecessor still lives, so

@@ -16,9 +16,12 @@ impl Engine {
             Refusal::Terminating => UpgradeError::Terminating,
         };
         complain!(self.shared, WARN, "upgrade refused: {error}");
+        self.upgrades.refused += 1;
+        self.upgrades.last_failure = Some(error.to_string());
         if let Some(reply) = self.asking.take() {
             reply.set(Err(error));
         }
+        self.tell_outcome();
     }
 
     /// Who asked waits until the predecessor is gone, and then for the outcome.
@@ -41,6 +44,7 @@ impl Engine {
     }
 
     pub(super) fn report(&mut self, outcome: Result<(), Failure>) {
+        self.tell_phase();
         let answer = match (outcome, &self.successor) {
             (Ok(()), Some(successor)) => {
                 let elapsed = successor.active_after.unwrap_or_else(|| self.requested.elapsed());
@@ -57,12 +61,15 @@ impl Engine {
                     _ => "",
                 };
                 complain!(self.shared, "upgrade failed: {reason}{serves}");
+                self.upgrades.failed += 1;
+                self.upgrades.last_failure = Some(reason.clone());
                 Err(UpgradeError::Failed { reason })
             }
         };
         for reply in self.waiting.drain(..) {
             reply.set(answer.clone());
         }
+        self.tell_outcome();
     }
 
     /// Why an upgrade failed, in words; `reason` has what was heard of it.

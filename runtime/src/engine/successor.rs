@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{DEATH_AFTER_END, Engine, Successor};
+use crate::control;
 use crate::handover::channel::{Channel, Received};
 use crate::handover::message::{MAX_FDS, Message, Speaker};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
@@ -70,7 +71,12 @@ impl Engine {
             generation,
             active_after: None,
             adopted: HashSet::new(),
-            unserved: self.doors.iter().map(|door| door.name().to_owned()).collect(),
+            unserved: self
+                .doors
+                .iter()
+                .filter(|door| door.name() != control::NAME)
+                .map(|door| door.name().to_owned())
+                .collect(),
         })
     }
 

@@ -19,6 +19,7 @@ use crate::service::Timeouts;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
 use crate::sockets::Held;
+use crate::status::Status;
 
 /// How long a thread may be inside an accept, which does not block.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     /// Why the start fails.
     reason: Option<String>,
     stopping: Option<Signal>,
+    serving_since: Option<Instant>,
     verdict: Option<Verdict>,
 }
 
@@ -82,6 +84,7 @@ impl Engine {
             body: Body::default(),
             reason: None,
             stopping: None,
+            serving_since: None,
             verdict: None,
         };
         for action in actions {
@@ -173,6 +176,10 @@ impl Engine {
                 }
                 Note::Upgrade(reply) => reply.set(Err(self.refuse_upgrade())),
                 Note::Stop => self.stop(None),
+                Note::Status(reply) => {
+                    let status = Status::of(&self.shared, self.state.phase, &self.held, &self.doors);
+                    reply.set(Status { serving: self.serving_since.map(|since| since.elapsed()), ..status });
+                }
                 Note::Listener { held, doors, .. } => {
                     self.held.push(*held);
                     self.doors.extend(doors);
@@ -331,6 +338,7 @@ impl Engine {
         }
         tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
         self.shared.serving.set(true);
+        self.serving_since = Some(Instant::now());
         Event::TookOver
     }
 

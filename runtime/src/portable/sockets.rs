@@ -44,6 +44,17 @@ impl Held {
         })
     }
 
+    /// The port it is bound to, for an IP socket.
+    pub(crate) fn port(&self) -> Option<u16> {
+        Some(SockRef::from(&self.fd).local_addr().ok()?.as_socket()?.port())
+    }
+
+    /// No system but Linux is asked how many connections wait in its queue.
+    #[expect(clippy::unused_self, reason = "its twin has a queue to look at")]
+    pub(crate) fn waiting(&self) -> Option<u32> {
+        None
+    }
+
     /// A descriptor of its own for the body.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()

@@ -122,6 +122,7 @@ impl Dir {
         command
             .env("VICTIM_DIR", self.path())
             .env("TABLEFLIP_PIDFILE", self.join("pid"))
+            .env("TABLEFLIP_CONTROL", "false")
             .env("TABLEFLIP_UPGRADE_TIMEOUT", "1h")
             .env("TABLEFLIP_DRAIN_TIMEOUT", "1h")
             .probation("50ms")

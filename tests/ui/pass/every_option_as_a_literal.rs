@@ -3,6 +3,7 @@ use tableflip::net::TcpListener;
 #[tableflip::main(
     listen = [echo = "tcp://127.0.0.1:7000"],
     pidfile = "/run/echo.pid",
+    control = false,
     upgrade_timeout = "1m 30s",
     probation = "3s",
     drain_timeout = "500ms",

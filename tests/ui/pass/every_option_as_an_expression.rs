@@ -13,6 +13,7 @@ fn run_dir() -> PathBuf {
 #[tableflip::main(
     listen = [echo = ADDRESS, admin = format!("unix://{}", run_dir().join("admin.sock").display())],
     pidfile = run_dir().join("echo.pid"),
+    control = run_dir().join("echo.control"),
     upgrade_timeout = DRAIN * 2,
     probation = Duration::from_millis(1500),
     drain_timeout = { DRAIN },

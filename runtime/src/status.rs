@@ -1,0 +1,229 @@
+//! What a process says about itself: to its body, to operators, to a collector of metrics.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gate::Door;
+use crate::lifecycle;
+use crate::shared::Shared;
+use crate::sockets::Held;
+
+/// How a process of the service stands, at one moment. [`Upgrader::status`](crate::Upgrader::status) has it for the service's own
+/// endpoints, and the control socket answers it to `tableflip status`.
+///
+/// As JSON, times are in milliseconds. Later releases may add fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// 1 for the process that was started first; each successful upgrade adds 1.
+    pub generation: u64,
+    /// Its process ID.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// How long ago it began to serve; `None` before.
+    #[serde(rename = "serving_ms", with = "milliseconds")]
+    pub serving: Option<Duration>,
+    /// The file that it runs.
+    pub executable: Option<Executable>,
+    /// The predecessor, while it lives.
+    pub predecessor: Option<u32>,
+    /// The successor, while it lives.
+    pub successor: Option<u32>,
+    /// Connections and guards that are open in this process.
+    pub open: u64,
+    /// The listeners of this process.
+    pub listeners: Vec<Listener>,
+    /// The upgrades that this process was asked for.
+    pub upgrades: Upgrades,
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Its body initialises.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It serves, and the command of `preflight` checks the new release.
+    Checking,
+    /// It serves, and its successor initialises.
+    Upgrading,
+    /// Its successor is ready, and the two hand over.
+    HandingOver,
+    /// Its successor serves, and is on probation.
+    Standby,
+    /// Its successor failed, and is on its way out.
+    Reverting,
+    /// It finishes the connections that are open.
+    Draining,
+    /// It finishes the connections that are open, and starts its own executable again: its successor is dead.
+    Rescuing,
+    /// It is about to exit.
+    Ended,
+}
+
+/// A file that is run, as it was when the process began to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Executable {
+    /// The path that a successor is started from.
+    pub path: PathBuf,
+    /// The inode of the file that this process runs.
+    pub inode: u64,
+    /// When that file was written last, in seconds since 1970-01-01 UTC.
+    pub modified: i64,
+}
+
+/// A listener of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// What it is bound to, as an address of the service: with the port that was assigned.
+    pub address: String,
+    /// How many connections or datagrams this process has taken from it; `None` of a raw listener.
+    pub taken: Option<u64>,
+    /// How many connections wait in its queue; `None` where Linux does not tell.
+    pub waiting: Option<u32>,
+}
+
+/// What came of the requests to upgrade a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Upgrades {
+    /// How many were refused at once.
+    pub refused: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// Why the last of the refused and failed ones did not happen.
+    pub last_failure: Option<String>,
+}
+
+impl Status {
+    /// What is known of a process without its relatives.
+    pub(crate) fn of(
+        shared: &Shared,
+        phase: lifecycle::Phase,
+        held: &[Held],
+        doors: &[Arc<dyn Door>],
+    ) -> Self {
+        let listener = |held: &Held| Listener {
+            name: held.name.clone(),
+            address: bound(held),
+            taken: taken(doors, &held.name),
+            waiting: held.waiting(),
+        };
+        Self {
+            generation: shared.generation,
+            pid: shared.pid,
+            phase: phase.into(),
+            serving: None,
+            executable: None,
+            predecessor: None,
+            successor: None,
+            open: u64::try_from(shared.counted()).unwrap_or(u64::MAX),
+            listeners: held.iter().map(listener).collect(),
+            upgrades: Upgrades::default(),
+        }
+    }
+
+    /// The same in the text format of Prometheus.
+    pub fn prometheus(&self) -> String {
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+            // A `String` takes whatever is written to it.
+            _ = writeln!(text, "# HELP tableflip_{name} {help}\n# TYPE tableflip_{name} {kind}");
+            for (labels, value) in samples {
+                _ = writeln!(text, "tableflip_{name}{labels} {value}");
+            }
+        };
+        let one = |value| [(String::new(), value)];
+        metric("generation", "gauge", "1 for the process that was started first.", &one(self.generation));
+        metric("pid", "gauge", "The process that answers.", &one(self.pid.into()));
+        let seconds = self.serving.map_or(0, |serving| serving.as_secs());
+        metric("serving_seconds", "gauge", "Since when it serves.", &one(seconds));
+        metric("open", "gauge", "Connections and guards that are open in it.", &one(self.open));
+        let has_predecessor = self.predecessor.is_some().into();
+        metric("predecessor", "gauge", "Whether its predecessor lives.", &one(has_predecessor));
+        metric("successor", "gauge", "Whether its successor lives.", &one(self.successor.is_some().into()));
+        metric("upgrades_refused_total", "counter", "Upgrades that it refused.", &one(self.upgrades.refused));
+        metric("upgrades_failed_total", "counter", "Upgrades of it that failed.", &one(self.upgrades.failed));
+        let of_listeners = |value: fn(&Listener) -> Option<u64>| -> Vec<_> {
+            let label = |listener: &Listener| format!("{{listener=\"{}\"}}", listener.name);
+            self.listeners.iter().filter_map(|it| Some((label(it), value(it)?))).collect()
+        };
+        let taken = of_listeners(|listener| listener.taken);
+        metric("taken_total", "counter", "Connections and datagrams that it has taken.", &taken);
+        let waiting = of_listeners(|listener| listener.waiting.map(u64::from));
+        metric("waiting", "gauge", "Connections in the queue of a listener.", &waiting);
+        text
+    }
+}
+
+/// Its address, with the port that was assigned.
+fn bound(held: &Held) -> String {
+    let identity = held.address.identity();
+    match (identity.strip_suffix(":0"), held.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        _ => identity,
+    }
+}
+
+#[cfg(upgrades)]
+fn taken(doors: &[Arc<dyn Door>], name: &str) -> Option<u64> {
+    doors.iter().find(|door| door.name() == name).map(|door| door.taken())
+}
+
+#[cfg(not(upgrades))]
+fn taken(_doors: &[Arc<dyn Door>], _name: &str) -> Option<u64> {
+    None
+}
+
+impl From<lifecycle::Phase> for Phase {
+    fn from(phase: lifecycle::Phase) -> Self {
+        use lifecycle::{Drain, Phase as P};
+        match phase {
+            P::Starting | P::Prepared | P::TakingOver => Self::Starting,
+            P::Serving => Self::Serving,
+            P::Checking => Self::Checking,
+            P::Upgrading => Self::Upgrading,
+            P::Pausing | P::Committed { .. } => Self::HandingOver,
+            P::Standby => Self::Standby,
+            P::Reverting { .. } => Self::Reverting,
+            P::Draining(Drain::Rescue { .. }) => Self::Rescuing,
+            P::Draining(_) => Self::Draining,
+            P::Ended => Self::Ended,
+        }
+    }
+}
+
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(in_full).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+
+    fn in_full(time: Duration) -> u64 {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    }
+}

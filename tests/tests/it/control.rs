@@ -1,0 +1,297 @@
+//! The control socket: what operators ask, what they are answered, and what they cannot do.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::harness::{
+    Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, names_in, skip_unless_root,
+};
+
+fn controlled(dir: &Dir) -> Command<'_> {
+    dir.victim().env("TABLEFLIP_CONTROL", "control")
+}
+
+/// A connection to the control socket.
+fn operator(service: &Service) -> Client {
+    service.connect_unix("control")
+}
+
+fn receive(client: &mut Client) -> Value {
+    serde_json::from_str(&client.receive().expect("an answer")).unwrap()
+}
+
+fn ask(service: &Service, command: &str) -> Value {
+    let mut client = operator(service);
+    client.send(&format!(r#"{{"command":"{command}"}}"#));
+    receive(&mut client)
+}
+
+/// The phases, up to another answer, and that one.
+fn story(client: &mut Client) -> (Vec<String>, Value) {
+    let mut phases = Vec::new();
+    loop {
+        let answer = receive(client);
+        if answer["reply"] != "phase" {
+            return (phases, answer);
+        }
+        phases.push(answer["phase"].as_str().unwrap().to_owned());
+    }
+}
+
+#[test]
+fn it_tells_how_things_stand() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).probation("1h").serve();
+    let mode = fs::metadata(dir.join("control")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let _client = service.open(&old);
+    let status = ask(&service, "status");
+    assert_eq!(status["reply"], "status");
+    assert_eq!(status["protocol"], 1);
+    assert_eq!(status["release"], "0.1.0");
+    assert_eq!((&status["generation"], &status["pid"]), (&1.into(), &old.pid().into()));
+    assert_eq!((&status["phase"], &status["open"]), (&"serving".into(), &1.into()));
+    assert!(status["serving_ms"].is_u64());
+    let echo = serde_json::json!([{
+        "name": "echo", "address": format!("tcp://{}", service.address("echo")), "taken": 1, "waiting": 0,
+    }]);
+    assert_eq!(status["listeners"], echo);
+    let running = fs::read_link(old.proc("exe")).unwrap();
+    assert_eq!(status["executable"]["path"], running.to_str().unwrap());
+
+    let new = service.upgrade(&old);
+    let status = ask(&service, "status");
+    assert_eq!((&status["generation"], &status["pid"]), (&2.into(), &new.pid().into()));
+    assert_eq!(status["predecessor"], old.pid());
+    assert_eq!(status["open"], 0);
+    old.kill();
+    service.wait(&new, "alone");
+    assert_eq!(ask(&service, "status")["predecessor"], Value::Null);
+}
+
+#[test]
+fn an_upgrade_is_told_phase_by_phase_to_its_outcome() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).env("TABLEFLIP_PREFLIGHT", "true").serve();
+    let mut client = operator(&service);
+    client.send(r#"{"command":"upgrade"}"#);
+    let (phases, outcome) = story(&mut client);
+    assert_eq!(phases, ["checking", "upgrading", "handing-over", "standby", "draining"]);
+    let new = service.next_process();
+    assert_eq!((&outcome["reply"], &outcome["generation"]), (&"upgraded".into(), &2.into()));
+    assert_eq!(outcome["pid"], new.pid());
+    assert!(outcome["elapsed_ms"].is_u64());
+    // The connection is the old one's, and ends with it.
+    client.wait_for_the_end();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn two_operators_get_one_upgrade() {
+    let dir = Dir::new();
+    let (service, _old) = controlled(&dir).probation("1s").serve();
+    let (mut one, mut two) = (operator(&service), operator(&service));
+    one.send(r#"{"command":"upgrade"}"#);
+    assert_eq!(receive(&mut one)["phase"], "upgrading");
+    two.send(r#"{"command":"upgrade"}"#);
+    // What happens meanwhile is told to both.
+    let (_, refusal) = story(&mut two);
+    assert_eq!((&refusal["reply"], &refusal["code"]), (&"error".into(), &"in-progress".into()));
+    // One who asks twice is told so as well, and gets the outcome of the first.
+    one.send(r#"{"command":"upgrade"}"#);
+    let (_, refusal) = story(&mut one);
+    assert_eq!(refusal["code"], "in-progress");
+    let (_, outcome) = story(&mut one);
+    assert_eq!((&outcome["reply"], &outcome["generation"]), (&"upgraded".into(), &2.into()));
+}
+
+#[test]
+fn a_failure_is_told_with_its_reason_and_remembered() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    service.plan("init panic no-configuration");
+    let mut client = operator(&service);
+    client.send(r#"{"command":"upgrade"}"#);
+    let (_, outcome) = story(&mut client);
+    assert_eq!((&outcome["reply"], &outcome["code"]), (&"error".into(), &"failed".into()));
+    let reason = "the successor could not start: the body panicked: no-configuration";
+    assert_eq!(outcome["message"], reason);
+    let status = ask(&service, "status");
+    assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"serving".into()));
+    let upgrades = serde_json::json!({"refused": 0, "failed": 1, "last_failure": reason});
+    assert_eq!(status["upgrades"], upgrades);
+}
+
+#[test]
+fn a_stop_is_told_to_the_end() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    let open = service.open(&old);
+    let mut client = operator(&service);
+    client.send(r#"{"command":"stop"}"#);
+    assert_eq!(receive(&mut client)["reply"], "stopping");
+    assert_eq!(receive(&mut client)["phase"], "draining");
+    drop(open);
+    assert_eq!(receive(&mut client)["phase"], "ended");
+    client.wait_for_the_end();
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!names_in(dir.path()).contains(&"control".to_owned()), "its path is gone");
+}
+
+#[test]
+fn whoever_watches_is_told_of_every_change() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).probation("1h").serve();
+    let mut client = operator(&service);
+    client.send(r#"{"command":"watch"}"#);
+    assert_eq!(receive(&mut client)["phase"], "serving");
+    let new = service.upgrade(&old);
+    while receive(&mut client)["successor"] != new.pid() {}
+    while receive(&mut client)["phase"] != "standby" {}
+    new.kill();
+    while receive(&mut client)["phase"] != "serving" {}
+}
+
+/// It belongs to whoever serves, as every listener does.
+#[test]
+fn it_moves_to_the_successor_and_back() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).probation("1h").serve();
+    let pid_of = |service: &Service| ask(service, "status")["pid"].as_u64().unwrap();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.join("control")).unwrap());
+    let first = inode();
+    let new = service.upgrade(&old);
+    assert_eq!(pid_of(&service), u64::from(new.pid()));
+    new.kill();
+    service.wait_for_failure(&old);
+    assert_eq!(pid_of(&service), u64::from(old.pid()));
+    assert_eq!(inode(), first, "nobody was ever without it");
+
+    let new = service.upgrade(&old);
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(pid_of(&service), u64::from(new.pid()));
+    assert_eq!(inode(), first);
+}
+
+#[test]
+fn what_is_no_request_is_answered() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    for line in ["", "{}", "status", r#"{"command":"dance"}"#, r#"{"command":7}"#, "[1,2"] {
+        let mut client = operator(&service);
+        client.send(line);
+        let answer = receive(&mut client);
+        assert_eq!((&answer["reply"], &answer["code"]), (&"error".into(), &"bad-request".into()), "{line}");
+        // The next line is a new one.
+        client.send(r#"{"command":"status","later releases":"may say more"}"#);
+        assert_eq!(receive(&mut client)["pid"], old.pid());
+    }
+    let mut client = connect(&dir);
+    client.write_all(b"\xff\xfe\n{\"command\":\"status\"}\n{\"command\":\"status\"}").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    client.read_to_string(&mut answers).unwrap();
+    let replies: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(replies.len(), 2, "half a line is none: {answers}");
+    assert_eq!((&replies[0]["code"], &replies[1]["reply"]), (&"bad-request".into(), &"status".into()));
+}
+
+fn connect(dir: &Dir) -> UnixStream {
+    let stream = UnixStream::connect(dir.join("control")).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// A megabyte without a line, a thousand that say nothing, and readers that do not read, during an upgrade.
+#[test]
+fn hostile_clients_cost_little_and_delay_nothing() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    let before = (old.descriptors().len(), memory(&old));
+    let crowd: Vec<UnixStream> = (0..1000).map(|_| connect(&dir)).collect();
+    let flooding = thread::spawn({
+        let mut client = connect(&dir);
+        move || {
+            // It is told once, and hung up on.
+            let failed = client.write_all(&vec![b'x'; 1 << 20]);
+            let mut answer = String::new();
+            (failed.is_err(), client.read_to_string(&mut answer).map(|_| answer))
+        }
+    });
+    let deaf: Vec<UnixStream> = (0..20)
+        .map(|_| {
+            let mut client = connect(&dir);
+            client.set_nonblocking(true).unwrap();
+            // Until nothing more goes in: what comes back is not read.
+            while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
+            client
+        })
+        .collect();
+    let (failed, answer) = flooding.join().unwrap();
+    assert!(failed || answer.is_ok_and(|answer| answer.contains("a line has at most 4096 bytes")));
+
+    let (descriptors, kilobytes) = (old.descriptors().len(), memory(&old));
+    println!("{} descriptors more, {} kB more", descriptors - before.0, kilobytes - before.1);
+    assert!(descriptors <= before.0 + 32, "{descriptors} descriptors, {} before", before.0);
+    assert!(kilobytes < before.1 + 8192, "{kilobytes} kB, {} before", before.1);
+
+    assert_eq!(service.served_by(), old.pid());
+    let new = service.upgrade(&old);
+    assert_eq!(ask(&service, "status")["pid"], new.pid());
+    drop((crowd, deaf));
+}
+
+/// VmRSS of proc_pid_status(5), in kB.
+fn memory(process: &Process) -> u64 {
+    let status = fs::read_to_string(process.proc("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The mode of the path keeps them out; whoever changed it has not let them in.
+#[test]
+fn another_user_is_not_served() {
+    if !skip_unless_root() {
+        return;
+    }
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(dir.join("control"), fs::Permissions::from_mode(0o666)).unwrap();
+    let path = dir.join("control");
+    // The credentials are those of the thread that connects.
+    let answer = thread::spawn(move || {
+        let nobody = rustix::thread::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let mut client = Client::unix(&path);
+        receive(&mut client)
+    });
+    assert_eq!(answer.join().unwrap()["code"], "denied");
+    assert_eq!(ask(&service, "status")["pid"], old.pid());
+}
+
+#[test]
+fn one_that_is_served_is_not_taken_and_a_stale_one_is() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    let other = Dir::new();
+    let taken = dir.join("control");
+    let failed = other.victim().env("TABLEFLIP_CONTROL", &taken).start();
+    assert_eq!(failed.first().exit(), Exit::Status(1));
+    let problem = format!("listener `control socket`: cannot bind unix://{}", taken.display());
+    let log = failed.log();
+    assert!(log.contains(&problem) && log.contains("another process serves it"), "{log}");
+    assert_eq!(ask(&service, "status")["pid"], old.pid());
+
+    old.kill();
+    assert_eq!(old.exit(), Exit::by(Signal::KILL));
+    let (service, old) = controlled(&dir).serve();
+    assert_eq!(ask(&service, "status")["pid"], old.pid());
+}

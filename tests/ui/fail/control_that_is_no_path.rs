@@ -1,0 +1,2 @@
+#[tableflip::main(control = true)]
+fn main() {}
