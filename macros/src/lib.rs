@@ -61,6 +61,7 @@ use proc_macro::TokenStream;
 /// | `drain_timeout` | how long open connections may take to finish | `"30s"` | `TABLEFLIP_DRAIN_TIMEOUT` |
 /// | `upgrade_signal` | the signal that starts an upgrade: `"SIGHUP"`, `"SIGUSR1"`, `"SIGUSR2"`, `"SIGQUIT"` or `"SIGWINCH"` | `"SIGHUP"` | `TABLEFLIP_UPGRADE_SIGNAL` |
 /// | `overlap` | what a further upgrade does while the predecessor still drains: `"refuse"`, `"wait"` until it is gone, or `"hasten"`, which has it end within 1 s | `"refuse"` | `TABLEFLIP_OVERLAP` |
+/// | `supervise` | whether the process that was started stays as the parent of the generations: `"auto"` if it is PID 1, `"always"`, `"never"` | `"auto"` | `TABLEFLIP_SUPERVISE` |
 /// | `preflight` | a command of the shell that checks the new release before it gets a socket; `"$0"` is the executable | none | `TABLEFLIP_PREFLIGHT` |
 /// | `flavor` | the runtime of an `async fn`: `"multi_thread"` or `"current_thread"` | `"multi_thread"` | |
 /// | `worker_threads` | the threads of a `"multi_thread"` runtime, at least 1 | one for each core | |

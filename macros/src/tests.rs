@@ -240,7 +240,7 @@ fn a_mistake_leaves_the_function_to_the_editor() {
         "pub const extern \"C\" fn main(self, echo: TcpListener) -> io::Result<()> { echo.accept() }",
         &expect![[r#"
             ::core::compile_error! {
-                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `preflight`, `flavor`, `worker_threads`, `crate`"
+                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `crate`"
             }
             ::core::compile_error! {
                 "expected a number of threads from 1, or an expression of type `usize`"

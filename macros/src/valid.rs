@@ -82,6 +82,7 @@ const OPTIONS: &[(&str, Take)] = &[
     ("drain_timeout", take_duration),
     ("upgrade_signal", take_signal),
     ("overlap", take_overlap),
+    ("supervise", take_supervise),
     ("preflight", take_command),
     ("flavor", take_flavor),
     ("worker_threads", take_worker_threads),
@@ -96,6 +97,8 @@ const MAX_NAME: usize = 64;
 const SIGNALS: [&str; 5] = ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGWINCH"];
 
 const OVERLAPS: [&str; 3] = ["refuse", "wait", "hasten"];
+
+const SUPERVISE: [&str; 3] = ["auto", "always", "never"];
 
 /// The names of the flavors and the variants of the runtime's `Flavor`.
 const FLAVORS: [(&str, &str); 2] = [("multi_thread", "MultiThread"), ("current_thread", "CurrentThread")];
@@ -650,6 +653,12 @@ fn take_signal(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
 
 fn take_overlap(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
     word(value, OVERLAPS.into_iter())?;
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_supervise(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    word(value, SUPERVISE.into_iter())?;
     draft.set(option, Value::Expr(value.clone()));
     Ok(())
 }

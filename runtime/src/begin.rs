@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use crate::address::Address;
 use crate::control::{self, Control};
 use crate::engine::{Engine, Parent};
-use crate::environment::{Environment, HANDOVER};
+use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::StartError;
 use crate::gate::Door;
 use crate::handover::channel::{Channel, ChannelError, Received};
@@ -25,11 +25,12 @@ use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
 use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::{tell, to_stderr};
-use crate::service::{ControlAt, Service};
+use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
 use crate::sockets::{self, Held};
 use crate::spawn::{Launch, Spawner};
+use crate::supervise;
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,18 +82,31 @@ fn try_begin<P>(
     let mut settings;
     let offered;
     let spawner: Box<dyn Spawner>;
+    let mut supervisor = None;
     let mut blocked = None;
     let mut started: Option<Started> = None;
     match host {
         Host::Process => {
             // The order matters: the process has one thread until the signals are installed.
             let mut witness = signals::block().map_err(StartError::system("block signals"))?;
-            let (environment, handover) = Environment::take();
-            offered = handover.map(|value| inherit_channel(&value, channel)).transpose()?;
+            let (environment, ours) = Environment::take();
+            offered = ours.handover.map(|value| inherit_channel(&value, channel)).transpose()?;
+            supervisor = ours.supervisor.map(|value| inherit_socket(SUPERVISOR, &value)).transpose()?;
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
             let launch = Launch::new(executable)
                 .map_err(StartError::system("find out how this process was started"))?;
             settings = service.settle(environment, launch.directory())?;
+            let is_wanted = match settings.supervise {
+                Supervise::Always => true,
+                Supervise::Auto => std::process::id() == 1,
+                Supervise::Never => false,
+            };
+            // A successor, and the first generation under a supervisor, leave that to the process that has it.
+            if is_wanted && offered.is_none() && supervisor.is_none() {
+                match supervise::run(&launch, settings.upgrade_signal) {
+                    Err(error) => return Err(StartError::system("supervise the service")(error)),
+                }
+            }
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
             spawner = Box::new(launch);
@@ -119,7 +133,13 @@ fn try_begin<P>(
     drop(blocked);
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
-    let (sockets, files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
+    let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
+    if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {
+        supervisor = Some(files.remove(at).1);
+    }
+    if let Some(supervisor) = supervisor {
+        shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
+    }
     let mut opened = open_listeners(std::mem::take(&mut settings.listeners), sockets)?;
     let control = match settings.control.take().filter(|_| is_process) {
         Some(control) => open_control(&control, &mut opened, &shared)?,
@@ -178,28 +198,33 @@ struct Offered {
     files: Vec<(String, OwnedFd)>,
 }
 
-/// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
-/// that a failure can be told to the predecessor.
-fn inherit_channel(value: &OsStr, channel: &mut Option<Channel>) -> Result<Offered, StartError> {
-    let stray = |problem: String| StartError::Environment {
-        variable: HANDOVER.to_owned(),
-        problem: format!(
-            "{value:?}: {problem}; it is set by a process for its successor, unset it to start the service"
-        ),
-    };
-    let number = value
-        .to_str()
-        .and_then(|text| text.parse::<u16>().ok())
-        .ok_or_else(|| stray("not the number of a descriptor".to_owned()))?;
-    let fd = sockets::inherit(number.into()).map_err(|_| stray("no such descriptor".to_owned()))?;
+/// Takes the socket that the variable names, which is one of a pair of Unix sockets of ours.
+fn inherit_socket(variable: &str, value: &OsStr) -> Result<OwnedFd, StartError> {
+    let stray = |problem: &str| stray(variable, value, problem);
+    let number = value.to_str().and_then(|text| text.parse::<u16>().ok());
+    let number = number.ok_or_else(|| stray("not the number of a descriptor"))?;
+    let fd = sockets::inherit(number.into()).map_err(|_| stray("no such descriptor"))?;
     let seqpacket = getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket);
     let unix = getsockname::<SockaddrStorage>(fd.as_raw_fd())
         .is_ok_and(|name| name.family() == Some(AddressFamily::Unix));
-    if !seqpacket || !unix {
-        return Err(stray("the descriptor is not a handover channel".to_owned()));
-    }
+    if seqpacket && unix { Ok(fd) } else { Err(stray("the descriptor is not a handover channel")) }
+}
 
-    take_offer(channel.insert(Channel::new(fd)), &stray)
+/// The error of a variable of ours that somebody else has set.
+fn stray(variable: &str, value: &OsStr, problem: &str) -> StartError {
+    StartError::Environment {
+        variable: variable.to_owned(),
+        problem: format!(
+            "{value:?}: {problem}; it is set by a process for its successor, unset it to start the service"
+        ),
+    }
+}
+
+/// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
+/// that a failure can be told to the predecessor.
+fn inherit_channel(value: &OsStr, channel: &mut Option<Channel>) -> Result<Offered, StartError> {
+    let fd = inherit_socket(HANDOVER, value)?;
+    take_offer(channel.insert(Channel::new(fd)), &|problem| stray(HANDOVER, value, &problem))
 }
 
 /// Takes the offer of the predecessor; `stray` makes an error of a channel on which there is nobody.

@@ -16,30 +16,42 @@ pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
 /// The variable that tells a successor which descriptor is its end of the channel.
 pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 
+/// The variable that tells the first generation under a supervisor which descriptor is its end of that one's socket.
+pub(crate) const SUPERVISOR: &str = "TABLEFLIP_SUPERVISOR";
+
 /// The variables that begin with our prefix.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     variables: Vec<(String, OsString)>,
 }
 
+/// What the process that started this one has set for it.
+#[derive(Debug)]
+pub(crate) struct OfThisProcess {
+    pub(crate) handover: Option<OsString>,
+    pub(crate) supervisor: Option<OsString>,
+}
+
 impl Environment {
-    /// Reads them, and removes the one that belongs to this process alone.
+    /// Reads them, and removes those that belong to this process alone.
     ///
     /// Must be called while the process has one thread.
-    pub(crate) fn take() -> (Self, Option<OsString>) {
+    pub(crate) fn take() -> (Self, OfThisProcess) {
         // A name that is not UTF-8 is none that anybody takes, and is refused as it is printed.
         let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);
         let mut variables: Vec<_> =
             env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
         variables.sort();
-        let handover = env::var_os(HANDOVER);
-        if handover.is_some() {
-            variables.retain(|(name, _)| name != HANDOVER);
+        let mut take = |name| {
+            let value = env::var_os(name)?;
+            variables.retain(|(known, _)| known != name);
             // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the
             // environment.
-            unsafe { env::remove_var(HANDOVER) };
-        }
-        (Self { variables }, handover)
+            unsafe { env::remove_var(name) };
+            Some(value)
+        };
+        let of_this_process = OfThisProcess { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
+        (Self { variables }, of_this_process)
     }
 
     /// Takes a variable, parsed.

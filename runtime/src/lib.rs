@@ -92,9 +92,11 @@
 //! | `TABLEFLIP_UPGRADE_TIMEOUT`, `TABLEFLIP_PROBATION`, `TABLEFLIP_DRAIN_TIMEOUT` | `500ms`, `30s`, `2m` |
 //! | `TABLEFLIP_UPGRADE_SIGNAL` | `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH` |
 //! | `TABLEFLIP_OVERLAP` | `refuse`, `wait` or `hasten` |
+//! | `TABLEFLIP_SUPERVISE` | `auto`, `always` or `never` |
 //! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
 //!
-//! `TABLEFLIP_HANDOVER` is the harness's own: a process sets it for its successor, which removes it.
+//! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are the harness's own: a process sets them for one that it starts, which
+//! removes them.
 //!
 //! # Events
 //!
@@ -172,6 +174,8 @@ mod poll;
 mod preflight;
 #[cfg(upgrades)]
 mod spawn;
+#[cfg(upgrades)]
+mod supervise;
 
 pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};

@@ -59,6 +59,7 @@ pub struct Service {
     drain_timeout: Result<Duration, String>,
     upgrade_signal: String,
     overlap: String,
+    supervise: String,
     preflight: Option<OsString>,
     #[cfg(feature = "tokio")]
     pub(crate) flavor: Flavor,
@@ -93,6 +94,7 @@ impl Service {
             drain_timeout: Ok(Duration::from_secs(30)),
             upgrade_signal: "SIGHUP".to_owned(),
             overlap: "refuse".to_owned(),
+            supervise: "auto".to_owned(),
             preflight: None,
             #[cfg(feature = "tokio")]
             flavor: Flavor::default(),
@@ -150,6 +152,14 @@ impl Service {
     /// and `hasten` has the predecessor's drain end within 1 s as well. Default: `refuse`.
     pub fn overlap(mut self, overlap: impl Into<String>) -> Self {
         self.overlap = overlap.into();
+        self
+    }
+
+    /// Whether the process that was started stays as the parent of the generations, with its process ID, for whoever watches
+    /// that: `auto` if it is PID 1, as in a container; `always`; `never`. It passes every signal on to the generation that
+    /// serves, reaps orphans, and exits with the status of the last generation. Default: `auto`.
+    pub fn supervise(mut self, when: impl Into<String>) -> Self {
+        self.supervise = when.into();
         self
     }
 
@@ -241,6 +251,7 @@ impl Service {
         let UpgradeSignal(upgrade_signal) =
             one_of(&mut environment, "upgrade_signal", &variable("upgrade_signal"), &self.upgrade_signal)?;
         let overlap = one_of(&mut environment, "overlap", &variable("overlap"), &self.overlap)?;
+        let supervise = one_of(&mut environment, "supervise", &variable("supervise"), &self.supervise)?;
 
         let file = |path: OsString| {
             let path = PathBuf::from(path);
@@ -303,7 +314,7 @@ impl Service {
             listeners.push((name, address));
         }
         environment.finish(&known)?;
-        Ok(Settings { listeners, pidfile, control, timeouts, upgrade_signal, overlap, preflight })
+        Ok(Settings { listeners, pidfile, control, timeouts, upgrade_signal, overlap, supervise, preflight })
     }
 }
 
@@ -323,8 +334,31 @@ pub(crate) struct Settings {
     pub(crate) upgrade_signal: Signal,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
     pub(crate) overlap: Overlap,
+    pub(crate) supervise: Supervise,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) preflight: Option<OsString>,
+}
+
+/// Whether there is a parent that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supervise {
+    /// For a process that is PID 1.
+    Auto,
+    Always,
+    Never,
+}
+
+impl FromStr for Supervise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err("expected one of auto, always, never".to_owned()),
+        }
+    }
 }
 
 /// Where the control socket is to be.

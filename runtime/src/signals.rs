@@ -67,6 +67,29 @@ impl Drop for Blocked {
     }
 }
 
+/// Blocks what a supervisor passes on, and SIGCHLD, which gets its default action: ignored, it would reap by itself. What is
+/// not in the set: signals of a fault of the process itself, and those that stop it, which are for whoever started it.
+pub(crate) fn block_all() -> io::Result<SigSet> {
+    let mut signals = SigSet::all();
+    for own in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGTRAP,
+        Signal::SIGABRT,
+        Signal::SIGSYS,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ] {
+        signals.remove(own);
+    }
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&signals), None)?;
+    set_action(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    Ok(signals)
+}
+
 /// The signals that can be chosen to start an upgrade.
 pub(crate) const UPGRADE_SIGNALS: [(&str, Signal); 5] = [
     ("SIGHUP", Signal::SIGHUP),

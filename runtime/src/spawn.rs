@@ -15,10 +15,10 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
-use crate::environment::HANDOVER;
+use crate::environment::{HANDOVER, SUPERVISOR};
 use crate::preflight::Check;
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
@@ -88,6 +88,30 @@ impl Launch {
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
     fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
+        self.start_with(what, HANDOVER, channel, Attributes::new(&SigSet::empty(), false))
+    }
+
+    /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
+    /// own: what a terminal or a process manager sends to a group reaches it once, through the supervisor. The signals
+    /// that it takes are blocked until it does.
+    pub(crate) fn start_supervised(
+        &self,
+        what: What,
+        socket: BorrowedFd<'_>,
+        upgrade: Signal,
+    ) -> Result<Process, SpawnError> {
+        let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
+        self.start_with(what, SUPERVISOR, socket, Attributes::new(&blocked, true))
+    }
+
+    /// Starts an executable that finds the number of `channel` in `variable`.
+    fn start_with(
+        &self,
+        what: What,
+        variable: &str,
+        channel: BorrowedFd<'_>,
+        attributes: io::Result<Attributes>,
+    ) -> Result<Process, SpawnError> {
         let path = match what {
             What::Release => self.executable.clone(),
             // It is resolved by the child before close-on-exec closes the descriptor.
@@ -104,7 +128,7 @@ impl Launch {
         let channel = above_standard_streams(channel).map_err(failed)?;
         let environment = env::vars_os()
             .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours))
-            .chain([(HANDOVER.into(), channel.as_raw_fd().to_string().into())])
+            .chain([(variable.into(), channel.as_raw_fd().to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
                 name.push(value);
@@ -114,7 +138,9 @@ impl Launch {
         let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
         let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
-        posix_spawn(&program, &arguments, &environment, &directory, channel.as_raw_fd()).map_err(failed)
+        let actions = FileActions::new(&directory, channel.as_raw_fd()).map_err(failed)?;
+        let attributes = attributes.map_err(failed)?;
+        posix_spawn(&program, &arguments, &environment, &actions, &attributes).map_err(failed)
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
@@ -187,22 +213,17 @@ fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> 
     texts.map(|text| c_string(&text)).collect()
 }
 
-/// posix_spawn(3) with the signal mask empty, every disposition the default, `directory` as the working directory
-/// and `channel` inherited under its number: `dup2` of a descriptor onto itself clears close-on-exec in the child
-/// alone, so that no other child of this process ever sees it.
 fn posix_spawn(
     program: &CStr,
     arguments: &[CString],
     environment: &[CString],
-    directory: &CStr,
-    channel: RawFd,
+    actions: &FileActions,
+    attributes: &Attributes,
 ) -> io::Result<Process> {
     let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
         strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let actions = FileActions::new(directory, channel)?;
-    let attributes = Attributes::new()?;
     let mut pid = 0;
     // SAFETY: both objects are initialised, the two arrays end in a null pointer, and every string in them outlives
     // the call, which copies nothing that it keeps.
@@ -227,6 +248,8 @@ fn check(result: libc::c_int) -> io::Result<()> {
 struct FileActions(libc::posix_spawn_file_actions_t);
 
 impl FileActions {
+    /// `directory` as the working directory, and `channel` inherited under its number: `dup2` of a descriptor onto itself
+    /// clears close-on-exec in the child alone, so that no other child of this process ever sees it.
     fn new(directory: &CStr, channel: RawFd) -> io::Result<Self> {
         let mut raw = MaybeUninit::uninit();
         // SAFETY: it initialises what it is given.
@@ -251,18 +274,20 @@ impl Drop for FileActions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    fn new() -> io::Result<Self> {
+    /// These signals blocked, every disposition the default, and a process group of its own if it is to have one.
+    fn new(blocked: &SigSet, own_group: bool) -> io::Result<Self> {
         let mut raw = MaybeUninit::uninit();
         // SAFETY: it initialises what it is given.
         check(unsafe { libc::posix_spawnattr_init(raw.as_mut_ptr()) })?;
         // SAFETY: the call above succeeded.
         let mut attributes = Self(unsafe { raw.assume_init() });
-        let (none, all) = (SigSet::empty(), SigSet::all());
+        let all = SigSet::all();
         // SAFETY: the object is initialised, and the set is copied.
-        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, none.as_ref()) })?;
+        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, blocked.as_ref()) })?;
         // SAFETY: the object is initialised, and the set is copied.
         check(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, all.as_ref()) })?;
-        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+        let group = if own_group { libc::POSIX_SPAWN_SETPGROUP } else { 0 };
+        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | group;
         // SAFETY: the object is initialised.
         check(unsafe { libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short) })?;
         Ok(attributes)
@@ -285,9 +310,23 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead, or of another user.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
+    // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one.
+    let _: libc::c_long = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+}
+
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     pid: libc::pid_t,
     pidfd: OwnedFd,
 }
@@ -318,19 +357,9 @@ impl Child for Process {
         self.pid.unsigned_abs()
     }
 
-    /// SIGKILL, pidfd_send_signal(2). To a process that is dead already it does nothing.
+    /// To a process that is dead already it does nothing.
     fn kill(&self) {
-        // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one. It fails only for a process
-        // that is dead.
-        let _: libc::c_long = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
+        pidfd_send_signal(self.as_fd(), libc::SIGKILL);
     }
 
     /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.

@@ -179,6 +179,28 @@ fn a_pid_file_beside_which_there_can_be_no_socket_is_no_mistake() {
 }
 
 #[test]
+fn supervise() {
+    let dir = Dir::new();
+    let mut command = dir.command();
+    command.env("TABLEFLIP_SUPERVISE", "always");
+    let mut plain = Plain::start(&dir, command);
+    let served = plain.hello();
+    assert_ne!(plain.first_pid(), served.pid);
+    Client::connect(served.address).ask("who");
+    signal(plain.first_pid(), Signal::USR1);
+    assert_eq!(plain.hello().generation, 2);
+    signal(plain.first_pid(), Signal::TERM);
+    assert_eq!(plain.exit().code(), Some(0));
+}
+
+#[test]
+fn a_supervise_that_is_none_is_refused() {
+    for value in ["", "Always", "true"] {
+        refused_as_text("TABLEFLIP_SUPERVISE", value, "expected one of auto, always, never");
+    }
+}
+
+#[test]
 fn preflight() {
     let dir = Dir::new();
     let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PREFLIGHT", "echo no room; exit 1")]);
@@ -324,6 +346,7 @@ fn text_that_is_not_utf8_is_refused() {
         "TABLEFLIP_DRAIN_TIMEOUT",
         "TABLEFLIP_UPGRADE_SIGNAL",
         "TABLEFLIP_OVERLAP",
+        "TABLEFLIP_SUPERVISE",
     ] {
         let value = OsStr::from_bytes(b"1s\xff");
         refused(variable, value, variable, r#""1s\xFF" is not UTF-8"#);
@@ -334,8 +357,8 @@ fn text_that_is_not_utf8_is_refused() {
 #[test]
 fn an_unknown_variable_is_refused() {
     let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
-                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, TABLEFLIP_PIDFILE, \
-                 TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
+                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, \
+                 TABLEFLIP_SUPERVISE, TABLEFLIP_PIDFILE, TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
     for variable in [
         "TABLEFLIP_X",
         "TABLEFLIP_",

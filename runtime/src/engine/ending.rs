@@ -17,9 +17,11 @@ use crate::poll;
 use crate::report::{complain, tell};
 use crate::shared::Verdict;
 use crate::signals;
+use crate::supervise;
 
 impl Engine {
     pub(super) fn take_over(&mut self) -> Event {
+        self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.publish() {
                 let problem = pidfile_error(pidfile, &error);
@@ -37,6 +39,13 @@ impl Engine {
         Event::TookOver
     }
 
+    /// It passes signals on to this process from now on.
+    fn tell_supervisor(&self) {
+        if let Some(supervisor) = self.shared.passed_on().get(supervise::NAME) {
+            supervise::tell(supervisor);
+        }
+    }
+
     /// Should the successor die with the pid file in its name, a rename is all there is to do then: that works on a
     /// disk that is full by that time.
     pub(super) fn stage_the_way_back(&self) {
@@ -47,6 +56,7 @@ impl Engine {
     }
 
     pub(super) fn take_back(&self) {
+        self.tell_supervisor();
         let Some(pidfile) = &self.pidfile else { return };
         if pidfile.named() == Some(self.shared.pid) {
             pidfile.unstage();

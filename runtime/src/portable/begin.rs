@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::{env, thread};
 
 use crate::engine::Engine;
-use crate::environment::{Environment, HANDOVER};
+use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::{StartError, UpgradeError};
 use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::to_stderr;
-use crate::service::Service;
+use crate::service::{Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
 use crate::sockets::{self, Held};
@@ -50,15 +50,23 @@ fn try_begin<P>(
 ) -> Result<(Arc<Shared>, P), StartError> {
     let (settings, started) = match host {
         Host::Process => {
-            let (environment, handover) = Environment::take();
-            if handover.is_some() {
-                return Err(StartError::Environment {
-                    variable: HANDOVER.to_owned(),
-                    problem: UpgradeError::Unsupported.to_string(),
-                });
+            let (environment, ours) = Environment::take();
+            let unsupported = |variable: &str| StartError::Environment {
+                variable: variable.to_owned(),
+                problem: UpgradeError::Unsupported.to_string(),
+            };
+            if ours.handover.is_some() {
+                return Err(unsupported(HANDOVER));
+            }
+            if ours.supervisor.is_some() {
+                return Err(unsupported(SUPERVISOR));
             }
             let directory = env::current_dir().map_err(StartError::system("find the working directory"))?;
             let settings = service.settle(environment, &directory)?;
+            if settings.supervise == Supervise::Always {
+                let problem = "`always`: no supervisor is needed where there are no upgrades".to_owned();
+                return Err(StartError::Option { option: "supervise", problem });
+            }
             signals::install(settings.upgrade_signal)
                 .map_err(StartError::system("install the signal handlers"))?;
             (settings, None)

@@ -21,4 +21,5 @@ mod promises;
 mod signals;
 mod sockets;
 mod stop;
+mod supervise;
 mod upgrader;

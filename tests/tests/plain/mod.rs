@@ -99,6 +99,11 @@ impl Plain {
         (plain, hello)
     }
 
+    /// The process that was started.
+    pub(crate) fn first_pid(&self) -> u32 {
+        self.first.id()
+    }
+
     /// Waits for the next process to say that it has started.
     pub(crate) fn hello(&mut self) -> Hello {
         let Some(line) = self.lines.next() else { panic!("it has ended: {}", self.log()) };

@@ -9,6 +9,7 @@ use tableflip::net::TcpListener;
     drain_timeout = "500ms",
     upgrade_signal = "SIGUSR2",
     overlap = "wait",
+    supervise = "never",
     preflight = "/opt/echo/check \"$0\"",
     flavor = "multi_thread",
     worker_threads = 4,

@@ -1,0 +1,194 @@
+//! The parent that stays: one process ID through every upgrade.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip_unless_root};
+
+/// A service under a supervisor, and its first generation.
+fn supervised(command: Command<'_>) -> (Service, Process, Process) {
+    let service = command.env("TABLEFLIP_SUPERVISE", "always").start();
+    let supervisor = service.next_process();
+    let first = service.next_process();
+    service.wait_until_it_serves(&first);
+    assert_eq!(&supervisor.pid(), &service.first().pid());
+    (service, supervisor, first)
+}
+
+/// An upgrade that is asked of the supervisor, up to the exit of the old process.
+fn upgrade(service: &Service, supervisor: &Process, old: &Process) -> Process {
+    supervisor.signal(Signal::HUP);
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    service.wait(&new, "alone");
+    assert_eq!(old.exit(), Exit::Reaped);
+    new
+}
+
+#[test]
+fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    let mut old = first.clone();
+    for generation in 2..5 {
+        let new = upgrade(&service, &supervisor, &old);
+        assert_eq!(service.connect().who(), (generation, new.pid()));
+        assert_eq!(service.pidfile(), Some(new.pid()), "the pid file names who serves");
+        assert_eq!(parent_of(&new), supervisor.pid());
+        old = new;
+    }
+    assert!(first.is_gone(), "it is reaped");
+    assert_eq!(fs::read_dir(supervisor.proc("task")).unwrap().count(), 1);
+    let sockets = supervisor.descriptors().into_iter().filter(|it| it.starts_with("socket:")).count();
+    assert_eq!(sockets, 1, "no listener: {:?}", supervisor.descriptors());
+    let client = service.open(&old);
+    supervisor.signal(Signal::TERM);
+    service.wait_for(&old, "draining", "open=1");
+    drop(client);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
+fn parent_of(process: &Process) -> u32 {
+    let status = fs::read_to_string(process.proc("status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn how_the_last_generation_ended_is_how_it_ends() {
+    // What a body returns, at the stop; and a crash of a service that is alone.
+    let dir = Dir::new();
+    let (_service, supervisor, _first) =
+        supervised(dir.victim().awaits_shutdown().plan("").plan("shutdown return 7"));
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(7));
+
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    let new = upgrade(&service, &supervisor, &first);
+    new.kill();
+    assert_eq!(supervisor.exit(), Exit::Status(128 + 9), "as a shell says of SIGKILL");
+}
+
+#[test]
+fn a_service_that_cannot_start_is_no_service() {
+    let dir = Dir::new();
+    let service = dir
+        .victim()
+        .env("TABLEFLIP_SUPERVISE", "always")
+        .env("TABLEFLIP_PIDFILE", dir.join("missing/pid"))
+        .start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    assert!(service.log().contains("cannot write the pid file"), "{}", service.log());
+}
+
+/// Two hundred requests in a row, then a stop: none is lost on the way, and the last word is the stop.
+#[test]
+fn every_signal_is_passed_on() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim().probation("1h"));
+    supervisor.signal(Signal::HUP);
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    service.wait(&first, "standby");
+    // It follows who serves, back as well.
+    new.kill();
+    service.wait_for_failure(&first);
+    for _ in 0..200 {
+        supervisor.signal(Signal::HUP);
+    }
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    supervisor.signal(Signal::TERM);
+    // That is the stop of the one that serves; the old one learns it from it.
+    service.wait(&new, "draining");
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+}
+
+/// What a terminal sends to its foreground group reaches the service once: twice would end it at once.
+#[test]
+fn what_is_sent_to_the_group_arrives_once() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    let mut client = service.open(&first);
+    supervisor.signal_group(Signal::INT);
+    service.wait_for(&first, "draining", "open=1");
+    assert_eq!(client.who(), (1, first.pid()));
+    drop(client);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+}
+
+#[test]
+fn it_follows_a_successor_whose_predecessor_is_killed() {
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    let (service, supervisor, first) = supervised(dir.victim());
+    service.plan("init gate init");
+    supervisor.signal(Signal::HUP);
+    let new = service.next_process();
+    service.wait(&new, "gate");
+    first.kill();
+    gate.open();
+    service.wait_until_it_serves(&new);
+    assert!(first.is_gone() || first.exit() == Exit::Reaped);
+    assert_eq!(service.served_by(), new.pid());
+    let third = upgrade(&service, &supervisor, &new);
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    assert!(third.has_exited());
+}
+
+/// The service does not depend on it.
+#[test]
+fn a_service_whose_supervisor_is_killed_goes_on() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    supervisor.kill();
+    assert_eq!(supervisor.exit(), Exit::by(Signal::KILL));
+    let new = service.upgrade(&first);
+    assert_eq!(service.connect().who(), (2, new.pid()));
+    new.signal(Signal::TERM);
+    service.wait_until_all_are_gone();
+}
+
+/// The first process of a container, where `auto` means it and nobody else reaps.
+#[test]
+fn as_the_first_process_of_a_container_it_stays_by_itself() {
+    if !skip_unless_root() {
+        return;
+    }
+    let dir = Dir::new();
+    let mut unshare = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(env!("CARGO_BIN_EXE_victim"))
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("VICTIM_DIR", dir.path())
+        .env("VICTIM_LISTEN", "echo tcp://127.0.0.1:0")
+        .env("TABLEFLIP_PIDFILE", dir.join("pid"))
+        .env("TABLEFLIP_PROBATION", "10ms")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(unshare.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut wait = |what: &str| {
+        let line = lines.by_ref().find(|line| line.splitn(3, ' ').nth(2).unwrap_or("").starts_with(what));
+        line.unwrap_or_else(|| panic!("there was no `{what}`"))
+    };
+    assert!(wait("main").starts_with("1 0"), "it is the first process");
+    assert!(!wait("step:Serving").starts_with("1 "), "another one serves");
+    let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+    let supervisor = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
+    for generation in [2, 3] {
+        rustix::process::kill_process(supervisor, Signal::HUP).unwrap();
+        let alone = wait("alone");
+        assert_eq!(alone.split(' ').nth(1), Some(&*generation.to_string()), "{alone}");
+    }
+    rustix::process::kill_process(supervisor, Signal::TERM).unwrap();
+    wait("ended");
+    assert_eq!(unshare.wait().unwrap().code(), Some(0));
+}

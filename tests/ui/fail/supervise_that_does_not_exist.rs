@@ -1,0 +1,2 @@
+#[tableflip::main(supervise = "allways")]
+fn main() {}
