@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     /// Why the upgrade, or the start, under way fails; the first reason is the cause.
     reason: Option<String>,
     stopping: Option<Signal>,
+    /// A signal has asked to stop.
+    signalled: bool,
     serving_since: Option<Instant>,
     phase_since: Instant,
     /// What whoever waits at the control socket was told last.
@@ -197,6 +199,7 @@ impl Engine {
             told_unserved: None,
             reason: None,
             stopping: None,
+            signalled: false,
             serving_since: None,
             phase_since: Instant::now(),
             told_phase: PhaseToTell::Starting,
@@ -372,14 +375,16 @@ impl Engine {
         }
     }
 
-    /// A request to stop. Only a signal counts as a second one: a program that says it twice means it once.
+    /// A request to stop. Only a second signal is a second one. A program that says it twice means it once; and the stop
+    /// of a service reaches a process by a signal and by way of its predecessor, in either order.
     fn stop(&mut self, signal: Option<Signal>) {
-        if signal.is_none() && self.stopping.is_some() {
-            return;
-        }
+        let is_known = self.stopping.is_some() && !(signal.is_some() && self.signalled);
+        self.signalled |= signal.is_some();
         tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
-        self.feed(Event::Stop);
+        if !is_known {
+            self.feed(Event::Stop);
+        }
     }
 
     fn look_at_body(&mut self) {

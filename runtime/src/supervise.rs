@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
@@ -64,8 +65,14 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal) -> io::Result<Infallible> {
         .map_err(|error| io::Error::other(error.to_string()))?;
     drop(theirs);
     let current = Current::Child(first);
-    let mut supervisor =
-        Supervisor { signals, service: ours, current, generations: VecDeque::new(), last: None };
+    let mut supervisor = Supervisor {
+        signals,
+        service: ours,
+        current,
+        generations: VecDeque::new(),
+        last: None,
+        stops: Vec::new(),
+    };
     supervisor.take_down_current();
     loop {
         let mut fds = [
@@ -111,14 +118,27 @@ impl AsFd for Current {
     }
 }
 
+/// A process that serves, or has served.
+struct Generation {
+    pid: u32,
+    /// How it has ended, if it was reaped here.
+    status: Option<i32>,
+    /// How many of the stops it was sent.
+    stops: usize,
+}
+
 struct Supervisor {
     signals: SignalFd,
     service: OwnedFd,
     current: Current,
-    /// The generations that served last, and how those have ended that were reaped here.
-    generations: VecDeque<(u32, Option<i32>)>,
-    /// That of the one that was reaped last.
+    /// Those that served last; the current one is the last of them.
+    generations: VecDeque<Generation>,
+    /// The status of the one that was reaped last.
     last: Option<i32>,
+    /// The signals that stop the service, of those that have come. The process that one is passed on to may have handed the
+    /// service over by the time that it reads it, and takes it for a stop of that process alone. So they go to each
+    /// that serves from then on.
+    stops: Vec<libc::c_int>,
 }
 
 impl Supervisor {
@@ -154,11 +174,25 @@ impl Supervisor {
     fn take_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
-            // Of SIGCHLD it is enough that it has woken this process.
-            if signal != Signal::SIGCHLD as i32 {
-                pidfd_send_signal(self.current.as_fd(), signal);
+            match Signal::try_from(signal) {
+                // It is enough that it has woken this process.
+                Ok(Signal::SIGCHLD) => {}
+                Ok(Signal::SIGTERM | Signal::SIGINT) => {
+                    self.stops.push(signal);
+                    self.send_stops();
+                }
+                _ => pidfd_send_signal(self.current.as_fd(), signal),
             }
         }
+    }
+
+    /// Sends the process that serves those of the stops that it has not been sent.
+    fn send_stops(&mut self) {
+        let Some(current) = self.generations.back_mut() else { return };
+        for signal in &self.stops[current.stops..] {
+            pidfd_send_signal(self.current.as_fd(), *signal);
+        }
+        current.stops = self.stops.len();
     }
 
     /// Reaps every child that is dead. This process has none but the service's, so that nobody else waits for one of
@@ -172,44 +206,52 @@ impl Supervisor {
                 Err(_) => return,
             };
             match status {
-                WaitStatus::Exited(pid, status) => self.take_down(pid, status),
-                WaitStatus::Signaled(pid, signal, _) => self.take_down(pid, 128 + signal as i32),
                 WaitStatus::StillAlive => return,
-                _ => {}
+                status => self.take_down(status),
             }
         }
     }
 
     fn take_down_current(&mut self) {
+        let pid = self.current.pid();
+        // One whose successor has died serves again.
+        let known = self.generations.iter().position(|it| it.pid == pid && it.status.is_none());
+        let current = known.and_then(|at| self.generations.remove(at));
         if self.generations.len() == MAX_GENERATIONS {
             self.generations.pop_front();
         }
-        self.generations.push_back((self.current.pid(), None));
+        self.generations.push_back(current.unwrap_or(Generation { pid, status: None, stops: 0 }));
+        self.send_stops();
     }
 
-    fn take_down(&mut self, pid: Pid, status: i32) {
+    /// How a process has ended, as a shell says it.
+    fn take_down(&mut self, status: WaitStatus) {
+        let (pid, status) = match status {
+            WaitStatus::Exited(pid, status) => (pid, status),
+            WaitStatus::Signaled(pid, signal, _) => (pid, 128 + signal as i32),
+            _ => return,
+        };
         let pid = pid.as_raw().unsigned_abs();
         // Of an orphan that is none of them nobody asks.
-        for (_, of_generation) in self.generations.iter_mut().filter(|(generation, _)| *generation == pid) {
-            *of_generation = Some(status);
+        if let Some(generation) = self.generations.iter_mut().rfind(|it| it.pid == pid) {
+            generation.status = Some(status);
             self.last = Some(status);
         }
     }
 
     fn status_of_current(&self) -> Option<i32> {
-        self.generations.back().and_then(|(_, status)| *status)
+        self.generations.back().and_then(|it| it.status)
     }
 
     /// That of the generation that served last; if its predecessor has reaped it, that of the predecessor.
     fn last_status(&mut self) -> i32 {
-        let pid = self.current.pid();
-        // Descriptors are closed before a process is dead. One that is no child of this process, or reaped, is not
-        // waited for.
-        if let (None, Ok(number)) = (self.status_of_current(), i32::try_from(pid)) {
-            match waitpid(Pid::from_raw(number), None) {
-                Ok(WaitStatus::Exited(pid, status)) => self.take_down(pid, status),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => self.take_down(pid, 128 + signal as i32),
-                Ok(_) | Err(_) => {}
+        // A process closes its descriptors before it is dead, and leaves its children to this one after that. So the oldest
+        // is waited for first: then the next is a child of this process, or was reaped by its predecessor.
+        let unknown = self.generations.iter().filter(|it| it.status.is_none());
+        let unknown: Vec<_> = unknown.filter_map(|it| Some(Pid::from_raw(it.pid.try_into().ok()?))).collect();
+        for pid in unknown {
+            if let Ok(status) = waitpid(pid, None) {
+                self.take_down(status);
             }
         }
         self.status_of_current().or(self.last).unwrap_or_else(|| {

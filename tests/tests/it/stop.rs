@@ -54,6 +54,30 @@ fn a_stop_once_the_successor_was_told_to_serve() {
     }
 }
 
+/// systemd sends SIGTERM to every process of a unit: the successor gets it, and is told to stop by its predecessor. That is one
+/// stop. Another signal is a second one.
+#[test]
+fn a_stop_that_comes_by_signal_and_by_the_predecessor() {
+    let dir = Dir::new();
+    let gate = dir.gate("here");
+    let (service, old) = dir.victim().probation("1h").serve();
+    service.plan("serving gate here");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    let mut open = service.open(&new);
+    old.signal(Signal::TERM);
+    service.wait_for(&old, "step:Committed", "event=Stop");
+    gate.open();
+    service.wait_for(&new, "draining", "open=1");
+    new.signal(Signal::TERM);
+    service.wait_for(&new, "stop", "SIGTERM");
+    assert_eq!(open.who(), (2, new.pid()));
+    new.signal(Signal::TERM);
+    open.wait_for_the_end();
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+}
+
 /// The pid file names the successor: a stop of the old one is not one of the service.
 #[test]
 fn a_stop_of_the_old_one_in_standby() {

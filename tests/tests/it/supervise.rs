@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip_unless_root};
+use crate::look;
 
 /// A service under a supervisor, and its first generation.
 fn supervised(command: Command<'_>) -> (Service, Process, Process) {
@@ -35,7 +36,7 @@ fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() 
         let new = upgrade(&service, &supervisor, &old);
         assert_eq!(service.connect().who(), (generation, new.pid()));
         assert_eq!(service.pidfile(), Some(new.pid()), "the pid file names who serves");
-        assert_eq!(parent_of(&new), supervisor.pid());
+        assert_eq!(look::status(&new, "PPid"), supervisor.pid().to_string());
         old = new;
     }
     assert!(first.is_gone(), "it is reaped");
@@ -48,11 +49,6 @@ fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() 
     drop(client);
     assert_eq!(supervisor.exit(), Exit::Status(0));
     assert_eq!(service.pidfile(), None);
-}
-
-fn parent_of(process: &Process) -> u32 {
-    let status = fs::read_to_string(process.proc("status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
 }
 
 #[test]
@@ -105,6 +101,27 @@ fn every_signal_is_passed_on() {
     service.wait(&new, "draining");
     assert_eq!(supervisor.exit(), Exit::Status(0));
     service.wait_until_all_are_gone();
+}
+
+/// It is passed on to the one that serves, which has handed the service over by the time that it reads it.
+#[test]
+fn a_stop_that_meets_an_upgrade_stops_the_service() {
+    let dir = Dir::new();
+    let gate = dir.gate("here");
+    let (service, supervisor, first) = supervised(dir.victim().probation("1h"));
+    service.plan("step:TakingOver gate here");
+    supervisor.signal(Signal::HUP);
+    let new = service.next_process();
+    service.wait(&new, "gate");
+    first.stop();
+    supervisor.signal(Signal::TERM);
+    first.wait_for_pending(Signal::TERM);
+    gate.open();
+    service.wait(&new, "serving");
+    first.signal(Signal::CONT);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    assert_eq!(service.pidfile(), None);
 }
 
 /// What a terminal sends to its foreground group reaches the service once: twice would end it at once.

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,8 +64,8 @@ impl Dir {
 pub(crate) struct Plain {
     first: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    /// The end of its stdin is that of the test.
-    lifeline: Option<ChildStdin>,
+    /// Its end is that of every process.
+    lifeline: Option<Sender<()>>,
     log: PathBuf,
 }
 
@@ -83,7 +84,8 @@ impl Plain {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0);
         let mut first = command.spawn().unwrap();
         let lines = BufReader::new(first.stdout.take().unwrap()).lines();
-        let lifeline = first.stdin.take();
+        let first_stdin = first.stdin.take().unwrap();
+        let lifeline = Some(keep_alive(&first, first_stdin));
         Self { first, lines, lifeline, log }
     }
 
@@ -140,14 +142,29 @@ impl Drop for Plain {
             eprintln!("--- stderr of the service\n{}---", self.log());
         }
         drop(self.lifeline.take());
-        // All generations are in its group. That there is none any more is fine.
-        match kill_process_group(Pid::from_child(&self.first), Signal::KILL) {
-            Ok(()) | Err(_) => {}
-        }
         match self.first.wait() {
             Ok(_) | Err(_) => {}
         }
     }
+}
+
+/// Ends every process when the sender is dropped, or, if one hangs, when the test has taken too long: whatever it waits for
+/// has an end then.
+fn keep_alive(first: &Child, stdin: ChildStdin) -> Sender<()> {
+    let group = Pid::from_child(first);
+    let (lifeline, end) = mpsc::channel();
+    thread::spawn(move || {
+        if end.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("the service is ended after {DEADLINE:?}");
+        }
+        // Those of a supervised service, which are in another group, end with their stdin.
+        drop(stdin);
+        // That there is none any more is fine.
+        match kill_process_group(group, Signal::KILL) {
+            Ok(()) | Err(_) => {}
+        }
+    });
+    lifeline
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
+use std::thread;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,6 +17,7 @@ use rustix::process::{
 };
 
 use super::DEADLINE;
+use crate::look;
 
 /// A process; a clone is the same one.
 #[derive(Clone)]
@@ -97,12 +99,27 @@ impl Process {
         self.signal_if_alive(Signal::KILL);
     }
 
-    /// Stops a child of the test and waits until it stands still; SIGCONT has it go on.
+    /// Stops it and waits until it stands still; SIGCONT has it go on.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
-        let pidfd = self.inner.pidfd.as_ref().expect("the process lives");
-        let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::STOPPED).expect("it is a child");
-        assert!(status.is_some_and(|status| status.stopped()), "{self:?} ended instead");
+        self.wait_until("it stands still", || look::status(self, "State").starts_with('T'));
+    }
+
+    /// Waits until a signal has been sent to it, which stands still.
+    pub(crate) fn wait_for_pending(&self, signal: Signal) {
+        self.wait_until("the signal is pending", || {
+            let pending = u64::from_str_radix(&look::status(self, "ShdPnd"), 16).expect("a mask");
+            pending & (1 << (signal.as_raw() - 1)) != 0
+        });
+    }
+
+    /// Looks again and again at what /proc says of it, of which no event tells.
+    fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{self:?}, {what}: not within {DEADLINE:?}");
+            thread::yield_now();
+        }
     }
 
     /// Waits until it is dead, and says how it ended.
