@@ -203,11 +203,20 @@ fn inherit_socket(variable: &str, value: &OsStr) -> Result<OwnedFd, StartError> 
     let stray = |problem: &str| stray(variable, value, problem);
     let number = value.to_str().and_then(|text| text.parse::<u16>().ok());
     let number = number.ok_or_else(|| stray("not the number of a descriptor"))?;
-    let fd = sockets::inherit(number.into()).map_err(|_| stray("no such descriptor"))?;
-    let seqpacket = getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket);
-    let unix = getsockname::<SockaddrStorage>(fd.as_raw_fd())
-        .is_ok_and(|name| name.family() == Some(AddressFamily::Unix));
-    if seqpacket && unix { Ok(fd) } else { Err(stray("the descriptor is not a handover channel")) }
+    let fd = sockets::inherit(number.into())
+        .map_err(|errno| stray(&format!("no such descriptor: {}", io::Error::from(errno))))?;
+    let is_channel = || -> nix::Result<bool> {
+        let kind = getsockopt(&fd, sockopt::SockType)?;
+        let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+        Ok(kind == SockType::SeqPacket && name.family() == Some(AddressFamily::Unix))
+    };
+    match is_channel() {
+        Ok(true) => Ok(fd),
+        Ok(false) => Err(stray("the descriptor is not a handover channel")),
+        Err(errno) => {
+            Err(stray(&format!("the descriptor is not a handover channel: {}", io::Error::from(errno))))
+        }
+    }
 }
 
 /// The error of a variable of ours that somebody else has set.

@@ -76,8 +76,10 @@ pub(crate) struct Parent {
 /// The process that this one has started.
 struct Successor {
     child: Box<dyn Child>,
-    /// `None` once it has reached its end or cannot be used.
-    channel: Option<Channel>,
+    channel: Channel,
+    /// It has reached its end, or cannot be used. It stays open until the successor is dead, who would take its end for the
+    /// death of this process and serve beside it.
+    is_cut_off: bool,
     generation: u64,
     /// From the request to `ACTIVE`.
     active_after: Option<Duration>,
@@ -288,8 +290,8 @@ impl Engine {
         }
         if let Some(successor) = &self.successor {
             fds.push(PollFd::new(successor.child.as_fd(), PollFlags::POLLIN));
-            if let Some(channel) = &successor.channel {
-                fds.push(PollFd::new(channel.as_fd(), wanted(channel)));
+            if !successor.is_cut_off {
+                fds.push(PollFd::new(successor.channel.as_fd(), wanted(&successor.channel)));
             }
         }
         poll::until(&mut fds, deadline)

@@ -52,7 +52,8 @@ pub(crate) enum Phase {
     Starting,
     /// Ready, and the predecessor knows; waiting for its `COMMIT`.
     Prepared,
-    /// Serving; the pid file is being written.
+    /// The pid file is being written. The listeners are still closed: were it to fail after the first connection, that
+    /// one would be lost.
     TakingOver,
     /// The one that serves.
     Serving,
@@ -303,10 +304,7 @@ impl State {
     /// Whether connections are handed out by this process.
     #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
-        matches!(
-            self.phase,
-            P::TakingOver | P::Serving | P::Checking | P::Upgrading | P::Reverting { paused: false, .. }
-        )
+        matches!(self.phase, P::Serving | P::Checking | P::Upgrading | P::Reverting { paused: false, .. })
     }
 
     /// One step. Every pair of phase and event has an answer; an event that means nothing in a phase leaves it
@@ -351,7 +349,7 @@ impl State {
             E::Ready if self.has_predecessor() => {
                 self.to(P::Prepared, [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendPrepared])
             }
-            E::Ready => self.to(P::TakingOver, [A::Disarm(Timer::Upgrade), A::Open, A::TakeOver]),
+            E::Ready => self.to(P::TakingOver, [A::Disarm(Timer::Upgrade), A::TakeOver]),
             E::NotReady => self.start_failed(StartFailure::ReadyDropped),
             E::ChannelLost => self.start_failed(StartFailure::Channel),
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
@@ -366,7 +364,7 @@ impl State {
             E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
             // A predecessor that is dead cannot serve any more, whatever it still meant to say.
             E::Commit | E::PredecessorGone => {
-                self.to(P::TakingOver, [A::Disarm(Timer::Handover), A::Open, A::TakeOver])
+                self.to(P::TakingOver, [A::Disarm(Timer::Handover), A::TakeOver])
             }
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
             E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
@@ -380,10 +378,10 @@ impl State {
     fn taking_over(self, event: Event) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
-            E::TookOver if self.has_predecessor() => self.to(P::Serving, [A::SendActive]),
-            E::TookOver => self.to(P::Serving, []),
+            E::TookOver if self.has_predecessor() => self.to(P::Serving, [A::Open, A::SendActive]),
+            E::TookOver => self.to(P::Serving, [A::Open]),
             // Without a pid file is better than without a service: nobody else is left to serve.
-            E::PidfileFailed if self.predecessor == Predecessor::Gone => self.to(P::Serving, []),
+            E::PidfileFailed if self.predecessor == Predecessor::Gone => self.to(P::Serving, [A::Open]),
             E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
             E::Stop => self.stop_as_owner(),

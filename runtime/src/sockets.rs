@@ -480,7 +480,8 @@ fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {
 /// in the queue meanwhile; to give such an error to a body that says `?` would end the service for a shortage that
 /// passes. Any other error is returned.
 pub(crate) fn out_of_resources(listener: &str, shared: &Shared, error: io::Error) -> io::Result<Duration> {
-    let passing = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    // ENOSPC: /proc/sys/fs/epoll/max_user_watches.
+    let passing = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ENOSPC];
     match error.raw_os_error() {
         Some(errno) if passing.contains(&Errno::from_raw(errno)) => {
             tell!(shared, WARN, listener, %error, "cannot accept for now");

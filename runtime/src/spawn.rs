@@ -170,7 +170,7 @@ impl Spawner for Launch {
 pub(crate) enum SpawnError {
     #[error("cannot run {}: {source}", executable.display())]
     Exec { executable: PathBuf, source: io::Error },
-    #[error("the directory that this service was started in, {}, is gone: {source}", directory.display())]
+    #[error("the directory that this service was started in, {}, cannot be used: {source}", directory.display())]
     Directory { directory: PathBuf, source: io::Error },
 }
 

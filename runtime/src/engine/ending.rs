@@ -33,9 +33,6 @@ impl Engine {
                 return Event::PidfileFailed;
             }
         }
-        tell!(self.shared, INFO, phase = "serving", listeners = self.held_by_body().len(), "serving");
-        self.serving_since = Some(Instant::now());
-        self.shared.serving.set(true);
         Event::TookOver
     }
 

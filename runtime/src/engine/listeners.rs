@@ -52,6 +52,11 @@ impl Engine {
         self.restore_nonblocking();
         self.shared.set_handed_over(false);
         self.doors.iter().for_each(|door| door.open());
+        if self.serving_since.is_none() {
+            tell!(self.shared, INFO, phase = "serving", listeners = self.held_by_body().len(), "serving");
+            self.serving_since = Some(Instant::now());
+            self.shared.serving.set(true);
+        }
     }
 
     /// Another process that has them may have cleared it.

@@ -52,14 +52,18 @@ impl Engine {
                 self.parent_gone();
                 Event::PredecessorGone
             }
-            Err(error) => {
-                if matches!(self.state.phase, Phase::Starting | Phase::Prepared) {
-                    self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
-                    Event::ChannelLost
-                } else {
-                    self.parent_gone();
-                    Event::PredecessorGone
-                }
+            Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
+                self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
+                Event::ChannelLost
+            }
+            // A process that serves needs to know of its predecessor only when that is gone.
+            Err(error) if error.is_of_one_message() => {
+                tell!(self.shared, WARN, %error, "a message of the predecessor is no good");
+                return true;
+            }
+            Err(_) => {
+                self.parent_gone();
+                Event::PredecessorGone
             }
         };
         self.feed(event);

@@ -67,7 +67,8 @@ impl Engine {
         let child = self.spawner.spawn(what, theirs)?;
         Ok(Successor {
             child,
-            channel: Some(channel),
+            channel,
+            is_cut_off: false,
             generation,
             active_after: None,
             adopted: HashSet::new(),
@@ -81,9 +82,9 @@ impl Engine {
     }
 
     pub(super) fn say_down(&mut self, message: &Message) {
-        if let Some(channel) = self.successor.as_mut().and_then(|successor| successor.channel.as_mut()) {
+        if let Some(successor) = self.successor.as_mut().filter(|successor| !successor.is_cut_off) {
             // A successor that is gone is noticed by the read that follows.
-            match channel.send(message) {
+            match successor.channel.send(message) {
                 Ok(()) | Err(_) => {}
             }
         }
@@ -95,10 +96,10 @@ impl Engine {
         let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
         let is_dead = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
         let mut lost = None;
-        if let Some(channel) = &mut successor.channel {
+        if !successor.is_cut_off {
             // What a send that fails means, the read after it tells.
-            let flushed = channel.flush();
-            match channel.receive() {
+            let flushed = successor.channel.flush();
+            match successor.channel.receive() {
                 Ok(Received::Nothing) => {
                     if let Err(error) = flushed {
                         lost = Some(format!("the channel to it failed: {error}"));
@@ -136,7 +137,7 @@ impl Engine {
             return true;
         }
         if let Some(how) = lost {
-            successor.channel = None;
+            successor.is_cut_off = true;
             self.reason.get_or_insert(how);
             self.feed(Event::ChannelLost);
             return true;

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -18,6 +19,9 @@ use nix::sys::socket::{
 
 use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
 use crate::poll;
+
+/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
 /// One end of the channel.
 #[derive(Debug)]
@@ -40,7 +44,7 @@ pub(crate) enum Received {
     End,
 }
 
-/// Why the channel cannot be used any more.
+/// What is wrong with a message, or with the channel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChannelError {
     #[error("the other process sent what is not a message: {0}")]
@@ -56,6 +60,13 @@ pub(crate) enum ChannelError {
     WrongCount { expected: usize, got: usize },
     #[error("the channel failed: {0}")]
     Io(#[from] io::Error),
+}
+
+impl ChannelError {
+    /// Whether the next message may be a good one.
+    pub(crate) fn is_of_one_message(&self) -> bool {
+        !matches!(self, Self::Io(_))
+    }
 }
 
 impl Channel {
@@ -132,6 +143,11 @@ impl Channel {
             match recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+                // A shortage that passes; the message is where it was, and poll(2) says so at once.
+                Err(Errno::ENOMEM | Errno::ENOBUFS) => {
+                    thread::sleep(SHORTAGE_PAUSE);
+                    return Ok(Received::Nothing);
+                }
                 // The other process is gone with data of ours unread. The kernel says so once, ahead of what is in the
                 // queue still; then come those messages, and the end.
                 Err(Errno::ECONNRESET) => {}

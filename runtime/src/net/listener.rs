@@ -52,13 +52,16 @@ impl Acceptor {
                 Ok((stream, peer, self.shared().count()))
             });
             match accepted.await {
-                Err(error) => {
-                    let pause = sockets::out_of_resources(self.gate.name(), self.shared(), error)?;
-                    tokio::time::sleep(pause).await;
-                }
+                Err(error) => self.wait_for_resources(error).await?,
                 accepted => return accepted,
             }
         }
+    }
+
+    async fn wait_for_resources(&self, error: io::Error) -> io::Result<()> {
+        let pause = sockets::out_of_resources(self.gate.name(), self.shared(), error)?;
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     fn local_addr(&self) -> io::Result<SockAddr> {
@@ -85,7 +88,8 @@ macro_rules! managed {
             /// accept4(2): the next connection and the address of its peer.
             ///
             /// Connections that died in the queue are passed over, and while the process or the machine is out of
-            /// descriptors or memory the queue waits. It is cancel safe, and any number of tasks may wait at once.
+            /// descriptors or memory the queue waits. (Where the kernel has no memory for the registration of a connection
+            /// that was accepted, epoll_ctl(2), that one is closed.) It is cancel safe, and any number of tasks may wait at once.
             ///
             /// # Errors
             ///
@@ -97,7 +101,11 @@ macro_rules! managed {
                     let peer = $address(&peer).map_or_else(|| stream.peer_addr(), Ok);
                     // A peer that is gone already may leave a stream without an address, and nothing to serve.
                     let Ok(peer) = peer else { continue };
-                    return Ok(($stream::new(stream.try_into()?, counted), peer));
+                    match stream.try_into() {
+                        Ok(stream) => return Ok(($stream::new(stream, counted), peer)),
+                        // epoll_ctl(2) has no memory for it, and tokio has closed it.
+                        Err(error) => self.acceptor.wait_for_resources(error).await?,
+                    }
                 }
             }
 

@@ -269,7 +269,7 @@ impl Engine {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::WarnNotReady => self.warn_not_ready(),
-            Action::Open => self.doors.iter().for_each(|door| door.open()),
+            Action::Open => self.open(),
             Action::TakeOver => return Some(self.take_over()),
             Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {
                 Some(at) => _ = self.timers.insert(timer, at),
@@ -341,10 +341,14 @@ impl Engine {
                 return Event::PidfileFailed;
             }
         }
+        Event::TookOver
+    }
+
+    fn open(&mut self) {
+        self.doors.iter().for_each(|door| door.open());
         tell!(self.shared, INFO, phase = "serving", listeners = self.held.len(), "serving");
         self.shared.serving.set(true);
         self.serving_since = Some(Instant::now());
-        Event::TookOver
     }
 
     fn retire(&self) {

@@ -442,6 +442,24 @@ fn sockets_after_the_commit_are_dropped() {
     assert!(std::net::TcpStream::connect(at).is_err(), "nobody has it any more");
 }
 
+/// Nor is it the death of who said it: there are two processes still, and what it says next counts.
+#[test]
+fn what_is_no_message_after_the_commit_is_passed_over() {
+    let dir = Dir::new();
+    let heir = Heir::start(&dir);
+    heir.channel.send(&offer(0));
+    heir.channel.wait_for("prepared");
+    heir.channel.send(&json!({"type": "commit"}));
+    heir.channel.expect("active");
+    heir.channel.send_packet(b"not JSON", &[]);
+    heir.service.wait_for(&heir.process, "error", "a message of the predecessor is no good");
+    heir.process.signal(Signal::HUP);
+    heir.service.wait_for(&heir.process, "error", "upgrade refused");
+    heir.channel.send(&json!({"type": "stop"}));
+    heir.channel.expect("leaving");
+    assert_eq!(heir.process.exit(), Exit::Status(0));
+}
+
 /// SO_TYPE, SO_ACCEPTCONN and getsockname are looked at, K6.
 #[test]
 fn k6_a_socket_that_is_not_what_its_entry_says_is_refused() {
