@@ -1,0 +1,80 @@
+//! The system calls of a handover, and the errors that each of them can return, by their man pages.
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::libc;
+
+type Errors = (i64, &'static str, &'static [Errno]);
+
+const CALLS: &[Errors] = &[
+    (libc::SYS_socketpair, "socketpair", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
+    (libc::SYS_socket, "socket", &[Errno::EMFILE, Errno::ENOBUFS]),
+    (
+        libc::SYS_sendmsg,
+        "sendmsg",
+        &[Errno::EAGAIN, Errno::ENOBUFS, Errno::ENOMEM, Errno::EPIPE, Errno::EINTR],
+    ),
+    (libc::SYS_recvmsg, "recvmsg", &[Errno::EINTR, Errno::ENOMEM, Errno::ECONNRESET]),
+    (libc::SYS_clone3, "clone3", &[Errno::EAGAIN, Errno::ENOMEM]),
+    (libc::SYS_clone, "clone", &[Errno::EAGAIN, Errno::ENOMEM]),
+    (
+        libc::SYS_execve,
+        "execve",
+        &[Errno::ENOENT, Errno::EACCES, Errno::E2BIG, Errno::ETXTBSY, Errno::ENOMEM, Errno::ELOOP],
+    ),
+    (libc::SYS_pidfd_open, "pidfd_open", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
+    (libc::SYS_fcntl, "fcntl", &[Errno::EMFILE]),
+    (libc::SYS_eventfd2, "eventfd2", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
+    (libc::SYS_epoll_create1, "epoll_create1", &[Errno::EMFILE, Errno::ENOMEM]),
+    (libc::SYS_epoll_ctl, "epoll_ctl", &[Errno::ENOMEM, Errno::ENOSPC]),
+    (libc::SYS_poll, "poll", &[Errno::EINTR, Errno::ENOMEM]),
+    (libc::SYS_openat, "openat", &[Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ENOSPC, Errno::EROFS]),
+    (libc::SYS_write, "write", &[Errno::EINTR, Errno::ENOSPC, Errno::EIO]),
+    (libc::SYS_rename, "rename", &[Errno::EACCES, Errno::ENOSPC, Errno::EROFS]),
+    (libc::SYS_unlink, "unlink", &[Errno::EACCES, Errno::EROFS]),
+    (libc::SYS_statx, "statx", &[Errno::EACCES, Errno::ENOMEM]),
+    (libc::SYS_getsockname, "getsockname", &[Errno::ENOBUFS]),
+    (libc::SYS_getsockopt, "getsockopt", &[Errno::ENOMEM]),
+    (libc::SYS_setsockopt, "setsockopt", &[Errno::ENOMEM]),
+    (libc::SYS_ioctl, "ioctl", &[Errno::EBADF]),
+    (libc::SYS_listen, "listen", &[Errno::EADDRINUSE]),
+    (
+        libc::SYS_accept4,
+        "accept4",
+        &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ECONNABORTED, Errno::EINTR],
+    ),
+    (libc::SYS_waitid, "waitid", &[Errno::EINTR, Errno::ECHILD]),
+];
+
+/// Whether a call is one that can return these errors: a write to an eventfd that has room, eventfd(2), cannot fail, and of
+/// what fcntl(2) does only F_DUPFD takes a new descriptor.
+pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bool {
+    match call {
+        libc::SYS_write => {
+            let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
+            target.as_os_str() != "anon_inode:[eventfd]"
+        }
+        libc::SYS_fcntl => operation == u64::from(libc::F_DUPFD_CLOEXEC.unsigned_abs()),
+        _ => true,
+    }
+}
+
+/// What the caller of the C library sees: pthread_create(3) and posix_spawn(3) say EAGAIN for a clone(2) without memory.
+pub(crate) fn seen_as(call: i64, error: Errno) -> Errno {
+    match (call, error) {
+        (libc::SYS_clone | libc::SYS_clone3, Errno::ENOMEM) => Errno::EAGAIN,
+        _ => error,
+    }
+}
+
+/// Each call with each of its errors.
+pub(crate) fn all() -> impl Iterator<Item = (i64, Errno)> {
+    CALLS.iter().flat_map(|(call, _, errors)| errors.iter().map(|error| (*call, *error)))
+}
+
+/// What a system call is called; its number, if it is none of those that can be made to fail.
+pub(crate) fn name(call: i64) -> String {
+    let known = CALLS.iter().find(|(number, ..)| *number == call);
+    known.map_or_else(|| format!("number {call}"), |(_, name, _)| (*name).to_owned())
+}

@@ -1,0 +1,141 @@
+//! Clients: one connection after the other, each of which takes down what came of it.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A connection that is not answered for so long is one that nobody serves.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How many errors are taken down.
+const MAX_ERRORS: usize = 5;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// How many connections each process has answered.
+    pub(crate) answered: HashMap<i32, u64>,
+    /// Who answered last.
+    pub(crate) last: Option<i32>,
+    /// How many were not answered in full, and what came of the first of them.
+    pub(crate) lost: u64,
+    pub(crate) errors: Vec<String>,
+    /// Of those, how many found nobody listening at all.
+    pub(crate) refused: u64,
+    /// The longest that an answer took.
+    pub(crate) worst: Duration,
+}
+
+impl Tally {
+    pub(crate) fn answered_by(&self, process: i32) -> u64 {
+        self.answered.get(&process).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn answers(&self) -> u64 {
+        self.answered.values().sum()
+    }
+}
+
+pub(crate) struct Load {
+    tally: Arc<Mutex<Tally>>,
+    stop: Arc<AtomicBool>,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    thread: JoinHandle<()>,
+    /// How many connections it has begun.
+    begun: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// So many clients, each of which makes a connection every `pace`, or whenever the last one is over if that is later.
+    pub(crate) fn start(address: SocketAddr, clients: usize, pace: Duration) -> Self {
+        let tally = Arc::<Mutex<Tally>>::default();
+        let stop = Arc::<AtomicBool>::default();
+        let client = |_| {
+            let (tally, stop) = (tally.clone(), stop.clone());
+            let begun = Arc::<AtomicU64>::default();
+            let count = begun.clone();
+            let thread = thread::spawn(move || {
+                let mut due = Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let result = ask(address);
+                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                    tally.worst = tally.worst.max(began.elapsed());
+                    match result {
+                        Ok(pid) => {
+                            *tally.answered.entry(pid).or_default() += 1;
+                            tally.last = Some(pid);
+                        }
+                        Err(error) => {
+                            tally.refused += u64::from(error.kind() == io::ErrorKind::ConnectionRefused);
+                            tally.lost += 1;
+                            if tally.errors.len() < MAX_ERRORS {
+                                tally.errors.push(error.to_string());
+                            }
+                        }
+                    }
+                    drop(tally);
+                    due = (due + pace).max(began);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+            });
+            Client { thread, begun }
+        };
+        let clients = (0..clients).map(client).collect();
+        Self { tally, stop, clients }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The longest that an answer took since the last call.
+    pub(crate) fn take_worst(&self) -> Duration {
+        std::mem::take(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner).worst)
+    }
+
+    /// How many connections there are at most at a time.
+    pub(crate) fn clients(&self) -> u64 {
+        u64::try_from(self.clients.len()).expect("not as many")
+    }
+
+    /// How many connections each client has begun.
+    pub(crate) fn begun(&self) -> Vec<u64> {
+        self.clients.iter().map(|client| client.begun.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Says that no further connection is to be made. Those that are open are finished.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.clients.iter().all(|client| client.thread.is_finished())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop();
+        for client in self.clients.drain(..) {
+            client.thread.join().expect("a client takes down what happens to it");
+        }
+    }
+}
+
+/// Makes a connection; returns who has answered it.
+fn ask(address: SocketAddr) -> io::Result<i32> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let pid = answer.strip_suffix('\n').and_then(|answer| answer.split_once(' ')?.1.parse().ok());
+    pid.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, format!("half an answer: {answer:?}")))
+}

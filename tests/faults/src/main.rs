@@ -1,0 +1,192 @@
+//! Breaks an upgrade at every system call of either process, and looks at what is left.
+//!
+//! ```text
+//! cargo run --release -p faults -- sweep               all of the following
+//! cargo run --release -p faults -- kill old            SIGKILL to the old process at its k-th system call, for every k
+//! cargo run --release -p faults -- kill new            the same for the new one
+//! cargo run --release -p faults -- delay old|new       that system call is made later than everything else
+//! cargo run --release -p faults -- errors old|new      each system call of the handover fails once, with each error
+//! ... --slice 2/7                                      every seventh point, from the second
+//! cargo run --release -p faults -- soak                upgrades under load, with a random one of these in one of ten
+//! ```
+//!
+//! It takes x86_64, whose registers it writes, and the permission for ptrace(2); without it exits with status 77.
+//!
+//! A point is a service of its own under load, one upgrade of it, and one fault. `point.rs` has what must be true after
+//! it. Any point at which it is not is printed, and the exit status is 1.
+
+mod errors;
+mod load;
+mod point;
+mod scene;
+mod service;
+mod soak;
+mod tracer;
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use point::Outcome;
+use scene::{Fault, Side};
+
+/// More points than any upgrade has: a sweep that gets here is one that never ends.
+const MAX_POINTS: usize = 20_000;
+
+/// Longer than the probation of the service, and than any answer takes that it is to overtake.
+const DELAY: Duration = Duration::from_millis(80);
+
+/// One of several equal parts of a sweep, from 1, and how many there are.
+type Slice = (usize, usize);
+
+enum Command {
+    /// Be the service.
+    Serve,
+    Sweep(Vec<(Sweep, Side)>, Slice),
+    Soak(soak::Options),
+}
+
+type Sweep = fn(Side, Slice) -> bool;
+
+impl Command {
+    fn parse(words: &[&str]) -> Option<Self> {
+        let (words, slice) = match *words {
+            [ref words @ .., "--slice", slice] => (words, parse_slice(slice)?),
+            ref words => (words, (1, 1)),
+        };
+        let sweeps: [(&str, Sweep); 3] = [("kill", kill), ("delay", delay), ("errors", errors)];
+        let sides = [("old", Side::Old), ("new", Side::New)];
+        match *words {
+            ["serve"] => Some(Self::Serve),
+            ["soak", ref options @ ..] => Some(Self::Soak(soak::Options::parse(options)?)),
+            ["sweep"] => {
+                let all = sweeps.iter().flat_map(|(_, sweep)| sides.map(|(_, side)| (*sweep, side)));
+                Some(Self::Sweep(all.collect(), slice))
+            }
+            [what, whom] => {
+                let sweep = sweeps.iter().find(|(name, _)| *name == what)?.1;
+                let side = sides.iter().find(|(name, _)| *name == whom)?.1;
+                Some(Self::Sweep(vec![(sweep, side)], slice))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(command) = Command::parse(&arguments) else {
+        eprintln!("usage: faults sweep | kill|delay|errors old|new [--slice I/N]");
+        eprintln!("       faults soak [--upgrades N] [--rate N] [--seed N]");
+        return ExitCode::from(2);
+    };
+    if let Command::Serve = command {
+        return service::serve();
+    }
+    if let Err(problem) = tracer::is_possible() {
+        eprintln!("{problem}");
+        return ExitCode::from(77);
+    }
+    // Orphans of the services become children of this process, which reaps them at once.
+    if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
+        eprintln!("cannot become a subreaper: {errno}");
+        return ExitCode::FAILURE;
+    }
+    let all_is_well = match command {
+        Command::Serve => true,
+        Command::Soak(options) => soak::run(&options),
+        Command::Sweep(sweeps, slice) => {
+            let results: Vec<bool> = sweeps.into_iter().map(|(sweep, side)| sweep(side, slice)).collect();
+            results.into_iter().all(|result| result)
+        }
+    };
+    if all_is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse_slice(text: &str) -> Option<Slice> {
+    let (i, n) = text.split_once('/')?;
+    let (i, n) = (i.parse().ok()?, n.parse().ok()?);
+    (1 <= i && i <= n).then_some((i, n))
+}
+
+/// What came of a sweep.
+#[derive(Default)]
+struct Report {
+    points: usize,
+    /// The old process was killed before there was another: nobody can serve then.
+    alone: usize,
+    upgraded: usize,
+    /// Connections that the killed process had accepted and not answered.
+    lost: u64,
+    answered: u64,
+    violations: usize,
+}
+
+impl Report {
+    fn add(&mut self, name: &str, outcome: &Outcome) {
+        self.points += 1;
+        self.alone += usize::from(outcome.alone);
+        self.upgraded += usize::from(outcome.upgraded);
+        self.lost += outcome.lost;
+        self.answered += outcome.answered;
+        if !outcome.reason.is_empty() {
+            eprintln!("not upgraded, {name}:\n{}", outcome.reason.trim_end());
+        }
+        if let Some(violation) = &outcome.violation {
+            self.violations += 1;
+            println!("VIOLATION at {name}: {violation}\n{}", outcome.log);
+        }
+    }
+
+    /// Returns whether all was well.
+    fn print(&self, what: &str, side: Side) -> bool {
+        println!(
+            "{what} {side:?}: {} points tried, {} of them with nobody else to serve yet, {} upgraded all the same; {} \
+             connections answered, {} lost that the process that was hit had accepted; {} violations",
+            self.points, self.alone, self.upgraded, self.answered, self.lost, self.violations
+        );
+        self.violations == 0 && self.points > 0
+    }
+}
+
+fn kill(side: Side, slice: Slice) -> bool {
+    at_every_call("kill", side, slice, |at| Fault::Kill { at })
+}
+
+fn delay(side: Side, slice: Slice) -> bool {
+    at_every_call("delay", side, slice, |at| Fault::Delay { at, by: DELAY })
+}
+
+fn at_every_call(what: &str, side: Side, (first, step): Slice, fault: impl Fn(usize) -> Fault) -> bool {
+    let mut report = Report::default();
+    for at in (first..MAX_POINTS).step_by(step) {
+        let outcome = point::run(side, fault(at));
+        if !outcome.reached && outcome.violation.is_none() {
+            println!("the upgrade was over before system call {at} of the {side:?} process");
+            return report.print(what, side);
+        }
+        report.add(&format!("{what}, system call {at} ({}) of the {side:?} process", outcome.call), &outcome);
+    }
+    println!("the upgrade has more than {MAX_POINTS} system calls");
+    false
+}
+
+fn errors(side: Side, (first, step): Slice) -> bool {
+    let mut report = Report::default();
+    for (number, (call, error)) in errors::all().enumerate() {
+        // Of each error of each call, so that a slice has some of every kind, and the slices together have all.
+        let nths = (1..MAX_POINTS).filter(|nth| (number + nth) % step == first % step);
+        for nth in nths {
+            let outcome = point::run(side, Fault::Error { call, error, nth });
+            if !outcome.reached && outcome.violation.is_none() {
+                break;
+            }
+            report.add(
+                &format!("{error} of {}, number {nth} of the {side:?} process", errors::name(call)),
+                &outcome,
+            );
+        }
+    }
+    report.print("errors", side)
+}

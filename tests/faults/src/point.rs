@@ -1,0 +1,93 @@
+//! One point of a sweep: a service under load, one upgrade, one fault; and what must be true after it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::errors;
+use crate::scene::{Fault, Scene, Side, descriptors};
+use crate::tracer::send;
+
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The fault happened before the upgrade was over.
+    pub(crate) reached: bool,
+    /// The system call that it hit.
+    pub(crate) call: String,
+    pub(crate) alone: bool,
+    /// The new process served.
+    pub(crate) upgraded: bool,
+    /// If not, what was said.
+    pub(crate) reason: String,
+    pub(crate) answered: u64,
+    pub(crate) lost: u64,
+    pub(crate) violation: Option<String>,
+    pub(crate) log: String,
+}
+
+/// Makes a service, upgrades it, and breaks it meanwhile.
+pub(crate) fn run(side: Side, fault: Fault) -> Outcome {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut outcome = Outcome::default();
+    let mut scene = Scene::start(dir.path(), "50ms");
+    outcome.violation = play(&mut scene, dir.path(), side, fault, &mut outcome).err();
+    outcome.log = scene.log();
+    outcome
+}
+
+fn play(
+    scene: &mut Scene,
+    dir: &Path,
+    side: Side,
+    fault: Fault,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let old = scene.named().unwrap_or_default();
+    let open = descriptors(old);
+    scene.trace(old)?;
+    scene.put_under_load(1, Duration::ZERO)?;
+    let Some(hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
+    outcome.reached = true;
+    outcome.call.clone_from(&hit.call);
+    outcome.alone = hit.alone;
+    if hit.alone {
+        return Ok(());
+    }
+    let serving = scene.outcome(&hit)?;
+    outcome.upgraded = serving != old;
+    if !outcome.upgraded {
+        outcome.reason = scene.said_since(&hit);
+    }
+    match fault {
+        Fault::Delay { .. } if !outcome.upgraded => return Err("a delay made the upgrade fail".to_owned()),
+        Fault::Error { call, error, .. } if !outcome.upgraded => {
+            let reason = std::io::Error::from(errors::seen_as(call, error)).to_string();
+            if !outcome.reason.contains(&reason) {
+                return Err(format!("the reason does not name {reason:?}"));
+            }
+        }
+        _ => {}
+    }
+
+    // And it can be upgraded.
+    send(serving, Signal::SIGHUP);
+    scene.until("a further upgrade", |scene| scene.named() != Some(serving))?;
+    let last = scene.settle()?;
+    scene.load.stop();
+    scene.until("the last answer", |scene| scene.load.is_finished())?;
+    scene.until("as many descriptors as before", |_| descriptors(last) == open)?;
+
+    outcome.answered = scene.load.tally().answers();
+    outcome.lost = scene.judge_losses(&hit)?;
+
+    send(last, Signal::SIGTERM);
+    scene.until("the end", |scene| scene.alive().is_empty())?;
+    let left: Vec<_> = fs::read_dir(dir)
+        .expect("the directory is there")
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name != "log")
+        .collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}

@@ -1,0 +1,363 @@
+//! A service under load that is traced, and what is looked at while it is upgraded and broken.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::Signal;
+
+use crate::errors;
+use crate::load::{Load, Tally};
+use crate::service::PIDFILE;
+use crate::tracer::{Call, Tracer, Verdict, send};
+
+/// How long anything may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How many system calls an old process makes from the decision that it is not needed any more to its end, and a few
+/// more. A successor that dies in that time dies as any process that is alone.
+const LAST_CALLS: usize = 40;
+
+/// The process that the fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Old,
+    New,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// SIGKILL at this system call, counted from 1 over all threads: of the old process from the request on, of the new
+    /// one from its first.
+    Kill { at: usize },
+    /// That system call, counted in the same way, is made so much later.
+    Delay { at: usize, by: Duration },
+    /// This system call fails, the n-th time that it is made.
+    Error { call: i64, error: Errno, nth: usize },
+}
+
+/// What a fault has hit.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    /// The system call.
+    pub(crate) call: String,
+    /// Who was killed.
+    pub(crate) victim: Option<i32>,
+    /// The old process was killed before there was another: nobody can serve then.
+    pub(crate) alone: bool,
+    /// A connection that was accepted could not be registered with epoll: tokio has closed it, see docs/reliability.md.
+    is_unregistered: bool,
+    /// What had come of the connections when the upgrade began.
+    before: Tally,
+    /// The process that was asked for the upgrade, and the length of its log then.
+    old: i32,
+    log: usize,
+}
+
+/// How a process says that an upgrade has failed, or that it starts its own image in the place of one that died.
+const FAILURES: [&str; 3] = ["upgrade failed: ", "upgrade refused: ", " is started in its place"];
+
+pub(crate) struct Scene {
+    dir: PathBuf,
+    tracer: Tracer,
+    first: Child,
+    address: SocketAddr,
+    pub(crate) load: Load,
+    /// Every process of the service so far that was traced.
+    processes: Vec<i32>,
+    /// How many connections each of them has accepted.
+    accepted: Vec<(i32, u64)>,
+    /// The threads that have exited by themselves, with their status.
+    exited: Vec<(i32, i32)>,
+}
+
+impl Scene {
+    /// Starts a service, with this probation, and waits until it serves.
+    pub(crate) fn start(dir: &Path, probation: &str) -> Self {
+        let log = File::create(dir.join("log")).expect("a file for stderr");
+        let mut first = Command::new(env::current_exe().expect("this program has a path"))
+            .arg("serve")
+            .current_dir(dir)
+            .env_remove("TABLEFLIP_HANDOVER")
+            .env("TABLEFLIP_PROBATION", probation)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the service can be started");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(first.stdout.take().expect("it is a pipe"));
+        stdout.read_line(&mut line).expect("the service says where it listens");
+        // Its successors write there as well.
+        thread::spawn(move || stdout.lines().for_each(drop));
+        let address = line.trim().parse().expect("an address");
+        let pid = i32::try_from(first.id()).expect("a process ID");
+        let scene = Self {
+            dir: dir.to_owned(),
+            tracer: Tracer::default(),
+            first,
+            address,
+            load: Load::start(address, 0, Duration::ZERO),
+            processes: vec![pid],
+            accepted: Vec::new(),
+            exited: Vec::new(),
+        };
+        let deadline = Instant::now() + DEADLINE;
+        while scene.named() != Some(pid) {
+            assert!(Instant::now() < deadline, "the service does not serve");
+            thread::yield_now();
+        }
+        scene
+    }
+
+    /// Has clients ask it, and waits for the first answer.
+    pub(crate) fn put_under_load(&mut self, clients: usize, pace: Duration) -> Result<(), String> {
+        self.load = Load::start(self.address, clients, pace);
+        self.until("the first answer", |scene| scene.load.tally().last.is_some())
+    }
+
+    /// The process that the pid file names.
+    pub(crate) fn named(&self) -> Option<i32> {
+        fs::read_to_string(self.dir.join(PIDFILE)).ok()?.trim().parse().ok()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Traces the process that serves from now on, and what it starts.
+    pub(crate) fn trace(&mut self, process: i32) -> Result<(), String> {
+        self.processes = vec![process];
+        self.accepted.clear();
+        self.exited.clear();
+        self.tracer.attach(process).map_err(|errno| format!("cannot trace the service: {errno}"))
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        self.tracer.let_go();
+    }
+
+    /// Takes what has happened, without a fault.
+    fn pump(&mut self) {
+        self.pump_with(|_, _| Verdict::Pass);
+    }
+
+    /// `judge` is also told how many processes there have been.
+    fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
+        let Self { tracer, processes, accepted, exited, .. } = self;
+        let ended = tracer.pump(|call| {
+            let (Call::Entry { process, .. } | Call::Exit { process, .. }) = call;
+            if !processes.contains(&process) {
+                processes.push(process);
+            }
+            if let Call::Exit { number: libc::SYS_accept4, result: 0.., .. } = call {
+                match accepted.iter_mut().find(|(of, _)| *of == process) {
+                    Some((_, count)) => *count += 1,
+                    None => accepted.push((process, 1)),
+                }
+            }
+            judge(processes.len(), &call)
+        });
+        exited.extend(ended);
+    }
+
+    /// Waits for something, while everything goes on.
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<(), String> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.pump();
+            if is_so(self) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let (named, alive, tally) = (self.named(), self.alive(), self.load.tally());
+                return Err(format!(
+                    "{what}: not within {DEADLINE:?}; the pid file names {named:?}; of {:?} there are {alive:?}; the last \
+                     answer was {:?}'s, lost {:?}",
+                    self.processes, tally.last, tally.errors
+                ));
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// The processes that are there, the zombies among them.
+    pub(crate) fn alive(&self) -> Vec<i32> {
+        self.processes.iter().copied().filter(|pid| is_there(*pid)).collect()
+    }
+
+    /// Waits until one serves, the pid file names it, and no other is left, not even as a zombie. Returns that one.
+    pub(crate) fn settle(&mut self) -> Result<i32, String> {
+        let settled = |scene: &Self| {
+            let alive = scene.alive();
+            alive.len() == 1
+                && scene.named() == alive.first().copied()
+                && scene.load.tally().last == scene.named()
+        };
+        self.until("one process that serves, with the pid file in its name", settled)?;
+        Ok(self.alive()[0])
+    }
+
+    /// What has been said since the upgrade began that a fault has hit.
+    pub(crate) fn said_since(&self, hit: &Hit) -> String {
+        self.log().split_off(hit.log)
+    }
+
+    /// Waits until the upgrade has succeeded, or is said to have failed, and one process serves. Returns that one.
+    pub(crate) fn outcome(&mut self, hit: &Hit) -> Result<i32, String> {
+        let is_over = |scene: &Self| {
+            let failed = || FAILURES.iter().any(|failure| scene.said_since(hit).contains(failure));
+            scene.named() != Some(hit.old) || failed()
+        };
+        self.until("the outcome of the upgrade", is_over)?;
+        self.settle()
+    }
+
+    /// Waits until whatever had been begun is over and has been counted.
+    pub(crate) fn wait_for_every_client(&mut self) -> Result<(), String> {
+        let begun = self.load.begun();
+        // The connection after the one that may be under way.
+        let next = |scene: &Self| scene.load.begun().iter().zip(&begun).all(|(now, then)| *now > *then);
+        self.until("the next connection of every client", next)
+    }
+
+    /// An upgrade of the service, which is not traced. Returns who serves.
+    pub(crate) fn upgrade(&mut self, old: i32) -> Result<i32, String> {
+        send(old, Signal::SIGHUP);
+        self.processes = vec![old];
+        self.until("the upgrade", |scene| scene.named() != Some(old))?;
+        self.processes.extend(self.named());
+        let serving = self.settle()?;
+        self.wait_for_every_client()?;
+        Ok(serving)
+    }
+
+    /// Asks the service, which is traced, for an upgrade, and has a fault happen in it. `None` if the upgrade was over before
+    /// that. `spared`: the fault hits no process that is alone, nor a successor that is older than this.
+    pub(crate) fn break_it(
+        &mut self,
+        side: Side,
+        fault: Fault,
+        spared: Option<Duration>,
+    ) -> Result<Option<Hit>, String> {
+        let old = self.processes[0];
+        self.accepted.clear();
+        let (before, log) = (self.load.tally(), self.log().len());
+        send(old, Signal::SIGHUP);
+        let deadline = Instant::now() + DEADLINE;
+        let (mut count, mut calls_of_old, mut hit) = (0, 0, None);
+        let mut since_two: Option<Instant> = None;
+        loop {
+            self.pump_with(|processes, call| {
+                let Call::Entry { process, number, arguments } = *call else { return Verdict::Pass };
+                calls_of_old += usize::from(process == old);
+                if processes > 1 {
+                    since_two.get_or_insert_with(Instant::now);
+                }
+                let is_spared = spared.is_some_and(|age| since_two.is_none_or(|since| since.elapsed() > age));
+                if hit.is_some() || is_spared || (process == old) != (side == Side::Old) {
+                    return Verdict::Pass;
+                }
+                let is_counted = match fault {
+                    Fault::Kill { .. } | Fault::Delay { .. } => true,
+                    Fault::Error { call, .. } => call == number && errors::can_fail(process, call, arguments),
+                };
+                count += usize::from(is_counted);
+                let verdict = match fault {
+                    Fault::Kill { at } if count == at => Verdict::Kill,
+                    Fault::Delay { at, by } if count == at => Verdict::Hold(by),
+                    Fault::Error { error, nth, .. } if is_counted && count == nth => Verdict::Fail(error),
+                    _ => return Verdict::Pass,
+                };
+                let victim = (verdict == Verdict::Kill).then_some(process);
+                hit = Some(Hit {
+                    call: errors::name(number),
+                    victim,
+                    alone: victim == Some(old) && processes == 1,
+                    is_unregistered: victim.is_none() && number == libc::SYS_epoll_ctl,
+                    before: before.clone(),
+                    old,
+                    log,
+                });
+                calls_of_old = 0;
+                verdict
+            });
+            let victim = hit.as_ref().and_then(|hit| hit.victim);
+            if side == Side::New
+                && victim.is_some()
+                && self.exited.contains(&(old, 0))
+                && calls_of_old < LAST_CALLS
+            {
+                // The old process had decided to go when the new one was killed.
+                return Ok(None);
+            }
+            let old_goes_on = side == Side::Old || victim.is_none() || calls_of_old >= LAST_CALLS;
+            if hit.is_some() && old_goes_on && victim.is_none_or(|victim| !is_running(victim))
+                || hit.is_none() && !is_running(old)
+            {
+                return Ok(hit);
+            }
+            if Instant::now() > deadline {
+                return Err("the upgrade did not come to an end".to_owned());
+            }
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    /// How much was lost since the upgrade began. It is an error if that is more than whoever was hit had accepted and not
+    /// answered, or if anybody found nobody listening.
+    pub(crate) fn judge_losses(&self, hit: &Hit) -> Result<u64, String> {
+        let tally = self.load.tally();
+        let cut_off = hit.victim.map_or(u64::from(hit.is_unregistered), |victim| {
+            let accepted = self.accepted.iter().find(|(of, _)| *of == victim).map_or(0, |(_, count)| *count);
+            let answered = tally.answered_by(victim) - hit.before.answered_by(victim);
+            // Those that were under way when the counting began are on either side of it.
+            (accepted + self.load.clients()).saturating_sub(answered)
+        });
+        let lost = tally.lost - hit.before.lost;
+        if lost > cut_off || tally.refused > hit.before.refused {
+            return Err(format!(
+                "lost {lost}, {:?}; {:?} was killed, with {cut_off} accepted and not answered",
+                tally.errors, hit.victim
+            ));
+        }
+        Ok(lost)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // Nothing of a scene outlives it. The clients wait for those who are stopped.
+        self.load.stop();
+        let deadline = Instant::now() + DEADLINE;
+        while !self.alive().is_empty() && Instant::now() < deadline {
+            self.alive().into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
+            self.pump();
+            match self.first.try_wait() {
+                Ok(_) | Err(_) => {}
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+/// Whether a process is there, be it as a zombie.
+fn is_there(pid: i32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+pub(crate) fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+pub(crate) fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}

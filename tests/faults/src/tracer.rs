@@ -1,0 +1,251 @@
+//! Stops every thread of a service, and of what it starts, at each of its system calls, ptrace(2).
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// What is to become of a system call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    Pass,
+    /// Its process gets SIGKILL before it is made.
+    Kill,
+    /// It is not made, and returns this error.
+    Fail(Errno),
+    /// It is made so much later, while everything else goes on.
+    Hold(Duration),
+}
+
+/// A system call that begins or has returned.
+pub(crate) enum Call {
+    Entry { process: i32, number: i64, arguments: [u64; 2] },
+    Exit { process: i32, number: i64, result: i64 },
+}
+
+#[derive(Clone, Copy, Default)]
+struct Task {
+    process: i32,
+    call: i64,
+    fails_with: Option<Errno>,
+}
+
+/// The tracer of everything that it has been attached to; it is a thread's own, like ptrace(2).
+#[derive(Default)]
+pub(crate) struct Tracer {
+    tasks: HashMap<i32, Task>,
+    /// Threads that stand still until their time has come.
+    held: Vec<(Pid, Instant)>,
+    /// Every thread is let go at its next stop.
+    letting_go: bool,
+}
+
+impl Tracer {
+    /// Attaches to every thread of a process. What it starts from now on is traced from its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// EPERM where a container does not permit ptrace(2).
+    pub(crate) fn attach(&mut self, process: i32) -> nix::Result<()> {
+        let options = Options::PTRACE_O_TRACESYSGOOD
+            | Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACEEXEC;
+        // Until no thread is new, for those that are not attached to may start others.
+        loop {
+            let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process lives");
+            let threads = threads.filter_map(|thread| thread.ok()?.file_name().to_str()?.parse::<i32>().ok());
+            let new: Vec<i32> = threads.filter(|thread| !self.tasks.contains_key(thread)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for thread in new {
+                let pid = Pid::from_raw(thread);
+                match ptrace::seize(pid, options).and_then(|()| ptrace::interrupt(pid)) {
+                    Ok(()) => _ = self.tasks.insert(thread, Task { process, ..Task::default() }),
+                    // It has ended in between.
+                    Err(Errno::ESRCH) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+    }
+
+    /// Takes everything that has happened, and asks `judge` about each system call. Returns the threads that
+    /// have exited, with their status.
+    pub(crate) fn pump(&mut self, mut judge: impl FnMut(Call) -> Verdict) -> Vec<(i32, i32)> {
+        let mut ended = Vec::new();
+        let now = Instant::now();
+        let (due, held): (Vec<_>, _) = std::mem::take(&mut self.held).into_iter().partition(|it| it.1 <= now);
+        self.held = held;
+        for (thread, _) in due {
+            self.resume(thread, None);
+        }
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::PtraceSyscall(thread)) => match self.stopped(thread, &mut judge) {
+                    Some(time) => self.held.push((thread, Instant::now() + time)),
+                    None => self.resume(thread, None),
+                },
+                Ok(WaitStatus::PtraceEvent(thread, ..)) => {
+                    self.task(thread);
+                    self.resume(thread, None);
+                }
+                Ok(WaitStatus::Stopped(thread, signal)) => self.resume(thread, Some(signal)),
+                Ok(WaitStatus::Exited(thread, status)) => {
+                    self.tasks.remove(&thread.as_raw());
+                    ended.push((thread.as_raw(), status));
+                }
+                Ok(WaitStatus::Signaled(thread, ..)) => _ = self.tasks.remove(&thread.as_raw()),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return ended,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => panic!("waitpid: {errno}"),
+            }
+        }
+    }
+
+    fn task(&mut self, thread: Pid) -> &mut Task {
+        self.tasks.entry(thread.as_raw()).or_insert_with(|| {
+            let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+            let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+            // One that is dead by now is asked for nothing any more.
+            let process = process.and_then(|process| process.trim().parse().ok()).unwrap_or(thread.as_raw());
+            Task { process, ..Task::default() }
+        })
+    }
+
+    /// Lets every thread go on untraced.
+    pub(crate) fn let_go(&mut self) {
+        self.letting_go = true;
+        for (thread, _) in std::mem::take(&mut self.held) {
+            self.resume(thread, None);
+        }
+        // Until none is left: one that is stopped or dead by now is heard of as well.
+        while !self.tasks.is_empty() {
+            for thread in self.tasks.keys() {
+                match ptrace::interrupt(Pid::from_raw(*thread)) {
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            self.pump(|_| Verdict::Pass);
+            self.tasks.retain(|thread, _| Path::new("/proc").join(thread.to_string()).exists());
+            thread::yield_now();
+        }
+        self.letting_go = false;
+    }
+
+    fn resume(&mut self, thread: Pid, signal: Option<Signal>) {
+        let resumed =
+            if self.letting_go && self.tasks.get(&thread.as_raw()).is_none_or(|it| it.fails_with.is_none()) {
+                self.tasks.remove(&thread.as_raw());
+                ptrace::detach(thread, signal)
+            } else {
+                ptrace::syscall(thread, signal)
+            };
+        match resumed {
+            // ESRCH: it was killed meanwhile, and its end is the next that is heard of it.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Returns for how long it is to stay so.
+    fn stopped(&mut self, thread: Pid, judge: &mut impl FnMut(Call) -> Verdict) -> Option<Duration> {
+        // A thread that was killed meanwhile has nothing to say.
+        let info = ptrace::syscall_info(thread).ok()?;
+        let task = self.task(thread);
+        if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+            // SAFETY: `op` says which of the variants the kernel has filled in.
+            let entry = unsafe { info.u.entry };
+            task.call = i64::try_from(entry.nr).unwrap_or(-1);
+            match judge(Call::Entry {
+                process: task.process,
+                number: task.call,
+                arguments: [entry.args[0], entry.args[1]],
+            }) {
+                Verdict::Pass => {}
+                Verdict::Hold(time) => return Some(time),
+                Verdict::Kill => send(task.process, Signal::SIGKILL),
+                Verdict::Fail(errno) => {
+                    task.fails_with = Some(errno);
+                    // A call that does not exist does nothing.
+                    registers::skip_call(thread);
+                }
+            }
+        } else if info.op == libc::PTRACE_SYSCALL_INFO_EXIT {
+            if let Some(errno) = task.fails_with.take() {
+                registers::set_error(thread, errno);
+            }
+            // SAFETY: `op` says which of the variants the kernel has filled in.
+            let result = unsafe { info.u.exit.sval };
+            judge(Call::Exit { process: task.process, number: task.call, result });
+        }
+        None
+    }
+}
+
+/// Whether this process may trace a child of its own here.
+pub(crate) fn is_possible() -> Result<(), String> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err("the registers of this architecture are not known".to_owned());
+    }
+    let child = std::process::Command::new("sleep").arg("60").spawn();
+    let mut child = child.map_err(|error| format!("sleep cannot be run: {error}"))?;
+    let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
+    let traced = ptrace::seize(Pid::from_raw(pid), Options::empty());
+    child.kill().and_then(|()| child.wait()).map_err(|error| format!("sleep cannot be ended: {error}"))?;
+    traced.map_err(|errno| format!("ptrace is not permitted: {errno}"))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    use super::{Errno, Pid, libc, ptrace};
+
+    /// A call that does not exist does nothing.
+    pub(super) fn skip_call(thread: Pid) {
+        change(thread, |registers| registers.orig_rax = u64::MAX);
+    }
+
+    pub(super) fn set_error(thread: Pid, errno: Errno) {
+        change(thread, |registers| registers.rax = u64::MAX - u64::from(errno as u32) + 1);
+    }
+
+    fn change(thread: Pid, change: impl FnOnce(&mut libc::user_regs_struct)) {
+        let changed = ptrace::getregs(thread).and_then(|mut registers| {
+            change(&mut registers);
+            ptrace::setregs(thread, registers)
+        });
+        match changed {
+            // One that was killed meanwhile.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod registers {
+    use super::{Errno, Pid};
+
+    pub(super) fn skip_call(_thread: Pid) {
+        unreachable!("`is_possible` said no");
+    }
+
+    pub(super) fn set_error(_thread: Pid, _errno: Errno) {
+        unreachable!("`is_possible` said no");
+    }
+}
+
+pub(crate) fn send(process: i32, signal: Signal) {
+    match kill(Pid::from_raw(process), signal) {
+        Ok(()) | Err(_) => {}
+    }
+}

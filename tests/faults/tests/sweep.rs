@@ -1,0 +1,72 @@
+//! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of them.
+
+use std::env;
+use std::io::{self, Write};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is left out of the soak, and of the sweeps, where nobody has asked for slow tests.
+const FEWER: u64 = 10;
+
+fn is_slow_wanted() -> bool {
+    ["SLOW_TESTS", "CI"].iter().any(|name| env::var_os(name).is_some())
+}
+
+/// Runs the program, and shows what it has printed, in the output of CI as well.
+fn run(words: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_faults")).args(words).output().expect("it can be run");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut stderr = io::stderr().lock();
+    let shown = match output.status.code() {
+        Some(77) => writeln!(stderr, "skipped: faults {}: {}", words.join(" "), said.trim()),
+        Some(0) => {
+            printed.lines().try_for_each(|line| writeln!(stderr, "faults {}: {line}", words.join(" ")))
+        }
+        status => panic!("faults {} ended with {status:?}:\n{printed}{said}", words.join(" ")),
+    };
+    shown.expect("stderr can be written");
+}
+
+fn sweep(what: &str, side: &str) {
+    let slices = if is_slow_wanted() { 7 } else { 7 * FEWER };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
+    let today = now.as_secs() / 86_400 % slices + 1;
+    run(&[what, side, "--slice", &format!("{today}/{slices}")]);
+}
+
+#[test]
+fn the_old_process_is_killed_at_any_system_call() {
+    sweep("kill", "old");
+}
+
+#[test]
+fn the_new_process_is_killed_at_any_system_call() {
+    sweep("kill", "new");
+}
+
+#[test]
+fn any_system_call_of_the_old_process_is_late() {
+    sweep("delay", "old");
+}
+
+#[test]
+fn any_system_call_of_the_new_process_is_late() {
+    sweep("delay", "new");
+}
+
+#[test]
+fn any_system_call_of_the_old_process_fails() {
+    sweep("errors", "old");
+}
+
+#[test]
+fn any_system_call_of_the_new_process_fails() {
+    sweep("errors", "new");
+}
+
+#[test]
+fn upgrades_under_load_with_a_fault_in_one_of_ten() {
+    let upgrades = if is_slow_wanted() { 100 } else { 100 / FEWER };
+    run(&["soak", "--upgrades", &upgrades.to_string()]);
+}
