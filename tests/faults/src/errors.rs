@@ -1,6 +1,7 @@
 //! The system calls of a handover, and the errors that each of them can return, by their man pages.
 
 use std::fs;
+use std::io;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -60,12 +61,11 @@ pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bo
     }
 }
 
-/// What the caller of the C library sees: pthread_create(3) and posix_spawn(3) say EAGAIN for a clone(2) without memory.
-pub(crate) fn seen_as(call: i64, error: Errno) -> Errno {
-    match (call, error) {
-        (libc::SYS_clone | libc::SYS_clone3, Errno::ENOMEM) => Errno::EAGAIN,
-        _ => error,
-    }
+/// Whether a text names the error of a call: pthread_create(3) says EAGAIN for a clone(2) that had no memory.
+pub(crate) fn is_named(text: &str, call: i64, error: Errno) -> bool {
+    let is_clone = matches!(call, libc::SYS_clone | libc::SYS_clone3);
+    let named = |error| text.contains(&io::Error::from(error).to_string());
+    named(error) || is_clone && named(Errno::EAGAIN)
 }
 
 /// Each call with each of its errors.

@@ -62,11 +62,10 @@ fn play(
     }
     match fault {
         Fault::Delay { .. } if !outcome.upgraded => return Err("a delay made the upgrade fail".to_owned()),
-        Fault::Error { call, error, .. } if !outcome.upgraded => {
-            let reason = std::io::Error::from(errors::seen_as(call, error)).to_string();
-            if !outcome.reason.contains(&reason) {
-                return Err(format!("the reason does not name {reason:?}"));
-            }
+        Fault::Error { call, error, .. }
+            if !outcome.upgraded && !errors::is_named(&outcome.reason, call, error) =>
+        {
+            return Err(format!("the reason does not name {error}"));
         }
         _ => {}
     }

@@ -290,7 +290,10 @@ fn the_first_working_directory_is_deleted() {
     let (service, old) = in_shell(dir.victim(), "cd work && exec ../svc").serve();
     fs::remove_dir(&work).unwrap();
     let reason = refused(&service, &old);
-    assert!(reason.contains(work.to_str().unwrap()) && reason.contains("No such file or directory"), "{reason}");
+    assert!(
+        reason.contains(work.to_str().unwrap()) && reason.contains("No such file or directory"),
+        "{reason}"
+    );
     fs::write(&work, "").unwrap();
     assert!(refused(&service, &old).contains("Not a directory"));
 
