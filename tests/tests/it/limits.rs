@@ -205,3 +205,19 @@ fn a_directory_that_is_not_there_stops_the_start() {
     let log = service.log();
     assert!(log.contains("cannot start: cannot write the pid file") && log.contains("nowhere/pid"), "{log}");
 }
+
+/// Wherever it runs out of memory, which ends a process of Rust as a rule: the old one serves on.
+#[test]
+fn a_successor_without_memory_is_a_failed_upgrade() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    for kib in [0, 100, 200, 400, 800, 1600] {
+        service.plan(&format!("main memory {kib}"));
+        service.start_upgrade(&old);
+        let reason = service.wait_for_failure(&old);
+        assert!(reason.contains("the successor"), "{kib}: {reason}");
+        assert_eq!(service.served_by(), old.pid(), "{kib}");
+        assert_eq!(service.pidfile(), Some(old.pid()), "{kib}");
+    }
+    service.upgrade(&old);
+}

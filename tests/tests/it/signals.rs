@@ -278,6 +278,20 @@ fn assert_one_clear_state(service: &Service) {
     service.wait_until_all_are_gone();
 }
 
+/// Whichever is read first: it stops, and nothing of the upgrade is left.
+#[test]
+fn a_sighup_and_a_sigterm_at_once() {
+    for round in 0..40 {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().serve();
+        let both = [Signal::HUP, Signal::TERM];
+        both.iter().cycle().skip(round % 2).take(2).for_each(|signal| old.signal(*signal));
+        assert_eq!(old.exit(), Exit::Status(0), "{round}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{round}");
+    }
+}
+
 /// M19: to the process that the pid file names, as fast as they go.
 #[test]
 fn m19_two_hundred_sighups() {

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 use crate::plan::directory;
 use crate::say::say;
 
@@ -16,6 +18,14 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         "setenv" => {
             let (name, value) = argument.split_once(' ').expect("a name and a value");
             set_variable(name, value);
+        }
+        // So many KiB of address space are left to this process.
+        "memory" => {
+            let status = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+            let pages: u64 = status.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number");
+            let left: u64 = argument.parse().expect("a number");
+            let limit = Some(pages * rustix::param::page_size() as u64 + left * 1024);
+            setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("less is allowed");
         }
         // Runs a program, whose output goes to a file.
         "run" => {
