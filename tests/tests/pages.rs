@@ -39,7 +39,7 @@ fn every_test_that_is_named_exists() {
     let is_test =
         |text: &&str| text.contains("::") && text.split("::").all(is_word) && *text != "http::serve";
     let tests = tests();
-    for (name, at_least) in [("field-bugs.md", 60), ("security.md", 12)] {
+    for (name, at_least) in [("field-bugs.md", 60), ("security.md", 12), ("reliability.md", 7)] {
         let page = page(name);
         let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
         assert!(named.len() >= at_least, "{name}: {named:?}");

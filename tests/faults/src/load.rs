@@ -1,12 +1,14 @@
 //! Clients: one connection after the other, each of which takes down what came of it.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use crate::service::ASK;
 
 /// A connection that is not answered for so long is one that nobody serves.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -133,6 +135,7 @@ impl Drop for Load {
 /// Makes a connection; returns who has answered it.
 fn ask(address: SocketAddr) -> io::Result<i32> {
     let mut stream = TcpStream::connect(address)?;
+    stream.write_all(&[ASK])?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -4,6 +4,7 @@
 //! cargo run --release -p faults -- sweep               all of the following
 //! cargo run --release -p faults -- kill old            SIGKILL to the old process at its k-th system call, for every k
 //! cargo run --release -p faults -- kill new            the same for the new one
+//! cargo run --release -p faults -- rescue new          the same while the old one drains, which starts its own image again
 //! cargo run --release -p faults -- delay old|new       that system call is made later than everything else
 //! cargo run --release -p faults -- errors old|new      each system call of the handover fails once, with each error
 //! ... --slice 2/7                                      every seventh point, from the second
@@ -33,6 +34,9 @@ use scene::{Fault, Side};
 /// More points than any upgrade has: a sweep that gets here is one that never ends.
 const MAX_POINTS: usize = 20_000;
 
+/// How many system calls of a new process come before, and some time after, the old one begins to drain.
+const CALLS_BESIDE_DRAIN: usize = 800;
+
 /// Longer than the probation of the service, and than any answer takes that it is to overtake.
 const DELAY: Duration = Duration::from_millis(80);
 
@@ -54,18 +58,22 @@ impl Command {
             [ref words @ .., "--slice", slice] => (words, parse_slice(slice)?),
             ref words => (words, (1, 1)),
         };
-        let sweeps: [(&str, Sweep); 3] = [("kill", kill), ("delay", delay), ("errors", errors)];
-        let sides = [("old", Side::Old), ("new", Side::New)];
+        let sweeps: [(&str, Side, Sweep); 7] = [
+            ("kill", Side::Old, kill),
+            ("kill", Side::New, kill),
+            ("rescue", Side::New, rescue),
+            ("delay", Side::Old, delay),
+            ("delay", Side::New, delay),
+            ("errors", Side::Old, errors),
+            ("errors", Side::New, errors),
+        ];
         match *words {
             ["serve"] => Some(Self::Serve),
             ["soak", ref options @ ..] => Some(Self::Soak(soak::Options::parse(options)?)),
-            ["sweep"] => {
-                let all = sweeps.iter().flat_map(|(_, sweep)| sides.map(|(_, side)| (*sweep, side)));
-                Some(Self::Sweep(all.collect(), slice))
-            }
+            ["sweep"] => Some(Self::Sweep(sweeps.map(|(_, side, sweep)| (sweep, side)).into(), slice)),
             [what, whom] => {
-                let sweep = sweeps.iter().find(|(name, _)| *name == what)?.1;
-                let side = sides.iter().find(|(name, _)| *name == whom)?.1;
+                let is_meant = |side| whom == if side == Side::Old { "old" } else { "new" };
+                let (_, side, sweep) = sweeps.into_iter().find(|it| it.0 == what && is_meant(it.1))?;
                 Some(Self::Sweep(vec![(sweep, side)], slice))
             }
             _ => None,
@@ -77,7 +85,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let Some(command) = Command::parse(&arguments) else {
-        eprintln!("usage: faults sweep | kill|delay|errors old|new [--slice I/N]");
+        eprintln!("usage: faults sweep | kill|delay|errors old|new | rescue new [--slice I/N]");
         eprintln!("       faults soak [--upgrades N] [--rate N] [--seed N]");
         return ExitCode::from(2);
     };
@@ -154,6 +162,10 @@ fn kill(side: Side, slice: Slice) -> bool {
     at_every_call("kill", side, slice, |at| Fault::Kill { at })
 }
 
+fn rescue(side: Side, slice: Slice) -> bool {
+    at_every_call("rescue", side, slice, |at| Fault::KillBesideDrain { at })
+}
+
 fn delay(side: Side, slice: Slice) -> bool {
     at_every_call("delay", side, slice, |at| Fault::Delay { at, by: DELAY })
 }
@@ -161,9 +173,11 @@ fn delay(side: Side, slice: Slice) -> bool {
 fn at_every_call(what: &str, side: Side, (first, step): Slice, fault: impl Fn(usize) -> Fault) -> bool {
     let mut report = Report::default();
     for at in (first..MAX_POINTS).step_by(step) {
-        let outcome = point::run(side, fault(at));
-        if !outcome.reached && outcome.violation.is_none() {
-            println!("the upgrade was over before system call {at} of the {side:?} process");
+        let fault = fault(at);
+        let outcome = point::run(side, fault);
+        let is_over = !outcome.reached && outcome.violation.is_none();
+        if is_over || matches!(fault, Fault::KillBesideDrain { .. }) && at > CALLS_BESIDE_DRAIN {
+            println!("{what} {side:?}: over before system call {at}");
             return report.print(what, side);
         }
         report.add(&format!("{what}, system call {at} ({}) of the {side:?} process", outcome.call), &outcome);

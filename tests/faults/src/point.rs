@@ -31,7 +31,9 @@ pub(crate) struct Outcome {
 pub(crate) fn run(side: Side, fault: Fault) -> Outcome {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut outcome = Outcome::default();
-    let mut scene = Scene::start(dir.path(), "50ms");
+    // As soon as can be where the fault is to hit a successor beside a drain.
+    let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { "1ms" } else { "50ms" };
+    let mut scene = Scene::start(dir.path(), probation);
     outcome.violation = play(&mut scene, dir.path(), side, fault, &mut outcome).err();
     outcome.log = scene.log();
     outcome
@@ -46,6 +48,9 @@ fn play(
 ) -> Result<(), String> {
     let old = scene.named().unwrap_or_default();
     let open = descriptors(old);
+    if matches!(fault, Fault::KillBesideDrain { .. }) {
+        scene.hold().map_err(|error| error.to_string())?;
+    }
     scene.trace(old)?;
     scene.put_under_load(1, Duration::ZERO)?;
     let Some(hit) = scene.break_it(side, fault, None)? else { return Ok(()) };

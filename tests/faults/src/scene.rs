@@ -2,8 +2,8 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::errors;
 use crate::load::{Load, Tally};
-use crate::service::PIDFILE;
+use crate::service::{HOLD, PIDFILE};
 use crate::tracer::{Call, Tracer, Verdict, send};
 
 /// How long anything may take.
@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     /// SIGKILL at this system call, counted from 1 over all threads: of the old process from the request on, of the new
     /// one from its first.
     Kill { at: usize },
+    /// The same of a new process whose predecessor has a connection to finish that takes longer.
+    KillBesideDrain { at: usize },
     /// That system call, counted in the same way, is made so much later.
     Delay { at: usize, by: Duration },
     /// This system call fails, the n-th time that it is made.
@@ -70,6 +72,8 @@ pub(crate) struct Scene {
     first: Child,
     address: SocketAddr,
     pub(crate) load: Load,
+    /// A connection that keeps the first process from ending its drain.
+    held: Option<TcpStream>,
     /// Every process of the service so far that was traced.
     processes: Vec<i32>,
     /// How many connections each of them has accepted.
@@ -105,6 +109,7 @@ impl Scene {
             first,
             address,
             load: Load::start(address, 0, Duration::ZERO),
+            held: None,
             processes: vec![pid],
             accepted: Vec::new(),
             exited: Vec::new(),
@@ -121,6 +126,15 @@ impl Scene {
     pub(crate) fn put_under_load(&mut self, clients: usize, pace: Duration) -> Result<(), String> {
         self.load = Load::start(self.address, clients, pace);
         self.until("the first answer", |scene| scene.load.tally().last.is_some())
+    }
+
+    /// Keeps the process that serves from ending its drain, until the outcome of an upgrade is known.
+    pub(crate) fn hold(&mut self) -> io::Result<()> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.write_all(&[HOLD])?;
+        BufReader::new(&stream).read_line(&mut String::new())?;
+        self.held = Some(stream);
+        Ok(())
     }
 
     /// The process that the pid file names.
@@ -217,6 +231,7 @@ impl Scene {
             scene.named() != Some(hit.old) || failed()
         };
         self.until("the outcome of the upgrade", is_over)?;
+        self.held = None;
         self.settle()
     }
 
@@ -266,12 +281,12 @@ impl Scene {
                     return Verdict::Pass;
                 }
                 let is_counted = match fault {
-                    Fault::Kill { .. } | Fault::Delay { .. } => true,
+                    Fault::Kill { .. } | Fault::KillBesideDrain { .. } | Fault::Delay { .. } => true,
                     Fault::Error { call, .. } => call == number && errors::can_fail(process, call, arguments),
                 };
                 count += usize::from(is_counted);
                 let verdict = match fault {
-                    Fault::Kill { at } if count == at => Verdict::Kill,
+                    Fault::Kill { at } | Fault::KillBesideDrain { at } if count == at => Verdict::Kill,
                     Fault::Delay { at, by } if count == at => Verdict::Hold(by),
                     Fault::Error { error, nth, .. } if is_counted && count == nth => Verdict::Fail(error),
                     _ => return Verdict::Pass,

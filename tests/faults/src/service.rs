@@ -1,14 +1,19 @@
-//! The service that is broken: it says to every connection who it is, and closes it.
+//! The service that is broken: it answers the first byte of a connection with who it is, and closes it; if that byte is
+//! [`HOLD`], only once the client has.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use tableflip::net::TcpListener;
 use tableflip::{Flavor, Service, StartError, Upgrader};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The pid file, in the working directory.
 pub(crate) const PIDFILE: &str = "pid";
+
+/// Asks for an answer, and for one after which the connection stays open.
+pub(crate) const ASK: u8 = b'?';
+pub(crate) const HOLD: u8 = b'h';
 
 pub(crate) fn serve() -> ExitCode {
     Service::new()
@@ -27,10 +32,12 @@ pub(crate) fn serve() -> ExitCode {
                     let Ok((mut connection, _)) = who.accept().await else { continue };
                     let me = me.clone();
                     tokio::spawn(async move {
-                        // Whoever has gone away is not told.
-                        match connection.write_all(me.as_bytes()).await {
-                            Ok(()) | Err(_) => {}
+                        let first = connection.read_u8().await?;
+                        connection.write_all(me.as_bytes()).await?;
+                        if first == HOLD {
+                            connection.read_u8().await?;
                         }
+                        io::Result::Ok(())
                     });
                 }
             })

@@ -171,7 +171,7 @@ fn one_broken(scene: &mut Scene, old: i32, random: &mut Rng, report: &mut Report
     };
     match (fault, side) {
         (Fault::Kill { .. }, Side::Old) => report.killed_old += 1,
-        (Fault::Kill { .. }, Side::New) => report.killed_new += 1,
+        (Fault::Kill { .. }, Side::New) | (Fault::KillBesideDrain { .. }, _) => report.killed_new += 1,
         (Fault::Delay { .. }, _) => report.delayed += 1,
         (Fault::Error { .. }, _) => report.failed_calls += 1,
     }

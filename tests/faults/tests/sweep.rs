@@ -46,6 +46,11 @@ fn the_new_process_is_killed_at_any_system_call() {
 }
 
 #[test]
+fn the_new_process_is_killed_beside_a_drain() {
+    sweep("rescue", "new");
+}
+
+#[test]
 fn any_system_call_of_the_old_process_is_late() {
     sweep("delay", "old");
 }
