@@ -44,6 +44,7 @@ impl Tally {
 pub(crate) struct Load {
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
+    pause: Arc<AtomicBool>,
     clients: Vec<Client>,
 }
 
@@ -51,20 +52,28 @@ struct Client {
     thread: JoinHandle<()>,
     /// How many connections it has begun.
     begun: Arc<AtomicU64>,
+    /// It has seen that it is to pause.
+    pauses: Arc<AtomicBool>,
 }
 
 impl Load {
     /// So many clients, each of which makes a connection every `pace`, or whenever the last one is over if that is later.
     pub(crate) fn start(address: SocketAddr, clients: usize, pace: Duration) -> Self {
         let tally = Arc::<Mutex<Tally>>::default();
-        let stop = Arc::<AtomicBool>::default();
+        let [stop, pause] = [(); 2].map(|()| Arc::<AtomicBool>::default());
         let client = |_| {
-            let (tally, stop) = (tally.clone(), stop.clone());
+            let (tally, stop, pause) = (tally.clone(), stop.clone(), pause.clone());
             let begun = Arc::<AtomicU64>::default();
-            let count = begun.clone();
+            let pauses = Arc::<AtomicBool>::default();
+            let (count, is_pausing) = (begun.clone(), pauses.clone());
             let thread = thread::spawn(move || {
                 let mut due = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
+                    is_pausing.store(pause.load(Ordering::Relaxed), Ordering::Relaxed);
+                    if is_pausing.load(Ordering::Relaxed) {
+                        thread::sleep(pace);
+                        continue;
+                    }
                     let began = Instant::now();
                     count.fetch_add(1, Ordering::Relaxed);
                     let result = ask(address);
@@ -88,10 +97,10 @@ impl Load {
                     thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             });
-            Client { thread, begun }
+            Client { thread, begun, pauses }
         };
         let clients = (0..clients).map(client).collect();
-        Self { tally, stop, clients }
+        Self { tally, stop, pause, clients }
     }
 
     pub(crate) fn tally(&self) -> Tally {
@@ -111,6 +120,16 @@ impl Load {
     /// How many connections each client has begun.
     pub(crate) fn begun(&self) -> Vec<u64> {
         self.clients.iter().map(|client| client.begun.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Has the clients make no connection for a while, or go on.
+    pub(crate) fn pause(&self, pause: bool) {
+        self.pause.store(pause, Ordering::Relaxed);
+    }
+
+    /// Whether none has a connection.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.clients.iter().all(|client| client.pauses.load(Ordering::Relaxed))
     }
 
     /// Says that no further connection is to be made. Those that are open are finished.

@@ -235,6 +235,12 @@ impl Scene {
         self.settle()
     }
 
+    /// Has the clients pause, and waits until no connection is open.
+    pub(crate) fn quieten(&mut self) -> Result<(), String> {
+        self.load.pause(true);
+        self.until("the end of every connection", |scene| scene.load.is_paused())
+    }
+
     /// Waits until whatever had been begun is over and has been counted.
     pub(crate) fn wait_for_every_client(&mut self) -> Result<(), String> {
         let begun = self.load.begun();
