@@ -30,6 +30,7 @@ fn one_listener() {
                     ])
                 };
                 ::tableflip::Service::new()
+                    .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("echo", "tcp://127.0.0.1:7000")
                     .pidfile("/run/echo.pid")
                     .run(|start| {
@@ -58,6 +59,7 @@ fn three_listeners_and_the_harness() {
                 ready: Ready,
             ) {}
             ::tableflip::Service::new()
+                .version(::core::option_env!("CARGO_PKG_VERSION"))
                 .listen("http", "0.0.0.0:80")
                 .listen("admin", "/run/admin.sock")
                 .listen("dns", "udp://0.0.0.0:53")
@@ -94,6 +96,7 @@ fn a_blocking_body() {
                     ])
                 };
                 ::tableflip::Service::new()
+                    .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("echo", "tcp://127.0.0.1:7000")
                     .run_blocking(|start| {
                         let echo = start.listener::<TcpListener>("echo")?;
@@ -113,7 +116,9 @@ fn a_body_without_parameters() {
         &expect![[r#"
         fn main() -> ::std::process::ExitCode {
             async fn main() {}
-            ::tableflip::Service::new().run(|_| { ::core::result::Result::Ok(main()) })
+            ::tableflip::Service::new()
+                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .run(|_| { ::core::result::Result::Ok(main()) })
         }
     "#]],
     );
@@ -126,6 +131,7 @@ fn a_body_without_parameters() {
                 ExitCode::SUCCESS
             }
             ::tableflip::Service::new()
+                .version(::core::option_env!("CARGO_PKG_VERSION"))
                 .run_blocking(|_| { ::core::result::Result::Ok(move || main()) })
         }
     "#]],
@@ -168,6 +174,7 @@ fn every_option() {
                     ])
                 };
                 crate::reexport::Service::new()
+                    .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("a", "127.0.0.1:7000")
                     .listen("admin", ADMIN)
                     .pidfile(directory().join("a.pid"))
@@ -219,6 +226,7 @@ fn what_only_the_types_tell_is_asked_of_them() {
                     ])
                 };
                 ::tableflip::Service::new()
+                    .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("a", "udp://[::1]:53")
                     .listen("b", "unix-seqpacket:@b")
                     .listen("c", address())

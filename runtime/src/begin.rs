@@ -159,7 +159,8 @@ fn try_begin<P>(
     if let Some(started) = started.take() {
         started(&shared, &start.held);
     }
-    let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, adopted });
+    let parent =
+        parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, open: None, adopted });
     let serve = |held: &Held| Control::start(shared.clone(), held.duplicate()?);
     let desk = control.as_ref().map(serve).transpose();
     let desk =

@@ -69,6 +69,8 @@ const MAX_ARRIVALS: usize = 1024;
 pub(crate) struct Parent {
     pub(crate) channel: Channel,
     pub(crate) pid: u32,
+    /// How many connections and guards are open in it, once it has said so.
+    pub(crate) open: Option<u64>,
     /// Which of the sockets it offered were adopted.
     pub(crate) adopted: Vec<usize>,
 }
@@ -135,6 +137,8 @@ pub(crate) struct Engine {
     phase_since: Instant,
     /// What whoever waits at the control socket was told last.
     told_phase: PhaseToTell,
+    /// How many connections the successor was told are open here, and when.
+    told_open: Option<(u64, Instant)>,
     upgrades: Upgrades,
     /// The deadline of the drain was brought near.
     hastened: bool,
@@ -205,6 +209,7 @@ impl Engine {
             serving_since: None,
             phase_since: Instant::now(),
             told_phase: PhaseToTell::Starting,
+            told_open: None,
             upgrades: Upgrades::default(),
             hastened: false,
             verdict: None,
@@ -261,6 +266,7 @@ impl Engine {
         if self.verdict.is_some() {
             return;
         }
+        self.tell_open();
         if let Err(error) = self.wait() {
             // poll(2) fails for want of memory only.
             complain!(self.shared, "the engine cannot wait: {error}");
@@ -277,7 +283,7 @@ impl Engine {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let deadline = self.timers.values().min().copied();
+        let deadline = self.timers.values().copied().chain(self.open_is_due()).min();
         let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
             if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }

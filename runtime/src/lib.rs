@@ -120,6 +120,7 @@
 //!
 //! * `tokio` (default): `async fn main`, and the managed types of `net`.
 //! * `http`: `http::serve`.
+//! * `cli`: the program `tableflip`, `cargo install tableflip --features cli`.
 //!
 //! # What it is not
 //!
@@ -191,4 +192,6 @@ pub use tableflip_macros::main;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::private::{NotAListener, Type, readiness, takes};
+    #[cfg(all(feature = "cli", upgrades))]
+    pub use crate::private::{check, pidfd_open, pidfd_send_signal};
 }

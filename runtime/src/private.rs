@@ -62,3 +62,46 @@ pub const fn readiness<const N: usize>(managed: [bool; N]) {
          managed type such as `tableflip::net::TcpListener`, or take a `tableflip::Ready` and call `notify`"
     );
 }
+
+#[cfg(all(feature = "cli", upgrades))]
+pub use self::cli::{check, pidfd_open, pidfd_send_signal};
+
+/// What the program `tableflip` has in common with a service.
+#[cfg(all(feature = "cli", upgrades))]
+mod cli {
+    use std::ffi::OsStr;
+    use std::io;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::path::Path;
+    use std::time::Instant;
+
+    use nix::poll::{PollFd, PollFlags};
+
+    use crate::preflight::Check;
+    use crate::{poll, spawn};
+
+    pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+        spawn::pidfd_open(pid)
+    }
+
+    pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) {
+        spawn::pidfd_send_signal(pidfd, signal);
+    }
+
+    /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
+    pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {
+        let failed = |error: io::Error| format!("could not be started: {error}");
+        let mut check = Check::start(command, executable, &[], Path::new(".")).map_err(failed)?;
+        loop {
+            if let Some(ended) = check.ended() {
+                return ended;
+            }
+            if Instant::now() >= deadline {
+                check.kill();
+                return Err("did not end in time".to_owned());
+            }
+            let mut fds: Vec<_> = check.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            poll::until(&mut fds, Some(deadline)).map_err(failed)?;
+        }
+    }
+}

@@ -61,6 +61,7 @@ pub struct Service {
     overlap: String,
     supervise: String,
     preflight: Option<OsString>,
+    version: Option<String>,
     #[cfg(feature = "tokio")]
     pub(crate) flavor: Flavor,
     #[cfg(feature = "tokio")]
@@ -96,6 +97,7 @@ impl Service {
             overlap: "refuse".to_owned(),
             supervise: "auto".to_owned(),
             preflight: None,
+            version: None,
             #[cfg(feature = "tokio")]
             flavor: Flavor::default(),
             #[cfg(feature = "tokio")]
@@ -169,6 +171,12 @@ impl Service {
     /// [`upgrade_timeout`](Self::upgrade_timeout), after which it is killed with its process group. Default: none.
     pub fn preflight(mut self, command: impl Into<OsString>) -> Self {
         self.preflight = Some(command.into());
+        self
+    }
+
+    /// The version of the service, for its [status](crate::Status). The attribute states that of the package.
+    pub fn version<'a>(mut self, version: impl Into<Option<&'a str>>) -> Self {
+        self.version = version.into().map(str::to_owned);
         self
     }
 
@@ -314,7 +322,17 @@ impl Service {
             listeners.push((name, address));
         }
         environment.finish(&known)?;
-        Ok(Settings { listeners, pidfile, control, timeouts, upgrade_signal, overlap, supervise, preflight })
+        Ok(Settings {
+            listeners,
+            pidfile,
+            control,
+            timeouts,
+            upgrade_signal,
+            overlap,
+            supervise,
+            preflight,
+            version: self.version,
+        })
     }
 }
 
@@ -337,6 +355,7 @@ pub(crate) struct Settings {
     pub(crate) supervise: Supervise,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) preflight: Option<OsString>,
+    pub(crate) version: Option<String>,
 }
 
 /// Whether there is a parent that stays.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::error::UpgradeError;
@@ -76,6 +76,8 @@ pub(crate) struct Pool {
 pub(crate) struct Shared {
     pub(crate) generation: u64,
     pub(crate) pid: u32,
+    /// When this process, or this service of a test, began.
+    pub(crate) began: Instant,
     wake: Wake,
     inbox: Mutex<Vec<Note>>,
     /// How many streams and guards are open.
@@ -106,6 +108,7 @@ impl Shared {
         Ok(Self {
             generation,
             pid: std::process::id(),
+            began: Instant::now(),
             wake: Wake::new()?,
             inbox: Mutex::new(Vec::new()),
             counted: AtomicUsize::new(0),

@@ -54,8 +54,8 @@ impl Held {
         Some(SockRef::from(&self.fd).local_addr().ok()?.as_socket()?.port())
     }
 
-    /// How many connections wait in its queue, where the system tells: of a listener of TCP, tcp(7).
-    pub(crate) fn waiting(&self) -> Option<u32> {
+    /// How many connections wait in its queue, and how many may, where the system tells: of a listener of TCP, tcp(7).
+    pub(crate) fn queue(&self) -> Option<(u32, u32)> {
         (self.address.kind() == Kind::Tcp).then(|| accept_queue(self.fd.as_fd()))?
     }
 
@@ -222,8 +222,8 @@ fn listen(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).listen(backlog)
 }
 
-/// TCP_INFO of a listener, whose `tcpi_unacked` is the length of its accept queue.
-fn accept_queue(fd: BorrowedFd<'_>) -> Option<u32> {
+/// TCP_INFO of a listener, whose `tcpi_unacked` is the length of its accept queue and `tcpi_sacked` the backlog.
+fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     // SAFETY: it is a C struct of numbers, for which zeroes are values.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of_val(&info) as libc::socklen_t;
@@ -238,7 +238,7 @@ fn accept_queue(fd: BorrowedFd<'_>) -> Option<u32> {
         )
     };
     Errno::result(result).ok()?;
-    Some(info.tcpi_unacked)
+    Some((info.tcpi_unacked, info.tcpi_sacked))
 }
 
 fn set_fastopen(fd: BorrowedFd<'_>, pending: u32) -> io::Result<()> {

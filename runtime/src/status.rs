@@ -23,10 +23,15 @@ pub struct Status {
     pub generation: u64,
     /// Its process ID.
     pub pid: u32,
+    /// The version of the service, where it states one: [`Service::version`](crate::Service::version).
+    pub version: Option<String>,
     /// Where it is in its life.
     pub phase: Phase,
+    /// How long ago the process began.
+    #[serde(rename = "uptime_ms", with = "milliseconds")]
+    pub uptime: Duration,
     /// How long ago it began to serve; `None` before.
-    #[serde(rename = "serving_ms", with = "milliseconds")]
+    #[serde(rename = "serving_ms", with = "milliseconds::optional")]
     pub serving: Option<Duration>,
     /// The file that it runs.
     pub executable: Option<Executable>,
@@ -36,9 +41,11 @@ pub struct Status {
     pub successor: Option<u32>,
     /// Connections and guards that are open in this process.
     pub open: u64,
+    /// The same of every process that is part of the service at this moment, the oldest first.
+    pub generations: Vec<Generation>,
     /// The listeners of this process.
     pub listeners: Vec<Listener>,
-    /// The upgrades that this process was asked for.
+    /// What came of the upgrades.
     pub upgrades: Upgrades,
 }
 
@@ -69,6 +76,19 @@ pub enum Phase {
     Ended,
 }
 
+/// A process of the service: the one that answers, the one before it, the one after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Generation {
+    /// Its generation.
+    pub generation: u64,
+    /// Its process ID.
+    pub pid: u32,
+    /// Connections and guards that are open in it. A predecessor tells how many once a second; `None` if this process does
+    /// not know, as of a successor.
+    pub open: Option<u64>,
+}
+
 /// A file that is run, as it was when the process began to serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -93,17 +113,21 @@ pub struct Listener {
     pub taken: Option<u64>,
     /// How many connections wait in its queue; `None` where Linux does not tell.
     pub waiting: Option<u32>,
+    /// How many may, as listen(2) was told and the kernel has capped it; `None` as for `waiting`.
+    pub backlog: Option<u32>,
 }
 
-/// What came of the requests to upgrade a process.
+/// What came of the requests to upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Upgrades {
-    /// How many were refused at once.
+    /// How many the service has been through since it was started, whichever process was asked.
+    pub done: u64,
+    /// How many this process refused at once.
     pub refused: u64,
-    /// How many failed.
+    /// How many this process was asked for that failed.
     pub failed: u64,
-    /// Why the last of the refused and failed ones did not happen.
+    /// Why the last of those that it refused and that failed did not happen.
     pub last_failure: Option<String>,
 }
 
@@ -115,21 +139,25 @@ impl Status {
         held: &[Held],
         doors: &[Arc<dyn Door>],
     ) -> Self {
-        let listener = |held: &Held| Listener {
-            name: held.name.clone(),
-            address: bound(held),
-            taken: taken(doors, &held.name),
-            waiting: held.waiting(),
+        let listener = |held: &Held| {
+            let (waiting, backlog) = held.queue().unzip();
+            let taken = taken(doors, &held.name);
+            Listener { name: held.name.clone(), address: bound(held), taken, waiting, backlog }
         };
+        let open = u64::try_from(shared.counted()).unwrap_or(u64::MAX);
+        let us = Generation { generation: shared.generation, pid: shared.pid, open: Some(open) };
         Self {
             generation: shared.generation,
             pid: shared.pid,
+            version: None,
             phase: phase.into(),
+            uptime: shared.began.elapsed(),
             serving: None,
             executable: None,
             predecessor: None,
             successor: None,
-            open: u64::try_from(shared.counted()).unwrap_or(u64::MAX),
+            open,
+            generations: vec![us],
             listeners: held.iter().map(listener).collect(),
             upgrades: Upgrades::default(),
         }
@@ -148,12 +176,21 @@ impl Status {
         let one = |value| [(String::new(), value)];
         metric("generation", "gauge", "1 for the process that was started first.", &one(self.generation));
         metric("pid", "gauge", "The process that answers.", &one(self.pid.into()));
+        metric("uptime_seconds", "gauge", "Since when it runs.", &one(self.uptime.as_secs()));
         let seconds = self.serving.map_or(0, |serving| serving.as_secs());
         metric("serving_seconds", "gauge", "Since when it serves.", &one(seconds));
         metric("open", "gauge", "Connections and guards that are open in it.", &one(self.open));
         let has_predecessor = self.predecessor.is_some().into();
         metric("predecessor", "gauge", "Whether its predecessor lives.", &one(has_predecessor));
         metric("successor", "gauge", "Whether its successor lives.", &one(self.successor.is_some().into()));
+        let of_generations: Vec<_> = self
+            .generations
+            .iter()
+            .filter_map(|it| Some((format!("{{generation=\"{}\"}}", it.generation), it.open?)))
+            .collect();
+        let help = "Connections and guards that are open in each process of the service.";
+        metric("generation_open", "gauge", help, &of_generations);
+        metric("upgrades_done_total", "counter", "Upgrades of the service.", &one(self.upgrades.done));
         metric("upgrades_refused_total", "counter", "Upgrades that it refused.", &one(self.upgrades.refused));
         metric("upgrades_failed_total", "counter", "Upgrades of it that failed.", &one(self.upgrades.failed));
         let of_listeners = |value: fn(&Listener) -> Option<u64>| -> Vec<_> {
@@ -164,6 +201,8 @@ impl Status {
         metric("taken_total", "counter", "Connections and datagrams that it has taken.", &taken);
         let waiting = of_listeners(|listener| listener.waiting.map(u64::from));
         metric("waiting", "gauge", "Connections in the queue of a listener.", &waiting);
+        let backlog = of_listeners(|listener| listener.backlog.map(u64::from));
+        metric("backlog", "gauge", "Connections that the queue of a listener has room for.", &backlog);
         text
     }
 }
@@ -205,25 +244,38 @@ impl From<lifecycle::Phase> for Phase {
     }
 }
 
+/// A duration as a number of milliseconds.
 mod milliseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
-        time: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        time.map(in_full).serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 
-    fn in_full(time: Duration) -> u64 {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    /// One that may be missing.
+    pub(super) mod optional {
+        use super::*;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::shared;
 
 /// The longest line that is read, in bytes.
 const MAX_LINE: usize = 4096;
-/// How much may wait for a client that does not read, in bytes. One that lets more come is dropped.
+/// How much may wait for a client that does not read, in bytes, beside one answer. One that lets more come is dropped.
 const MAX_OUTPUT: usize = 64 * 1024;
 
 pub(super) struct Client {
@@ -144,12 +144,14 @@ impl Client {
     }
 
     pub(super) fn say(&mut self, reply: &Reply) {
+        // The status of a service with a thousand listeners is longer than that by itself.
+        let too_slow = self.output.len() > MAX_OUTPUT;
         // Numbers, words and lists of them always encode.
         match serde_json::to_vec(reply) {
             Ok(line) => self.output.extend(line.into_iter().chain([b'\n'])),
             Err(_) => self.broken = true,
         }
-        self.broken |= self.output.len() > MAX_OUTPUT;
+        self.broken |= too_slow;
     }
 
     /// Says why it is not served, as far as the socket takes it at once.

@@ -21,6 +21,10 @@ impl Engine {
                 self.stop(None);
                 return true;
             }
+            Ok(Received::Message(Message::Open { open }, _)) => {
+                parent.open = Some(open);
+                return true;
+            }
             Ok(Received::Message(Message::NotUnderstood { unknown }, _)) => {
                 tell!(
                     self.shared,

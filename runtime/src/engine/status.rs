@@ -2,22 +2,65 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use crate::control::{self, Change, News};
+use crate::handover::message::Message;
+use crate::lifecycle::{Drain, Phase};
 use crate::sockets::Held;
-use crate::status::{Executable, Status};
+use crate::status::{Executable, Generation, Status, Upgrades};
+
+/// How often a successor is told how many connections are open here.
+const OPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub(super) fn status(&self) -> Status {
-        Status {
+        let mut status = Status {
+            version: self.settings.version.clone(),
             serving: self.serving_since.map(|since| since.elapsed()),
             executable: self.executable(),
             predecessor: self.parent.as_ref().map(|parent| parent.pid),
             successor: self.successor_pid(),
-            upgrades: self.upgrades.clone(),
+            // Each makes a generation; the start of the service made the first.
+            upgrades: Upgrades { done: self.shared.generation - 1, ..self.upgrades.clone() },
             ..Status::of(&self.shared, self.state.phase, self.held_by_body(), &self.doors)
+        };
+        if let Some(parent) = &self.parent {
+            let generation = self.shared.generation - 1;
+            status.generations.insert(0, Generation { generation, pid: parent.pid, open: parent.open });
         }
+        if let Some(successor) = &self.successor {
+            let (generation, pid) = (successor.generation, successor.child.pid());
+            status.generations.push(Generation { generation, pid, open: None });
+        }
+        status
+    }
+
+    /// Tells the successor, which answers to operators by now, how many connections are left here: at once, and then
+    /// at most once a second if it is another number.
+    pub(super) fn tell_open(&mut self) {
+        let now = Instant::now();
+        let is_due = self.open_is_due().is_some_and(|due| due <= now);
+        let Some(successor) = self.successor.as_mut().filter(|_| is_due) else { return };
+        let open = u64::try_from(self.shared.counted()).unwrap_or(u64::MAX);
+        if self.told_open.is_none_or(|(told, _)| told != open) {
+            // It is news: what does not fit, or comes to nobody, is not missed.
+            match successor.channel.send_unless_full(&Message::Open { open }) {
+                Ok(true | false) | Err(_) => {}
+            }
+        }
+        self.told_open = Some((open, now));
+    }
+
+    /// When the successor is to be told, if there is one that answers to operators.
+    pub(super) fn open_is_due(&self) -> Option<Instant> {
+        self.successor.as_ref()?;
+        matches!(
+            self.state.phase,
+            Phase::Standby | Phase::Draining(Drain::Replaced { .. } | Drain::Leaving { .. })
+        )
+        .then(|| self.told_open.map_or(self.phase_since, |(_, at)| at + OPEN_INTERVAL))
     }
 
     /// Without the control socket, which is the last of all.

@@ -32,6 +32,7 @@ impl Engine {
                     "started a successor"
                 );
                 self.successor = Some(successor);
+                self.told_open = None;
                 None
             }
             Err(reason) => {
@@ -207,7 +208,8 @@ impl Engine {
             | Message::Sockets { .. }
             | Message::Files { .. }
             | Message::Commit
-            | Message::Stop) => {
+            | Message::Stop
+            | Message::Open { .. }) => {
                 tell!(self.shared, WARN, said = ?message, "a message that a successor does not send");
                 return;
             }

@@ -47,6 +47,10 @@ pub(crate) enum Message {
     },
     Commit,
     Stop,
+    /// How many connections and guards are open in it, for whoever asks the new one.
+    Open {
+        open: u64,
+    },
 
     // From the new process to the old one.
     /// The answer to the offer.
@@ -178,12 +182,13 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 13] = [
+        const NAMES: [&str; 14] = [
             "offer",
             "files",
             "sockets",
             "commit",
             "stop",
+            "open",
             "hello",
             "unserved",
             "prepared",
@@ -230,6 +235,7 @@ mod tests {
             ),
             (r#"{"type":"commit"}"#, Message::Commit),
             (r#"{"type":"stop"}"#, Message::Stop),
+            (r#"{"type":"open","open":17}"#, Message::Open { open: 17 }),
             (
                 r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77}"#,
                 Message::Hello { speaker: speaker() },

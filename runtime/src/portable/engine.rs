@@ -181,7 +181,11 @@ impl Engine {
                 Note::Stop => self.stop(None),
                 Note::Status(reply) => {
                     let status = Status::of(&self.shared, self.state.phase, &self.held, &self.doors);
-                    reply.set(Status { serving: self.serving_since.map(|since| since.elapsed()), ..status });
+                    reply.set(Status {
+                        version: self.settings.version.clone(),
+                        serving: self.serving_since.map(|since| since.elapsed()),
+                        ..status
+                    });
                 }
                 Note::Listener { held, doors, .. } => {
                     self.held.push(*held);

@@ -51,7 +51,7 @@ impl Held {
 
     /// No system but Linux is asked how many connections wait in its queue.
     #[expect(clippy::unused_self, reason = "its twin has a queue to look at")]
-    pub(crate) fn waiting(&self) -> Option<u32> {
+    pub(crate) fn queue(&self) -> Option<(u32, u32)> {
         None
     }
 

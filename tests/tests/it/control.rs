@@ -46,19 +46,24 @@ fn story(client: &mut Client) -> (Vec<String>, Value) {
 #[test]
 fn it_tells_how_things_stand() {
     let dir = Dir::new();
-    let (service, old) = controlled(&dir).probation("1h").serve();
+    let address = "tcp://127.0.0.1:0?backlog=7";
+    let (service, old) = controlled(&dir).no_listeners().listen("echo", address).probation("1h").serve();
     let mode = fs::metadata(dir.join("control")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let _client = service.open(&old);
+    let client = service.open(&old);
     let status = ask(&service, "status");
     assert_eq!(status["reply"], "status");
     assert_eq!(status["protocol"], 1);
     assert_eq!(status["release"], "0.1.0");
     assert_eq!((&status["generation"], &status["pid"]), (&1.into(), &old.pid().into()));
     assert_eq!((&status["phase"], &status["open"]), (&"serving".into(), &1.into()));
-    assert!(status["serving_ms"].is_u64());
+    assert!(status["serving_ms"].as_u64() <= status["uptime_ms"].as_u64());
+    assert_eq!(status["version"], "7.7.7", "the victim states it");
+    let generations = serde_json::json!([{"generation": 1, "pid": old.pid(), "open": 1}]);
+    assert_eq!(status["generations"], generations);
     let echo = serde_json::json!([{
         "name": "echo", "address": format!("tcp://{}", service.address("echo")), "taken": 1, "waiting": 0,
+        "backlog": 7,
     }]);
     assert_eq!(status["listeners"], echo);
     let running = fs::read_link(old.proc("exe")).unwrap();
@@ -68,7 +73,19 @@ fn it_tells_how_things_stand() {
     let status = ask(&service, "status");
     assert_eq!((&status["generation"], &status["pid"]), (&2.into(), &new.pid().into()));
     assert_eq!(status["predecessor"], old.pid());
-    assert_eq!(status["open"], 0);
+    assert_eq!((&status["open"], &status["upgrades"]["done"]), (&0.into(), &1.into()));
+    // What is open in the predecessor it says itself, at once and when it has changed.
+    let open = |open: u32| {
+        serde_json::json!([
+            {"generation": 1, "pid": old.pid(), "open": open},
+            {"generation": 2, "pid": new.pid(), "open": 0},
+        ])
+    };
+    let mut watching = operator(&service);
+    watching.send(r#"{"command":"watch"}"#);
+    while receive(&mut watching)["generations"] != open(1) {}
+    drop(client);
+    while receive(&mut watching)["generations"] != open(0) {}
     old.kill();
     service.wait(&new, "alone");
     assert_eq!(ask(&service, "status")["predecessor"], Value::Null);
@@ -123,7 +140,7 @@ fn a_failure_is_told_with_its_reason_and_remembered() {
     assert_eq!(outcome["message"], reason);
     let status = ask(&service, "status");
     assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"serving".into()));
-    let upgrades = serde_json::json!({"refused": 0, "failed": 1, "last_failure": reason});
+    let upgrades = serde_json::json!({"done": 0, "refused": 0, "failed": 1, "last_failure": reason});
     assert_eq!(status["upgrades"], upgrades);
 }
 

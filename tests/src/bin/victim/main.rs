@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         say(0, "caught", caught_signals());
     }
 
-    let mut service = Service::new();
+    let mut service = Service::new().version("7.7.7");
     let mut listeners = Vec::new();
     for line in declared(plan) {
         let (name, address) = line.split_once(' ').expect("a name and an address");

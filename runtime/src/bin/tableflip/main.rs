@@ -1,0 +1,18 @@
+//! The program `tableflip`: replaces, stops and watches a running service.
+
+#[cfg(all(target_os = "linux", not(tableflip_portable)))]
+mod program;
+
+use std::process::ExitCode;
+
+#[cfg(all(target_os = "linux", not(tableflip_portable)))]
+fn main() -> ExitCode {
+    program::main()
+}
+
+/// As `cfg(upgrades)` of the library.
+#[cfg(not(all(target_os = "linux", not(tableflip_portable))))]
+fn main() -> ExitCode {
+    eprintln!("tableflip: only on Linux can services be upgraded, and have a control socket");
+    ExitCode::FAILURE
+}

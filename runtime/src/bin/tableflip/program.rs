@@ -1,0 +1,47 @@
+//! The program, which talks to a service through its control socket, or by signals where it has none.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `args.rs` | what can be typed; the man page and the completions are made of it |
+//! | `target.rs` | what the argument names: a pid file, a control socket |
+//! | `conversation.rs` | the control socket, with a deadline |
+//! | `commands.rs` | upgrade, stop, status and watch |
+//! | `process.rs` | a process that is known by its pid file alone |
+//! | `picture.rs` | a status, in words |
+//! | `output.rs` | lines, JSON, progress, and the exit status |
+//! | `unit.rs` | the unit for systemd |
+
+mod args;
+mod commands;
+mod conversation;
+mod output;
+mod picture;
+mod process;
+mod target;
+mod unit;
+
+use std::process::ExitCode;
+
+use args::Command;
+use output::{Failure, Output};
+
+pub(crate) fn main() -> ExitCode {
+    let command = args::parse();
+    let output = Output::new(command.json());
+    match run(&command, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failed(&failure),
+    }
+}
+
+fn run(command: &Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Upgrade(args) => commands::upgrade(args, output),
+        Command::Stop(args) => commands::stop(args, output),
+        Command::Status(args) => commands::status(args, output),
+        Command::Watch(args) => commands::watch(args, output),
+        Command::Unit(args) => unit::print(args, output),
+        Command::Completions { shell } => args::completions(*shell, output),
+        Command::Man { command } => args::man(command.as_deref(), output),
+    }
+}

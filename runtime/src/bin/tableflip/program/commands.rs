@@ -1,0 +1,289 @@
+//! The commands, through the control socket; by signals where there is none.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tableflip::control::{Reply, Request};
+use tableflip::status::{Phase, Status};
+
+use super::args;
+use super::conversation::{Conversation, Line};
+use super::output::{Failure, Output};
+use super::picture::{line_of, name_of, picture_of};
+use super::process::{self, Process};
+use super::target::Target;
+
+/// Before a process that does not serve any more is looked for again.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failure> {
+    let deadline = after(args.timeout);
+    let mut conversation = match Target::open(&args.service.path, deadline, output)? {
+        Target::Control(conversation) => conversation,
+        Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
+    };
+    let (old, _) = conversation.status()?;
+    if let Some(command) = &args.check {
+        let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
+        check(command, executable, deadline, output)?;
+    }
+    let neighbour = process::open_neighbour(old.pid);
+    conversation.ask(Request::Upgrade)?;
+    let (generation, pid) = loop {
+        let Some(Line { text, reply }) =
+            conversation.receive().map_err(|failure| goes_on(failure, "upgrade"))?
+        else {
+            return Err(ended_meanwhile(&conversation, &old, deadline));
+        };
+        match reply {
+            Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
+            Some(Reply::Upgraded { generation, pid, elapsed_ms }) => {
+                output.pass_on(&text);
+                let elapsed = humantime::format_duration(Duration::from_millis(elapsed_ms));
+                output.say(&format!(
+                    "upgraded to generation {generation}, process {pid}, which served after {elapsed}"
+                ));
+                break (generation, pid);
+            }
+            reply => {
+                output.pass_on(&text);
+                show_progress(reply.as_ref(), &old, output);
+            }
+        }
+    };
+    if args.wait_drained {
+        output.progress(&format!("process {} finishes its connections", old.pid));
+        wait_for_the_end(&mut conversation, neighbour, &old, deadline, output)
+            .map_err(|failure| goes_on(failure, "drain"))?;
+        output.line(&json!({"reply": "drained", "pid": old.pid, "generation": generation, "successor": pid}));
+        output.say(&format!("process {} is gone", old.pid));
+    }
+    Ok(())
+}
+
+fn upgrade_by_signal(
+    args: &args::Upgrade,
+    old: &Process,
+    deadline: Instant,
+    output: &Output,
+) -> Result<(), Failure> {
+    if let Some(command) = &args.check {
+        let executable = std::fs::read_link(format!("/proc/{}/exe", old.pid())).ok();
+        check(command, executable.as_deref(), deadline, output)?;
+    }
+    old.signal(args.signal)?;
+    output.progress(&format!("{} is sent to process {}", args.signal, old.pid()));
+    let new = old.wait_for_successor(deadline)?;
+    output.line(&json!({"reply": "replaced", "pid": new.pid(), "old": old.pid()}));
+    output.say(&format!("process {} has the pid file", new.pid()));
+    output.note(&format!(
+        "not known without a control socket: its generation, and whether it passes its probation; if not, process {} \
+         takes the pid file back",
+        old.pid(),
+    ));
+    if args.wait_drained {
+        output.progress(&format!("process {} finishes its connections", old.pid()));
+        old.wait_for_the_end(deadline)?;
+        output.line(&json!({"reply": "drained", "pid": old.pid(), "successor": new.pid()}));
+        output.say(&format!("process {} is gone", old.pid()));
+    }
+    Ok(())
+}
+
+/// The operator's own check of the new release, before the service hears of it.
+fn check(
+    command: &OsStr,
+    executable: Option<&Path>,
+    deadline: Instant,
+    output: &Output,
+) -> Result<(), Failure> {
+    let Some(executable) = executable else {
+        return Err(Failure::refused(
+            "check-failed",
+            "the executable of the service is not known".to_owned(),
+        ));
+    };
+    output.progress(&format!("checking {}", executable.display()));
+    tableflip::__private::check(command, executable, deadline)
+        .map_err(|how| Failure::refused("check-failed", format!("the check {how}; no upgrade was asked for")))
+}
+
+pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
+    let deadline = after(args.timeout);
+    let pid = match Target::open(&args.service.path, deadline, output)? {
+        Target::Control(mut conversation) => {
+            let (old, _) = conversation.status()?;
+            let neighbour = process::open_neighbour(old.pid);
+            conversation.ask(Request::Stop)?;
+            wait_for_the_end(&mut conversation, neighbour, &old, deadline, output)
+                .map_err(|failure| goes_on(failure, "stop"))?;
+            old.pid
+        }
+        Target::Signals(process) => {
+            process.signal(Signal::SIGTERM)?;
+            output.progress(&format!("process {} finishes its connections", process.pid()));
+            process.wait_for_the_end(deadline)?;
+            process.pid()
+        }
+    };
+    output.line(&json!({"reply": "stopped", "pid": pid}));
+    output.say(&format!("process {pid} is gone"));
+    Ok(())
+}
+
+/// Waits for the end of the connection, which is that of the process, and for that of the process itself where it can be seen.
+fn wait_for_the_end(
+    conversation: &mut Conversation,
+    neighbour: Option<OwnedFd>,
+    old: &Status,
+    deadline: Instant,
+    output: &Output,
+) -> Result<(), Failure> {
+    while let Some(Line { text, reply }) = conversation.receive()? {
+        output.pass_on(&text);
+        if let Some(Reply::Error { code, message }) = reply {
+            return Err(Failure::answered(code, message));
+        }
+        show_progress(reply.as_ref(), old, output);
+    }
+    match neighbour {
+        Some(pidfd) if !process::wait_for_the_end(&pidfd, deadline) => {
+            Err(Failure::no_answer(format!("process {} has finished and does not exit", old.pid)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The end of a connection before the outcome.
+fn ended_meanwhile(conversation: &Conversation, old: &Status, deadline: Instant) -> Failure {
+    let now = Conversation::open(conversation.path(), deadline).ok().flatten();
+    match now.and_then(|mut now| now.status().ok()) {
+        Some((now, _)) => Failure::refused(
+            "failed",
+            format!(
+                "process {} ended before it told the outcome; generation {}, process {}, serves",
+                old.pid, now.generation, now.pid,
+            ),
+        ),
+        None => Failure::nothing_running(format!(
+            "process {} ended before it told the outcome, and nothing is running there any more",
+            old.pid,
+        )),
+    }
+}
+
+fn goes_on(failure: Failure, what: &str) -> Failure {
+    failure.if_no_answer(&format!("; the {what} may go on all the same, see `tableflip status`"))
+}
+
+fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
+    let Some(Reply::Phase { phase, successor, .. }) = reply else { return };
+    let new = successor.map_or_else(|| "the successor".to_owned(), |pid| format!("process {pid}"));
+    let old = old.pid;
+    output.progress(&match phase {
+        Phase::Checking => "the preflight command checks the release".to_owned(),
+        Phase::Upgrading => format!("{new} initialises"),
+        Phase::HandingOver => format!("process {old} hands over to {new}"),
+        Phase::Standby => format!("{new} serves, on probation"),
+        Phase::Reverting => format!("{new} has failed; process {old} takes over again"),
+        Phase::Serving => format!("process {old} serves"),
+        Phase::Draining => format!("process {old} finishes its connections"),
+        Phase::Rescuing => format!("{new} is dead; process {old} starts its own executable again"),
+        phase => format!("process {old}: {}", name_of(*phase)),
+    });
+}
+
+pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure> {
+    let deadline = after(args.timeout);
+    match Target::open(&args.service.path, deadline, output)? {
+        Target::Control(mut conversation) => {
+            let (status, text) = conversation.status()?;
+            if args.prometheus {
+                output.print(&status.prometheus());
+            } else {
+                output.pass_on(&text);
+                output.say(picture_of(&status).trim_end());
+            }
+            Ok(())
+        }
+        Target::Signals(_) if args.prometheus => Err(Failure::refused(
+            "no-control-socket",
+            "there are no metrics without a control socket; the process serves".to_owned(),
+        )),
+        Target::Signals(process) => {
+            output.line(&process.status());
+            output.say(process.describe().trim_end());
+            output.note(
+                "not known without a control socket: generation, phase, listeners, connections, upgrades",
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Until the service is gone: that is how it ends.
+pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> {
+    let path = &args.service.path;
+    let mut shown = String::new();
+    loop {
+        match Target::open(path, after(args.timeout), output)? {
+            Target::Control(conversation) => watch_one(conversation, args.timeout, &mut shown, output)?,
+            Target::Signals(process) => watch_pidfile(process, output)?,
+        }
+        // The process that serves by now is another one, or none.
+        thread::sleep(LOOK);
+    }
+}
+
+/// Shows one process, until it is not the one that serves any more.
+fn watch_one(
+    mut conversation: Conversation,
+    timeout: Duration,
+    shown: &mut String,
+    output: &Output,
+) -> Result<(), Failure> {
+    conversation.ask(Request::Watch)?;
+    loop {
+        conversation.set_deadline(after(timeout));
+        let Some(Line { text, reply }) = conversation.receive()? else { return Ok(()) };
+        let status = match reply {
+            Some(Reply::Status { status, .. }) => status,
+            Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
+            _ => continue,
+        };
+        output.pass_on(&text);
+        if io::stdout().is_terminal() {
+            output.picture(&picture_of(&status));
+        } else {
+            // What has happened, and not what is open at the moment.
+            let line = line_of(&status);
+            if line != *shown {
+                output.say(&line);
+                *shown = line;
+            }
+        }
+        if matches!(status.phase, Phase::Standby | Phase::Draining) && status.successor.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+fn watch_pidfile(mut process: Process, output: &Output) -> Result<(), Failure> {
+    loop {
+        output.line(&process.status());
+        output.say(&format!("process {} has the pid file", process.pid()));
+        process = process.wait_for_successor(after(Duration::MAX))?;
+    }
+}
+
+fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    // Longer than a clock can count is as good as a century.
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86400))
+}

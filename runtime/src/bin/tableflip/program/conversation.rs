@@ -1,0 +1,140 @@
+//! A conversation over the control socket, with a deadline.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tableflip::control::{Reply, Request};
+use tableflip::status::Status;
+
+use super::output::Failure;
+
+/// The longest line that is read, in bytes: the status of a service with many thousand listeners.
+const MAX_LINE: usize = 16 << 20;
+
+pub(crate) struct Conversation {
+    path: PathBuf,
+    stream: UnixStream,
+    input: Vec<u8>,
+    deadline: Instant,
+}
+
+/// A line of the service.
+pub(crate) struct Line {
+    pub(crate) text: String,
+    /// `None` if it is one of a later release, which this one passes over.
+    pub(crate) reply: Option<Reply>,
+}
+
+impl Conversation {
+    /// `None` if nobody is behind that path.
+    pub(crate) fn open(path: &Path, deadline: Instant) -> Result<Option<Self>, Failure> {
+        match connect(path, deadline) {
+            Ok(stream) => Ok(Some(Self { path: path.to_owned(), stream, input: Vec::new(), deadline })),
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(None),
+                io::ErrorKind::PermissionDenied => Err(Failure::refused(
+                    "denied",
+                    format!("{}: {error}; it is for the user of the service, and root", path.display()),
+                )),
+                io::ErrorKind::WouldBlock => Err(no_answer(path)),
+                _ => Err(Failure::refused("failed", format!("{}: {error}", path.display()))),
+            },
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    pub(crate) fn ask(&mut self, request: Request) -> Result<(), Failure> {
+        let line = serde_json::to_string(&request).map_err(|error| self.broken(&error))?;
+        // One that ends at this moment has perhaps said why; the read that follows tells.
+        match self.stream.write_all(format!("{line}\n").as_bytes()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(self.broken(&error)),
+        }
+    }
+
+    /// The next line; `None` at the end, which is that of the process.
+    pub(crate) fn receive(&mut self) -> Result<Option<Line>, Failure> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=searched + at).collect();
+                let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+                let reply = serde_json::from_str(&text).ok();
+                return Ok(Some(Line { text, reply }));
+            }
+            searched = self.input.len();
+            if searched > MAX_LINE {
+                return Err(self.broken(&"a line without an end"));
+            }
+            if !self.read()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what there is; false at the end.
+    fn read(&mut self) -> Result<bool, Failure> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            // Zero would be no timeout at all.
+            let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left)).map_err(|error| self.broken(&error))?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    return Ok(true);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    // A killed process leaves what it had not read.
+                    io::ErrorKind::ConnectionReset => return Ok(false),
+                    io::ErrorKind::WouldBlock if Instant::now() < self.deadline => {}
+                    io::ErrorKind::WouldBlock => return Err(no_answer(&self.path)),
+                    _ => return Err(self.broken(&error)),
+                },
+            }
+        }
+    }
+
+    /// How the process stands that is at the other end; the line as well.
+    pub(crate) fn status(&mut self) -> Result<(Status, String), Failure> {
+        self.ask(Request::Status)?;
+        while let Some(Line { text, reply }) = self.receive()? {
+            match reply {
+                Some(Reply::Status { status, .. }) => return Ok((*status, text)),
+                Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
+                _ => {}
+            }
+        }
+        Err(super::target::nobody_behind(&self.path))
+    }
+
+    fn broken(&self, problem: &dyn std::fmt::Display) -> Failure {
+        Failure::refused("failed", format!("cannot talk to {}: {problem}", self.path.display()))
+    }
+}
+
+/// connect(2), which waits for as long as nobody accepts: a process that stands still.
+fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    socket.set_write_timeout(Some(left))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+fn no_answer(path: &Path) -> Failure {
+    Failure::no_answer(format!("no answer in time at {}", path.display()))
+}

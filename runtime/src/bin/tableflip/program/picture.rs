@@ -1,0 +1,84 @@
+//! A status, in words.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tableflip::status::{Phase, Status};
+
+/// In one line: what changes when something happens.
+pub(crate) fn line_of(status: &Status) -> String {
+    let mut line =
+        format!("generation {}, process {}: {}", status.generation, status.pid, name_of(status.phase));
+    for (what, pid) in [("predecessor", status.predecessor), ("successor", status.successor)] {
+        if let Some(pid) = pid {
+            // A `String` takes whatever is written to it.
+            _ = write!(line, ", {what} {pid}");
+        }
+    }
+    let upgrades = &status.upgrades;
+    if upgrades.refused + upgrades.failed > 0 {
+        _ = write!(line, "; {} refused, {} failed", upgrades.refused, upgrades.failed);
+    }
+    if let Some(reason) = &upgrades.last_failure {
+        _ = write!(line, ", the last: {reason}");
+    }
+    line
+}
+
+/// Everything, in lines.
+pub(crate) fn picture_of(status: &Status) -> String {
+    let seconds =
+        |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
+    let mut text = format!(
+        "generation {}, process {}: {}, up for {}\n",
+        status.generation,
+        status.pid,
+        name_of(status.phase),
+        seconds(status.uptime),
+    );
+    let mut row = |name: &str, value: &str| _ = writeln!(text, "{name:<12} {value}");
+    if let Some(version) = &status.version {
+        row("version", version);
+    }
+    if let Some(executable) = &status.executable {
+        let written = u64::try_from(executable.modified).unwrap_or(0);
+        let written =
+            humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(written));
+        row(
+            "executable",
+            &format!("{}, written {written}, inode {}", executable.path.display(), executable.inode),
+        );
+    }
+    for generation in &status.generations {
+        let open = generation.open.map_or_else(|| "?".to_owned(), |open| open.to_string());
+        row("open", &format!("{open} in generation {}, process {}", generation.generation, generation.pid));
+    }
+    for listener in &status.listeners {
+        let mut value = format!("{} {}", listener.name, listener.address);
+        if let Some(taken) = listener.taken {
+            _ = write!(value, ", {taken} taken");
+        }
+        if let (Some(waiting), Some(backlog)) = (listener.waiting, listener.backlog) {
+            _ = write!(value, ", {waiting} of {backlog} waiting");
+        }
+        row("listener", &value);
+    }
+    let upgrades = &status.upgrades;
+    row(
+        "upgrades",
+        &format!("{} done, {} refused, {} failed", upgrades.done, upgrades.refused, upgrades.failed),
+    );
+    if let Some(reason) = &upgrades.last_failure {
+        row("last failure", reason);
+    }
+    text
+}
+
+/// As the control socket calls it.
+pub(crate) fn name_of(phase: Phase) -> String {
+    match serde_json::to_value(phase) {
+        Ok(Value::String(name)) => name,
+        _ => format!("{phase:?}"),
+    }
+}

@@ -1,0 +1,56 @@
+//! What the argument names.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::conversation::Conversation;
+use super::output::{Failure, Output};
+use super::process::Process;
+
+/// A way to a service.
+pub(crate) enum Target {
+    Control(Conversation),
+    /// It has no control socket, or none that answers.
+    Signals(Process),
+}
+
+impl Target {
+    /// A socket is the control socket; anything else is the pid file, which may have one beside it.
+    pub(crate) fn open(path: &Path, deadline: Instant, output: &Output) -> Result<Self, Failure> {
+        if is_socket(path) {
+            return match Conversation::open(path, deadline)? {
+                Some(conversation) => Ok(Self::Control(conversation)),
+                None => Err(nobody_behind(path)),
+            };
+        }
+        let control = control_beside(path);
+        let conversation = if is_socket(&control) { Conversation::open(&control, deadline)? } else { None };
+        if let Some(conversation) = conversation {
+            return Ok(Self::Control(conversation));
+        }
+        let process = Process::named_by(path)?;
+        output.note(&format!(
+            "there is no control socket at {}; process {} is known by its pid file alone",
+            control.display(),
+            process.pid(),
+        ));
+        Ok(Self::Signals(process))
+    }
+}
+
+/// As `Service::control` has it by default.
+fn control_beside(pidfile: &Path) -> PathBuf {
+    pidfile.with_extension("control")
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+pub(crate) fn nobody_behind(path: &Path) -> Failure {
+    let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+    Failure::nothing_running(format!("nothing is running there: {}: {error}", path.display()))
+}
