@@ -17,6 +17,7 @@ mod look;
 mod many;
 mod overlap;
 mod preflight;
+mod program;
 mod promises;
 mod signals;
 mod sockets;

@@ -35,7 +35,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
     }
     let neighbour = process::open_neighbour(old.pid);
     conversation.ask(Request::Upgrade)?;
-    let (generation, pid) = loop {
+    let pid = loop {
         let Some(Line { text, reply }) =
             conversation.receive().map_err(|failure| goes_on(failure, "upgrade"))?
         else {
@@ -49,7 +49,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
                 output.say(&format!(
                     "upgraded to generation {generation}, process {pid}, which served after {elapsed}"
                 ));
-                break (generation, pid);
+                break pid;
             }
             reply => {
                 output.pass_on(&text);
@@ -61,7 +61,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
         output.progress(&format!("process {} finishes its connections", old.pid));
         wait_for_the_end(&mut conversation, neighbour, &old, deadline, output)
             .map_err(|failure| goes_on(failure, "drain"))?;
-        output.line(&json!({"reply": "drained", "pid": old.pid, "generation": generation, "successor": pid}));
+        output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
         output.say(&format!("process {} is gone", old.pid));
     }
     Ok(())
@@ -80,7 +80,7 @@ fn upgrade_by_signal(
     old.signal(args.signal)?;
     output.progress(&format!("{} is sent to process {}", args.signal, old.pid()));
     let new = old.wait_for_successor(deadline)?;
-    output.line(&json!({"reply": "replaced", "pid": new.pid(), "old": old.pid()}));
+    output.line(&json!({"reply": "replaced", "pid": new.pid(), "predecessor": old.pid()}));
     output.say(&format!("process {} has the pid file", new.pid()));
     output.note(&format!(
         "not known without a control socket: its generation, and whether it passes its probation; if not, process {} \
