@@ -22,6 +22,7 @@ use crate::error::StartError;
 use crate::gate::Door;
 use crate::handover::channel::{Channel, ChannelError, Received};
 use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
+use crate::hint;
 use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::{tell, to_stderr};
@@ -133,6 +134,12 @@ fn try_begin<P>(
     drop(blocked);
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
+    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
+    if let (Some(pidfile), None) = (&pidfile, parent_pid) {
+        if let Some(source) = hint::other_service(pidfile.named(), settings.upgrade_signal) {
+            return Err(StartError::Pidfile { path: pidfile.path().to_owned(), source });
+        }
+    }
     let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
     if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {
         supervisor = Some(files.remove(at).1);
@@ -168,7 +175,6 @@ fn try_begin<P>(
     let Start { mut held, mut doors, manual_ready, .. } = start;
     held.extend(control);
     doors.extend(desk.clone().map(|desk| -> Arc<dyn Door> { desk }));
-    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     let engine = Engine::new(
         shared.clone(),
         settings,

@@ -170,6 +170,8 @@ mod wake;
 #[cfg(upgrades)]
 mod handover;
 #[cfg(upgrades)]
+mod hint;
+#[cfg(upgrades)]
 mod poll;
 #[cfg(upgrades)]
 mod preflight;
@@ -193,5 +195,5 @@ pub use tableflip_macros::main;
 pub mod __private {
     pub use crate::private::{NotAListener, Type, readiness, takes};
     #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::private::{check, pidfd_open, pidfd_send_signal};
+    pub use crate::private::{check, handles, pidfd_open, pidfd_send_signal};
 }

@@ -64,7 +64,7 @@ pub const fn readiness<const N: usize>(managed: [bool; N]) {
 }
 
 #[cfg(all(feature = "cli", upgrades))]
-pub use self::cli::{check, pidfd_open, pidfd_send_signal};
+pub use self::cli::{check, handles, pidfd_open, pidfd_send_signal};
 
 /// What the program `tableflip` has in common with a service.
 #[cfg(all(feature = "cli", upgrades))]
@@ -76,9 +76,10 @@ mod cli {
     use std::time::Instant;
 
     use nix::poll::{PollFd, PollFlags};
+    use nix::sys::signal::Signal;
 
     use crate::preflight::Check;
-    use crate::{poll, spawn};
+    use crate::{hint, poll, spawn};
 
     pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
         spawn::pidfd_open(pid)
@@ -86,6 +87,10 @@ mod cli {
 
     pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) {
         spawn::pidfd_send_signal(pidfd, signal);
+    }
+
+    pub fn handles(pid: u32, signal: Signal) -> bool {
+        hint::handles(pid, signal)
     }
 
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.

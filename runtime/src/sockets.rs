@@ -25,6 +25,7 @@ use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
 pub(crate) use crate::handover::message::Entry;
+use crate::hint;
 use crate::report::{printable, tell, to_stderr};
 use crate::shared::Shared;
 
@@ -105,7 +106,8 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
     let (socket, inode) = match address.place() {
         Place::Ip { host, port } => {
             let candidates = resolve(host, *port).map_err(failed("resolve"))?;
-            (bind_first(address, &candidates).map_err(failed("bind"))?, None)
+            let bound = bind_first(address, &candidates);
+            (bound.map_err(|error| hint::bind(address, &candidates, error)).map_err(failed("bind"))?, None)
         }
         Place::Abstract(abstract_name) => {
             let mut bytes = vec![0];
@@ -115,7 +117,8 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
         }
         Place::Path(path) => {
             let path = Path::new(path);
-            let socket = bind_path(address, path).map_err(failed("bind"))?;
+            let socket = bind_path(address, path);
+            let socket = socket.map_err(|error| hint::bind(address, &[], error)).map_err(failed("bind"))?;
             let file = hold_own_socket(path).map_err(failed("look at"))?;
             let inode = file.metadata().map(|file| (file.dev(), file.ino())).map_err(failed("look at"))?;
             // The permissions are set before anybody can connect.
@@ -282,7 +285,10 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
     match probe.connect(&at) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         // A full backlog, or a socket of another type: somebody is behind it.
-        Ok(()) | Err(_) => return Err(in_use("another process serves it")),
+        Ok(()) | Err(_) => {
+            let server = hint::server_of(path).map(|server| format!(": {server}")).unwrap_or_default();
+            return Err(in_use(&format!("another process serves it{server}")));
+        }
     }
     if inode_of(path)? == stale {
         fs::remove_file(path)?;

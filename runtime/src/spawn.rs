@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::environment::{HANDOVER, SUPERVISOR};
+use crate::hint;
 use crate::preflight::Check;
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
@@ -117,7 +118,8 @@ impl Launch {
             // It is resolved by the child before close-on-exec closes the descriptor.
             What::OwnImage => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
         };
-        let failed = |source| SpawnError::Exec { executable: path.clone(), source };
+        let failed =
+            |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
         // The chdir happens in the child, where its failure could not be told from one of exec.
         match fs::metadata(&self.directory) {
             Ok(metadata) if metadata.is_dir() => {}

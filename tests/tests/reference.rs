@@ -193,6 +193,7 @@ fn every_message_is_described() {
         "runtime/src/error.rs",
         "runtime/src/handover/channel.rs",
         "runtime/src/handover/message.rs",
+        "runtime/src/hint.rs",
         "runtime/src/params.rs",
         "runtime/src/private.rs",
         "runtime/src/service.rs",

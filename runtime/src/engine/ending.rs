@@ -11,6 +11,7 @@ use super::listeners::unlink;
 use super::{DEATH_AFTER_END, Engine, MAX_ARRIVALS};
 use crate::error::UpgradeError;
 use crate::handover::channel::Received;
+use crate::hint;
 use crate::lifecycle::{End, Event, Predecessor};
 use crate::pidfile::Pidfile;
 use crate::poll;
@@ -24,7 +25,7 @@ impl Engine {
         self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.publish() {
-                let problem = pidfile_error(pidfile, &error);
+                let problem = pidfile_error(pidfile, error);
                 // Where it does not fail the start, which says why, the service goes on without.
                 if self.state.predecessor == Predecessor::Gone {
                     complain!(self.shared, "{problem}");
@@ -48,7 +49,7 @@ impl Engine {
     pub(super) fn stage_the_way_back(&self) {
         let Some(pidfile) = &self.pidfile else { return };
         if let Err(error) = pidfile.stage() {
-            complain!(self.shared, "{}", pidfile_error(pidfile, &error));
+            complain!(self.shared, "{}", pidfile_error(pidfile, error));
         }
     }
 
@@ -58,7 +59,7 @@ impl Engine {
         if pidfile.named() == Some(self.shared.pid) {
             pidfile.unstage();
         } else if let Err(error) = pidfile.publish() {
-            complain!(self.shared, "{}", pidfile_error(pidfile, &error));
+            complain!(self.shared, "{}", pidfile_error(pidfile, error));
         }
     }
 
@@ -137,6 +138,7 @@ impl Engine {
     }
 }
 
-pub(super) fn pidfile_error(pidfile: &Pidfile, error: &io::Error) -> String {
+pub(super) fn pidfile_error(pidfile: &Pidfile, error: io::Error) -> String {
+    let error = hint::directory(pidfile.path(), error);
     format!("cannot write the pid file {}: {error}", pidfile.path().display())
 }

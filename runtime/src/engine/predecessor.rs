@@ -116,7 +116,7 @@ impl Engine {
     pub(super) fn send_prepared(&mut self) -> Option<Event> {
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.stage() {
-                self.reason = Some(pidfile_error(pidfile, &error));
+                self.reason = Some(pidfile_error(pidfile, error));
                 return Some(Event::PidfileFailed);
             }
         }

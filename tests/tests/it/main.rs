@@ -21,6 +21,7 @@ mod program;
 mod promises;
 mod signals;
 mod sockets;
+mod start_errors;
 mod stop;
 mod supervise;
 mod upgrader;

@@ -250,7 +250,7 @@ fn no_answer_in_time_is_5() {
     // One that answers, and does not come to an end.
     let gate = dir.gate("slow");
     service.plan("init gate slow");
-    run(&dir, "upgrade pid --timeout 200ms")
+    run(&dir, "upgrade pid --timeout 2s")
         .failed(5, "; the upgrade may go on all the same, see `tableflip status`");
     gate.open();
     service.wait(&old, "standby");

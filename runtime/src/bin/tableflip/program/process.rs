@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tableflip::__private::{pidfd_open, pidfd_send_signal};
+use tableflip::__private::{handles, pidfd_open, pidfd_send_signal};
 
 use super::output::Failure;
 
@@ -61,7 +61,7 @@ impl Process {
             let problem = format!("{} names process {pid}, which is dead", self.pidfile.display());
             return Err(Failure::nothing_running(problem));
         }
-        if ![signal, Signal::SIGTERM].into_iter().all(|signal| catches(pid, signal)) {
+        if ![signal, Signal::SIGTERM].into_iter().all(|signal| handles(pid, signal)) {
             let problem = format!(
                 "process {pid}, which {} names, does not handle {signal}: it is another program, or upgrades on another \
                  signal; none was sent",
@@ -176,14 +176,6 @@ fn read(pidfile: &Path) -> Result<u32, Failure> {
             })
         }
     }
-}
-
-/// Whether it has a handler for a signal, proc_pid_status(5).
-fn catches(pid: u32, signal: Signal) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal as i32 - 1) & 1 == 1
 }
 
 fn as_millis(time: Duration) -> u64 {

@@ -1,0 +1,160 @@
+//! The errors of a start that people meet, in words that say what to do. One line each.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::id;
+
+use crate::harness::{Command, Dir, Exit, Signal, skip_unless_root};
+
+/// What a service that cannot start says, in its one line.
+#[track_caller]
+fn problem(command: Command<'_>) -> String {
+    let service = command.start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    let log = service.log();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("cannot start: ")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    said[0].split_once("cannot start: ").unwrap().1.to_owned()
+}
+
+#[test]
+fn an_address_in_use_is_said_with_the_process_that_has_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    // Whoever listens everywhere is in the way of whoever listens at one address.
+    for host in ["127.0.0.1", "0.0.0.0", "[::]"] {
+        let (dir, address) = (Dir::new(), format!("tcp://{host}:{port}"));
+        let said = problem(dir.victim().no_listeners().listen("echo", &address));
+        let expected = format!(
+            "listener `echo`: cannot bind {address}: Address already in use (os error 98): process {} (",
+            id()
+        );
+        assert!(said.starts_with(&expected) && said.contains(") has it"), "{said}");
+    }
+}
+
+#[test]
+fn a_path_that_is_served_is_said_with_the_process_that_serves_it() {
+    let dir = Dir::new();
+    let (_service, old) = dir.victim().listen_unix("sock").serve();
+    let other = Dir::new();
+    let address = format!("unix://{}", dir.join("sock").display());
+    let said = problem(other.victim().listen("sock", &address));
+    let expected = format!("another process serves it: process {} (victim) has it", old.pid());
+    assert!(said.ends_with(&expected), "{said}");
+}
+
+#[test]
+fn a_low_port_is_said_with_what_it_takes() {
+    if !skip_unless_root() {
+        return;
+    }
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if first.trim().parse::<u16>().unwrap() < 2 {
+        return crate::harness::skip("every port is for everybody here");
+    }
+    let dir = Dir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let victim = dir.copy_of_victim("victim");
+    let command = dir.victim().binary(victim).no_listeners().listen("web", "tcp://127.0.0.1:1");
+    let said = problem(command.started_by("setpriv", &["--reuid=65534", "--regid=65534", "--clear-groups"]));
+    let expected = "listener `web`: cannot bind tcp://127.0.0.1:1: Permission denied (os error 13): a low port takes root, \
+                    AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or ";
+    assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn a_directory_that_is_missing_or_not_ours_is_named() {
+    let dir = Dir::new();
+    let missing = dir.join("missing");
+    let address = format!("unix://{}/sock", missing.display());
+    let hint = format!(
+        "No such file or directory (os error 2): the directory {} is missing; RuntimeDirectory= in the unit makes one in \
+         /run",
+        missing.display(),
+    );
+    let said = problem(dir.victim().listen("sock", &address));
+    assert_eq!(said, format!("listener `sock`: cannot bind {address}: {hint}"));
+    let pidfile = missing.join("pid");
+    let service = dir.victim().env("TABLEFLIP_PIDFILE", &pidfile).start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    let expected = format!("cannot write the pid file {}: {hint}", pidfile.display());
+    assert_eq!(service.log().lines().filter(|line| line.contains(&expected)).count(), 1, "{}", service.log());
+
+    if !skip_unless_root() {
+        return;
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let victim = dir.copy_of_victim("victim");
+    let command = dir.victim().binary(victim).listen_unix("sock");
+    let said = problem(command.started_by("setpriv", &["--reuid=65534", "--regid=65534", "--clear-groups"]));
+    let hint = format!("user 65534 may not write to {}; it is of user 0", dir.path().display());
+    assert!(said.ends_with(&hint), "{said}");
+}
+
+/// Somebody starts the service a second time.
+#[test]
+fn the_pid_file_of_a_service_that_runs_is_not_taken() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let said = problem(dir.victim());
+    let expected = format!(
+        "cannot write the pid file {}: process {}, which it names, is a running {}; upgrade or stop that one, or give this \
+         one a pid file of its own",
+        dir.join("pid").display(),
+        old.pid(),
+        env!("CARGO_BIN_EXE_victim"),
+    );
+    assert_eq!(said, expected);
+    assert_eq!((service.pidfile(), service.served_by()), (Some(old.pid()), old.pid()));
+
+    // A number that has become that of something else is no reason not to start, and neither is one of a dead process.
+    old.kill();
+    assert_eq!(old.exit(), Exit::by(Signal::KILL));
+    for stale in [id(), old.pid(), 1] {
+        fs::write(dir.join("pid"), stale.to_string()).unwrap();
+        let (service, first) = dir.victim().serve();
+        assert_eq!(service.pidfile(), Some(first.pid()), "{stale}");
+        first.signal(Signal::TERM);
+        assert_eq!(first.exit(), Exit::Status(0));
+    }
+}
+
+/// Of a new release, which the old process says and serves on.
+#[test]
+fn an_executable_that_is_gone_is_said_with_what_is_missing() {
+    let dir = Dir::new();
+    let release = dir.copy_of_victim("release-1");
+    let current = dir.join("current");
+    symlink(&release, &current).unwrap();
+    let (service, old) = dir.victim().binary(&current).serve();
+    let attempt = |expected: &str| {
+        old.signal(Signal::HUP);
+        let reason = service.wait_for_failure(&old);
+        let expected =
+            format!("upgrade failed: cannot run {}: {expected}; this process serves on", current.display());
+        assert_eq!(reason.split(" generation=").next().unwrap(), expected);
+    };
+    fs::remove_file(&release).unwrap();
+    let link = format!(
+        "No such file or directory (os error 2): it is a link to {}, which does not exist",
+        release.display()
+    );
+    attempt(&link);
+    fs::write(&release, "#!/no/such/interpreter\n").unwrap();
+    attempt(
+        "Permission denied (os error 13): is it a file, executable, and on no file system that is mounted noexec?",
+    );
+    fs::set_permissions(&release, fs::Permissions::from_mode(0o755)).unwrap();
+    attempt(
+        "No such file or directory (os error 2): the file is there; the interpreter or the loader that it names is not",
+    );
+    fs::remove_file(&current).unwrap();
+    attempt(
+        "No such file or directory (os error 2): the executable is gone; put the release back to where this service was \
+         started from",
+    );
+    dir.copy_of_victim("current");
+    service.upgrade(&old);
+}
