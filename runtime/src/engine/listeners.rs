@@ -17,6 +17,8 @@ impl Engine {
     /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
     /// its clients would wait in the queue for nothing.
     pub(super) fn pause(&mut self) -> Event {
+        let successor = self.successor_pid();
+        tell!(self.shared, INFO, phase = "handing-over", successor, "the successor is ready");
         let deadline = Instant::now() + PAUSE_TIMEOUT;
         let stuck = self.doors.iter().find(|door| self.is_adopted(door.name()) && !door.close(deadline));
         match stuck {
@@ -53,7 +55,8 @@ impl Engine {
         self.shared.set_handed_over(false);
         self.doors.iter().for_each(|door| door.open());
         if self.serving_since.is_none() {
-            tell!(self.shared, INFO, phase = "serving", listeners = self.held_by_body().len(), "serving");
+            let (listeners, version) = (self.held_by_body().len(), self.settings.version.as_deref());
+            tell!(self.shared, INFO, phase = "serving", listeners, version, "serving");
             self.serving_since = Some(Instant::now());
             self.shared.serving.set(true);
         }
@@ -100,7 +103,8 @@ impl Engine {
         }
         self.held = kept;
         let open = self.shared.counted();
-        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.settings.timeouts.drain, "draining");
+        let timeout = humantime::format_duration(self.settings.timeouts.drain);
+        tell!(self.shared, INFO, phase = "draining", open, %timeout, "draining");
     }
 }
 

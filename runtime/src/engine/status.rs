@@ -78,7 +78,7 @@ impl Engine {
         Some(Executable { path, inode: file.ino(), modified: file.mtime() })
     }
 
-    fn successor_pid(&self) -> Option<u32> {
+    pub(super) fn successor_pid(&self) -> Option<u32> {
         self.successor.as_ref().map(|successor| successor.child.pid())
     }
 

@@ -28,7 +28,7 @@ impl Engine {
                     INFO,
                     phase = "upgrading",
                     successor = successor.child.pid(),
-                    executable = ?self.spawner.executable(),
+                    executable = self.spawner.executable().map(|path| display(path.display())),
                     "started a successor"
                 );
                 self.successor = Some(successor);

@@ -48,7 +48,7 @@ fn try_begin<P>(
     host: Host,
     prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
 ) -> Result<(Arc<Shared>, P), StartError> {
-    let (settings, started) = match host {
+    let (mut settings, started) = match host {
         Host::Process => {
             let (environment, ours) = Environment::take();
             let unsupported = |variable: &str| StartError::Environment {
@@ -94,9 +94,8 @@ fn try_begin<P>(
         started(&shared, &start.held);
     }
     let Start { held, doors, manual_ready, .. } = start;
-    let pidfile = settings.pidfile.filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
-    let engine =
-        Engine::new(shared.clone(), settings.timeouts, pidfile, held, doors, manual_ready, is_process);
+    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
+    let engine = Engine::new(shared.clone(), settings, pidfile, held, doors, manual_ready, is_process);
     thread::Builder::new()
         .name("tableflip".to_owned())
         .spawn(move || engine.run())

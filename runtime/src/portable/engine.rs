@@ -15,7 +15,7 @@ use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
 use crate::pidfile::Pidfile;
 use crate::report::{complain, printable, tell};
-use crate::service::Timeouts;
+use crate::service::Settings;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
 use crate::sockets::Held;
@@ -29,7 +29,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What an engine starts with.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    timeouts: Timeouts,
+    settings: Settings,
     pidfile: Option<Pidfile>,
     /// Every socket of the service.
     held: Vec<Held>,
@@ -65,7 +65,7 @@ struct Body {
 impl Engine {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        timeouts: Timeouts,
+        settings: Settings,
         pidfile: Option<Pidfile>,
         held: Vec<Held>,
         doors: Vec<Arc<dyn Door>>,
@@ -75,7 +75,7 @@ impl Engine {
         let (state, actions) = State::new(Predecessor::None, Overlap::default());
         let mut engine = Self {
             shared,
-            timeouts,
+            settings,
             pidfile,
             held,
             doors,
@@ -310,9 +310,9 @@ impl Engine {
 
     fn duration(&self, timer: Timer) -> Duration {
         match timer {
-            Timer::Drain => self.timeouts.drain,
-            Timer::Probation => self.timeouts.probation,
-            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff => self.timeouts.upgrade,
+            Timer::Drain => self.settings.timeouts.drain,
+            Timer::Probation => self.settings.timeouts.probation,
+            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff => self.settings.timeouts.upgrade,
         }
     }
 
@@ -323,7 +323,7 @@ impl Engine {
         } else {
             format!("has not asked for a connection of {}", unserved.join(", "))
         };
-        let after = humantime::format_duration(self.timeouts.upgrade);
+        let after = humantime::format_duration(self.settings.timeouts.upgrade);
         complain!(self.shared, "not ready after {after}: its body {because}");
     }
 
@@ -334,7 +334,7 @@ impl Engine {
         complain!(
             self.shared,
             "not drained within {}: {count} connections and guards are open{body}; what is left is aborted",
-            humantime::format_duration(self.timeouts.drain),
+            humantime::format_duration(self.settings.timeouts.drain),
         );
     }
 
@@ -365,7 +365,8 @@ impl Engine {
         self.retire();
         self.close_listeners();
         let open = self.shared.counted();
-        tell!(self.shared, INFO, phase = "draining", open, timeout = ?self.timeouts.drain, "draining");
+        let timeout = humantime::format_duration(self.settings.timeouts.drain);
+        tell!(self.shared, INFO, phase = "draining", open, %timeout, "draining");
     }
 
     /// Closes the listeners that the body does not hold as raw types, and removes the Unix paths that are still ours.

@@ -23,5 +23,6 @@ mod signals;
 mod sockets;
 mod start_errors;
 mod stop;
+mod story;
 mod supervise;
 mod upgrader;

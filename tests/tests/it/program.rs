@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -401,7 +400,7 @@ fn at_a_terminal(dir: &Dir, line: &str) -> (i32, String) {
     drop(program);
     let mut drawn = Vec::new();
     // EIO once nobody has the other end.
-    match File::from(OwnedFd::from(ours)).read_to_end(&mut drawn) {
+    match File::from(ours).read_to_end(&mut drawn) {
         Ok(_) | Err(_) => {}
     }
     let status = child.wait().expect("it ends").code().expect("it exits");
