@@ -1,13 +1,14 @@
 //! One connection to the control socket, with bounds on what it may cost.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::geteuid;
 
 use super::server::Change;
@@ -171,9 +172,10 @@ impl Client {
         }
     }
 
-    /// It waits for nothing and has said nothing that is not answered.
+    /// It waits for nothing and has said nothing that is not answered, or not read yet.
     pub(super) fn is_idle(&self) -> bool {
-        self.owes_nothing() && self.output.is_empty()
+        let is_silent = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Err(Errno::EAGAIN);
+        self.owes_nothing() && self.output.is_empty() && !self.has_line() && (self.read_to_end || is_silent())
     }
 
     /// There is nothing more to read from it, or to say to it.

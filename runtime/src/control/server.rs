@@ -227,7 +227,8 @@ impl Server {
         }
         self.backoff = None;
         let take = |listener: &OwnedFd| sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK);
-        loop {
+        // Not all of a crowd at once: those who are there are served in between.
+        for _ in 0..MAX_CLIENTS {
             let gate = &self.desk.gate;
             match gate.pass(|listener| gate.attempt(listener, take)) {
                 None => return,
@@ -242,7 +243,7 @@ impl Server {
         }
     }
 
-    /// Whoever says nothing makes room for whoever comes.
+    /// Whoever says nothing makes room for whoever comes, the longest there first.
     fn admit(&mut self, mut client: Client) {
         if !client.is_allowed() {
             client.refuse(&Reply::error(Code::Denied, "the process at the other end is of another user"));

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -231,7 +233,7 @@ fn connect(dir: &Dir) -> UnixStream {
 fn hostile_clients_cost_little_and_delay_nothing() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).serve();
-    let before = (old.descriptors().len(), memory(&old));
+    let before = (old.descriptors().len(), kilobytes(&old, "VmRSS:"));
     let crowd: Vec<UnixStream> = (0..1000).map(|_| connect(&dir)).collect();
     let flooding = thread::spawn({
         let mut client = connect(&dir);
@@ -254,7 +256,7 @@ fn hostile_clients_cost_little_and_delay_nothing() {
     let (failed, answer) = flooding.join().unwrap();
     assert!(failed || answer.is_ok_and(|answer| answer.contains("a line has at most 4096 bytes")));
 
-    let (descriptors, kilobytes) = (old.descriptors().len(), memory(&old));
+    let (descriptors, kilobytes) = (old.descriptors().len(), kilobytes(&old, "VmRSS:"));
     println!("{} descriptors more, {} kB more", descriptors - before.0, kilobytes - before.1);
     assert!(descriptors <= before.0 + 32, "{descriptors} descriptors, {} before", before.0);
     assert!(kilobytes < before.1 + 8192, "{kilobytes} kB, {} before", before.1);
@@ -265,10 +267,110 @@ fn hostile_clients_cost_little_and_delay_nothing() {
     drop((crowd, deaf));
 }
 
-/// VmRSS of proc_pid_status(5), in kB.
-fn memory(process: &Process) -> u64 {
+/// The same without a pause, while requests are served and the service is upgraded by operators who have to get through.
+#[test]
+fn hostile_clients_during_upgrades_under_load_lose_no_request() {
+    const UPGRADES: u64 = 5;
+    let dir = Dir::new();
+    let (service, mut process) = controlled(&dir).serve();
+    let before = kilobytes(&process, "VmHWM:");
+    let done = AtomicBool::new(false);
+    let (served, slowest, attacks) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let path = dir.join("control");
+    let (mut most, mut took) = (0, Vec::new());
+    thread::scope(|scope| {
+        let serving = || {
+            // It panics if one is refused, reset or not answered.
+            while !done.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                service.connect().who();
+                served.fetch_add(1, Ordering::Relaxed);
+                slowest.fetch_max(u64::try_from(asked.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
+            }
+        };
+        scope.spawn(serving);
+        scope.spawn(serving);
+        // Each of these attacks as often as it can, and is hung up on.
+        let attack = |attack: fn(&mut UnixStream, &mut Vec<UnixStream>)| {
+            let (path, done, attacks) = (&path, &done, &attacks);
+            scope.spawn(move || {
+                let mut kept = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    let mut client = UnixStream::connect(path).expect("somebody listens at every moment");
+                    client.set_read_timeout(Some(DEADLINE)).unwrap();
+                    client.set_write_timeout(Some(DEADLINE)).unwrap();
+                    attack(&mut client, &mut kept);
+                    kept.truncate(1000);
+                    attacks.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        };
+        // A crowd that says nothing.
+        attack(|client, kept| kept.insert(0, client.try_clone().unwrap()));
+        // A megabyte without a line feed.
+        attack(|client, _| is_cut_off(client.write_all(&vec![b'x'; 1 << 20])));
+        // What is no text.
+        attack(|client, _| {
+            is_cut_off(client.write_all(&[0xff, b'\n'].repeat(100)));
+            is_cut_off(client.read(&mut [0; 4096]).map(drop));
+        });
+        // Whoever asks without end and reads nothing.
+        attack(|client, kept| {
+            client.set_nonblocking(true).unwrap();
+            while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
+            kept.insert(0, client.try_clone().unwrap());
+            kept.truncate(20);
+        });
+        let _done = Done(&done);
+
+        for generation in 2..=UPGRADES + 1 {
+            most = most.max(kilobytes(&process, "VmHWM:"));
+            let asked = Instant::now();
+            let program = std::process::Command::new(env!("CARGO_BIN_EXE_tableflip-program"))
+                .args(["upgrade", "--wait-drained", "control"])
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            took.push(asked.elapsed());
+            let said = String::from_utf8_lossy(&program.stderr).into_owned();
+            assert!(program.status.success(), "upgrade {generation}: {said}");
+            process = service.next_process();
+            service.wait(&process, "alone");
+        }
+        most = most.max(kilobytes(&process, "VmHWM:"));
+    });
+    println!(
+        "{} requests served, 0 lost, the slowest took {} ms; {} attacks; {UPGRADES} upgrades took {took:?}; at most {} kB more \
+         than {before} kB",
+        served.load(Ordering::Relaxed),
+        slowest.load(Ordering::Relaxed),
+        attacks.load(Ordering::Relaxed),
+        most.saturating_sub(before),
+    );
+    assert_eq!(service.connect().who(), (UPGRADES + 1, process.pid()));
+    assert!(most < before + 16384, "{most} kB, {before} before");
+}
+
+/// The other end hangs up on an attack, or serves it: whatever this one learns of it is right.
+fn is_cut_off(result: std::io::Result<()>) {
+    match result {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Ends the threads, also those of a test that fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A line of proc_pid_status(5): `VmRSS:` what is resident, `VmHWM:` the most that ever was.
+fn kilobytes(process: &Process, what: &str) -> u64 {
     let status = fs::read_to_string(process.proc("status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 

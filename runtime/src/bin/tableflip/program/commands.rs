@@ -28,19 +28,44 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
         Target::Control(conversation) => conversation,
         Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
     };
-    let (old, _) = conversation.status()?;
+    let (mut old, _) = conversation.status()?;
     if let Some(command) = &args.check {
         let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
         check(command, executable, deadline, output)?;
     }
-    let neighbour = process::open_neighbour(old.pid);
-    conversation.ask(Request::Upgrade)?;
+    let mut neighbour = process::open_neighbour(old.pid);
     let pid = loop {
-        let Some(Line { text, reply }) =
-            conversation.receive().map_err(|failure| goes_on(failure, "upgrade"))?
-        else {
-            return Err(ended_meanwhile(&conversation, &old, deadline));
-        };
+        conversation.ask(Request::Upgrade)?;
+        if let Some(pid) = outcome(&mut conversation, &old, output)? {
+            break pid;
+        }
+        // The connection has ended. Where it was not the process, it was in the way of others, and the request was not heard:
+        // one who waits for an outcome is in nobody's way.
+        let asked = old.pid;
+        old = conversation.status().map_err(|failure| failure.after(&ended(asked)))?.0;
+        if old.pid != asked {
+            let now = format!("{}; generation {}, process {}, serves", ended(asked), old.generation, old.pid);
+            return Err(Failure::refused("failed", now));
+        }
+        neighbour = process::open_neighbour(old.pid);
+    };
+    if args.wait_drained {
+        // Whoever watches is told how many there are, and keeps its connection to the end.
+        conversation.ask(Request::Watch)?;
+        follow_to_the_end(&mut conversation, &old, output)
+            .and_then(|_| wait_for_exit(neighbour.as_ref(), &old, deadline))
+            .map_err(|failure| goes_on(failure, "drain"))?;
+        output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
+        output.say(&format!("process {} is gone", old.pid));
+    }
+    Ok(())
+}
+
+/// The process ID of the successor; `None` if the connection ends before.
+fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Result<Option<u32>, Failure> {
+    while let Some(Line { text, reply }) =
+        conversation.receive().map_err(|failure| goes_on(failure, "upgrade"))?
+    {
         match reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
             Some(Reply::Upgraded { generation, pid, elapsed_ms }) => {
@@ -49,22 +74,15 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
                 output.say(&format!(
                     "upgraded to generation {generation}, process {pid}, which served after {elapsed}"
                 ));
-                break pid;
+                return Ok(Some(pid));
             }
             reply => {
                 output.pass_on(&text);
-                show_progress(reply.as_ref(), &old, output);
+                show_progress(reply.as_ref(), old, output);
             }
         }
-    };
-    if args.wait_drained {
-        output.progress(&format!("process {} finishes its connections", old.pid));
-        wait_for_the_end(&mut conversation, neighbour, &old, deadline, output)
-            .map_err(|failure| goes_on(failure, "drain"))?;
-        output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
-        output.say(&format!("process {} is gone", old.pid));
     }
-    Ok(())
+    Ok(None)
 }
 
 fn upgrade_by_signal(
@@ -118,12 +136,18 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
     let pid = match Target::open(&args.service.path, deadline, output)? {
         Target::Control(mut conversation) => {
-            let (old, _) = conversation.status()?;
-            let neighbour = process::open_neighbour(old.pid);
-            conversation.ask(Request::Stop)?;
-            wait_for_the_end(&mut conversation, neighbour, &old, deadline, output)
-                .map_err(|failure| goes_on(failure, "stop"))?;
-            old.pid
+            let (mut old, _) = conversation.status()?;
+            loop {
+                let neighbour = process::open_neighbour(old.pid);
+                conversation.ask(Request::Stop)?;
+                let goes_on = |failure| goes_on(failure, "stop");
+                if follow_to_the_end(&mut conversation, &old, output).map_err(goes_on)? {
+                    wait_for_exit(neighbour.as_ref(), &old, deadline).map_err(goes_on)?;
+                    break old.pid;
+                }
+                // Not heard, as in `upgrade`; another process that serves by now is as much to be stopped.
+                old = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?.0;
+            }
         }
         Target::Signals(process) => {
             process.signal(Signal::SIGTERM)?;
@@ -137,45 +161,42 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for the end of the connection, which is that of the process, and for that of the process itself where it can be seen.
-fn wait_for_the_end(
+/// Shows what happens up to the end of the connection, which is that of the process. False if it ended before the request was
+/// answered.
+fn follow_to_the_end(
     conversation: &mut Conversation,
-    neighbour: Option<OwnedFd>,
     old: &Status,
-    deadline: Instant,
     output: &Output,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
+    let mut is_heard = false;
     while let Some(Line { text, reply }) = conversation.receive()? {
         output.pass_on(&text);
-        if let Some(Reply::Error { code, message }) = reply {
-            return Err(Failure::answered(code, message));
+        match &reply {
+            Some(Reply::Error { code, message }) => return Err(Failure::answered(*code, message.clone())),
+            Some(Reply::Status { status, .. }) => {
+                is_heard = true;
+                output
+                    .progress(&format!("process {} finishes its connections, {} open", old.pid, status.open));
+            }
+            Some(Reply::Stopping) => is_heard = true,
+            reply => show_progress(reply.as_ref(), old, output),
         }
-        show_progress(reply.as_ref(), old, output);
     }
+    Ok(is_heard)
+}
+
+/// Between the end of its connections and its own there is a moment, for whoever can see it.
+fn wait_for_exit(neighbour: Option<&OwnedFd>, old: &Status, deadline: Instant) -> Result<(), Failure> {
     match neighbour {
-        Some(pidfd) if !process::wait_for_the_end(&pidfd, deadline) => {
+        Some(pidfd) if !process::wait_for_the_end(pidfd, deadline) => {
             Err(Failure::no_answer(format!("process {} has finished and does not exit", old.pid)))
         }
         _ => Ok(()),
     }
 }
 
-/// The end of a connection before the outcome.
-fn ended_meanwhile(conversation: &Conversation, old: &Status, deadline: Instant) -> Failure {
-    let now = Conversation::open(conversation.path(), deadline).ok().flatten();
-    match now.and_then(|mut now| now.status().ok()) {
-        Some((now, _)) => Failure::refused(
-            "failed",
-            format!(
-                "process {} ended before it told the outcome; generation {}, process {}, serves",
-                old.pid, now.generation, now.pid,
-            ),
-        ),
-        None => Failure::nothing_running(format!(
-            "process {} ended before it told the outcome, and nothing is running there any more",
-            old.pid,
-        )),
-    }
+fn ended(pid: u32) -> String {
+    format!("process {pid} ended before it told the outcome")
 }
 
 fn goes_on(failure: Failure, what: &str) -> Failure {
@@ -248,6 +269,7 @@ fn watch_one(
     shown: &mut String,
     output: &Output,
 ) -> Result<(), Failure> {
+    conversation.status()?;
     conversation.ask(Request::Watch)?;
     loop {
         conversation.set_deadline(after(timeout));

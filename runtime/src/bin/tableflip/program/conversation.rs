@@ -3,16 +3,20 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tableflip::control::{Reply, Request};
+use tableflip::control::{Code, Reply, Request};
 use tableflip::status::Status;
 
 use super::output::Failure;
 
 /// The longest line that is read, in bytes: the status of a service with many thousand listeners.
 const MAX_LINE: usize = 16 << 20;
+
+/// Before the next attempt, where as many clients are served as there can be.
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Conversation {
     path: PathBuf,
@@ -43,10 +47,6 @@ impl Conversation {
                 _ => Err(Failure::refused("failed", format!("{}: {error}", path.display()))),
             },
         }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
@@ -108,17 +108,34 @@ impl Conversation {
         }
     }
 
-    /// How the process stands that is at the other end; the line as well.
+    /// How the process stands that is at the other end; the line as well. A connection that ends before the answer was in
+    /// the way of others, or its process is gone: whoever serves is asked, and asked again where others are in the way.
     pub(crate) fn status(&mut self) -> Result<(Status, String), Failure> {
-        self.ask(Request::Status)?;
-        while let Some(Line { text, reply }) = self.receive()? {
-            match reply {
-                Some(Reply::Status { status, .. }) => return Ok((*status, text)),
-                Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
-                _ => {}
+        loop {
+            self.ask(Request::Status)?;
+            while let Some(Line { text, reply }) = self.receive()? {
+                match reply {
+                    Some(Reply::Status { status, .. }) => return Ok((*status, text)),
+                    Some(Reply::Error { code: Code::Busy, .. }) if Instant::now() < self.deadline => {
+                        thread::sleep(PAUSE);
+                        break;
+                    }
+                    Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
+                    _ => {}
+                }
             }
+            self.reopen()?;
         }
-        Err(super::target::nobody_behind(&self.path))
+    }
+
+    /// A connection to whoever serves by now.
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let nobody = || super::target::nobody_behind(&self.path);
+        if Instant::now() >= self.deadline {
+            return Err(no_answer(&self.path));
+        }
+        *self = Self::open(&self.path, self.deadline)?.ok_or_else(nobody)?;
+        Ok(())
     }
 
     fn broken(&self, problem: &dyn std::fmt::Display) -> Failure {

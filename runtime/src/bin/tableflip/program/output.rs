@@ -60,6 +60,12 @@ impl Failure {
         self
     }
 
+    /// With this before what it says.
+    pub(crate) fn after(mut self, what: &str) -> Self {
+        self.message = format!("{what}; {}", self.message);
+        self
+    }
+
     /// What the service has answered.
     pub(crate) fn answered(code: Code, message: String) -> Self {
         let exit = match code {
