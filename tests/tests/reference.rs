@@ -220,6 +220,55 @@ fn every_message_is_described() {
     assert!(missing.is_empty(), "not in docs/reference.md:\n{}", missing.join("\n"));
 }
 
+/// What an operator may be told, and is no reason why something did not happen: what goes on, what is known, what a test says.
+const NO_REASONS: &[&str] = &[
+    "checking {}",
+    "not known without a control socket: generation, phase, listeners, connections, upgrades",
+    "not known without a control socket: its generation, and whether it passes its probation; if not, process {} takes the pid file back",
+    "process {old} hands over to {new}",
+    "process {}, up for {}\nexecutable   {}\n",
+    "the preflight command checks the release",
+    "there is no control socket at {}; process {} is known by its pid file alone",
+    "upgraded to generation {generation}, process {pid}, which served after {elapsed}",
+    "{new} has failed; process {old} takes over again",
+    "{new} initialises",
+    "{new} is dead; process {old} starts its own executable again",
+    "{new} serves, on probation",
+    "{} is sent to process {}",
+];
+
+/// Every reason of the service and of the program why something did not happen stands in `docs/operations.md`, with what to do.
+#[test]
+fn every_reason_is_in_the_operations() {
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let operations = words(read("docs/operations.md"));
+    let outcome = read("runtime/src/engine/outcome.rs");
+    let errors = read("runtime/src/error.rs");
+    let program = ["commands", "conversation", "process", "target"];
+    let program = program.map(|file| read(format!("runtime/src/bin/tableflip/program/{file}.rs")));
+    let sources = [
+        between(&outcome, "pub(super) fn failure(", "/// What keeps a start").to_owned(),
+        between(&errors, "pub enum UpgradeError", "pub enum StartError").to_owned(),
+    ];
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for text in sources.iter().chain(&program).flat_map(|source| literals(source)) {
+        if NO_REASONS.contains(&&*text) {
+            continue;
+        }
+        count += 1;
+        let found = fragments(&text)
+            .iter()
+            .all(|fragment| operations.contains(fragment.trim_matches([';', ':', ',', ' ', '`'])));
+        if !found {
+            missing.push(text);
+        }
+    }
+    println!("{count} reasons");
+    assert!(count > 30, "the sources are not read as they should be: {count}");
+    assert!(missing.is_empty(), "not in docs/operations.md:\n{}", missing.join("\n"));
+}
+
 /// The string literals with a space in them, which makes them texts for people.
 fn literals(code: &str) -> Vec<String> {
     let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();

@@ -15,6 +15,7 @@ mod inheritance;
 mod limits;
 mod look;
 mod many;
+mod operations;
 mod overlap;
 mod preflight;
 mod program;

@@ -208,6 +208,8 @@ fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
     let new = successor.map_or_else(|| "the successor".to_owned(), |pid| format!("process {pid}"));
     let old = old.pid;
     output.progress(&match phase {
+        // The end of the connection says it.
+        Phase::Ended => return,
         Phase::Checking => "the preflight command checks the release".to_owned(),
         Phase::Upgrading => format!("{new} initialises"),
         Phase::HandingOver => format!("process {old} hands over to {new}"),
@@ -248,11 +250,11 @@ pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure
     }
 }
 
-/// Until the service is gone: that is how it ends.
+/// Until the service is gone, or nobody reads any more.
 pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> {
     let path = &args.service.path;
     let mut shown = String::new();
-    loop {
+    while !output.is_closed() {
         match Target::open(path, after(args.timeout), output)? {
             Target::Control(conversation) => watch_one(conversation, args.timeout, &mut shown, output)?,
             Target::Signals(process) => watch_pidfile(process, output)?,
@@ -260,6 +262,7 @@ pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> 
         // The process that serves by now is another one, or none.
         thread::sleep(LOOK);
     }
+    Ok(())
 }
 
 /// Shows one process, until it is not the one that serves any more.
@@ -290,7 +293,9 @@ fn watch_one(
                 *shown = line;
             }
         }
-        if matches!(status.phase, Phase::Standby | Phase::Draining) && status.successor.is_some() {
+        let is_replaced =
+            matches!(status.phase, Phase::Standby | Phase::Draining) && status.successor.is_some();
+        if is_replaced || output.is_closed() {
             return Ok(());
         }
     }

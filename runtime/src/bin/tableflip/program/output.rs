@@ -1,6 +1,6 @@
 //! What is printed: outcomes on stdout, progress and reasons on stderr; and the exit status.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -82,11 +82,12 @@ pub(crate) struct Output {
     json: bool,
     /// What goes on, at a terminal.
     bar: RefCell<Option<ProgressBar>>,
+    closed: Cell<bool>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, bar: RefCell::new(None) }
+        Self { json, bar: RefCell::new(None), closed: Cell::new(false) }
     }
 
     /// What goes on: a bar at a terminal, a line elsewhere. Whoever reads JSON has it from there.
@@ -154,9 +155,15 @@ impl Output {
     /// Text as it is. Whoever has closed stdout does not want it.
     pub(crate) fn print(&self, text: &str) {
         self.clear();
-        match io::stdout().write_all(text.as_bytes()) {
-            Ok(()) | Err(_) => {}
+        let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+        if written.is_err() {
+            self.closed.set(true);
         }
+    }
+
+    /// Nobody reads what is printed any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Says why, in one line, and with which status to exit.
