@@ -16,7 +16,7 @@ use nix::sys::socket::{
 
 use crate::address::Address;
 use crate::control::{self, Control};
-use crate::engine::{Engine, Parent};
+use crate::engine::{Engine, Parent, Told};
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::StartError;
 use crate::gate::Door;
@@ -32,9 +32,13 @@ use crate::signals;
 use crate::sockets::{self, Held};
 use crate::spawn::{Launch, Spawner};
 use crate::supervise;
+use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a service manager may take to let go of what it had stored.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a service runs.
 pub(crate) enum Host {
@@ -86,6 +90,10 @@ fn try_begin<P>(
     let mut supervisor = None;
     let mut blocked = None;
     let mut started: Option<Started> = None;
+    // A service manager that is told, and that follows the generations itself.
+    let mut manager = None;
+    let mut follows = false;
+    let mut passed = Vec::new();
     match host {
         Host::Process => {
             // The order matters: the process has one thread until the signals are installed.
@@ -93,8 +101,9 @@ fn try_begin<P>(
             let (environment, ours) = Environment::take();
             offered = ours.handover.map(|value| inherit_channel(&value, channel)).transpose()?;
             supervisor = ours.supervisor.map(|value| inherit_socket(SUPERVISOR, &value)).transpose()?;
+            let variables = Variables::take();
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
-            let launch = Launch::new(executable)
+            let mut launch = Launch::new(executable, variables.for_successor())
                 .map_err(StartError::system("find out how this process was started"))?;
             settings = service.settle(environment, launch.directory())?;
             let is_wanted = match settings.supervise {
@@ -110,6 +119,16 @@ fn try_begin<P>(
             }
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
+            manager = variables.connect();
+            passed = variables.passed()?;
+            let is_supervised = supervisor.is_some()
+                || offered
+                    .as_ref()
+                    .is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
+            follows = manager.is_some() && !is_supervised;
+            if follows {
+                launch.start_siblings();
+            }
             spawner = Box::new(launch);
             blocked = Some(witness);
         }
@@ -147,12 +166,14 @@ fn try_begin<P>(
     if let Some(supervisor) = supervisor {
         shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
     }
-    let mut opened = open_listeners(std::mem::take(&mut settings.listeners), sockets)?;
+    let mut opened =
+        open_listeners(std::mem::take(&mut settings.listeners), sockets, passed, manager.as_mut())?;
     let control = match settings.control.take().filter(|_| is_process) {
         Some(control) => open_control(&control, &mut opened, &shared)?,
         None => None,
     };
-    let Opened { held, adopted, left } = opened;
+    let Opened { held, adopted, left, passed } = opened;
+    let left = left.into_iter().chain(passed.into_iter().map(offered_by_manager)).collect();
     let mut start = Start::new(shared.clone(), held, left, files);
     let forget = |start: &Start| {
         sockets::forget(&start.held);
@@ -172,7 +193,8 @@ fn try_begin<P>(
     let desk = control.as_ref().map(serve).transpose();
     let desk =
         desk.inspect_err(|_| forget(&start)).map_err(StartError::system("serve the control socket"))?;
-    let Start { mut held, mut doors, manual_ready, .. } = start;
+    let Start { mut held, mut doors, manual_ready, left, .. } = start;
+    systemd::let_go(left, &shared, manager.as_mut());
     held.extend(control);
     doors.extend(desk.clone().map(|desk| -> Arc<dyn Door> { desk }));
     let engine = Engine::new(
@@ -185,6 +207,7 @@ fn try_begin<P>(
         doors,
         manual_ready,
         parent,
+        manager.map(|manager| Told::new(manager, follows)),
         is_process,
     );
     thread::Builder::new()
@@ -311,29 +334,63 @@ struct Opened {
     adopted: Vec<usize>,
     /// Those that were not, with their places in the offer.
     left: VecDeque<(usize, Entry, OwnedFd)>,
+    /// What a service manager has passed and nobody has taken.
+    passed: Vec<Passed>,
 }
 
 impl Opened {
     /// Adopts what matches, by name and identity, or binds it.
-    fn open(&mut self, name: &str, address: &Address) -> Result<Held, StartError> {
-        match sockets::take_offered(&mut self.left, name, address) {
-            Some((at, entry, fd)) => {
-                self.adopted.push(at);
-                sockets::adopt(address, entry, fd)
-            }
-            None => sockets::bind(name, address),
+    fn open(
+        &mut self,
+        name: &str,
+        address: &Address,
+        manager: Option<&mut Manager>,
+    ) -> Result<Held, StartError> {
+        if let Some((at, entry, fd)) = sockets::take_offered(&mut self.left, name, address) {
+            self.adopted.push(at);
+            return sockets::adopt(address, entry, fd);
         }
+        if let Some(passed) = sockets::take_passed(&mut self.passed, name, address) {
+            return sockets::adopt_passed(name, address, passed);
+        }
+        match sockets::bind(name, address) {
+            // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
+            Err(StartError::Bind { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && self.forget_stored(manager) =>
+            {
+                sockets::bind(name, address)
+            }
+            result => result,
+        }
+    }
+
+    /// Closes what an earlier process has had stored, here and at the manager. Returns whether there was anything.
+    fn forget_stored(&mut self, manager: Option<&mut Manager>) -> bool {
+        let (stored, others): (Vec<_>, _) =
+            std::mem::take(&mut self.passed).into_iter().partition(|it| it.stored);
+        self.passed = others;
+        let Some(manager) = manager.filter(|_| !stored.is_empty()) else { return false };
+        stored.iter().for_each(|it| manager.forget(&it.name));
+        drop(stored);
+        manager.wait_until_heard(STORE_TIMEOUT);
+        true
     }
 }
 
 fn open_listeners(
     declared: Vec<(String, Address)>,
     offered: Vec<(Entry, OwnedFd)>,
+    passed: Vec<Passed>,
+    mut manager: Option<&mut Manager>,
 ) -> Result<Opened, StartError> {
     let left = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
-    let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left };
+    // The path of one that was stored may have been removed with its directory: nobody would reach it.
+    let (passed, lost): (Vec<_>, _) = passed.into_iter().partition(sockets::is_reachable);
+    let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left, passed: lost };
+    opened.forget_stored(manager.as_deref_mut());
+    opened.passed = passed;
     for (name, address) in declared {
-        match opened.open(&name, &address) {
+        match opened.open(&name, &address, manager.as_deref_mut()) {
             Ok(held) => opened.held.push(held),
             Err(error) => {
                 sockets::forget(&opened.held);
@@ -342,6 +399,13 @@ fn open_listeners(
         }
     }
     Ok(opened)
+}
+
+/// What a service manager has passed and no declared listener has taken, for a body that binds at run time.
+fn offered_by_manager(passed: Passed) -> (usize, Entry, OwnedFd) {
+    let address = sockets::describe_passed(&passed).unwrap_or_else(|| "no address".to_owned());
+    let activated = !passed.stored;
+    (NO_PLACE, Entry { name: passed.name, address, inode: None, activated }, passed.fd)
 }
 
 /// The control socket, which is none of the body's listeners. One that nobody has asked for is done without where it
@@ -360,7 +424,7 @@ fn open_control(
         ControlAt::Beside(Ok(address)) => (address, false),
         ControlAt::Beside(Err(problem)) => return without(problem),
     };
-    match opened.open(control::NAME, address) {
+    match opened.open(control::NAME, address, None) {
         Ok(held) => Ok(Some(held)),
         Err(StartError::Bind { source, .. })
             if !is_asked_for && source.kind() != io::ErrorKind::AddrInUse =>

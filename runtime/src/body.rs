@@ -43,12 +43,14 @@ where
     })?;
     let ended = runtime.block_on(async {
         let mut verdict = std::pin::pin!(shared.verdict.wait());
+        let mut heart = std::pin::pin!(beat(&shared));
         let mut body = Box::pin(body);
         let returned = std::future::poll_fn(|cx| {
             // A verdict ends the wait though the body never returns: dropping it is what ends it.
             if verdict.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
+            let Poll::Pending = heart.as_mut().poll(cx);
             match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
                 Ok(poll) => poll.map(|value| Some(Ok(value))),
                 Err(panic) => Poll::Ready(Some(Err(panic))),
@@ -65,6 +67,17 @@ where
     // Not a plain drop, which would wait for blocking tasks that never end.
     runtime.shutdown_background();
     Ok(ended)
+}
+
+/// Gives a sign of life whenever it is asked for: by the thread of the body and by a task of its own. So a body that blocks
+/// its thread gives none, nor do tasks that block all threads of the runtime.
+#[cfg(feature = "tokio")]
+async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
+    loop {
+        shared.pulse.taken().await;
+        let shared = shared.clone();
+        tokio::spawn(async move { shared.post(Note::Alive) });
+    }
 }
 
 #[cfg(feature = "tokio")]

@@ -8,6 +8,7 @@
 mod check;
 mod ending;
 mod listeners;
+mod manager;
 mod outcome;
 mod predecessor;
 mod status;
@@ -39,6 +40,9 @@ use crate::signals;
 use crate::sockets::Held;
 use crate::spawn::{Child, Spawner, What};
 use crate::status::{Phase as PhaseToTell, Upgrades};
+use crate::systemd;
+
+pub(crate) use manager::Told;
 
 /// How long either side of a handover waits for the other's answer around `COMMIT`. Both are engines, whose answer
 /// takes microseconds; while the old one waits nobody accepts.
@@ -59,6 +63,8 @@ const DEATH_AFTER_END: Duration = Duration::from_millis(500);
 const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long `main` may take to return once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a service manager may take to hear whom it is to follow: as long as everything of the kind takes together.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many messages are taken before deadlines and requests are looked at again: several times as many as a socket
 /// holds, so that what had arrived before a deadline has been taken, and whoever sends without end postpones nothing.
@@ -107,6 +113,7 @@ pub(crate) struct Engine {
     /// Whether the body says itself when it is ready.
     manual_ready: bool,
     parent: Option<Parent>,
+    told: Option<Told>,
     /// Whether the service is this process, and not one of several in a test.
     is_process: bool,
 
@@ -170,14 +177,16 @@ impl Engine {
         doors: Vec<Arc<dyn Door>>,
         manual_ready: bool,
         parent: Option<Parent>,
+        told: Option<Told>,
         is_process: bool,
     ) -> Self {
+        let managed = told.as_ref().is_some_and(|told| told.follows);
         let predecessor = match (&parent, shared.had_predecessor) {
             (Some(_), _) => Predecessor::Alive,
             (None, true) => Predecessor::Gone,
             (None, false) => Predecessor::None,
         };
-        let (state, actions) = State::new(predecessor, settings.overlap);
+        let (state, actions) = State::new(predecessor, settings.overlap, managed);
         let ports = held.iter().filter_map(Held::port).collect();
         let mut engine = Self {
             shared,
@@ -190,6 +199,7 @@ impl Engine {
             doors,
             manual_ready,
             parent,
+            told,
             is_process,
             state,
             check: None,
@@ -280,10 +290,12 @@ impl Engine {
             0 | MAX_ARRIVALS => self.fire_timers(now),
             _ => {}
         }
+        self.tell_manager_in_time(now);
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let deadline = self.timers.values().copied().chain(self.open_is_due()).min();
+        let to_tell = self.told.as_ref().and_then(Told::deadline);
+        let deadline = self.timers.values().copied().chain(self.open_is_due()).chain(to_tell).min();
         let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
             if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }
@@ -300,6 +312,7 @@ impl Engine {
                 fds.push(PollFd::new(successor.channel.as_fd(), wanted(&successor.channel)));
             }
         }
+        fds.extend(self.told.iter().flat_map(Told::fds));
         poll::until(&mut fds, deadline)
     }
 
@@ -315,7 +328,10 @@ impl Engine {
         let mut taken = 0;
         while taken < MAX_ARRIVALS
             && self.verdict.is_none()
-            && (self.take_from_parent() || self.take_from_successor() || self.take_from_check())
+            && (self.take_from_parent()
+                || self.take_from_successor()
+                || self.take_from_check()
+                || self.take_from_manager())
         {
             taken += 1;
         }
@@ -358,6 +374,7 @@ impl Engine {
                     self.feed(Event::Upgrade);
                 }
                 Note::Stop => self.stop(None),
+                Note::Alive => self.hear_pulse(),
                 Note::Status(reply) => {
                     reply.set(self.status());
                     self.wake_control();
@@ -403,7 +420,8 @@ impl Engine {
                 self.doors.iter().all(|door| door.name() == control::NAME) && self.shared.pool().is_some();
             if self.body.ready || (!self.manual_ready && unserved.is_empty() && !nothing_yet) {
                 // From now on nothing is bound or adopted. What was a moment ago has been posted by then.
-                *self.shared.pool() = None;
+                let left = self.shared.pool().take().map(|pool| pool.offered).unwrap_or_default();
+                systemd::let_go(left, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
                 self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped && self.body.panic.is_none() {
@@ -426,6 +444,7 @@ impl Engine {
     fn is_drained(&self) -> bool {
         let asked = match self.state.phase {
             Phase::Draining(Drain::Rescue { finished, .. }) => !finished,
+            Phase::Draining(Drain::Last { .. }) => false,
             Phase::Draining(_) => true,
             _ => false,
         };
@@ -457,6 +476,7 @@ impl Engine {
             }
         }
         self.tell_phase();
+        self.tell_manager();
         self.wake_control();
     }
 
@@ -501,6 +521,8 @@ impl Engine {
             }
             Action::SendLeaving => self.say_up(&Message::Leaving),
             Action::SendHasten => self.say_up(&Message::Hasten),
+            Action::SendFollowed => self.say_down(&Message::Followed),
+            Action::Announce => return self.announce(),
             Action::Kill => {
                 if let Some(successor) = &self.successor {
                     successor.child.kill();
@@ -545,6 +567,7 @@ impl Engine {
             Timer::Drain => self.settings.timeouts.drain,
             Timer::Exit => EXIT_TIMEOUT,
             Timer::Backoff => RESCUE_BACKOFF,
+            Timer::Announce => ANNOUNCE_TIMEOUT,
         }
     }
 }

@@ -32,6 +32,19 @@ pub(crate) struct OfThisProcess {
     pub(crate) supervisor: Option<OsString>,
 }
 
+/// Takes variables out of the environment.
+///
+/// Must be called while the process has one thread.
+#[cfg(upgrades)]
+pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
+    names.map(|name| {
+        let value = env::var_os(name)?;
+        // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the environment.
+        unsafe { env::remove_var(name) };
+        Some(value)
+    })
+}
+
 impl Environment {
     /// Reads them, and removes those that belong to this process alone.
     ///

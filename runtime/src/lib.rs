@@ -179,6 +179,8 @@ mod preflight;
 mod spawn;
 #[cfg(upgrades)]
 mod supervise;
+#[cfg(upgrades)]
+mod systemd;
 
 pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};

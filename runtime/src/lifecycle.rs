@@ -4,11 +4,14 @@
 //! from the moment it starts a successor. The engine feeds it and carries out its actions; the model check in
 //! `lifecycle/model.rs` explores two and more processes that run it against each other, with a crash at every step.
 //!
-//! Two rules carry the weight, and every transition below keeps them:
+//! Three rules carry the weight, and every transition below keeps them:
 //!
 //! * Listeners are opened only by a process that was told to (`COMMIT`), or whose predecessor is dead, or whose
 //!   successor is dead. So no two processes ever accept from the same listener.
 //! * A successor that is not wanted any more is killed and *waited for* before its predecessor resumes.
+//! * The process that a service manager follows exits last: its exit is the end of the service to the manager, which ends
+//!   all others then. So it becomes another one only when that one has passed its probation, and in a stop of both it
+//!   outlives the other.
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +27,28 @@ pub(crate) struct State {
     pub(crate) pending: bool,
     /// The successor has asked that the drain of this process end soon.
     pub(crate) hastened: bool,
+    pub(crate) followed: Followed,
+}
+
+/// Which process a service manager takes for the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Followed {
+    /// There is none, or it follows a parent that stays.
+    Nobody,
+    This,
+    /// The predecessor, or the successor.
+    Other,
+}
+
+/// What a service manager is to know of the process that it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Starting,
+    Ready,
+    Reloading,
+    Stopping,
+    /// It is the other process that tells.
+    Nothing,
 }
 
 /// What a further upgrade does while the predecessor is still there.
@@ -67,6 +92,9 @@ pub(crate) enum Phase {
     Committed { stop: bool },
     /// The successor serves and is on probation.
     Standby,
+    /// It has passed it; the service manager is told to follow it. `stop`: a stop was asked for meanwhile; `leaving`: the
+    /// successor was told to stop.
+    Announcing { stop: bool, leaving: bool },
     /// The successor is on its way out; once it is dead this process resumes, or stops, and tells the outcome: whoever
     /// hears that an upgrade failed may ask for the next one at once.
     Reverting { paused: bool, then_stop: bool, failure: Failure },
@@ -85,6 +113,8 @@ pub(crate) enum Drain {
     /// A successor served, and is stopping as well: nobody is to serve after the two. `stop`: a first request to stop
     /// has been noted.
     Leaving { stop: bool },
+    /// All is done but to outlive the other process, which drains as well. `stop`: a first request to stop has been noted.
+    Last { stop: bool },
     /// The successor died when this process could no longer resume: its own executable is started again.
     Rescue { step: Rescue, attempt: u8, finished: bool },
 }
@@ -139,6 +169,10 @@ pub(crate) enum Event {
     Leaving,
     /// From the successor: somebody waits for this process to be gone.
     Hasten,
+    /// The service manager follows the successor.
+    Announced,
+    /// From the predecessor: the service manager follows this process.
+    Followed,
     /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
     /// the one to the predecessor.
     ChannelLost,
@@ -168,6 +202,8 @@ pub(crate) enum Timer {
     Exit,
     /// The pause between two attempts of a rescue.
     Backoff,
+    /// How long the service manager may take to hear whom to follow.
+    Announce,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,6 +235,10 @@ pub(crate) enum Action {
     SendFailed(StartFailure),
     SendLeaving,
     SendHasten,
+    /// Tell the successor that it is the one which the service manager follows.
+    SendFollowed,
+    /// Tell the service manager to follow the successor; `Announced` comes once it has heard.
+    Announce,
     /// SIGKILL the successor.
     Kill,
     /// Prepare the way back of the pid file, and stop handing out connections and datagrams; `Paused` follows.
@@ -289,7 +329,12 @@ use Phase as P;
 
 impl State {
     /// The first state and what to do on entering it.
-    pub(crate) fn new(predecessor: Predecessor, overlap: Overlap) -> (State, Actions) {
+    pub(crate) fn new(predecessor: Predecessor, overlap: Overlap, managed: bool) -> (State, Actions) {
+        let followed = match predecessor {
+            _ if !managed => Followed::Nobody,
+            Predecessor::Alive => Followed::Other,
+            Predecessor::None | Predecessor::Gone => Followed::This,
+        };
         let state = State {
             phase: P::Starting,
             predecessor,
@@ -297,8 +342,30 @@ impl State {
             overlap,
             pending: false,
             hastened: false,
+            followed,
         };
         (state, vec![A::Arm(Timer::Upgrade)])
+    }
+
+    /// What the service manager is to know.
+    pub(crate) fn known(&self) -> Known {
+        if self.followed == Followed::Other {
+            return Known::Nothing;
+        }
+        match self.phase {
+            P::Starting | P::Prepared | P::TakingOver => Known::Starting,
+            P::Serving => Known::Ready,
+            P::Checking
+            | P::Upgrading
+            | P::Pausing
+            | P::Committed { .. }
+            | P::Standby
+            | P::Reverting { .. } => Known::Reloading,
+            P::Draining(Drain::Stop { owner: true } | Drain::Leaving { .. } | Drain::Last { .. }) => {
+                Known::Stopping
+            }
+            P::Announcing { .. } | P::Draining(_) | P::Ended => Known::Nothing,
+        }
     }
 
     /// Whether connections are handed out by this process.
@@ -313,7 +380,11 @@ impl State {
     pub(crate) fn step(mut self, event: Event) -> (State, Actions) {
         // What is true in every phase is noted here once, so that the table below is about phases alone.
         match event {
-            E::PredecessorGone => self.predecessor = Predecessor::Gone,
+            E::PredecessorGone => {
+                self.predecessor = Predecessor::Gone;
+                self.be_followed();
+            }
+            E::Followed => self.be_followed(),
             E::BodyReturned => self.body_gone = true,
             E::Hasten => self.hastened = true,
             E::Exited => self.hastened = false,
@@ -329,10 +400,12 @@ impl State {
             P::Pausing => self.pausing(event),
             P::Committed { stop } => self.committed(event, stop),
             P::Standby => self.standby(event),
+            P::Announcing { stop, leaving } => self.announcing(event, stop, leaving),
             P::Reverting { paused, then_stop, failure } => self.reverting(event, paused, then_stop, failure),
             P::Draining(Drain::Stop { owner }) => self.stopping(event, owner),
             P::Draining(Drain::Replaced { stop }) => self.replaced(event, stop),
             P::Draining(Drain::Leaving { stop }) => self.leaving(event, stop),
+            P::Draining(Drain::Last { stop }) => self.last(event, stop),
             P::Draining(Drain::Rescue { step, attempt, finished }) => {
                 self.rescue(event, step, attempt, finished)
             }
@@ -502,6 +575,17 @@ impl State {
     fn standby(self, event: Event) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            // The one that the manager follows is told in the name of all: some units send the stop to it alone.
+            E::Stop if self.followed == Followed::This => {
+                let actions =
+                    [A::Disarm(Timer::Probation), A::SendStop, A::Report(Err(Failure::Stopped)), A::LetGo];
+                self.drain(Drain::Leaving { stop: true }, actions)
+            }
+            // Not before: the death of whom it follows is the end of the service to the manager.
+            E::Expired(Timer::Probation) if self.followed == Followed::This => self.to(
+                P::Announcing { stop: false, leaving: false },
+                [A::Disarm(Timer::Probation), A::Arm(Timer::Announce), A::Announce],
+            ),
             // The pid file names the successor: a stop that reaches this process means this process.
             E::Expired(Timer::Probation) | E::Stop => {
                 let actions = [A::Disarm(Timer::Probation), A::Report(Ok(()))];
@@ -512,6 +596,32 @@ impl State {
                 self.drain(Drain::Leaving { stop: false }, actions)
             }
             E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(Timer::Probation)]),
+            _ => self.stay(),
+        }
+    }
+
+    fn announcing(mut self, event: Event, stop: bool, leaving: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
+            E::Stop if !stop => self.to(P::Announcing { stop: true, leaving }, []),
+            E::Stop => self.end(End::AtOnce),
+            E::Leaving => self.to(P::Announcing { stop, leaving: true }, []),
+            // One that does not hear is not waited for: without this process the service goes on all the same.
+            E::Announced | E::Expired(Timer::Announce) => {
+                self.followed = Followed::Other;
+                let (drain, let_go) = match leaving {
+                    true => (Drain::Leaving { stop }, Some(A::LetGo)),
+                    false => (Drain::Replaced { stop }, None),
+                };
+                let (state, more) =
+                    self.drain(drain, [A::Disarm(Timer::Announce), A::SendFollowed, A::Report(Ok(()))]);
+                (state, more.into_iter().chain(let_go).collect())
+            }
+            E::Exited if leaving => self.drain(
+                Drain::Stop { owner: true },
+                [A::Disarm(Timer::Announce), A::Report(Ok(())), A::TakeBack, A::LetGo],
+            ),
+            E::Exited => self.after_death(true, stop, Failure::Probation, [A::Disarm(Timer::Announce)]),
             _ => self.stay(),
         }
     }
@@ -531,6 +641,11 @@ impl State {
     fn stopping(self, event: Event, owner: bool) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::BodyReturned | E::Drained | E::Expired(Timer::Drain)
+                if self.followed == Followed::This && self.has_predecessor() =>
+            {
+                self.outlive(true)
+            }
             E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => {
                 self.end(if owner { End::Final } else { End::NotStarted(None) })
             }
@@ -559,9 +674,26 @@ impl State {
     fn leaving(self, event: Event, stop: bool) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::BodyReturned | E::Drained | E::Expired(Timer::Drain) if self.followed == Followed::This => {
+                self.outlive(stop)
+            }
+            // Nobody is left to outlive.
+            E::Exited if self.followed == Followed::This => {
+                self.to(P::Draining(Drain::Stop { owner: true }), [])
+            }
             E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => self.end(End::Replaced),
             // A service manager sends it to every process of the unit.
             E::Stop if !stop => self.to(P::Draining(Drain::Leaving { stop: true }), []),
+            E::Stop => self.end(End::AtOnce),
+            _ => self.stay(),
+        }
+    }
+
+    fn last(self, event: Event, stop: bool) -> (State, Actions) {
+        match event {
+            E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
+            E::Exited | E::PredecessorGone | E::Expired(Timer::Drain) => self.end(End::Final),
+            E::Stop if !stop => self.to(P::Draining(Drain::Last { stop: true }), []),
             E::Stop => self.end(End::AtOnce),
             _ => self.stay(),
         }
@@ -634,6 +766,17 @@ impl State {
     fn to<const N: usize>(mut self, phase: Phase, actions: [Action; N]) -> (State, Actions) {
         self.phase = phase;
         (self, actions.to_vec())
+    }
+
+    fn be_followed(&mut self) {
+        if self.followed == Followed::Other {
+            self.followed = Followed::This;
+        }
+    }
+
+    /// Waits for the other process to be dead, whose deadline is about that of this one.
+    fn outlive(self, stop: bool) -> (State, Actions) {
+        self.to(P::Draining(Drain::Last { stop }), [A::Arm(Timer::Drain)])
     }
 
     fn end(self, end: End) -> (State, Actions) {

@@ -64,7 +64,7 @@ pub struct Start {
     pub(crate) doors: Vec<Arc<dyn Door>>,
     pub(crate) manual_ready: bool,
     /// What was offered and not declared.
-    left: VecDeque<(usize, Entry, OwnedFd)>,
+    pub(crate) left: VecDeque<(usize, Entry, OwnedFd)>,
     files: Vec<(String, OwnedFd)>,
 }
 

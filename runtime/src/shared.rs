@@ -13,7 +13,7 @@ use crate::fd::OwnedFd;
 use crate::gate::Door;
 use crate::sockets::{Entry, Held};
 use crate::status::Status;
-use crate::sync::Latch;
+use crate::sync::{Latch, Pulse};
 use crate::wake::Wake;
 
 /// What a body says to the engine.
@@ -31,6 +31,9 @@ pub(crate) enum Note {
     Upgrade(Arc<Reply>),
     /// `Upgrader::stop`.
     Stop,
+    /// The runtime of the body runs: the answer to a [`Pulse`].
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "there is no runtime"))]
+    Alive,
     /// `Upgrader::status`.
     Status(Arc<Latch<Status>>),
     /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
@@ -100,6 +103,8 @@ pub(crate) struct Shared {
     /// Set to true when this service begins to serve, and to false if it ends without.
     pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
+    /// Asked by the engine, answered by the runtime of the body.
+    pub(crate) pulse: Pulse,
     pub(crate) drain_timeout: Duration,
 }
 
@@ -124,6 +129,7 @@ impl Shared {
             had_predecessor,
             serving: Latch::new(),
             verdict: Latch::new(),
+            pulse: Pulse::new(),
             drain_timeout,
         })
     }

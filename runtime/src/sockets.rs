@@ -28,6 +28,7 @@ pub(crate) use crate::handover::message::Entry;
 use crate::hint;
 use crate::report::{printable, tell, to_stderr};
 use crate::shared::Shared;
+use crate::systemd::Passed;
 
 /// Our default of the backlog: what the kernel caps at `net.core.somaxconn`, as the tools of this field do.
 const BACKLOG: i32 = 4096;
@@ -42,12 +43,19 @@ pub(crate) struct Held {
     pub(crate) inode: Option<(u64, u64)>,
     /// It was bound here and not inherited.
     pub(crate) created: bool,
+    /// It is one of a socket unit: the service manager has it, and its path is the manager's.
+    pub(crate) activated: bool,
 }
 
 impl Held {
     /// Its entry in an offer.
     pub(crate) fn entry(&self) -> Entry {
-        Entry { name: self.name.clone(), address: self.address.identity(), inode: self.inode }
+        Entry {
+            name: self.name.clone(),
+            address: self.address.identity(),
+            inode: self.inode,
+            activated: self.activated,
+        }
     }
 
     /// The port it is bound to, for an IP socket.
@@ -128,6 +136,7 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
                 fd: Arc::new(socket.into()),
                 inode: Some(inode),
                 created: true,
+                activated: false,
             };
             let permitted = set_permissions(address, &file).and_then(|()| listen(address, held.fd.as_fd()));
             if let Err(error) = permitted {
@@ -140,7 +149,7 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
     };
     let fd = Arc::new(OwnedFd::from(socket));
     listen(address, fd.as_fd()).map_err(failed("listen on"))?;
-    Ok(Held { name: name.to_owned(), address: address.clone(), fd, inode, created: true })
+    Ok(Held { name: name.to_owned(), address: address.clone(), fd, inode, created: true, activated: false })
 }
 
 fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -350,7 +359,55 @@ pub(crate) fn take_offered(
 /// Takes over a socket that arrived with `entry`, once it has been seen to be what `address` asks for.
 pub(crate) fn adopt(address: &Address, entry: Entry, fd: OwnedFd) -> Result<Held, StartError> {
     let held = take_in(printable(&entry.name), address, fd, "inherited")?;
-    Ok(Held { inode: entry.inode, created: false, ..held })
+    Ok(Held { inode: entry.inode, created: false, activated: entry.activated, ..held })
+}
+
+/// Takes the socket of this name out of what a service manager has passed, or else one of this address. Names need not be
+/// set, and their order is nobody's promise (M4); as in [`take_offered`], of addresses with a port of the kernel's choice the
+/// name alone tells.
+///
+/// One that was stored for an address which is another by now is left.
+pub(crate) fn take_passed(passed: &mut Vec<Passed>, name: &str, address: &Address) -> Option<Passed> {
+    let fits = |passed: &Passed| verify(address, passed.fd.as_fd()).is_ok();
+    let is_one = !matches!(address.place(), Place::Ip { port: 0, .. });
+    let named = passed.iter().position(|it| it.name == name && (!it.stored || fits(it)));
+    let same = || passed.iter().position(|it| is_one && fits(it));
+    Some(passed.remove(named.or_else(same)?))
+}
+
+/// Whether clients can still come to what a service manager has passed.
+pub(crate) fn is_reachable(passed: &Passed) -> bool {
+    let bound = SockRef::from(&passed.fd).local_addr();
+    let path = bound.ok().and_then(|bound| bound.as_pathname().map(Path::to_owned));
+    !passed.stored || path.is_none_or(|path| inode_of(&path).is_ok())
+}
+
+/// Takes over a socket of a service manager, once it has been seen to be what `address` asks for. One that was stored is
+/// removed by this service, as one that it has bound; one of a socket unit is not its own.
+pub(crate) fn adopt_passed(name: &str, address: &Address, passed: Passed) -> Result<Held, StartError> {
+    let held = take_in(name.to_owned(), address, passed.fd, "passed by the service manager")?;
+    let inode = address.path().filter(|_| passed.stored).and_then(|path| inode_of(path).ok());
+    Ok(Held { inode, created: false, activated: !passed.stored, ..held })
+}
+
+/// What a passed socket is, in the terms of an offer; `None` if there is no such address.
+pub(crate) fn describe_passed(passed: &Passed) -> Option<String> {
+    let socket = SockRef::from(&passed.fd);
+    let bound = socket.local_addr().ok()?;
+    let is = |kind| socket.r#type().ok() == Some(kind);
+    let (ip, unix) = match () {
+        () if is(Type::STREAM) => ("tcp", "unix"),
+        () if is(Type::DGRAM) => ("udp", "unix-dgram"),
+        () if is(Type::SEQPACKET) => ("", "unix-seqpacket"),
+        () => return None,
+    };
+    let text = match (bound.as_socket(), bound.as_pathname(), bound.as_abstract_namespace()) {
+        (Some(at), ..) => format!("{ip}://{at}"),
+        (_, Some(path), _) => format!("{unix}://{}", path.to_str()?),
+        (_, _, Some(name)) => format!("{unix}:@{}", std::str::from_utf8(name).ok()?),
+        _ => return None,
+    };
+    Some(text.parse::<Address>().ok()?.identity())
 }
 
 /// Takes a socket that the service itself has made and bound to `address`.
@@ -369,7 +426,14 @@ fn take_in(name: String, address: &Address, fd: OwnedFd, how: &str) -> Result<He
     socket.set_nonblocking(true).map_err(system)?;
     set_live_options(address, socket).map_err(system)?;
     listen(address, fd.as_fd()).map_err(system)?;
-    Ok(Held { name, address: address.clone(), fd: Arc::new(fd), inode: None, created: true })
+    Ok(Held {
+        name,
+        address: address.clone(),
+        fd: Arc::new(fd),
+        inode: None,
+        created: true,
+        activated: false,
+    })
 }
 
 /// Removes the paths that a start which failed has created.

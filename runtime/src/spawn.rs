@@ -1,5 +1,9 @@
 //! Start the successor: posix_spawn(3), so that nothing forks a big heap, and a pidfd, so that nothing is confused
 //! by a process ID that is used again.
+//!
+//! Under a service manager it is started as a sibling of this process, by clone(2) with CLONE_PARENT. A manager waits at a
+//! stop for its own children alone: a main process that is none when it is announced is killed in the same breath (M1). So
+//! it has to be the manager's child from the beginning, whoever is a subreaper, and nothing in between has to exit first.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -15,16 +19,18 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::environment::{HANDOVER, SUPERVISOR};
 use crate::hint;
 use crate::preflight::Check;
+use crate::signals;
+use crate::systemd::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, LISTEN_PIDFDID};
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
 pub(crate) const OF_ONE_PROCESS: [&str; 5] =
-    [HANDOVER, "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    [HANDOVER, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
 
 /// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
 pub(crate) trait Spawner: Send {
@@ -53,6 +59,10 @@ pub(crate) struct Launch {
     directory: PathBuf,
     /// The file that this process runs, whatever becomes of its path.
     image: File,
+    /// Variables of a service manager, which are for the processes of the service and not for what these start.
+    of_manager: Vec<(&'static str, OsString)>,
+    /// Whether successors are to be children of whoever is the parent of this process.
+    siblings: bool,
 }
 
 /// What a start runs.
@@ -66,7 +76,10 @@ pub(crate) enum What {
 
 impl Launch {
     /// `inherited` is the executable of the predecessor, which resolved it when the first process started.
-    pub(crate) fn new(inherited: Option<PathBuf>) -> io::Result<Self> {
+    pub(crate) fn new(
+        inherited: Option<PathBuf>,
+        of_manager: Vec<(&'static str, OsString)>,
+    ) -> io::Result<Self> {
         let arguments: Vec<OsString> = env::args_os().collect();
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
@@ -80,7 +93,12 @@ impl Launch {
                 named.map_or_else(env::current_exe, Ok)?
             }
         };
-        Ok(Self { executable, arguments, directory, image })
+        Ok(Self { executable, arguments, directory, image, of_manager, siblings: false })
+    }
+
+    /// From now on successors are started as siblings. The first process of a namespace has none, clone(2).
+    pub(crate) fn start_siblings(&mut self) {
+        self.siblings = std::process::id() != 1;
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -89,7 +107,9 @@ impl Launch {
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
     fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
-        self.start_with(what, HANDOVER, channel, Attributes::new(&SigSet::empty(), false))
+        let by =
+            if self.siblings { By::Sibling } else { By::Child(Attributes::new(&SigSet::empty(), false)) };
+        self.start_with(what, HANDOVER, channel, by)
     }
 
     /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
@@ -102,7 +122,7 @@ impl Launch {
         upgrade: Signal,
     ) -> Result<Process, SpawnError> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, Attributes::new(&blocked, true))
+        self.start_with(what, SUPERVISOR, socket, By::Child(Attributes::new(&blocked, true)))
     }
 
     /// Starts an executable that finds the number of `channel` in `variable`.
@@ -111,7 +131,7 @@ impl Launch {
         what: What,
         variable: &str,
         channel: BorrowedFd<'_>,
-        attributes: io::Result<Attributes>,
+        by: By,
     ) -> Result<Process, SpawnError> {
         let path = match what {
             What::Release => self.executable.clone(),
@@ -128,8 +148,10 @@ impl Launch {
         }
         // Descriptors 0 to 2 are the standard streams of the successor: a channel there would be taken for one.
         let channel = above_standard_streams(channel).map_err(failed)?;
+        let is_set_here = |name: &OsStr| self.of_manager.iter().any(|(ours, _)| name == *ours);
         let environment = env::vars_os()
-            .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours))
+            .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours) && !is_set_here(name))
+            .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
             .chain([(variable.into(), channel.as_raw_fd().to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
@@ -140,14 +162,26 @@ impl Launch {
         let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
         let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
-        let actions = FileActions::new(&directory, channel.as_raw_fd()).map_err(failed)?;
-        let attributes = attributes.map_err(failed)?;
-        posix_spawn(&program, &arguments, &environment, &actions, &attributes).map_err(failed)
+        match by {
+            By::Child(attributes) => {
+                let actions = FileActions::new(&directory, channel.as_raw_fd()).map_err(failed)?;
+                let attributes = attributes.map_err(failed)?;
+                posix_spawn(&program, &arguments, &environment, &actions, &attributes)
+            }
+            By::Sibling => spawn_sibling(&program, &arguments, &environment, &directory, channel.as_raw_fd()),
+        }
+        .map_err(failed)
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
         SpawnError::Directory { directory: self.directory.clone(), source }
     }
+}
+
+/// How a process is started.
+enum By {
+    Child(io::Result<Attributes>),
+    Sibling,
 }
 
 impl Spawner for Launch {
@@ -222,9 +256,6 @@ fn posix_spawn(
     actions: &FileActions,
     attributes: &Attributes,
 ) -> io::Result<Process> {
-    let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
-        strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
-    };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     let mut pid = 0;
     // SAFETY: both objects are initialised, the two arrays end in a null pointer, and every string in them outlives
@@ -240,6 +271,87 @@ fn posix_spawn(
         )
     })?;
     Process::new(pid)
+}
+
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+}
+
+/// What the clone does, which shares the memory of this process until it executes the program, while the thread that has
+/// made it waits. It is given what it needs, allocates nothing, and touches nothing else.
+struct Clone<'a> {
+    program: &'a CStr,
+    arguments: &'a [*mut libc::c_char],
+    environment: &'a [*mut libc::c_char],
+    directory: &'a CStr,
+    channel: RawFd,
+    /// Why it could not, as an errno; 0 if it could.
+    failed: libc::c_int,
+}
+
+/// As posix_spawn with these file actions and attributes, for a sibling instead of a child.
+fn spawn_sibling(
+    program: &CStr,
+    arguments: &[CString],
+    environment: &[CString],
+    directory: &CStr,
+    channel: RawFd,
+) -> io::Result<Process> {
+    const STACK: usize = 64 * 1024;
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let mut job =
+        Clone { program, arguments: &arguments, environment: &environment, directory, channel, failed: 0 };
+    let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end;
+    let mut pidfd: RawFd = -1;
+    // With the pidfd in the same call: one that is dead at once is reaped by the manager, and its number another's.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    // A handler of this process must not run in the clone, whose memory is this one's.
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    // SAFETY: the stack and the job outlive the call, which returns once the clone has executed the program or exited;
+    // `top` is the end of the stack, aligned for any type; the kernel stores the pidfd where the pointer says.
+    let pid = unsafe {
+        libc::clone(execute, top.cast(), flags | libc::SIGCHLD, (&raw mut job).cast(), &raw mut pidfd)
+    };
+    let cloned = Errno::result(pid);
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    let pid = cloned?;
+    // SAFETY: the clone has made it, closed on exec, and nobody else knows its number.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    if job.failed != 0 {
+        return Err(io::Error::from_raw_os_error(job.failed));
+    }
+    Ok(Process { pid, pidfd, is_child: false })
+}
+
+/// The clone: as the child of a posix_spawn.
+extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: it is the job of the thread that waits for this clone, and nobody else touches it meanwhile.
+    let job = unsafe { &mut *job.cast::<Clone<'_>>() };
+    for signal in 1..=libc::SIGRTMAX() {
+        // It fails for those that have no other action, and the two of the C library.
+        // SAFETY: the default action runs no code.
+        let _: libc::sighandler_t = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: a path that ends in NUL.
+    let entered = unsafe { libc::chdir(job.directory.as_ptr()) };
+    // The table of descriptors is the clone's own: it is inherited by nobody else.
+    // SAFETY: F_SETFD takes any number.
+    let inheritable = unsafe { libc::fcntl(job.channel, libc::F_SETFD, 0) };
+    if entered == 0 && inheritable == 0 {
+        let mut none = MaybeUninit::uninit();
+        // SAFETY: it initialises what it is given.
+        unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
+        // SAFETY: the strings end in NUL and the lists in a null pointer.
+        unsafe {
+            libc::execve(job.program.as_ptr(), job.arguments.as_ptr().cast(), job.environment.as_ptr().cast())
+        };
+    }
+    job.failed = Errno::last_raw();
+    signals::exit_now(127)
 }
 
 /// The posix_spawn family returns its error instead of setting errno.
@@ -331,12 +443,14 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
 pub(crate) struct Process {
     pid: libc::pid_t,
     pidfd: OwnedFd,
+    /// One that is not is reaped by the service manager, which alone learns how it ended.
+    is_child: bool,
 }
 
 impl Process {
     fn new(pid: libc::pid_t) -> io::Result<Self> {
         match pidfd_open(pid.unsigned_abs()) {
-            Ok(pidfd) => Ok(Self { pid, pidfd }),
+            Ok(pidfd) => Ok(Self { pid, pidfd, is_child: true }),
             Err(error) => {
                 // Not watched is not wanted: it would serve beside this process.
                 // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.
@@ -366,6 +480,9 @@ impl Child for Process {
 
     /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
     fn reap(&self) -> Option<String> {
+        if !self.is_child {
+            return self.is_dead().then(|| "exited; the service manager has its status".to_owned());
+        }
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
             Ok(WaitStatus::Exited(_, status)) => Some(format!("exited with status {status}")),

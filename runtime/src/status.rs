@@ -235,7 +235,7 @@ impl From<lifecycle::Phase> for Phase {
             P::Checking => Self::Checking,
             P::Upgrading => Self::Upgrading,
             P::Pausing | P::Committed { .. } => Self::HandingOver,
-            P::Standby => Self::Standby,
+            P::Standby | P::Announcing { .. } => Self::Standby,
             P::Reverting { .. } => Self::Reverting,
             P::Draining(Drain::Rescue { .. }) => Self::Rescuing,
             P::Draining(_) => Self::Draining,

@@ -1,6 +1,7 @@
-//! The one thing that threads and tasks wait for here: a value that is set once.
+//! What threads and tasks wait for here: a value that is set once, and a question that is asked again and again.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_listener::{Event, Listener, listener};
 
@@ -57,5 +58,41 @@ impl<T> Latch<T> {
     /// What is notified when the value is set, for a future that keeps its place in the queue between polls.
     pub(crate) fn changed(&self) -> &Event {
         &self.changed
+    }
+}
+
+/// A question that is asked again and again, of one who may be there to take it.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    is_taken_by_somebody: AtomicBool,
+    asked: AtomicBool,
+    changed: Event,
+}
+
+impl Pulse {
+    pub(crate) const fn new() -> Self {
+        let [is_taken_by_somebody, asked] = [const { AtomicBool::new(false) }; 2];
+        Self { is_taken_by_somebody, asked, changed: Event::new() }
+    }
+
+    /// Asks it. Returns whether there is somebody who takes it, sooner or later.
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no service manager"))]
+    pub(crate) fn ask(&self) -> bool {
+        self.asked.store(true, Ordering::SeqCst);
+        self.changed.notify(usize::MAX);
+        self.is_taken_by_somebody.load(Ordering::SeqCst)
+    }
+
+    /// Waits for it to be asked, and takes it.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn taken(&self) {
+        self.is_taken_by_somebody.store(true, Ordering::SeqCst);
+        loop {
+            listener!(self.changed => changed);
+            if self.asked.swap(false, Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
     }
 }

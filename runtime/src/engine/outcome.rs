@@ -63,6 +63,7 @@ impl Engine {
                 complain!(self.shared, "upgrade failed: {reason}{serves}");
                 self.upgrades.failed += 1;
                 self.upgrades.last_failure = Some(reason.clone());
+                self.tell_manager_of_failure(&reason);
                 Err(UpgradeError::Failed { reason })
             }
         };

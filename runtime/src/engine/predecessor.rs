@@ -17,6 +17,7 @@ impl Engine {
         let event = match parent.channel.receive() {
             Ok(Received::Nothing) => return false,
             Ok(Received::Message(Message::Commit, _)) => Event::Commit,
+            Ok(Received::Message(Message::Followed, _)) => Event::Followed,
             Ok(Received::Message(Message::Stop, _)) => {
                 self.stop(None);
                 return true;

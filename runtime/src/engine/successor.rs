@@ -209,7 +209,8 @@ impl Engine {
             | Message::Files { .. }
             | Message::Commit
             | Message::Stop
-            | Message::Open { .. }) => {
+            | Message::Open { .. }
+            | Message::Followed) => {
                 tell!(self.shared, WARN, said = ?message, "a message that a successor does not send");
                 return;
             }

@@ -242,7 +242,8 @@ mod tests {
     }
 
     fn sockets(count: usize) -> (Message, Vec<Arc<OwnedFd>>) {
-        let entry = Entry { name: "a".into(), address: "tcp://127.0.0.1:1".into(), inode: None };
+        let entry =
+            Entry { name: "a".into(), address: "tcp://127.0.0.1:1".into(), inode: None, activated: false };
         let fd = || Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         (Message::Sockets { entries: vec![entry; count] }, (0..count).map(|_| fd()).collect())
     }

@@ -51,6 +51,8 @@ pub(crate) enum Message {
     Open {
         open: u64,
     },
+    /// The service manager follows the successor by now.
+    Followed,
 
     // From the new process to the old one.
     /// The answer to the offer.
@@ -80,6 +82,10 @@ pub(crate) enum Message {
     NotUnderstood {
         unknown: String,
     },
+}
+
+fn is_false(yes: &bool) -> bool {
+    !yes
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -146,6 +152,9 @@ pub(crate) struct Entry {
     /// Device and inode of the Unix path as it was bound: whoever removes the path removes no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inode: Option<(u64, u64)>,
+    /// The service manager has it as well: it is one of a socket unit.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) activated: bool,
 }
 
 /// Why a packet is not a message.
@@ -182,13 +191,14 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 14] = [
+        const NAMES: [&str; 15] = [
             "offer",
             "files",
             "sockets",
             "commit",
             "stop",
             "open",
+            "followed",
             "hello",
             "unserved",
             "prepared",
@@ -206,6 +216,10 @@ impl Message {
 mod tests {
     use super::*;
     use crate::report::MAX_REASON;
+
+    fn entry(name: &str, address: &str, inode: Option<(u64, u64)>) -> Entry {
+        Entry { name: name.to_owned(), address: address.to_owned(), inode, activated: false }
+    }
 
     fn speaker() -> Speaker {
         Speaker { protocol: 1, oldest_protocol: 1, release: "0.1.0".into(), generation: 3, pid: 77 }
@@ -228,14 +242,21 @@ mod tests {
                 r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,
                 Message::Sockets {
                     entries: vec![
-                        Entry { name: "http".into(), address: "tcp://127.0.0.1:80".into(), inode: None },
-                        Entry { name: "sock".into(), address: "unix:///run/s".into(), inode: Some((64, 9)) },
+                        entry("http", "tcp://127.0.0.1:80", None),
+                        entry("sock", "unix:///run/s", Some((64, 9))),
                     ],
                 },
             ),
             (r#"{"type":"commit"}"#, Message::Commit),
             (r#"{"type":"stop"}"#, Message::Stop),
             (r#"{"type":"open","open":17}"#, Message::Open { open: 17 }),
+            (r#"{"type":"followed"}"#, Message::Followed),
+            (
+                r#"{"type":"sockets","entries":[{"name":"web","address":"tcp://127.0.0.1:81","activated":true}]}"#,
+                Message::Sockets {
+                    entries: vec![Entry { activated: true, ..entry("web", "tcp://127.0.0.1:81", None) }],
+                },
+            ),
             (
                 r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77}"#,
                 Message::Hello { speaker: speaker() },

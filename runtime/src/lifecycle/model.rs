@@ -3,7 +3,8 @@
 //! The model adds what is around the machine: the two directions of the channel as queues, the pid file, the
 //! timers (an armed one may fire at any moment), who is alive and who has noticed. Faults are drawn from a budget:
 //! a crash at any moment, between any two actions of one step, a successor that cannot be spawned, a pid file that
-//! cannot be written, a body that returns or never becomes ready, a channel that breaks under a living process.
+//! cannot be written, a body that returns or never becomes ready, a channel that breaks under a living process. A service
+//! manager, where there is one, takes the word of the process that it follows, and of no other, for whom to follow next.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -14,6 +15,7 @@ enum Message {
     // Downwards, to the successor.
     Commit,
     Stop,
+    Followed,
     // Upwards, to the predecessor.
     Prepared,
     Active,
@@ -38,6 +40,8 @@ struct Process {
     /// The listeners were closed, and the last thread inside one is not out yet.
     pausing: bool,
     draining: bool,
+    /// The manager has not heard yet whom it is to follow.
+    announcing: bool,
     /// Every pid that this process has reaped.
     reaped: BTreeSet<usize>,
 }
@@ -55,10 +59,17 @@ struct World {
     alone: bool,
     /// A fault kept the pid file from being written.
     pidfile_fault: bool,
+    managed: bool,
+    /// Whom the manager follows.
+    main: Option<usize>,
+    /// A fault has happened, or somebody was impatient.
+    disturbed: bool,
+    /// The one that the manager follows has ended beside another.
+    cut: bool,
 }
 
-fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap) -> Process {
-    let (state, actions) = State::new(predecessor, overlap);
+fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, managed: bool) -> Process {
+    let (state, actions) = State::new(predecessor, overlap, managed);
     assert_eq!(actions, [A::Arm(Timer::Upgrade)]);
     Process {
         state,
@@ -72,14 +83,23 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap) ->
         timers: BTreeSet::from([Timer::Upgrade]),
         pausing: false,
         draining: false,
+        announcing: false,
         reaped: BTreeSet::new(),
     }
 }
 
+impl Process {
+    /// A manager that does not hear in time, and another process that outstays its own deadline: it takes a fault, or comes
+    /// of one.
+    fn is_fault(&self, timer: Timer) -> bool {
+        timer == Timer::Announce || matches!(self.state.phase, P::Draining(Drain::Last { .. }))
+    }
+}
+
 impl World {
-    fn new(upgrades: u8, stops: u8, faults: u8, overlap: Overlap) -> World {
+    fn new(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool) -> World {
         World {
-            processes: vec![process(Predecessor::None, None, overlap)],
+            processes: vec![process(Predecessor::None, None, overlap, managed)],
             pidfile: None,
             upgrades,
             stops,
@@ -87,6 +107,10 @@ impl World {
             stopped: false,
             alone: false,
             pidfile_fault: false,
+            managed,
+            main: managed.then_some(0),
+            disturbed: false,
+            cut: false,
         }
     }
 
@@ -96,6 +120,7 @@ impl World {
 
     fn spend_fault(&mut self) {
         self.faults -= 1;
+        self.disturbed = true;
         self.alone |= self.alive().count() == 1;
     }
 
@@ -115,11 +140,13 @@ impl World {
             .map(|who| {
                 self.processes[who].alive
                     || self.pidfile == Some(who)
+                    || self.main == Some(who)
                     || self.alive().any(|process| process.child == Some(who) || process.parent == Some(who))
             })
             .collect();
         let to = |who: usize| keep[who].then(|| keep[..who].iter().filter(|kept| **kept).count());
         self.pidfile = self.pidfile.and_then(to);
+        self.main = self.main.and_then(to);
         let mut index = 0..;
         self.processes.retain(|_| index.next().is_some_and(|who| keep[who]));
         for process in &mut self.processes {
@@ -127,7 +154,7 @@ impl World {
                 *process = Process {
                     alive: false,
                     timers: BTreeSet::new(),
-                    ..self::process(Predecessor::None, None, Overlap::Refuse)
+                    ..self::process(Predecessor::None, None, Overlap::Refuse, false)
                 };
             }
             process.child = process.child.and_then(to);
@@ -176,7 +203,7 @@ impl World {
                 let child = self.processes.len();
                 assert!(self.processes[who].child.is_none(), "a successor beside a successor: {self:#?}");
                 let overlap = self.processes[who].state.overlap;
-                self.processes.push(process(Predecessor::Alive, Some(who), overlap));
+                self.processes.push(process(Predecessor::Alive, Some(who), overlap, self.managed));
                 let parent = &mut self.processes[who];
                 parent.child = Some(child);
                 parent.channel_broken = false;
@@ -184,6 +211,8 @@ impl World {
             }
             A::SendCommit => self.send_down(who, Message::Commit),
             A::SendStop => self.send_down(who, Message::Stop),
+            A::SendFollowed => self.send_down(who, Message::Followed),
+            A::Announce => self.processes[who].announcing = true,
             A::SendPrepared => {
                 if self.faults > 0 {
                     let mut failed = self.clone();
@@ -236,6 +265,9 @@ impl World {
                 if self.pidfile.is_some_and(ours) {
                     self.pidfile = None;
                 }
+                let followed = self.main == Some(who) && self.alive().count() > 1;
+                self.disturbed |= end == End::AtOnce;
+                self.cut |= followed && !self.disturbed;
                 self.die(who);
             }
         }
@@ -277,6 +309,7 @@ impl World {
                 match message {
                     Message::Commit => feed(&world, E::Commit),
                     Message::Stop => feed(&world, E::Stop),
+                    Message::Followed => feed(&world, E::Followed),
                     other => unreachable!("{other:?} to a successor"),
                 }
             } else if process.state.predecessor == Predecessor::Alive
@@ -317,6 +350,14 @@ impl World {
                 world.processes[who].pausing = false;
                 feed(&world, E::Paused);
             }
+            if process.announcing {
+                let mut world = self.clone();
+                world.processes[who].announcing = false;
+                if world.main == Some(who) {
+                    world.main = process.child;
+                }
+                feed(&world, E::Announced);
+            }
             match process.state.phase {
                 P::Starting => feed(self, E::Ready),
                 P::Checking => feed(self, E::Checked),
@@ -328,8 +369,10 @@ impl World {
                     feed(self, E::BodyReturned);
                 }
             }
-            for timer in process.timers.iter().filter(|_| !arrived) {
+            let may_fire = |timer: &&Timer| !arrived && (self.disturbed || !process.is_fault(**timer));
+            for timer in process.timers.iter().filter(may_fire) {
                 let mut world = self.clone();
+                world.processes[who].announcing &= *timer != Timer::Announce;
                 world.processes[who].timers.remove(timer);
                 feed(&world, E::Expired(*timer));
             }
@@ -378,6 +421,12 @@ impl World {
             if !process.state.body_gone && !process.draining {
                 next.extend(world.feed(who, E::BodyReturned));
             }
+            for timer in process.timers.iter().filter(|timer| process.is_fault(**timer)) {
+                let mut world = world.clone();
+                world.processes[who].announcing &= *timer != Timer::Announce;
+                world.processes[who].timers.remove(timer);
+                next.extend(world.feed(who, E::Expired(*timer)));
+            }
             if process.child.is_some_and(|child| self.processes[child].alive) && !process.channel_broken {
                 let mut world = world.clone();
                 world.processes[who].channel_broken = true;
@@ -398,10 +447,16 @@ impl World {
         check(self.alive().count() <= 2, "more than two processes")?;
         check(self.alive().filter(starting).count() <= 1, "two processes that are not ready")?;
         check(self.alive().all(|process| process.open == process.state.is_open()), "gates and phase differ")?;
+        check(!self.cut, "the process that the manager follows ends beside another")?;
         if !settled {
             return Ok(());
         }
         check(open == 1 || self.stopped || self.alone, "nobody serves")?;
+        let followed =
+            |who: usize| self.main == Some(who) && self.processes[who].state.followed == Followed::This;
+        let serving = self.processes.iter().position(|process| process.open);
+        let as_it_should = !self.managed || self.disturbed || serving.is_none_or(followed);
+        check(as_it_should, "the manager follows a process that does not serve")?;
         check(self.alive().all(|process| !process.state.pending), "an upgrade waits for nobody")?;
         match self.pidfile {
             // Whoever ended the only process left its pid file behind; that is what a crash does.
@@ -428,8 +483,8 @@ impl std::fmt::Display for World {
 
 /// Explores everything that can happen within the budgets; returns how many states there are, and how many of
 /// them are settled. A violation is reported with the shortest way to it.
-fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap) -> (usize, usize) {
-    let mut worlds = vec![World::new(upgrades, stops, faults, overlap)];
+fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool) -> (usize, usize) {
+    let mut worlds = vec![World::new(upgrades, stops, faults, overlap, managed)];
     let mut came_from = vec![0];
     let mut seen: HashSet<World> = worlds.iter().cloned().collect();
     let mut settled = 0;
@@ -463,16 +518,20 @@ fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap) -> (usize, usi
 fn no_interleaving_breaks_the_promises() {
     // The budgets of upgrades, stops and faults; they are what bounds the search.
     let budgets = [
-        (2, 0, 3, Overlap::Refuse),
-        (2, 3, 1, Overlap::Refuse),
-        (3, 2, 2, Overlap::Refuse),
-        (3, 1, 2, Overlap::Wait),
-        (3, 1, 2, Overlap::Hasten),
+        (2, 0, 3, Overlap::Refuse, false),
+        (2, 3, 1, Overlap::Refuse, false),
+        (3, 2, 2, Overlap::Refuse, false),
+        (3, 1, 2, Overlap::Wait, false),
+        (3, 1, 2, Overlap::Hasten, false),
+        (2, 1, 2, Overlap::Refuse, true),
+        (3, 3, 0, Overlap::Refuse, true),
+        (2, 2, 1, Overlap::Hasten, true),
     ];
-    for (upgrades, stops, faults, overlap) in budgets {
-        let (states, settled) = explore(upgrades, stops, faults, overlap);
+    for (upgrades, stops, faults, overlap, managed) in budgets {
+        let (states, settled) = explore(upgrades, stops, faults, overlap, managed);
         println!(
-            "{upgrades} upgrades, {stops} stops, {faults} faults, {overlap:?}: {states} states, {settled} settled"
+            "{upgrades} upgrades, {stops} stops, {faults} faults, {overlap:?}, managed {managed}: {states} states, \
+             {settled} settled"
         );
         assert!(settled > 0 && states > 50, "the search did not get anywhere");
     }

@@ -22,7 +22,9 @@ fn phases() -> Vec<Phase> {
         phases.push(P::Draining(Drain::Stop { owner: a }));
         phases.push(P::Draining(Drain::Replaced { stop: a }));
         phases.push(P::Draining(Drain::Leaving { stop: a }));
+        phases.push(P::Draining(Drain::Last { stop: a }));
         for b in [false, true] {
+            phases.push(P::Announcing { stop: a, leaving: b });
             for failure in FAILURES {
                 phases.push(P::Reverting { paused: a, then_stop: b, failure });
             }
@@ -56,8 +58,15 @@ const FAILURES: [Failure; 10] = [
     Failure::Stopped,
 ];
 
-const TIMERS: [Timer; 6] =
-    [Timer::Upgrade, Timer::Handover, Timer::Probation, Timer::Drain, Timer::Exit, Timer::Backoff];
+const TIMERS: [Timer; 7] = [
+    Timer::Upgrade,
+    Timer::Handover,
+    Timer::Probation,
+    Timer::Drain,
+    Timer::Exit,
+    Timer::Backoff,
+    Timer::Announce,
+];
 
 fn events() -> Vec<Event> {
     let mut events = vec![
@@ -77,6 +86,8 @@ fn events() -> Vec<Event> {
         E::Failed,
         E::Leaving,
         E::Hasten,
+        E::Announced,
+        E::Followed,
         E::ChannelLost,
         E::Exited,
         E::Paused,
@@ -93,6 +104,7 @@ fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
         P::Starting | P::Checking | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
         P::Prepared | P::Committed { .. } => (&[Timer::Handover], &[]),
         P::Standby => (&[Timer::Probation], &[]),
+        P::Announcing { .. } => (&[Timer::Announce], &[]),
         P::Reverting { .. } => (&[], &[Timer::Exit]),
         P::TakingOver | P::Serving => (&[], &[]),
         P::Draining(Drain::Rescue { step, finished, .. }) => {
@@ -118,7 +130,13 @@ fn owes_outcome(state: State) -> bool {
     state.pending
         || matches!(
             state.phase,
-            P::Checking | P::Upgrading | P::Pausing | P::Committed { .. } | P::Standby | P::Reverting { .. }
+            P::Checking
+                | P::Upgrading
+                | P::Pausing
+                | P::Committed { .. }
+                | P::Standby
+                | P::Announcing { .. }
+                | P::Reverting { .. }
         )
 }
 
@@ -130,22 +148,37 @@ fn every_pair_of_state_and_event_has_an_answer() {
             for body_gone in [false, true] {
                 for overlap in [Overlap::Refuse, Overlap::Wait, Overlap::Hasten] {
                     for event in events() {
-                        let state =
-                            State { phase, predecessor, body_gone, overlap, pending: false, hastened: false };
-                        check(state, event);
-                        check(State { hastened: true, ..state }, event);
-                        // Who waits does so in one phase, for a predecessor that lives.
-                        let may_wait = overlap != Overlap::Refuse && predecessor == Predecessor::Alive;
-                        if phase == P::Serving && may_wait {
-                            check(State { pending: true, ..state }, event);
+                        for followed in [Followed::Nobody, Followed::This, Followed::Other] {
+                            visited += 1;
+                            // Who waits for a manager, or outlives another for it, has one that follows it.
+                            let for_manager =
+                                matches!(phase, P::Announcing { .. } | P::Draining(Drain::Last { .. }));
+                            if for_manager && followed != Followed::This {
+                                continue;
+                            }
+                            let state = State {
+                                phase,
+                                predecessor,
+                                body_gone,
+                                overlap,
+                                pending: false,
+                                hastened: false,
+                                followed,
+                            };
+                            check(state, event);
+                            check(State { hastened: true, ..state }, event);
+                            // Who waits does so in one phase, for a predecessor that lives.
+                            let may_wait = overlap != Overlap::Refuse && predecessor == Predecessor::Alive;
+                            if phase == P::Serving && may_wait {
+                                check(State { pending: true, ..state }, event);
+                            }
                         }
-                        visited += 1;
                     }
                 }
             }
         }
     }
-    assert_eq!(visited, phases().len() * 18 * events().len());
+    assert_eq!(visited, phases().len() * 54 * events().len());
 }
 
 fn check(before: State, event: Event) {
@@ -180,6 +213,16 @@ fn check(before: State, event: Event) {
         assert_eq!(outcomes, usize::from(owed), "{}", context());
     } else {
         assert!(outcomes <= 1, "{}", context());
+    }
+
+    // The manager is told whom to follow by whom it follows, and only of a successor that has passed its probation.
+    let announces = did(|a| matches!(a, A::Announce));
+    let passed = before.phase == P::Standby && event == E::Expired(Timer::Probation);
+    assert_eq!(announces == 1, passed && before.followed == Followed::This, "{}", context());
+    if before.followed != after.followed {
+        let reason =
+            matches!(event, E::Announced | E::Followed | E::PredecessorGone | E::Expired(Timer::Announce));
+        assert!(reason && before.followed != Followed::Nobody, "{}", context());
     }
 
     // The gates follow the phase.

@@ -72,7 +72,7 @@ impl Engine {
         manual_ready: bool,
         is_process: bool,
     ) -> Self {
-        let (state, actions) = State::new(Predecessor::None, Overlap::default());
+        let (state, actions) = State::new(Predecessor::None, Overlap::default(), false);
         let mut engine = Self {
             shared,
             settings,
@@ -179,6 +179,7 @@ impl Engine {
                 }
                 Note::Upgrade(reply) => reply.set(Err(self.refuse_upgrade())),
                 Note::Stop => self.stop(None),
+                Note::Alive => {}
                 Note::Status(reply) => {
                     let status = Status::of(&self.shared, self.state.phase, &self.held, &self.doors);
                     reply.set(Status {

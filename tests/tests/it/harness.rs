@@ -36,6 +36,7 @@
 
 #![allow(dead_code, reason = "what one topic does not use, the next does")]
 
+pub(crate) mod booted;
 mod client;
 mod process;
 

@@ -26,4 +26,5 @@ mod start_errors;
 mod stop;
 mod story;
 mod supervise;
+mod systemd;
 mod upgrader;

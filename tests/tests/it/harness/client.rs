@@ -18,8 +18,12 @@ enum Stream {
 
 impl Client {
     pub(crate) fn tcp(address: &str) -> Self {
-        let stream =
-            TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+        Self::over_tcp(
+            TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}")),
+        )
+    }
+
+    pub(crate) fn over_tcp(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         stream.set_write_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         Self { stream: BufReader::new(Stream::Tcp(stream)) }

@@ -1,0 +1,182 @@
+//! What the service manager is told, and when.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::Engine;
+use crate::address::Kind;
+use crate::lifecycle::{Event, Known};
+use crate::report::{complain, printable, tell};
+use crate::systemd::Manager;
+
+/// How much more time a manager is asked for at once while an upgrade or a drain goes on, and how often.
+const EXTENSION: Duration = Duration::from_secs(15);
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+
+/// A service manager, and what it has been told.
+pub(crate) struct Told {
+    pub(super) manager: Manager,
+    /// Whether it follows the generations itself, and not a parent that stays.
+    pub(super) follows: bool,
+    known: Known,
+    /// Why the last upgrade failed, until it is told.
+    failure: Option<String>,
+    /// It was told to follow the successor.
+    announced: bool,
+    stored: bool,
+    next_sign: Option<Instant>,
+    next_extension: Option<Instant>,
+}
+
+impl Told {
+    pub(crate) fn new(manager: Manager, follows: bool) -> Self {
+        Self {
+            manager,
+            follows,
+            known: Known::Starting,
+            failure: None,
+            announced: false,
+            stored: false,
+            next_sign: None,
+            next_extension: None,
+        }
+    }
+
+    /// When there is something to tell next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next_sign.into_iter().chain(self.next_extension).min()
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let barrier = self.manager.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let blocked = self.manager.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
+        barrier.into_iter().chain(blocked)
+    }
+}
+
+impl Engine {
+    /// Tells the manager what it does not know yet of this process, if it is the one that tells.
+    pub(super) fn tell_manager(&mut self) {
+        let known = self.state.known();
+        let Some(told) = self.told.as_mut().filter(|told| told.known != known) else { return };
+        told.known = known;
+        let now = Instant::now();
+        let serves = matches!(known, Known::Ready | Known::Reloading);
+        told.next_sign = (serves && told.manager.watchdog.is_some()).then_some(now);
+        told.next_extension = matches!(known, Known::Reloading | Known::Stopping).then_some(now);
+        let generation = self.shared.generation;
+        match known {
+            Known::Starting | Known::Nothing => {}
+            Known::Ready => {
+                let failure = told.failure.take();
+                let failure =
+                    failure.map(|reason| format!("; the last upgrade failed: {}", printable(&reason)));
+                let failure = failure.unwrap_or_default();
+                told.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
+                self.store();
+            }
+            Known::Reloading => {
+                let status = format!("generation {generation} serves, and is being upgraded");
+                told.manager.tell_reloading(&status);
+            }
+            Known::Stopping => {
+                let open = self.shared.counted();
+                told.manager.tell(format!("STOPPING=1\nSTATUS=stopping; {open} connections are open"));
+            }
+        }
+        self.tell_manager_in_time(now);
+    }
+
+    /// Why the upgrade has failed, and that it is over: before whoever waits for the outcome hears it, which may be the
+    /// command that the manager waits for.
+    pub(super) fn tell_manager_of_failure(&mut self, reason: &str) {
+        if let Some(told) = &mut self.told {
+            told.failure = Some(reason.to_owned());
+        }
+        self.tell_manager();
+    }
+
+    /// What is due by now: a sign of life, and that it takes longer.
+    pub(super) fn tell_manager_in_time(&mut self, now: Instant) {
+        let Some(told) = &mut self.told else { return };
+        let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
+        if let Some(limit) = told.manager.watchdog.filter(|_| is_due(&mut told.next_sign)) {
+            told.next_sign = Some(now + limit / 2);
+            // The runtime of the body gives it, if there is one: a body that blocks it gives none.
+            if self.body.returned || !self.shared.pulse.ask() {
+                told.manager.tell("WATCHDOG=1".to_owned());
+            }
+        }
+        if is_due(&mut told.next_extension) {
+            told.next_extension = Some(now + EXTEND_EVERY);
+            told.manager.tell(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        }
+    }
+
+    /// The runtime of the body has answered.
+    pub(super) fn hear_pulse(&mut self) {
+        if let Some(told) = self.told.as_mut().filter(|told| told.next_sign.is_some()) {
+            told.manager.tell("WATCHDOG=1".to_owned());
+        }
+    }
+
+    /// Has the manager keep the listeners for whoever it starts after a crash. What a socket unit has passed it keeps
+    /// anyway.
+    fn store(&mut self) {
+        let held = self.held.iter().take(self.held_by_body().len()).filter(|held| !held.activated);
+        let Some(told) = self.told.as_mut().filter(|told| told.manager.store > 0 && !told.stored) else {
+            return;
+        };
+        told.stored = true;
+        let room = told.manager.store;
+        for held in held.clone().take(room) {
+            let is_datagram = matches!(held.address.kind(), Kind::Udp | Kind::UnixDatagram);
+            told.manager.store(&held.name, held.fd.clone(), is_datagram);
+        }
+        if held.clone().nth(room).is_some() {
+            let count = held.count();
+            complain!(
+                self.shared,
+                WARN,
+                "the service manager keeps {room} of the {count} listeners; FileDescriptorStoreMax= is for all"
+            );
+        }
+    }
+
+    /// Has the manager follow the successor. It takes that of this process alone, which it follows so far, and so what the
+    /// successor is to say is said here.
+    pub(super) fn announce(&mut self) -> Option<Event> {
+        let given_up =
+            self.held_by_body().iter().filter(|held| !held.activated && !self.is_adopted(&held.name));
+        let given_up: Vec<_> = given_up.map(|held| held.name.clone()).collect();
+        let (told, successor) = (self.told.as_mut()?, self.successor.as_ref()?);
+        if told.stored {
+            given_up.iter().for_each(|name| told.manager.forget(name));
+        }
+        told.announced = true;
+        let (pid, generation) = (successor.child.pid(), successor.generation);
+        tell!(self.shared, DEBUG, successor = pid, "the service manager is told to follow the successor");
+        let sign = if told.manager.watchdog.is_some() { "\nWATCHDOG=1" } else { "" };
+        told.manager.tell(format!("MAINPID={pid}\nREADY=1\nSTATUS=generation {generation} serves{sign}"));
+        // Without descriptors for a barrier it is not waited for.
+        told.manager.ask_whether_heard().is_err().then_some(Event::Announced)
+    }
+
+    /// The successor is dead whom the manager was told to follow.
+    pub(super) fn announce_self(&mut self) {
+        let pid = self.shared.pid;
+        if let Some(told) = self.told.as_mut().filter(|told| told.announced) {
+            told.announced = false;
+            told.manager.tell(format!("MAINPID={pid}"));
+        }
+    }
+
+    pub(super) fn take_from_manager(&mut self) -> bool {
+        let has_heard = self.told.as_mut().is_some_and(|told| told.manager.has_heard());
+        if has_heard {
+            self.feed(Event::Announced);
+        }
+        has_heard
+    }
+}

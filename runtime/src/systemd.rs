@@ -1,0 +1,399 @@
+//! The service manager: what it is told, sd_notify(3), and what it passes on, sd_listen_fds(3).
+//!
+//! Only what the engine tells it is decided elsewhere: by the life cycle. No send blocks. A manager that is gone is told
+//! nothing, and the service goes on without it.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::pipe2;
+
+use crate::environment;
+use crate::error::StartError;
+use crate::poll;
+use crate::report::{complain, printable, to_stderr};
+use crate::shared::Shared;
+use crate::sockets::{self, Entry};
+use crate::spawn::pidfd_open;
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+const WATCHDOG_PID: &str = "WATCHDOG_PID";
+pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
+pub(crate) const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
+pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
+pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
+/// How many descriptors the manager keeps for the service; systemd sets it since version 254.
+const FDSTORE: &str = "FDSTORE";
+
+/// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
+const FIRST: i32 = 3;
+/// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
+const PIDFS: i64 = 0x5049_4446;
+/// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
+const STORED: &str = "tableflip.";
+
+/// What a service manager has set in the environment for this process.
+#[derive(Debug, Default)]
+pub(crate) struct Variables {
+    notify: Option<OsString>,
+    watchdog: Option<OsString>,
+    watchdog_pid: Option<OsString>,
+    listen_pid: Option<OsString>,
+    listen_pidfdid: Option<OsString>,
+    listen_fds: Option<OsString>,
+    listen_names: Option<OsString>,
+}
+
+impl Variables {
+    /// Takes them out of the environment, so that nothing that the service starts takes them for its own.
+    ///
+    /// Must be called while the process has one thread.
+    pub(crate) fn take() -> Self {
+        let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
+            environment::take([
+                NOTIFY_SOCKET,
+                WATCHDOG_USEC,
+                WATCHDOG_PID,
+                LISTEN_PID,
+                LISTEN_PIDFDID,
+                LISTEN_FDS,
+                LISTEN_FDNAMES,
+            ]);
+        Self { notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names }
+    }
+
+    /// What the next process of the service gets of them.
+    pub(crate) fn for_successor(&self) -> Vec<(&'static str, OsString)> {
+        let variables = [(NOTIFY_SOCKET, &self.notify), (WATCHDOG_USEC, &self.watchdog)];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+
+    /// The connection to the manager; `None` where there is none that can be told.
+    pub(crate) fn connect(&self) -> Option<Manager> {
+        let at = self.notify.as_deref()?;
+        let socket = match connect(at) {
+            Ok(socket) => socket,
+            // It may be a variable that nobody means for this process.
+            Err(error) => {
+                to_stderr(format_args!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
+                return None;
+            }
+        };
+        let number = |value: &OsString| value.to_str()?.parse::<u64>().ok();
+        let is_ours = self.watchdog_pid.as_ref().is_none_or(|pid| number(pid) == Some(process::id().into()));
+        let watchdog = self.watchdog.as_ref().filter(|_| is_ours).and_then(number).filter(|usec| *usec > 0);
+        let store = std::env::var_os(FDSTORE).as_ref().and_then(number);
+        Some(Manager {
+            socket,
+            waiting: VecDeque::new(),
+            barrier: None,
+            watchdog: watchdog.map(Duration::from_micros),
+            store: store.map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+        })
+    }
+
+    /// The descriptors that the manager has passed to this process.
+    ///
+    /// # Errors
+    ///
+    /// The variables say something that cannot be.
+    pub(crate) fn passed(&self) -> Result<Vec<Passed>, StartError> {
+        let Some(count) = &self.listen_fds else { return Ok(Vec::new()) };
+        if !self.are_for_us() {
+            return Ok(Vec::new());
+        }
+        let problem =
+            |variable: &str, problem| StartError::Environment { variable: variable.to_owned(), problem };
+        let number = count.to_str().and_then(|text| text.parse::<u16>().ok());
+        let count =
+            number.ok_or_else(|| problem(LISTEN_FDS, format!("{count:?} is not a number of descriptors")))?;
+        let names: Vec<String> = match &self.listen_names {
+            Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
+            None => vec!["unknown".to_owned(); count.into()],
+        };
+        if names.len() != usize::from(count) {
+            let what = format!("{} names for {count} descriptors", names.len());
+            return Err(problem(LISTEN_FDNAMES, what));
+        }
+        let take = |(number, name): (i32, String)| {
+            let fd = sockets::inherit(number)
+                .map_err(|errno| problem(LISTEN_FDS, format!("descriptor {number}: {}", errno.desc())))?;
+            let (name, stored) = match name.strip_prefix(STORED) {
+                Some(name) => (name.to_owned(), true),
+                None => (name, false),
+            };
+            Ok(Passed { name, fd, stored })
+        };
+        (FIRST..).zip(names).map(take).collect()
+    }
+
+    /// Whether they are meant for this process: they say for which.
+    fn are_for_us(&self) -> bool {
+        let Some(pid) = &self.listen_pid else { return false };
+        if pid.to_str() != Some(&process::id().to_string()) {
+            return false;
+        }
+        match (&self.listen_pidfdid, own_pidfd_id()) {
+            (Some(theirs), Some(ours)) => theirs.to_str() == Some(&ours.to_string()),
+            _ => true,
+        }
+    }
+}
+
+/// The number that no other process has had or will have, where the kernel has one.
+fn own_pidfd_id() -> Option<u64> {
+    let pidfd = pidfd_open(process::id()).ok()?;
+    let is_pidfs = fstatfs(&pidfd).is_ok_and(|fs| fs.filesystem_type().0 == PIDFS);
+    fstat(&pidfd).ok().filter(|_| is_pidfs).map(|file| file.st_ino)
+}
+
+fn connect(at: &OsStr) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    match at.as_bytes() {
+        [b'/', ..] => socket.connect(at)?,
+        [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
+    }
+    Ok(socket)
+}
+
+/// A descriptor that the manager has passed.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) name: String,
+    pub(crate) fd: OwnedFd,
+    /// An earlier process of the service has had it stored; else it is one of a socket unit.
+    pub(crate) stored: bool,
+}
+
+/// The place in an offer of what a service manager has passed: it has no predecessor whom a place would mean anything to.
+pub(crate) const NO_PLACE: usize = usize::MAX;
+
+/// Closes what a service manager has passed and nobody has taken.
+pub(crate) fn let_go(
+    left: impl IntoIterator<Item = (usize, Entry, OwnedFd)>,
+    shared: &Shared,
+    mut manager: Option<&mut Manager>,
+) {
+    for (_, entry, _fd) in left.into_iter().filter(|(place, ..)| *place == NO_PLACE) {
+        if entry.activated {
+            let (name, address) = (printable(&entry.name), &entry.address);
+            complain!(
+                shared,
+                WARN,
+                "socket `{name}` ({address}) of the service manager is not served: no listener has its name or address; \
+                 declare one, or take it out of the socket unit, where its clients wait for nobody"
+            );
+        } else if let Some(manager) = &mut manager {
+            manager.forget(&entry.name);
+        }
+    }
+}
+
+/// The connection to a service manager.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    /// What its socket had no room for yet.
+    waiting: VecDeque<(String, Option<Arc<OwnedFd>>)>,
+    /// The reading end of a pipe whose other end the manager closes when it comes to it.
+    barrier: Option<OwnedFd>,
+    /// How long it waits for a sign of life before it takes the service for dead.
+    pub(crate) watchdog: Option<Duration>,
+    /// How many descriptors it keeps.
+    pub(crate) store: usize,
+}
+
+impl Manager {
+    /// Tells it something: lines of `NAME=VALUE`.
+    pub(crate) fn tell(&mut self, lines: String) {
+        self.send(lines, None);
+    }
+
+    /// A reload begins. The time says so, and which one the next `READY=1` is the end of.
+    pub(crate) fn tell_reloading(&mut self, status: &str) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS={status}", now.as_micros()));
+    }
+
+    /// Has it keep a listener, for the process that it starts when this one has crashed. One that it has already it does
+    /// not keep twice. Of a datagram socket an error is no reason to let it go, as the manager would.
+    pub(crate) fn store(&mut self, name: &str, fd: Arc<OwnedFd>, is_datagram: bool) {
+        let poll = if is_datagram { "\nFDPOLL=0" } else { "" };
+        self.send(format!("FDSTORE=1\nFDNAME={STORED}{name}{poll}"), Some(fd));
+    }
+
+    /// Has it let go of a listener.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.tell(format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}"));
+    }
+
+    /// Asks it to say when it has heard all so far; [`has_heard`](Self::has_heard) tells.
+    ///
+    /// A manager that receives something from a process which is dead by then does not know whose it was.
+    pub(crate) fn ask_whether_heard(&mut self) -> io::Result<()> {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        self.barrier = Some(ours);
+        self.send("BARRIER=1".to_owned(), Some(Arc::new(theirs)));
+        Ok(())
+    }
+
+    /// Whether it has, looked at once: the answer is taken.
+    pub(crate) fn has_heard(&mut self) -> bool {
+        self.flush();
+        let Some(barrier) = &self.barrier else { return false };
+        // Nobody writes to it: what can be read is its end.
+        let mut fds = [PollFd::new(barrier.as_fd(), PollFlags::POLLIN)];
+        let ended = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
+        if ended {
+            self.barrier = None;
+        }
+        ended
+    }
+
+    /// Waits until it has heard all so far, or for so long.
+    pub(crate) fn wait_until_heard(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        if self.ask_whether_heard().is_err() {
+            return;
+        }
+        while !self.has_heard() && Instant::now() < deadline {
+            let mut fds: Vec<_> =
+                self.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).into_iter().collect();
+            fds.extend(self.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            match poll::until(&mut fds, Some(deadline)) {
+                Ok(()) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What is readable when it has heard.
+    pub(crate) fn barrier(&self) -> Option<BorrowedFd<'_>> {
+        self.barrier.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What is writable when it can be told more, if there is more.
+    pub(crate) fn blocked(&self) -> Option<BorrowedFd<'_>> {
+        (!self.waiting.is_empty()).then(|| self.socket.as_fd())
+    }
+
+    fn send(&mut self, lines: String, fd: Option<Arc<OwnedFd>>) {
+        self.waiting.push_back((lines, fd));
+        self.flush();
+    }
+
+    /// Sends what it has room for.
+    pub(crate) fn flush(&mut self) {
+        while let Some((lines, fd)) = self.waiting.front() {
+            let numbers: Vec<_> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let control = if numbers.is_empty() { &[][..] } else { &rights[..] };
+            let data = [IoSlice::new(lines.as_bytes())];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.socket.as_raw_fd(), &data, control, flags, None) {
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return,
+                // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
+                Err(_) => return self.waiting.clear(),
+                Ok(_) => {}
+            }
+            self.waiting.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(count: &str, names: &str) -> Variables {
+        Variables {
+            listen_pid: Some(process::id().to_string().into()),
+            listen_fds: Some(count.into()),
+            listen_names: Some(names.into()),
+            ..Variables::default()
+        }
+    }
+
+    #[test]
+    fn what_is_passed_is_for_the_process_that_is_named() {
+        let ours = variables("1", "a");
+        assert!(ours.are_for_us());
+        assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us());
+        assert!(!Variables { listen_pid: None, ..variables("1", "a") }.are_for_us());
+        if let Some(id) = own_pidfd_id() {
+            let with =
+                |id: u64| Variables { listen_pidfdid: Some(id.to_string().into()), ..variables("1", "a") };
+            assert!(with(id).are_for_us());
+            assert!(!with(id + 1).are_for_us(), "the number was used by a process before");
+        }
+    }
+
+    #[test]
+    fn variables_that_cannot_be_are_named() {
+        let problem = |variables: Variables| variables.passed().unwrap_err().to_string();
+        let count = "environment variable `LISTEN_FDS`: \"x\" is not a number of descriptors";
+        assert_eq!(problem(variables("x", "a")), count);
+        let names = "environment variable `LISTEN_FDNAMES`: 2 names for 1 descriptors";
+        assert_eq!(problem(variables("1", "a:b")), names);
+        assert!(variables("0", "").passed().is_err(), "an empty list has one name");
+    }
+
+    fn manager(at: &UnixDatagram) -> Manager {
+        let notify = at.local_addr().unwrap().as_pathname().unwrap().to_owned();
+        Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap()
+    }
+
+    #[test]
+    fn s13_an_abstract_name_is_one() {
+        let name = format!("tableflip-notify-{}", process::id());
+        let at = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let variables = Variables { notify: Some(format!("@{name}").into()), ..Variables::default() };
+        variables.connect().unwrap().tell("READY=1".to_owned());
+        let mut buffer = [0; 64];
+        let length = at.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"READY=1");
+        let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
+        assert!(nobody.connect().is_none());
+    }
+
+    /// Every message waits where there is no room, in order, and a manager that is gone keeps nobody.
+    #[test]
+    fn a_manager_that_does_not_listen_keeps_nobody_and_misses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let mut manager = manager(&at);
+        let messages: Vec<_> = (0..2000).map(|number| format!("STATUS={number}")).collect();
+        messages.iter().for_each(|message| manager.tell(message.clone()));
+        manager.ask_whether_heard().unwrap();
+        assert!(manager.blocked().is_some() && !manager.has_heard());
+        let mut buffer = [0; 64];
+        for message in messages {
+            let length = at.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], message.as_bytes());
+            manager.flush();
+        }
+        assert!(!manager.has_heard(), "its end is in the message");
+        drop(at);
+        assert!(manager.has_heard());
+        manager.tell("READY=1".to_owned());
+        assert!(manager.blocked().is_none());
+    }
+}

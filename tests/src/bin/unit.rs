@@ -1,0 +1,70 @@
+//! The service of the unit files in docs/systemd.md, with what a test can ask of it: a line of its client is answered.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use tableflip::net::{TcpListener, TcpStream};
+use tableflip::{Shutdown, Upgrader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::Notify;
+
+#[tableflip::main(pidfile = "/run/echo/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"], worker_threads = 2)]
+async fn main(echo: TcpListener, upgrader: Upgrader, shutdown: Shutdown) -> io::Result<()> {
+    println!("generation {} is process {}", upgrader.generation(), std::process::id());
+    let hang = Arc::new(Notify::new());
+    loop {
+        tokio::select! {
+            () = hang.notified() => block(),
+            accepted = echo.accept() => {
+                let (stream, _peer) = accepted?;
+                tokio::spawn(converse(stream, upgrader.clone(), shutdown.clone(), hang.clone()));
+            }
+        }
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    upgrader: Upgrader,
+    shutdown: Shutdown,
+    hang: Arc<Notify>,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await? > 0 {
+        let answer = match line.trim_end() {
+            "who" => format!("{} {}", upgrader.generation(), std::process::id()),
+            "abort" => std::process::abort(),
+            // The body blocks its thread.
+            "hang" => {
+                hang.notify_one();
+                "hanging".to_owned()
+            }
+            // Tasks block every thread of the runtime.
+            "hang-tasks" => {
+                for _ in 0..8 {
+                    tokio::spawn(async { block() });
+                }
+                "hanging".to_owned()
+            }
+            // Ends the service from within.
+            "stop" => {
+                upgrader.stop();
+                "stopping".to_owned()
+            }
+            "environment" => format!("{:?}", std::env::var_os("NOTIFY_SOCKET")),
+            "drain-timeout" => format!("{:?}", shutdown.drain_timeout()),
+            other => format!("echo {other}"),
+        };
+        stream.write_all((answer + "\n").as_bytes()).await?;
+        line.clear();
+    }
+    Ok(())
+}
+
+fn block() {
+    loop {
+        thread::park();
+    }
+}
