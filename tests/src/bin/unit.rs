@@ -1,6 +1,7 @@
 //! The service of the unit files in docs/systemd.md, with what a test can ask of it: a line of its client is answered.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
@@ -12,6 +13,10 @@ use tokio::sync::Notify;
 #[tableflip::main(pidfile = "/run/echo/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"], worker_threads = 2)]
 async fn main(echo: TcpListener, upgrader: Upgrader, shutdown: Shutdown) -> io::Result<()> {
     println!("generation {} is process {}", upgrader.generation(), std::process::id());
+    // It initialises for as long as the test wants.
+    if let Some(gate) = std::env::var_os("UNIT_GATE").filter(|gate| std::path::Path::new(gate).exists()) {
+        tokio::task::spawn_blocking(|| File::open(gate)?.read_exact(&mut [0])).await??;
+    }
     let hang = Arc::new(Notify::new());
     loop {
         tokio::select! {

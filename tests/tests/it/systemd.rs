@@ -1,6 +1,9 @@
 //! Under a real systemd: the machine's, and a later one.
 
 use crate::harness::Client;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
 use crate::harness::booted::{Booted, World, until};
 
 /// The port of the service in the unit files.
@@ -44,38 +47,517 @@ fn assert_quiet(systemd: &Booted) {
     }
 }
 
-#[test]
-fn s4_upgrades_and_then_a_stop_that_waits() {
-    for systemd in boot(NOTIFY) {
-        systemd.run("systemctl start echo");
-        let (_, generation, first) = open(&systemd);
-        assert_eq!((generation, first), (1, systemd.main_pid("echo")));
-        let mut old = first;
-        for generation in 2..=4 {
-            systemd.run("systemctl reload echo");
-            let (_, now, pid) = open(&systemd);
-            assert_eq!(now, generation);
-            assert_eq!(systemd.main_pid("echo"), pid, "it is the new one at once");
-            assert_ne!(pid, old);
-            old = pid;
-        }
-        assert_quiet(&systemd);
-        stop_waits(&systemd);
-        assert_quiet(&systemd);
+/// A command that is under way.
+struct UnderWay(Child);
+
+impl UnderWay {
+    fn is(&mut self) -> bool {
+        self.0.try_wait().expect("it is a child").is_none()
     }
+
+    /// Its end; whether it succeeded.
+    fn succeeds(mut self) -> bool {
+        self.0.wait().expect("it is a child").success()
+    }
+}
+
+fn begin(systemd: &Booted, command: &str) -> UnderWay {
+    UnderWay(systemd.command(command).stderr(Stdio::null()).spawn().expect("nsenter runs"))
+}
+
+/// Waits until connections are accepted by a process of this generation; its process.
+fn served_by(systemd: &Booted, generation: u64) -> u32 {
+    until("generation that serves", || {
+        let (_, now, pid) = open(systemd);
+        (now == generation).then_some(pid)
+    })
 }
 
 /// A stop waits for a connection that is open, and leaves nothing.
 fn stop_waits(systemd: &Booted) {
     let (mut client, _, pid) = open(systemd);
-    let mut stop = systemd.command("systemctl stop echo").spawn().expect("nsenter runs");
+    let mut stop = begin(systemd, "systemctl stop echo");
     systemd.wait_for("echo", "ActiveState", "deactivating");
-    until("draining", || systemd.journal("echo").contains("Stopping").then_some(()));
     assert_eq!(client.who().1, pid);
-    assert!(stop.try_wait().unwrap().is_none(), "it waits");
+    assert!(stop.is(), "it waits");
     drop(client);
-    assert!(stop.wait().unwrap().success());
+    assert!(stop.succeeds());
+    assert_stopped(systemd);
+}
+
+fn assert_stopped(systemd: &Booted) {
     assert_eq!(systemd.show("echo", "ActiveState"), "inactive");
     assert_eq!(systemd.show("echo", "Result"), "success");
     assert_eq!(systemd.processes("echo"), [0_u32; 0]);
+    assert_quiet(systemd);
+}
+
+#[test]
+fn a_start_blocks_until_the_service_is_ready() {
+    for systemd in boot_with_gate(NOTIFY) {
+        let gate = systemd.shared().gate("init");
+        let mut start = begin(&systemd, "systemctl start echo");
+        systemd.wait_for("echo", "SubState", "start");
+        until("a process", || systemd.journal("echo").contains("generation 1 is process").then_some(()));
+        assert!(start.is());
+        assert_eq!(systemd.show("echo", "ActiveState"), "activating");
+        gate.open();
+        assert!(start.succeeds());
+        assert_eq!(systemd.show("echo", "ActiveState"), "active");
+        assert_eq!(open(&systemd).2, systemd.main_pid("echo"));
+        assert_eq!(systemd.show("echo", "StatusText"), "generation 1 serves");
+    }
+}
+
+/// Services whose body initialises until a gate `init` is opened, if there is one.
+fn boot_with_gate(lines: &str) -> impl Iterator<Item = Booted> {
+    World::each().into_iter().map(move |it| {
+        let gate = it.shared().join("gate-init");
+        let lines = format!("{lines}\nEnvironment=UNIT_GATE={}", gate.display());
+        world(it, &service(&lines)).boot()
+    })
+}
+
+/// M1, S1, S2 and S4: the successor is a child of systemd, which is told while its predecessor lives and heard it before that
+/// one exits.
+#[test]
+fn m1_s1_s2_s4_after_upgrades_a_stop_waits_for_the_drain() {
+    for systemd in boot(NOTIFY) {
+        systemd.run("systemctl start echo");
+        let (_, generation, mut old) = open(&systemd);
+        assert_eq!((generation, old), (1, systemd.main_pid("echo")));
+        for generation in 2..=11 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!(now, generation);
+            assert_eq!(systemd.main_pid("echo"), pid, "it is the new one at once");
+            assert_eq!(systemd.run(&format!("ps -o ppid= -p {pid}")), "1");
+            assert_ne!(pid, old);
+            assert_eq!(systemd.run("cat /run/echo/echo.pid"), pid.to_string());
+            if generation == 2 {
+                systemd.run("systemctl daemon-reexec");
+            }
+            old = pid;
+        }
+        stop_waits(&systemd);
+        systemd.run("systemctl start echo");
+        systemd.run("systemctl reload echo");
+        stop_waits(&systemd);
+    }
+}
+
+/// S12 as well: a reload that fails leaves the main process alone.
+#[test]
+fn s12_a_reload_fails_when_the_upgrade_fails_and_the_service_is_up() {
+    for systemd in boot(NOTIFY) {
+        systemd.run("systemctl start echo");
+        let main = systemd.main_pid("echo");
+        systemd.run("cd /usr/local/bin && mv echo-service good && cp /bin/false echo-service");
+        assert!(!systemd.try_run("systemctl reload echo").status.success());
+        assert_eq!(systemd.show("echo", "ActiveState"), "active");
+        assert_eq!((systemd.main_pid("echo"), open(&systemd).2), (main, main));
+        let status = systemd.show("echo", "StatusText");
+        let failed = "generation 1 serves; the last upgrade failed: the successor exited; the service manager has its status";
+        assert!(status.starts_with(failed), "{status}");
+        systemd.run("rm /usr/local/bin/echo-service");
+        assert!(!systemd.try_run("systemctl reload echo").status.success());
+        let status = systemd.show("echo", "StatusText");
+        assert!(status.contains("cannot run /usr/local/bin/echo-service: No such file"), "{status}");
+        systemd.run("cd /usr/local/bin && mv good echo-service");
+        systemd.run("systemctl reload echo");
+        assert_eq!(systemd.show("echo", "StatusText"), "generation 2 serves");
+        assert_eq!(systemd.main_pid("echo"), open(&systemd).2);
+        stop_waits(&systemd);
+    }
+}
+
+/// Until a successor has passed its probation systemd follows its predecessor: followed, its death would be the end of the
+/// service to systemd, which would end its predecessor as well.
+#[test]
+fn a_successor_that_crashes_in_its_probation_is_no_end_of_the_service() {
+    for systemd in boot(&format!("{NOTIFY}\nRestart=on-failure\nEnvironment=TABLEFLIP_PROBATION=1h")) {
+        systemd.run("systemctl start echo");
+        let main = systemd.main_pid("echo");
+        let mut reload = begin(&systemd, "systemctl reload echo");
+        served_by(&systemd, 2);
+        assert!(reload.is());
+        open(&systemd).0.send("abort");
+        assert!(!reload.succeeds());
+        assert_eq!((systemd.main_pid("echo"), open(&systemd).2), (main, main));
+        assert_eq!(systemd.show("echo", "NRestarts"), "0");
+        assert_eq!(systemd.show("echo", "ActiveState"), "active");
+        stop_waits(&systemd);
+    }
+}
+
+/// With a pid file in the unit systemd finds out who serves when the process dies that it follows.
+#[test]
+fn a_predecessor_that_is_killed_in_the_probation_is_no_end_of_the_service() {
+    let lines = format!("{NOTIFY}\nPIDFile=/run/echo/echo.pid\nRestart=on-failure\nEnvironment=TABLEFLIP_PROBATION=1h");
+    for systemd in boot(&lines) {
+        systemd.run("systemctl start echo");
+        let old = systemd.main_pid("echo");
+        let reload = begin(&systemd, "systemctl reload echo");
+        let new = served_by(&systemd, 2);
+        systemd.run(&format!("kill -KILL {old}"));
+        assert!(!reload.succeeds(), "its connection is to the old one");
+        systemd.wait_for("echo", "MainPID", &new.to_string());
+        systemd.wait_for("echo", "ActiveState", "active");
+        assert_eq!((open(&systemd).2, systemd.show("echo", "NRestarts")), (new, "0".to_owned()));
+        stop_waits(&systemd);
+    }
+}
+
+/// Both drain, and whoever is done first: the one that systemd follows exits last, and so nobody gets a second SIGTERM.
+#[test]
+fn a_stop_of_two_processes_waits_for_both() {
+    for kill_mode in ["control-group", "mixed"] {
+        for systemd in boot(&format!("{NOTIFY}\nKillMode={kill_mode}")) {
+            for old_first in [false, true] {
+                systemd.run("systemctl start echo");
+                let (mut one, _, old) = open(&systemd);
+                systemd.run("systemctl reload echo");
+                let (mut two, _, new) = open(&systemd);
+                let mut stop = begin(&systemd, "systemctl stop echo");
+                systemd.wait_for("echo", "ActiveState", "deactivating");
+                if old_first {
+                    std::mem::swap(&mut one, &mut two);
+                }
+                two.close();
+                let left = if old_first { new } else { old };
+                assert_eq!(one.who().1, left);
+                assert!(stop.is());
+                one.close();
+                assert!(stop.succeeds());
+                assert_stopped(&systemd);
+            }
+        }
+    }
+}
+
+/// As above, while the new one is on probation: systemd follows the old one, and some units send the stop to it alone.
+#[test]
+fn s15_a_stop_in_the_probation_reaches_both_and_leaves_nobody() {
+    for kill_mode in ["control-group", "process"] {
+        let lines = format!("{NOTIFY}\nKillMode={kill_mode}\nEnvironment=TABLEFLIP_PROBATION=1h");
+        for systemd in boot(&lines) {
+            systemd.run("systemctl start echo");
+            let (mut one, _, old) = open(&systemd);
+            let reload = begin(&systemd, "systemctl reload echo");
+            let new = served_by(&systemd, 2);
+            let mut two = systemd.connect(PORT);
+            assert_eq!(two.who().1, new);
+            let mut stop = begin(&systemd, "systemctl stop echo");
+            assert!(!reload.succeeds());
+            assert_eq!((one.who().1, two.who().1), (old, new));
+            one.close();
+            assert_eq!(two.who().1, new);
+            assert!(stop.is());
+            two.close();
+            assert!(stop.succeeds());
+            assert_stopped(&systemd);
+        }
+    }
+}
+
+/// S14: a client of the old one leaves after the upgrade, and that is the end of the old one alone.
+#[test]
+fn s14_the_last_client_of_the_old_one_leaves() {
+    for systemd in boot(NOTIFY) {
+        systemd.run("systemctl start echo");
+        let (client, _, old) = open(&systemd);
+        systemd.run("systemctl reload echo");
+        let new = systemd.main_pid("echo");
+        assert_eq!(systemd.processes("echo").len(), 2);
+        client.close();
+        until("end of the old one", || (!systemd.processes("echo").contains(&old)).then_some(()));
+        assert_eq!(systemd.show("echo", "ActiveState"), "active");
+        assert_eq!((open(&systemd).2, systemd.main_pid("echo")), (new, new));
+        stop_waits(&systemd);
+    }
+}
+
+/// S3: nothing that the service starts finds where to notify; the manager takes no word from anybody but the main process.
+#[test]
+fn s3_what_the_service_starts_cannot_notify() {
+    for systemd in boot(NOTIFY) {
+        systemd.run("systemctl start echo");
+        systemd.run("systemctl reload echo");
+        let (mut client, _, pid) = open(&systemd);
+        assert_eq!(client.ask("environment"), "None");
+        let executed = systemd.run(&format!("tr '\\0' '\\n' </proc/{pid}/environ"));
+        assert!(executed.contains("NOTIFY_SOCKET=/run/systemd/notify"), "it got it itself: {executed}");
+        assert!(!executed.contains("LISTEN_"), "{executed}");
+        assert_quiet(&systemd);
+    }
+}
+
+/// M3 and S6: `RELOADING=1` comes with its time in one datagram, and `READY=1` ends it whatever came of it.
+#[test]
+fn m3_s6_notify_reload_ends_with_every_upgrade() {
+    let notify_reload = "Type=notify-reload";
+    for it in World::of_the_layer() {
+        let systemd = world(it, &service(notify_reload)).boot();
+        assert!(systemd.version() >= 253);
+        systemd.run("systemctl start echo");
+        for generation in 2..=4 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
+        }
+        let main = systemd.main_pid("echo");
+        systemd.run("cd /usr/local/bin && mv echo-service good && cp /bin/false echo-service");
+        // There is no way to tell systemd here that a reload has failed; the status does.
+        systemd.run("timeout 20 systemctl reload echo");
+        let status = systemd.show("echo", "StatusText");
+        assert!(status.contains("generation 4 serves; the last upgrade failed"), "{status}");
+        assert_eq!((systemd.main_pid("echo"), open(&systemd).2), (main, main));
+        systemd.run("cd /usr/local/bin && mv good echo-service");
+        systemd.run("timeout 20 systemctl reload echo");
+        assert_eq!(open(&systemd).1, 5);
+        stop_waits(&systemd);
+    }
+}
+
+/// S1, S7: the pid file is there when systemd looks, and names who serves when the old one exits.
+#[test]
+fn s7_a_forking_unit_follows_the_pid_file() {
+    let lines = "Type=forking\nPIDFile=/run/echo/echo.pid\nExecReload=/usr/local/bin/ask /run/echo/echo.control upgrade";
+    for it in World::each() {
+        let unit = service(lines).replace(
+            "ExecStart=/usr/local/bin/echo-service",
+            "ExecStart=/bin/sh -c '/usr/local/bin/echo-service &'",
+        );
+        let systemd = world(it, &unit).boot();
+        systemd.run("systemctl start echo");
+        let (_, _, first) = open(&systemd);
+        assert_eq!(systemd.main_pid("echo"), first);
+        for generation in 2..=4 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!(now, generation);
+            // It learns of it from the exit of the old one.
+            systemd.wait_for("echo", "MainPID", &pid.to_string());
+        }
+        stop_waits(&systemd);
+        // S8: whatever a failure has made of the file, the next start is not misled.
+        systemd.run("systemctl start echo");
+        systemd.run(&format!("kill -KILL {}", systemd.main_pid("echo")));
+        systemd.wait_for("echo", "ActiveState", "failed");
+        systemd.run("systemctl start echo");
+        assert_eq!(open(&systemd).2, systemd.main_pid("echo"));
+        stop_waits(&systemd);
+    }
+}
+
+/// S5: a unit of a type that follows the process which it has started alone, and a parent that stays.
+#[test]
+fn s5_a_simple_unit_with_a_parent_that_stays() {
+    let lines = "Type=exec\nExecReload=/usr/local/bin/ask /run/echo/echo.control upgrade\nEnvironment=TABLEFLIP_SUPERVISE=always";
+    for systemd in boot(&format!("{lines}\nRestart=always")) {
+        systemd.run("systemctl start echo");
+        served_by(&systemd, 1);
+        let main = systemd.main_pid("echo");
+        for generation in 2..=3 {
+            systemd.run("systemctl reload echo");
+            assert_eq!(open(&systemd).1, generation);
+        }
+        assert_eq!((systemd.main_pid("echo"), systemd.show("echo", "NRestarts")), (main, "0".to_owned()));
+        stop_waits(&systemd);
+    }
+}
+
+/// A unit that may write to its own directory alone, as a user of its own.
+#[test]
+fn a_user_of_its_own_and_a_file_system_that_is_read_only() {
+    let lines = "User=nobody\nProtectSystem=strict\nPrivateTmp=yes\nNoNewPrivileges=yes\nCapabilityBoundingSet=\n\
+                 RestrictNamespaces=yes\nSystemCallFilter=@system-service\nMemoryDenyWriteExecute=yes";
+    for systemd in boot(&format!("{NOTIFY}\n{lines}")) {
+        systemd.run("systemctl start echo");
+        for generation in 2..=3 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
+            assert_eq!(systemd.run(&format!("stat -c %U /proc/{pid}")), "nobody");
+        }
+        stop_waits(&systemd);
+    }
+}
+
+/// The listener is in the hands of systemd when the process is killed: a client that comes meanwhile is answered by the next.
+#[test]
+fn s10_the_queue_outlives_a_kill_and_a_restart() {
+    let lines = format!("{NOTIFY}\nRestart=on-failure\nFileDescriptorStoreMax=8\nEnvironment=FDSTORE=8\nRestartSec=0");
+    for it in World::each() {
+        let wait = it.shared().join("gate-restart");
+        let lines =
+            format!("{lines}\nExecStartPre=/bin/sh -c '[ ! -e {0} ] || head -c 1 {0}'", wait.display());
+        let systemd = world(it, &service(&lines)).boot();
+        systemd.run("systemctl start echo");
+        for _ in 0..3 {
+            systemd.run("systemctl reload echo");
+        }
+        assert_eq!(systemd.show("echo", "NFileDescriptorStore"), "1", "it is kept once");
+        let gate = systemd.shared().gate("restart");
+        for how in ["systemctl kill -s KILL --kill-who=main echo", "systemctl restart --no-block echo"] {
+            let before = systemd.main_pid("echo");
+            systemd.run(how);
+            systemd.wait_for("echo", "SubState", "start-pre");
+            let mut client = systemd.connect(PORT);
+            client.send("who");
+            gate.open();
+            let answer = client.receive().expect("an answer");
+            systemd.wait_for("echo", "ActiveState", "active");
+            assert_eq!(answer, format!("1 {}", systemd.main_pid("echo")));
+            assert_ne!(systemd.main_pid("echo"), before);
+            assert_eq!(systemd.show("echo", "NFileDescriptorStore"), "1");
+            drop(client);
+            systemd.run("systemctl reload echo");
+        }
+        assert_quiet(&systemd);
+        // A listener that is given up is none that anybody waits at.
+        systemd.run("mkdir -p /run/systemd/system/echo.service.d");
+        systemd.run(
+            "printf '[Service]\\nEnvironment=TABLEFLIP_LISTEN_ECHO=0.0.0.0:7000\\n' >/run/systemd/system/echo.service.d/a.conf; \
+             systemctl daemon-reload",
+        );
+        systemd.run("systemctl restart --no-block echo");
+        systemd.wait_for("echo", "SubState", "start-pre");
+        gate.open();
+        systemd.wait_for("echo", "ActiveState", "active");
+        let bound = systemd.run("ss -Hltn sport = :7000 | awk '{print $4}'");
+        assert_eq!(bound, "0.0.0.0:7000", "the old one is in the way of nobody");
+        assert_eq!(systemd.show("echo", "NFileDescriptorStore"), "1");
+    }
+}
+
+/// S11: a socket unit, whose service is started by a client, upgraded, killed, restarted, and started again.
+#[test]
+fn s11_a_socket_unit_and_upgrades() {
+    let socket = "[Socket]\nListenStream=127.0.0.1:7000\n";
+    for it in World::each() {
+        let lines = format!("{NOTIFY}\nRestart=on-failure");
+        let systemd = world(it, &service(&lines)).unit("echo.socket", socket).boot();
+        systemd.run("systemctl start echo.socket");
+        let (_, generation, pid) = open(&systemd);
+        assert_eq!((generation, pid), (1, systemd.main_pid("echo")));
+        for generation in 2..=4 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
+        }
+        systemd.run("systemctl kill -s KILL --kill-who=main echo");
+        assert_eq!(open(&systemd).1, 1, "nobody was refused meanwhile");
+        systemd.run("systemctl restart echo");
+        systemd.run("systemctl reload echo");
+        systemd.run("systemctl stop echo");
+        // The next client starts it.
+        assert_eq!(open(&systemd).1, 1);
+        assert_eq!(systemd.show("echo.socket", "ActiveState"), "active");
+        systemd.run("systemctl stop echo.socket echo");
+        assert_stopped(&systemd);
+    }
+}
+
+/// M4: sockets of two units, in whatever order, are told apart by their names or else their addresses; one that nobody has
+/// declared is said.
+#[test]
+fn m4_sockets_are_matched_by_name_and_else_by_address() {
+    for it in World::each() {
+        let unit = "[Service]\nExecStart=/usr/local/bin/two-listeners\nType=notify\nSockets=a.socket b.socket c.socket\n";
+        let socket = |lines: &str| format!("[Socket]\nService=two.service\n{lines}\n");
+        let systemd = it
+            .program("/usr/local/bin/two-listeners", env!("CARGO_BIN_EXE_two_listeners"))
+            .unit("two.service", unit)
+            .unit("a.socket", &socket("ListenStream=127.0.0.1:7002\nFileDescriptorName=second"))
+            .unit("b.socket", &socket("ListenStream=127.0.0.1:7001"))
+            .unit("c.socket", &socket("ListenStream=127.0.0.1:7003\nFileDescriptorName=third"))
+            .boot();
+        systemd.run("systemctl start a.socket b.socket c.socket");
+        systemd.run("systemctl start two");
+        let ask = |port| systemd.connect(port).receive().expect("a line");
+        assert_eq!((ask(7001), ask(7002)), ("first".to_owned(), "second".to_owned()));
+        let journal = systemd.journal("two");
+        assert!(journal.contains("socket `third` (tcp://127.0.0.1:7003) of the service manager is not served"), "{journal}");
+        // One that has a name of ours and another address is a mistake of the unit, which is named.
+        systemd.run(
+            "systemctl stop two a.socket && sed -i s/7002/7009/ /etc/systemd/system/a.socket && systemctl daemon-reload && \
+             systemctl start a.socket",
+        );
+        assert!(!systemd.try_run("systemctl start two").status.success());
+        let journal = systemd.journal("two");
+        let mistake = "listener `second`: the socket that was passed by the service manager for tcp://127.0.0.1:7002 is bound elsewhere";
+        assert!(journal.contains(mistake), "{journal}");
+    }
+}
+
+/// The watchdog fires when the body hangs, its thread or all others, and not while it is upgraded for longer than that.
+#[test]
+fn the_watchdog_fires_when_the_body_hangs_and_not_in_an_upgrade() {
+    let lines = format!("{NOTIFY}\nWatchdogSec=500ms\nRestart=on-failure\nRestartSec=0\nEnvironment=TABLEFLIP_PROBATION=1s");
+    for systemd in boot(&lines) {
+        systemd.run("systemctl start echo");
+        systemd.run("systemctl reload echo");
+        let (_, generation, pid) = open(&systemd);
+        assert_eq!((generation, pid), (2, systemd.main_pid("echo")));
+        assert_eq!(systemd.show("echo", "NRestarts"), "0");
+        for (restarts, hang) in [(1, "hang"), (2, "hang-tasks")] {
+            open(&systemd).0.send(hang);
+            systemd.wait_for("echo", "NRestarts", &restarts.to_string());
+            systemd.wait_for("echo", "ActiveState", "active");
+            assert!(systemd.journal("echo").matches("Watchdog timeout").count() >= restarts);
+        }
+    }
+}
+
+/// A drain that takes longer than the unit allows is not cut, as long as it goes on.
+#[test]
+fn a_drain_asks_for_the_time_that_it_takes() {
+    for systemd in boot(&format!("{NOTIFY}\nTimeoutStopSec=1s")) {
+        systemd.run("systemctl start echo");
+        systemd.run("systemctl reload echo");
+        let (mut client, _, pid) = open(&systemd);
+        let mut stop = begin(&systemd, "systemctl stop echo");
+        let begun = Instant::now();
+        until("the time of the unit and more", || (begun.elapsed() > Duration::from_secs(2)).then_some(()));
+        assert_eq!(client.who().1, pid);
+        assert!(stop.is());
+        client.close();
+        assert!(stop.succeeds());
+        assert_stopped(&systemd);
+    }
+}
+
+/// S9: what the successor logs is its own, and still arrives when journald was restarted meanwhile.
+#[test]
+fn s9_the_journal_knows_who_has_logged() {
+    for systemd in boot(NOTIFY) {
+        systemd.run("systemctl start echo");
+        for generation in 2..=3 {
+            systemd.run("systemctl reload echo");
+            let (_, _, pid) = open(&systemd);
+            let line = format!("generation {generation} is process {pid}");
+            let command = format!("journalctl --sync; journalctl -u echo -o cat _PID={pid} | grep -qxF '{line}'");
+            systemd.run(&command);
+            systemd.run("systemctl restart systemd-journald");
+        }
+        stop_waits(&systemd);
+    }
+}
+
+/// A stop from within is one as well.
+#[test]
+fn a_service_that_stops_itself_drains() {
+    for systemd in boot(&format!("{NOTIFY}\nRestart=on-failure")) {
+        systemd.run("systemctl start echo");
+        systemd.run("systemctl reload echo");
+        let (mut client, _, pid) = open(&systemd);
+        assert_eq!(client.ask("stop"), "stopping");
+        systemd.wait_for("echo", "ActiveState", "deactivating");
+        assert_eq!(client.who().1, pid);
+        client.close();
+        systemd.wait_for("echo", "ActiveState", "inactive");
+        assert_stopped(&systemd);
+        assert_eq!(systemd.show("echo", "NRestarts"), "0");
+    }
 }
