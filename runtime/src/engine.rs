@@ -474,9 +474,10 @@ impl Engine {
             for action in actions {
                 events.extend(self.carry_out(action));
             }
+            // Of an upgrade that is over at once as well: a manager may wait for its begin and its end.
+            self.tell_manager();
         }
         self.tell_phase();
-        self.tell_manager();
         self.wake_control();
     }
 

@@ -354,8 +354,9 @@ impl State {
         }
         match self.phase {
             P::Starting | P::Prepared | P::TakingOver => Known::Starting,
-            P::Serving => Known::Ready,
-            P::Checking
+            P::Serving if !self.pending => Known::Ready,
+            P::Serving
+            | P::Checking
             | P::Upgrading
             | P::Pausing
             | P::Committed { .. }

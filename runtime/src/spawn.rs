@@ -481,7 +481,7 @@ impl Child for Process {
     /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
     fn reap(&self) -> Option<String> {
         if !self.is_child {
-            return self.is_dead().then(|| "exited; the service manager has its status".to_owned());
+            return self.is_dead().then(|| "exited (the service manager has its status)".to_owned());
         }
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {

@@ -13,6 +13,10 @@ use crate::systemd::Manager;
 /// How much more time a manager is asked for at once while an upgrade or a drain goes on, and how often.
 const EXTENSION: Duration = Duration::from_secs(15);
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
+/// When a manager that has to find out by itself whom to follow is told that this process is ready; four times as long after
+/// that once more, and so on, up to the second one.
+const FIRST_TRY: Duration = Duration::from_millis(100);
+const LAST_TRY: Duration = Duration::from_secs(10);
 
 /// A service manager, and what it has been told.
 pub(crate) struct Told {
@@ -27,6 +31,8 @@ pub(crate) struct Told {
     stored: bool,
     next_sign: Option<Instant>,
     next_extension: Option<Instant>,
+    /// When it is to be told again what it may have refused, and how long that is after the time before.
+    next_try: Option<(Instant, Duration)>,
 }
 
 impl Told {
@@ -40,12 +46,20 @@ impl Told {
             stored: false,
             next_sign: None,
             next_extension: None,
+            next_try: None,
         }
+    }
+
+    /// The process has died that the manager follows, and did not say that it is this one. A manager finds that out by the pid
+    /// file, if its unit names it, and until it has it refuses what this process says. It does not say when it has.
+    pub(super) fn is_unsure(&mut self) {
+        self.next_try = Some((Instant::now() + FIRST_TRY, FIRST_TRY));
     }
 
     /// When there is something to tell next.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.next_sign.into_iter().chain(self.next_extension).min()
+        let next_try = self.next_try.map(|(at, _)| at);
+        self.next_sign.into_iter().chain(self.next_extension).chain(next_try).min()
     }
 
     pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
@@ -68,6 +82,7 @@ impl Engine {
         let generation = self.shared.generation;
         match known {
             Known::Starting | Known::Nothing => {}
+            Known::Ready if told.next_try.is_some() => {}
             Known::Ready => {
                 let failure = told.failure.take();
                 let failure =
@@ -97,6 +112,18 @@ impl Engine {
         self.tell_manager();
     }
 
+    /// An upgrade was refused: to a manager that waits for one it has begun and failed.
+    pub(super) fn tell_manager_of_refusal(&mut self, reason: &str) {
+        let known = self.state.known();
+        if let Some(told) =
+            self.told.as_mut().filter(|told| (told.known, known) == (Known::Ready, Known::Ready))
+        {
+            told.manager.tell_reloading("an upgrade is refused");
+            told.known = Known::Reloading;
+            self.tell_manager_of_failure(reason);
+        }
+    }
+
     /// What is due by now: a sign of life, and that it takes longer.
     pub(super) fn tell_manager_in_time(&mut self, now: Instant) {
         let Some(told) = &mut self.told else { return };
@@ -107,6 +134,16 @@ impl Engine {
             if self.body.returned || !self.shared.pulse.ask() {
                 told.manager.tell("WATCHDOG=1".to_owned());
             }
+        }
+        if let Some((_, delay)) = told.next_try.take_if(|(at, _)| *at <= now) {
+            let delay = 4 * delay;
+            if told.known == Known::Ready {
+                told.manager.tell(format!("READY=1\nSTATUS=generation {} serves", self.shared.generation));
+                told.stored = false;
+            }
+            told.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
+            self.store();
+            return;
         }
         if is_due(&mut told.next_extension) {
             told.next_extension = Some(now + EXTEND_EVERY);

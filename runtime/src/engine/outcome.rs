@@ -18,6 +18,7 @@ impl Engine {
         complain!(self.shared, WARN, "upgrade refused: {error}");
         self.upgrades.refused += 1;
         self.upgrades.last_failure = Some(error.to_string());
+        self.tell_manager_of_refusal(&error.to_string());
         if let Some(reply) = self.asking.take() {
             reply.set(Err(error));
         }

@@ -4,7 +4,7 @@ use super::Engine;
 use super::ending::pidfile_error;
 use crate::handover::channel::Received;
 use crate::handover::message::{MAX_MESSAGE, Message};
-use crate::lifecycle::{Event, Phase};
+use crate::lifecycle::{Event, Followed, Phase};
 use crate::report::{printable, tell};
 
 impl Engine {
@@ -79,6 +79,9 @@ impl Engine {
         if let Some(parent) = self.parent.take() {
             // Whoever reads that it is gone finds nothing left of it.
             self.known_dead(parent.pid);
+            if let Some(told) = self.told.as_mut().filter(|_| self.state.followed == Followed::Other) {
+                told.is_unsure();
+            }
             self.lose_company();
             tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
         }
