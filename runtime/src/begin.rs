@@ -30,7 +30,7 @@ use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
 use crate::sockets::{self, Held};
-use crate::spawn::{Launch, Spawner};
+use crate::spawn::{Launch, Siblings, Spawner};
 use crate::supervise;
 use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables};
 
@@ -126,8 +126,8 @@ fn try_begin<P>(
                     .as_ref()
                     .is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
             follows = manager.is_some() && !is_supervised;
-            if follows {
-                launch.start_siblings();
+            if !is_supervised {
+                launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
             }
             spawner = Box::new(launch);
             blocked = Some(witness);

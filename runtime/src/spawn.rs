@@ -61,8 +61,31 @@ pub(crate) struct Launch {
     image: File,
     /// Variables of a service manager, which are for the processes of the service and not for what these start.
     of_manager: Vec<(&'static str, OsString)>,
-    /// Whether successors are to be children of whoever is the parent of this process.
-    siblings: bool,
+    siblings: Siblings,
+}
+
+/// Whether successors are children of whoever is the parent of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Siblings {
+    /// They are this one's own, and those of the parent that stays once it is dead.
+    Never,
+    /// If it is a service manager, which may follow a pid file.
+    OfManager,
+    /// It is one.
+    Always,
+}
+
+impl Siblings {
+    /// The first process of a namespace has none, clone(2). The variables are set for every process of a unit, and
+    /// inherited, systemd.exec(5): one that is started by hand has another parent.
+    fn are_wanted(self) -> bool {
+        let parent = std::os::unix::process::parent_id();
+        let is_manager = || {
+            let of_user = env::var_os("MANAGERPID").is_some_and(|pid| pid == *parent.to_string());
+            env::var_os("INVOCATION_ID").is_some() && (parent == 1 || of_user)
+        };
+        std::process::id() != 1 && (self == Self::Always || self == Self::OfManager && is_manager())
+    }
 }
 
 /// What a start runs.
@@ -93,12 +116,11 @@ impl Launch {
                 named.map_or_else(env::current_exe, Ok)?
             }
         };
-        Ok(Self { executable, arguments, directory, image, of_manager, siblings: false })
+        Ok(Self { executable, arguments, directory, image, of_manager, siblings: Siblings::Never })
     }
 
-    /// From now on successors are started as siblings. The first process of a namespace has none, clone(2).
-    pub(crate) fn start_siblings(&mut self) {
-        self.siblings = std::process::id() != 1;
+    pub(crate) fn set_siblings(&mut self, siblings: Siblings) {
+        self.siblings = siblings;
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -107,8 +129,11 @@ impl Launch {
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
     fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
-        let by =
-            if self.siblings { By::Sibling } else { By::Child(Attributes::new(&SigSet::empty(), false)) };
+        let by = if self.siblings.are_wanted() {
+            By::Sibling
+        } else {
+            By::Child(Attributes::new(&SigSet::empty(), false))
+        };
         self.start_with(what, HANDOVER, channel, by)
     }
 

@@ -79,6 +79,30 @@ pub(crate) fn skip_unless_root() -> bool {
     !is_root
 }
 
+/// A directory with packages of this machine's distribution, of the suite with this after its name. They are unpacked once, and
+/// kept for the next run; why not, where they cannot be had.
+pub(crate) fn unpack(suite: &str, name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if directory.exists() {
+        return Ok(directory);
+    }
+    let release = fs::read_to_string("/etc/os-release").map_err(|error| error.to_string())?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("unpack");
+    let output = std::process::Command::new("timeout")
+        .args(["120", "bash"])
+        .arg(script)
+        .arg(codename.ok_or("a distribution without suites")?.to_owned() + suite)
+        .arg(&directory)
+        .args(packages)
+        .output()
+        .map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(directory),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")),
+    }
+}
+
 /// The names in a directory, in order.
 pub(crate) fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");

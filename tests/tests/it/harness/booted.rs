@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Client, DEADLINE, Dir, skip};
+use super::{Client, DEADLINE, Dir, skip, unpack};
 
 /// How long a boot may take, and a command.
 const BOOT: Duration = Duration::from_secs(20);
@@ -106,21 +106,8 @@ impl World {
 /// The directory of a later systemd, which is unpacked once.
 fn layer() -> &'static Result<PathBuf, String> {
     static LAYER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    LAYER.get_or_init(|| {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("systemd-backports");
-        if !directory.exists() {
-            let get = ["120", "bash"].map(Into::into).into_iter();
-            let script = here.join("systemd/get-layer");
-            let arguments = get.chain([script, "bookworm-backports".into(), directory.clone()]);
-            let output =
-                Command::new("timeout").args(arguments).output().map_err(|error| error.to_string())?;
-            if !output.status.success() {
-                return Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "));
-            }
-        }
-        Ok(directory)
-    })
+    // Backports are built for the C library of the suite that they are for: these three are enough.
+    LAYER.get_or_init(|| unpack("-backports", "systemd", &["systemd", "libsystemd0", "libsystemd-shared"]))
 }
 
 /// One that runs, until it is dropped.
