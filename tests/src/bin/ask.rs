@@ -1,14 +1,15 @@
-//! Asks a control socket for one thing, prints what it answers, and waits for the outcome: `ask SOCKET upgrade`, as an
+//! Asks a control socket for one thing, prints what it answers, and waits for the outcome: `ask upgrade PIDFILE`, as an
 //! `ExecReload=` that waits.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> io::Result<ExitCode> {
-    let [socket, command] = [1, 2].map(|at| env::args().nth(at).expect("a socket and a command"));
-    let mut stream = UnixStream::connect(socket)?;
+    let [command, pidfile] = [1, 2].map(|at| env::args().nth(at).expect("a command and a pid file"));
+    let mut stream = UnixStream::connect(Path::new(&pidfile).with_extension("control"))?;
     writeln!(stream, r#"{{"command":"{command}"}}"#)?;
     for line in BufReader::new(stream).lines() {
         let line = line?;

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 
 #[tableflip::main(pidfile = "/run/echo/echo.pid", listen = [echo = "tcp://127.0.0.1:7000"], worker_threads = 2)]
 async fn main(echo: TcpListener, upgrader: Upgrader, shutdown: Shutdown) -> io::Result<()> {
-    println!("generation {} is process {}", upgrader.generation(), std::process::id());
+    let pid = std::process::id();
+    println!("generation {} is process {pid} at {}", upgrader.generation(), echo.local_addr()?);
     // It initialises for as long as the test wants.
     if let Some(gate) = std::env::var_os("UNIT_GATE").filter(|gate| std::path::Path::new(gate).exists()) {
         tokio::task::spawn_blocking(|| File::open(gate)?.read_exact(&mut [0])).await??;

@@ -1,6 +1,7 @@
 //! Tests with real processes; `harness.rs` says how to write one.
 
 mod attribute;
+mod container;
 mod control;
 mod deaths;
 mod deploy;

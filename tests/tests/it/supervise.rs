@@ -1,10 +1,8 @@
 //! The parent that stays: one process ID through every upgrade.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
-use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip_unless_root};
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
 use crate::look;
 
 /// A service under a supervisor, and its first generation.
@@ -168,47 +166,4 @@ fn a_service_whose_supervisor_is_killed_goes_on() {
     assert_eq!(service.connect().who(), (2, new.pid()));
     new.signal(Signal::TERM);
     service.wait_until_all_are_gone();
-}
-
-/// The first process of a container, where `auto` means it and nobody else reaps.
-#[test]
-fn as_the_first_process_of_a_container_it_stays_by_itself() {
-    if skip_unless_root() {
-        return;
-    }
-    let dir = Dir::new();
-    let mut unshare = std::process::Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(env!("CARGO_BIN_EXE_victim"))
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("VICTIM_DIR", dir.path())
-        .env("VICTIM_LISTEN", "echo tcp://127.0.0.1:0")
-        .env("TABLEFLIP_PIDFILE", dir.join("pid"))
-        .env("TABLEFLIP_PROBATION", "10ms")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Which `wait` would close, and whose end is that of every process.
-    let lifeline = unshare.stdin.take();
-    let mut lines = BufReader::new(unshare.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut wait = |what: &str| {
-        let line = lines.by_ref().find(|line| line.splitn(3, ' ').nth(2).unwrap_or("").starts_with(what));
-        line.unwrap_or_else(|| panic!("there was no `{what}`"))
-    };
-    assert!(wait("main").starts_with("1 0"), "it is the first process");
-    assert!(!wait("step:Serving").starts_with("1 "), "another one serves");
-    let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-    let supervisor = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
-    for generation in [2, 3] {
-        rustix::process::kill_process(supervisor, Signal::HUP).unwrap();
-        let alone = wait("alone");
-        assert_eq!(alone.split(' ').nth(1), Some(&*generation.to_string()), "{alone}");
-    }
-    rustix::process::kill_process(supervisor, Signal::TERM).unwrap();
-    wait("ended");
-    assert_eq!(unshare.wait().unwrap().code(), Some(0));
-    drop(lifeline);
 }

@@ -1,6 +1,8 @@
 //! Under a real systemd: the machine's, and a later one.
 
 use crate::harness::Client;
+use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,17 +13,15 @@ const PORT: u16 = 7000;
 
 /// A unit for it, with these lines more.
 fn service(lines: &str) -> String {
-    format!(
-        "[Service]\nExecStart=/usr/local/bin/echo-service\nRuntimeDirectory=echo\nEnvironment=TABLEFLIP_PROBATION=100ms\n{lines}\n"
-    )
+    format!("[Service]\nExecStart=/usr/local/bin/echo-service\nRuntimeDirectory=echo\n{lines}\n")
 }
 
-const NOTIFY: &str = "Type=notify\nExecReload=/usr/local/bin/ask /run/echo/echo.control upgrade";
+const NOTIFY: &str = "Type=notify\nExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid";
 
 fn world(world: World, unit: &str) -> World {
     world
         .program("/usr/local/bin/echo-service", env!("CARGO_BIN_EXE_unit"))
-        .program("/usr/local/bin/ask", env!("CARGO_BIN_EXE_ask"))
+        .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_ask"))
         .unit("echo.service", unit)
 }
 
@@ -336,7 +336,7 @@ fn m3_s6_notify_reload_ends_with_every_upgrade() {
 /// S1, S7: the pid file is there when systemd looks, and names who serves when the old one exits.
 #[test]
 fn s7_a_forking_unit_follows_the_pid_file() {
-    let lines = "Type=forking\nPIDFile=/run/echo/echo.pid\nExecReload=/usr/local/bin/ask /run/echo/echo.control upgrade";
+    let lines = "Type=forking\nPIDFile=/run/echo/echo.pid\nExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid";
     for it in World::each() {
         let unit = service(lines).replace(
             "ExecStart=/usr/local/bin/echo-service",
@@ -371,7 +371,7 @@ fn s7_a_forking_unit_follows_the_pid_file() {
 /// S5: a unit of a type that follows the process which it has started alone, and a parent that stays.
 #[test]
 fn s5_a_simple_unit_with_a_parent_that_stays() {
-    let lines = "Type=exec\nExecReload=/usr/local/bin/ask /run/echo/echo.control upgrade\nEnvironment=TABLEFLIP_SUPERVISE=always\nKillMode=mixed";
+    let lines = "Type=exec\nExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid\nEnvironment=TABLEFLIP_SUPERVISE=always\nKillMode=mixed";
     for systemd in boot(&format!("{lines}\nRestart=always")) {
         systemd.run("systemctl start echo");
         served_by(&systemd, 1);
@@ -563,7 +563,7 @@ fn s9_the_journal_knows_who_has_logged() {
             let (_, _, pid) = open(&systemd);
             let line = format!("generation {generation} is process {pid}");
             let command =
-                format!("journalctl --sync; journalctl -u echo -o cat _PID={pid} | grep -qxF '{line}'");
+                format!("journalctl --sync; journalctl -u echo -o cat _PID={pid} | grep -qF '{line}'");
             systemd.run(&command);
             systemd.run("systemctl restart systemd-journald");
         }
@@ -585,5 +585,61 @@ fn a_service_that_stops_itself_drains() {
         systemd.wait_for("echo", "ActiveState", "inactive");
         assert_stopped(&systemd);
         assert_eq!(systemd.show("echo", "NRestarts"), "0");
+    }
+}
+
+/// The units of docs/systemd.md, by the name in their first line.
+fn units_of_the_page() -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/systemd.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let units = page.split("```ini\n# ").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once('\n')?;
+        let text = rest.split_once("```")?.0;
+        name.contains('.').then(|| (name.to_owned(), text.to_owned()))
+    });
+    units.collect()
+}
+
+#[test]
+fn the_units_of_the_page_work_as_they_stand() {
+    let units = units_of_the_page();
+    assert_eq!(units.len(), 5, "{units:?}");
+    for mut it in World::each() {
+        for (name, text) in &units {
+            // The later ones of the same service are tried one after the other.
+            it = it.unit(name, text);
+        }
+        let systemd = it
+            .program("/usr/local/bin/echo-service", env!("CARGO_BIN_EXE_unit"))
+            .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_ask"))
+            .boot();
+        for (name, text) in units.iter().filter(|(name, _)| name.ends_with(".service")) {
+            if text.contains("notify-reload") && systemd.version() < 253 {
+                continue;
+            }
+            // The first is that of the socket unit as well.
+            let socket = if name == "echo.service" { "echo.socket" } else { "" };
+            for start in [name.as_str(), socket].into_iter().filter(|unit| !unit.is_empty()) {
+                systemd.run(&format!("systemctl start {start}"));
+                for generation in 2..=3 {
+                    let (mut before, now, _) = open(&systemd);
+                    assert_eq!(now, generation - 1, "{name}");
+                    systemd.run(&format!("systemctl reload {name}"));
+                    let (_, now, pid) = open(&systemd);
+                    assert_eq!((now, pid), (generation, systemd.main_pid(name)), "{name}");
+                    assert_eq!(before.who().0, generation - 1, "{name}");
+                    drop(before);
+                    until("end of the predecessor", || (systemd.processes(name).len() == 1).then_some(()));
+                }
+                let (mut client, _, _) = open(&systemd);
+                let mut stop = begin(&systemd, &format!("systemctl stop {name}"));
+                systemd.wait_for(name, "ActiveState", "deactivating");
+                assert!(client.who().0 == 3 && stop.is(), "{name}");
+                client.close();
+                assert!(stop.succeeds(), "{name}");
+                assert_eq!(systemd.show(name, "Result"), "success");
+                systemd.run("systemctl stop echo.socket");
+            }
+        }
     }
 }
