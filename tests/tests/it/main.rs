@@ -16,6 +16,7 @@ mod inheritance;
 mod limits;
 mod look;
 mod many;
+mod notify;
 mod operations;
 mod overlap;
 mod preflight;

@@ -1,0 +1,191 @@
+//! What a service manager is told, word by word: by a socket of the test in its place. `systemd.rs` has what comes of it.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use rustix::io::IoSliceMut;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::harness::{Command, DEADLINE, Dir, Exit, Signal, skip};
+use crate::look;
+
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(dir: &Dir) -> Self {
+        let socket = UnixDatagram::bind(dir.join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self(socket)
+    }
+
+    /// The next message, and the descriptor that came with it.
+    fn hear(&self) -> (String, Option<OwnedFd>) {
+        let mut data = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(&mut data)];
+        let length =
+            recvmsg(&self.0, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).expect("a message").bytes;
+        let fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let fd = fds.flatten().next();
+        (String::from_utf8_lossy(&data[..length]).into_owned(), fd)
+    }
+
+    /// Hears all, and says nothing of it.
+    fn nod(self) {
+        std::thread::spawn(move || while self.0.recv(&mut [0; 4096]).is_ok() {});
+    }
+
+    /// The next message without a descriptor, that is not about time.
+    fn line(&self) -> String {
+        loop {
+            let (message, fd) = self.hear();
+            assert!(fd.is_none(), "{message}");
+            if !message.starts_with("EXTEND_TIMEOUT_USEC=") {
+                return message;
+            }
+        }
+    }
+}
+
+fn managed(dir: &Dir) -> Command<'_> {
+    dir.victim().env("NOTIFY_SOCKET", dir.join("notify"))
+}
+
+#[test]
+fn s2_the_old_one_waits_until_the_manager_has_heard_whom_to_follow() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    assert_eq!(manager.line(), "READY=1\nSTATUS=generation 1 serves");
+    old.signal(Signal::HUP);
+    let reloading = manager.line();
+    let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.split_once('\n'));
+    let (time, status) = time.expect(&reloading);
+    assert!(time.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
+    assert_eq!(status, "STATUS=generation 1 serves, and is being upgraded");
+    let new = service.next_process();
+    assert_eq!(manager.line(), format!("MAINPID={}\nREADY=1\nSTATUS=generation 2 serves", new.pid()));
+    let (message, barrier) = manager.hear();
+    assert_eq!(message, "BARRIER=1");
+    assert!(barrier.is_some());
+    // Nothing but the manager keeps it: it has no connection.
+    service.wait(&old, "step:Announcing");
+    assert!(!service.has_said(&old, "draining") && !old.has_exited());
+    drop(barrier);
+    service.wait(&old, "draining");
+    assert_eq!(old.exit(), Exit::Status(0));
+    // Told that it is followed, the new one speaks for itself.
+    assert_eq!(manager.line(), "READY=1\nSTATUS=generation 2 serves");
+    new.signal(Signal::TERM);
+    assert_eq!(manager.line(), "STOPPING=1\nSTATUS=stopping; 0 connections are open");
+    assert_eq!(new.exit(), Exit::Status(0), "it is a child of the test, which has started the first");
+}
+
+#[test]
+fn s13_a_manager_that_is_gone_keeps_nobody_from_an_upgrade() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    drop(manager);
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    std::fs::remove_file(dir.join("notify")).unwrap();
+    let newer = service.upgrade(&new);
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert_eq!(service.connect().who(), (3, newer.pid()));
+}
+
+/// A listener is kept while it is served, each once, and one that the successor gives up is not kept any longer.
+#[test]
+fn the_store_has_what_is_served() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).listen("other", "tcp://127.0.0.1:0").env("FDSTORE", "8").serve();
+    assert!(manager.line().starts_with("READY=1"));
+    for name in ["echo", "other"] {
+        let (message, fd) = manager.hear();
+        assert_eq!(message, format!("FDSTORE=1\nFDNAME=tableflip.{name}"));
+        assert!(fd.is_some());
+    }
+    service.plan("listen without other; listen with more tcp://127.0.0.1:0");
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.other");
+    assert!(manager.line().starts_with("MAINPID="));
+    assert_eq!(manager.hear().0, "BARRIER=1");
+    service.wait(&new, "alone");
+    assert!(manager.line().starts_with("READY=1"));
+    for name in ["echo", "more"] {
+        assert_eq!(manager.hear().0, format!("FDSTORE=1\nFDNAME=tableflip.{name}"));
+    }
+}
+
+/// The memory is shared and not copied, on the way of a service manager as well; what cannot be run is said at once.
+#[test]
+fn m10_a_sibling_is_started_without_a_copy_of_the_heap() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace");
+    }
+    let dir = Dir::new();
+    Manager::new(&dir).nod();
+    let trace = dir.join("trace");
+    let path = trace.to_str().expect("temporary directories are UTF-8");
+    let arguments = ["-D", "-f", "-qq", "-e", "trace=clone,clone3,fork,vfork", "-o", path];
+    let program = dir.copy_of_victim("svc");
+    let (service, old) = managed(&dir).binary(&program).started_by("strace", &arguments).serve();
+    let new = service.upgrade(&old);
+    assert_eq!(look::status(&new, "PPid"), std::process::id().to_string());
+    let text = std::fs::read_to_string(&trace).expect("strace has written it");
+    let way = text.lines().find(|line| line.contains("CLONE_PARENT|")).expect(&text);
+    assert!(way.contains("CLONE_VM") && way.contains("CLONE_VFORK") && way.contains("CLONE_PIDFD"), "{way}");
+}
+
+#[test]
+fn a_sibling_that_cannot_be_run_is_said_at_once() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let program = dir.copy_of_victim("svc");
+    let (service, old) = managed(&dir).binary(&program).serve();
+    assert!(manager.line().starts_with("READY=1"));
+    let aside = dir.join("aside");
+    std::fs::rename(&program, &aside).unwrap();
+    old.signal(Signal::HUP);
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains(&format!("cannot run {}: No such file", program.display())), "{reason}");
+    assert!(manager.line().starts_with("RELOADING=1"));
+    let failed = manager.line();
+    assert!(
+        failed.starts_with("READY=1\nSTATUS=generation 1 serves; the last upgrade failed: cannot run"),
+        "{failed}"
+    );
+    std::fs::rename(&aside, &program).unwrap();
+    let new = service.upgrade(&old);
+    assert_eq!(service.connect().who(), (2, new.pid()));
+}
+
+/// It has nothing of its predecessor but what it is given: its signals, and one descriptor.
+#[test]
+fn m8_a_sibling_starts_as_a_child_does() {
+    let dir = Dir::new();
+    Manager::new(&dir).nod();
+    let program = env!("CARGO_BIN_EXE_victim");
+    // A child that is started at any moment inherits nothing of the way to the sibling.
+    let (service, mut old) = managed(&dir).plan("serve breed /bin/true").binary(program).serve();
+    for _ in 0..5 {
+        let new = service.upgrade(&old);
+        let mask = |field| u64::from_str_radix(&look::status(&new, field), 16).expect("a mask");
+        // SIGPIPE is ignored by every program in Rust, and two signals of its own by the C library.
+        let usual = 1 << (Signal::PIPE.as_raw() - 1) | 3 << 31;
+        assert_eq!((mask("SigBlk"), mask("SigIgn") & !usual), (0, 0));
+        old.exit();
+        service.wait(&new, "alone");
+        old = new;
+    }
+    assert_eq!(service.served_by(), old.pid());
+}
