@@ -25,7 +25,7 @@ use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
 use crate::hint;
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::{tell, to_stderr};
+use crate::report::{complain, tell, to_stderr};
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
@@ -93,6 +93,7 @@ fn try_begin<P>(
     // A service manager that is told, and that follows the generations itself.
     let mut manager = None;
     let mut follows = false;
+    let mut is_untold = false;
     let mut passed = Vec::new();
     match host {
         Host::Process => {
@@ -106,26 +107,27 @@ fn try_begin<P>(
             let mut launch = Launch::new(executable, variables.for_successor())
                 .map_err(StartError::system("find out how this process was started"))?;
             settings = service.settle(environment, launch.directory())?;
+            let is_supervised = supervisor.is_some()
+                || offered
+                    .as_ref()
+                    .is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
             let is_wanted = match settings.supervise {
                 Supervise::Always => true,
                 Supervise::Auto => std::process::id() == 1,
                 Supervise::Never => false,
             };
+            passed = variables.passed(supervisor.is_some())?;
             // A successor, and the first generation under a supervisor, leave that to the process that has it.
             if is_wanted && offered.is_none() && supervisor.is_none() {
-                match supervise::run(&launch, settings.upgrade_signal) {
+                match supervise::run(&launch, settings.upgrade_signal, passed) {
                     Err(error) => return Err(StartError::system("supervise the service")(error)),
                 }
             }
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
             manager = variables.connect();
-            passed = variables.passed()?;
-            let is_supervised = supervisor.is_some()
-                || offered
-                    .as_ref()
-                    .is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
             follows = manager.is_some() && !is_supervised;
+            is_untold = variables.is_untold() && !is_supervised;
             if !is_supervised {
                 launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
             }
@@ -151,6 +153,14 @@ fn try_begin<P>(
         signals::wake_through(shared.waker().as_fd()).map_err(StartError::system("duplicate an eventfd"))?;
     }
     drop(blocked);
+    if is_untold && generation == 1 {
+        complain!(
+            shared,
+            WARN,
+            "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first one is \
+             that of the service; use Type=notify, or the option `supervise`"
+        );
+    }
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));

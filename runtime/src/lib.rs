@@ -95,6 +95,9 @@
 //! | `TABLEFLIP_SUPERVISE` | `auto`, `always` or `never` |
 //! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
 //!
+//! Under systemd the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3) are taken as well, and removed, so
+//! that nothing that the service starts takes them for its own.
+//!
 //! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are the harness's own: a process sets them for one that it starts, which
 //! removes them.
 //!

@@ -26,7 +26,7 @@ use crate::environment::{HANDOVER, SUPERVISOR};
 use crate::hint;
 use crate::preflight::Check;
 use crate::signals;
-use crate::systemd::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, LISTEN_PIDFDID};
+use crate::systemd::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, LISTEN_PIDFDID, Passed};
 
 /// What belongs to one process and is not passed on, sd_listen_fds(3).
 pub(crate) const OF_ONE_PROCESS: [&str; 5] =
@@ -134,20 +134,21 @@ impl Launch {
         } else {
             By::Child(Attributes::new(&SigSet::empty(), false))
         };
-        self.start_with(what, HANDOVER, channel, by)
+        self.start_with(what, HANDOVER, channel, by, &[])
     }
 
     /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
     /// own: what a terminal or a process manager sends to a group reaches it once, through the supervisor. The signals
-    /// that it takes are blocked until it does.
+    /// that it takes are blocked until it does. What a service manager has passed is passed on.
     pub(crate) fn start_supervised(
         &self,
         what: What,
         socket: BorrowedFd<'_>,
         upgrade: Signal,
+        passed: &[Passed],
     ) -> Result<Process, SpawnError> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, By::Child(Attributes::new(&blocked, true)))
+        self.start_with(what, SUPERVISOR, socket, By::Child(Attributes::new(&blocked, true)), passed)
     }
 
     /// Starts an executable that finds the number of `channel` in `variable`.
@@ -157,6 +158,7 @@ impl Launch {
         variable: &str,
         channel: BorrowedFd<'_>,
         by: By,
+        passed: &[Passed],
     ) -> Result<Process, SpawnError> {
         let path = match what {
             What::Release => self.executable.clone(),
@@ -177,6 +179,7 @@ impl Launch {
         let environment = env::vars_os()
             .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours) && !is_set_here(name))
             .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
+            .chain(Passed::variables(passed).into_iter().map(|(name, value)| (name.into(), value)))
             .chain([(variable.into(), channel.as_raw_fd().to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
@@ -189,7 +192,9 @@ impl Launch {
         let environment = c_strings(environment).map_err(failed)?;
         match by {
             By::Child(attributes) => {
-                let actions = FileActions::new(&directory, channel.as_raw_fd()).map_err(failed)?;
+                let passed = passed.iter().map(|it| it.fd.as_raw_fd());
+                let inherited: Vec<_> = passed.chain([channel.as_raw_fd()]).collect();
+                let actions = FileActions::new(&directory, &inherited).map_err(failed)?;
                 let attributes = attributes.map_err(failed)?;
                 posix_spawn(&program, &arguments, &environment, &actions, &attributes)
             }
@@ -387,9 +392,9 @@ fn check(result: libc::c_int) -> io::Result<()> {
 struct FileActions(libc::posix_spawn_file_actions_t);
 
 impl FileActions {
-    /// `directory` as the working directory, and `channel` inherited under its number: `dup2` of a descriptor onto itself
+    /// `directory` as the working directory, and descriptors inherited under their numbers: `dup2` of one onto itself
     /// clears close-on-exec in the child alone, so that no other child of this process ever sees it.
-    fn new(directory: &CStr, channel: RawFd) -> io::Result<Self> {
+    fn new(directory: &CStr, inherited: &[RawFd]) -> io::Result<Self> {
         let mut raw = MaybeUninit::uninit();
         // SAFETY: it initialises what it is given.
         check(unsafe { libc::posix_spawn_file_actions_init(raw.as_mut_ptr()) })?;
@@ -397,8 +402,10 @@ impl FileActions {
         let mut actions = Self(unsafe { raw.assume_init() });
         // SAFETY: the object is initialised, and the path is copied.
         check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut actions.0, directory.as_ptr()) })?;
-        // SAFETY: the object is initialised.
-        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, channel, channel) })?;
+        for fd in inherited {
+            // SAFETY: the object is initialised.
+            check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, *fd, *fd) })?;
+        }
         Ok(actions)
     }
 }

@@ -31,6 +31,7 @@ use crate::poll;
 use crate::report::to_stderr;
 use crate::signals;
 use crate::spawn::{Child, Launch, Process, What, pidfd_open, pidfd_send_signal};
+use crate::systemd::Passed;
 
 /// The name under which its socket is passed on from generation to generation, among the files of a service. No service
 /// would call one of its own like this.
@@ -53,7 +54,7 @@ pub(crate) fn tell(supervisor: &OwnedFd) {
 /// # Errors
 ///
 /// The service could not be started.
-pub(crate) fn run(launch: &Launch, upgrade: Signal) -> io::Result<Infallible> {
+pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
     let passed_on = signals::block_all()?;
     let signals = SignalFd::with_flags(&passed_on, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -61,9 +62,9 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal) -> io::Result<Infallible> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     setsockopt(&ours, sockopt::PassCred, &true)?;
     let first = launch
-        .start_supervised(What::Release, theirs.as_fd(), upgrade)
+        .start_supervised(What::Release, theirs.as_fd(), upgrade, &passed)
         .map_err(|error| io::Error::other(error.to_string()))?;
-    drop(theirs);
+    drop((theirs, passed));
     let current = Current::Child(first);
     let mut supervisor = Supervisor {
         signals,

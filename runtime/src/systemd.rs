@@ -84,6 +84,12 @@ impl Variables {
         variables.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 
+    /// Whether systemd has started this process, and neither wants to be told of an upgrade nor is asked to.
+    pub(crate) fn is_untold(&self) -> bool {
+        let started = std::env::var_os("SYSTEMD_EXEC_PID");
+        self.notify.is_none() && started.is_some_and(|pid| pid == *process::id().to_string())
+    }
+
     /// The connection to the manager; `None` where there is none that can be told.
     pub(crate) fn connect(&self) -> Option<Manager> {
         let at = self.notify.as_deref()?;
@@ -113,9 +119,9 @@ impl Variables {
     /// # Errors
     ///
     /// The variables say something that cannot be.
-    pub(crate) fn passed(&self) -> Result<Vec<Passed>, StartError> {
+    pub(crate) fn passed(&self, is_supervised: bool) -> Result<Vec<Passed>, StartError> {
         let Some(count) = &self.listen_fds else { return Ok(Vec::new()) };
-        if !self.are_for_us() {
+        if !self.are_for_us(is_supervised) {
             return Ok(Vec::new());
         }
         let problem =
@@ -143,9 +149,9 @@ impl Variables {
         (FIRST..).zip(names).map(take).collect()
     }
 
-    /// Whether they are meant for this process: they say for which.
-    fn are_for_us(&self) -> bool {
-        let Some(pid) = &self.listen_pid else { return false };
+    /// Whether they are meant for this process: they say for which, unless a supervisor passes them on, who cannot know.
+    fn are_for_us(&self, is_supervised: bool) -> bool {
+        let Some(pid) = &self.listen_pid else { return is_supervised };
         if pid.to_str() != Some(&process::id().to_string()) {
             return false;
         }
@@ -180,6 +186,18 @@ pub(crate) struct Passed {
     pub(crate) fd: OwnedFd,
     /// An earlier process of the service has had it stored; else it is one of a socket unit.
     pub(crate) stored: bool,
+}
+
+impl Passed {
+    /// The variables that pass them on once more, to a process that finds them under the same numbers.
+    pub(crate) fn variables(passed: &[Self]) -> Vec<(&'static str, OsString)> {
+        let name = |it: &Self| format!("{}{}", if it.stored { STORED } else { "" }, it.name);
+        let names: Vec<_> = passed.iter().map(name).collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())]
+    }
 }
 
 /// The place in an offer of what a service manager has passed: it has no predecessor whom a place would mean anything to.
@@ -335,25 +353,26 @@ mod tests {
     #[test]
     fn what_is_passed_is_for_the_process_that_is_named() {
         let ours = variables("1", "a");
-        assert!(ours.are_for_us());
-        assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us());
-        assert!(!Variables { listen_pid: None, ..variables("1", "a") }.are_for_us());
+        assert!(ours.are_for_us(false));
+        assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us(false));
+        let unnamed = Variables { listen_pid: None, ..variables("1", "a") };
+        assert!(!unnamed.are_for_us(false) && unnamed.are_for_us(true));
         if let Some(id) = own_pidfd_id() {
             let with =
                 |id: u64| Variables { listen_pidfdid: Some(id.to_string().into()), ..variables("1", "a") };
-            assert!(with(id).are_for_us());
-            assert!(!with(id + 1).are_for_us(), "the number was used by a process before");
+            assert!(with(id).are_for_us(false));
+            assert!(!with(id + 1).are_for_us(false), "the number was used by a process before");
         }
     }
 
     #[test]
     fn variables_that_cannot_be_are_named() {
-        let problem = |variables: Variables| variables.passed().unwrap_err().to_string();
+        let problem = |variables: Variables| variables.passed(false).unwrap_err().to_string();
         let count = "environment variable `LISTEN_FDS`: \"x\" is not a number of descriptors";
         assert_eq!(problem(variables("x", "a")), count);
         let names = "environment variable `LISTEN_FDNAMES`: 2 names for 1 descriptors";
         assert_eq!(problem(variables("1", "a:b")), names);
-        assert!(variables("0", "").passed().is_err(), "an empty list has one name");
+        assert!(variables("0", "").passed(false).is_err(), "an empty list has one name");
     }
 
     fn manager(at: &UnixDatagram) -> Manager {

@@ -385,6 +385,46 @@ fn s5_a_simple_unit_with_a_parent_that_stays() {
     }
 }
 
+/// Without one it is said at the start, since nothing can be done at the first upgrade any more. A pid file does as well.
+#[test]
+fn s5_a_simple_unit_without_one_is_told() {
+    let lines = "Type=exec\nPIDFile=/run/echo/echo.pid\nExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid";
+    for systemd in boot(lines) {
+        systemd.run("systemctl start echo");
+        let warning = "systemd is not told of upgrades: unless the unit has PIDFile=";
+        until("warning", || systemd.journal("echo").contains(warning).then_some(()));
+        served_by(&systemd, 1);
+        for generation in 2..=3 {
+            systemd.run("systemctl reload echo");
+            let (_, now, pid) = open(&systemd);
+            assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
+        }
+        assert_eq!(systemd.journal("echo").matches(warning).count(), 1);
+        stop_waits(&systemd);
+    }
+}
+
+/// A parent that stays passes on what it is passed, and keeps none of it.
+#[test]
+fn a_socket_unit_and_a_parent_that_stays() {
+    let lines = "Type=exec\nKillMode=mixed\nEnvironment=TABLEFLIP_SUPERVISE=always\n\
+                 ExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid";
+    if let Some(it) = World::of_the_machine() {
+        let systemd =
+            world(it, &service(lines)).unit("echo.socket", "[Socket]\nListenStream=127.0.0.1:7000\n").boot();
+        systemd.run("systemctl start echo.socket");
+        let (_, generation, pid) = open(&systemd);
+        let main = systemd.main_pid("echo");
+        assert!(generation == 1 && pid != main);
+        systemd.run("systemctl reload echo");
+        assert_eq!((open(&systemd).1, systemd.main_pid("echo")), (2, main));
+        let sockets = systemd.run(&format!("readlink /proc/{main}/fd/* | grep -c socket: || true"));
+        assert_eq!(sockets, "3", "stdout, stderr and that of the generations");
+        systemd.run("systemctl stop echo.socket");
+        stop_waits(&systemd);
+    }
+}
+
 /// A unit that may write to its own directory alone, as a user of its own.
 #[test]
 fn a_user_of_its_own_and_a_file_system_that_is_read_only() {
