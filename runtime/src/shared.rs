@@ -104,6 +104,10 @@ pub(crate) struct Shared {
     pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
     /// Asked by the engine, answered by the runtime of the body.
+    #[cfg_attr(
+        not(any(upgrades, feature = "tokio")),
+        expect(dead_code, reason = "there is neither of the two")
+    )]
     pub(crate) pulse: Pulse,
     pub(crate) drain_timeout: Duration,
 }

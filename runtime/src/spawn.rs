@@ -132,7 +132,7 @@ impl Launch {
         let by = if self.siblings.are_wanted() {
             By::Sibling
         } else {
-            By::Child(Attributes::new(&SigSet::empty(), false))
+            By::Child { blocked: SigSet::empty(), own_group: false }
         };
         self.start_with(what, HANDOVER, channel, by, &[])
     }
@@ -148,7 +148,7 @@ impl Launch {
         passed: &[Passed],
     ) -> Result<Process, SpawnError> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, By::Child(Attributes::new(&blocked, true)), passed)
+        self.start_with(what, SUPERVISOR, socket, By::Child { blocked, own_group: true }, passed)
     }
 
     /// Starts an executable that finds the number of `channel` in `variable`.
@@ -191,11 +191,11 @@ impl Launch {
         let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
         match by {
-            By::Child(attributes) => {
+            By::Child { blocked, own_group } => {
                 let passed = passed.iter().map(|it| it.fd.as_raw_fd());
                 let inherited: Vec<_> = passed.chain([channel.as_raw_fd()]).collect();
                 let actions = FileActions::new(&directory, &inherited).map_err(failed)?;
-                let attributes = attributes.map_err(failed)?;
+                let attributes = Attributes::new(&blocked, own_group).map_err(failed)?;
                 posix_spawn(&program, &arguments, &environment, &actions, &attributes)
             }
             By::Sibling => spawn_sibling(&program, &arguments, &environment, &directory, channel.as_raw_fd()),
@@ -210,7 +210,11 @@ impl Launch {
 
 /// How a process is started.
 enum By {
-    Child(io::Result<Attributes>),
+    /// With these signals blocked, in a process group of its own if it is to have one.
+    Child {
+        blocked: SigSet,
+        own_group: bool,
+    },
     Sibling,
 }
 

@@ -320,7 +320,7 @@ impl Manager {
     /// Sends what it has room for.
     pub(crate) fn flush(&mut self) {
         while let Some((lines, fd)) = self.waiting.front() {
-            let numbers: Vec<_> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+            let numbers: Vec<_> = fd.iter().map(AsRawFd::as_raw_fd).collect();
             let rights = [ControlMessage::ScmRights(&numbers)];
             let control = if numbers.is_empty() { &[][..] } else { &rights[..] };
             let data = [IoSlice::new(lines.as_bytes())];

@@ -299,6 +299,8 @@ impl Engine {
             | Action::SendFailed(_)
             | Action::SendLeaving
             | Action::SendHasten
+            | Action::SendFollowed
+            | Action::Announce
             | Action::Postpone
             | Action::Hasten
             | Action::Kill
@@ -313,7 +315,9 @@ impl Engine {
         match timer {
             Timer::Drain => self.settings.timeouts.drain,
             Timer::Probation => self.settings.timeouts.probation,
-            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff => self.settings.timeouts.upgrade,
+            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff | Timer::Announce => {
+                self.settings.timeouts.upgrade
+            }
         }
     }
 
