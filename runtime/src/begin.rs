@@ -103,6 +103,8 @@ fn try_begin<P>(
             offered = ours.handover.map(|value| inherit_channel(&value, channel)).transpose()?;
             supervisor = ours.supervisor.map(|value| inherit_socket(SUPERVISOR, &value)).transpose()?;
             let variables = Variables::take();
+            // By their numbers, and so before anything is opened here that could have one of these.
+            passed = variables.passed(supervisor.is_some())?;
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
             let mut launch = Launch::new(executable, variables.for_successor())
                 .map_err(StartError::system("find out how this process was started"))?;
@@ -116,7 +118,6 @@ fn try_begin<P>(
                 Supervise::Auto => std::process::id() == 1,
                 Supervise::Never => false,
             };
-            passed = variables.passed(supervisor.is_some())?;
             // A successor, and the first generation under a supervisor, leave that to the process that has it.
             if is_wanted && offered.is_none() && supervisor.is_none() {
                 match supervise::run(&launch, settings.upgrade_signal, passed) {
@@ -169,6 +170,9 @@ fn try_begin<P>(
             return Err(StartError::Pidfile { path: pidfile.path().to_owned(), source });
         }
     }
+    let offered_names = offered
+        .as_ref()
+        .map(|offered| offered.sockets.iter().map(|(entry, _)| entry.name.clone()).collect::<Vec<_>>());
     let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
     if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {
         supervisor = Some(files.remove(at).1);
@@ -217,7 +221,7 @@ fn try_begin<P>(
         doors,
         manual_ready,
         parent,
-        manager.map(|manager| Told::new(manager, follows)),
+        manager.map(|manager| Told::new(manager, follows, offered_names.unwrap_or_default())),
         is_process,
     );
     thread::Builder::new()

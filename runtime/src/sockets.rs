@@ -394,12 +394,11 @@ pub(crate) fn adopt_passed(name: &str, address: &Address, passed: Passed) -> Res
 pub(crate) fn describe_passed(passed: &Passed) -> Option<String> {
     let socket = SockRef::from(&passed.fd);
     let bound = socket.local_addr().ok()?;
-    let is = |kind| socket.r#type().ok() == Some(kind);
-    let (ip, unix) = match () {
-        () if is(Type::STREAM) => ("tcp", "unix"),
-        () if is(Type::DGRAM) => ("udp", "unix-dgram"),
-        () if is(Type::SEQPACKET) => ("", "unix-seqpacket"),
-        () => return None,
+    let (ip, unix) = match socket.r#type().ok()? {
+        Type::STREAM => ("tcp", "unix"),
+        Type::DGRAM => ("udp", "unix-dgram"),
+        Type::SEQPACKET => ("", "unix-seqpacket"),
+        _ => return None,
     };
     let text = match (bound.as_socket(), bound.as_pathname(), bound.as_abstract_namespace()) {
         (Some(at), ..) => format!("{ip}://{at}"),

@@ -393,6 +393,22 @@ mod tests {
         assert!(nobody.connect().is_none());
     }
 
+    #[test]
+    fn a_datagram_socket_is_kept_whatever_comes_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let mut manager = manager(&at);
+        let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+        let mut buffer = [0; 64];
+        for (is_datagram, message) in
+            [(true, "FDSTORE=1\nFDNAME=tableflip.dns\nFDPOLL=0"), (false, "FDSTORE=1\nFDNAME=tableflip.dns")]
+        {
+            manager.store("dns", socket.clone(), is_datagram);
+            let length = at.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], message.as_bytes());
+        }
+    }
+
     /// Every message waits where there is no room, in order, and a manager that is gone keeps nobody.
     #[test]
     fn a_manager_that_does_not_listen_keeps_nobody_and_misses_nothing() {

@@ -53,9 +53,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn take_back(&mut self) {
+    pub(super) fn take_back(&self) {
         self.tell_supervisor();
-        self.announce_self();
         let Some(pidfile) = &self.pidfile else { return };
         if pidfile.named() == Some(self.shared.pid) {
             pidfile.unstage();

@@ -10,7 +10,7 @@ use crate::sockets::Held;
 
 impl Engine {
     /// Whether the successor keeps the listener of this name.
-    pub(super) fn is_adopted(&self, name: &str) -> bool {
+    fn is_adopted(&self, name: &str) -> bool {
         self.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))
     }
 

@@ -26,9 +26,9 @@ pub(crate) struct Told {
     known: Known,
     /// Why the last upgrade failed, until it is told.
     failure: Option<String>,
-    /// It was told to follow the successor.
-    announced: bool,
     stored: bool,
+    /// The names of the listeners that the predecessor has offered, and may have had stored.
+    offered: Vec<String>,
     next_sign: Option<Instant>,
     next_extension: Option<Instant>,
     /// When it is to be told again what it may have refused, and how long that is after the time before.
@@ -36,14 +36,14 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) fn new(manager: Manager, follows: bool) -> Self {
+    pub(crate) fn new(manager: Manager, follows: bool, offered: Vec<String>) -> Self {
         Self {
             manager,
             follows,
             known: Known::Starting,
             failure: None,
-            announced: false,
             stored: false,
+            offered,
             next_sign: None,
             next_extension: None,
             next_try: None,
@@ -135,19 +135,18 @@ impl Engine {
                 told.manager.tell("WATCHDOG=1".to_owned());
             }
         }
-        if let Some((_, delay)) = told.next_try.take_if(|(at, _)| *at <= now) {
-            let delay = 4 * delay;
-            if told.known == Known::Ready {
-                told.manager.tell(format!("READY=1\nSTATUS=generation {} serves", self.shared.generation));
-                told.stored = false;
-            }
-            told.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
-            self.store();
-            return;
-        }
         if is_due(&mut told.next_extension) {
             told.next_extension = Some(now + EXTEND_EVERY);
             told.manager.tell(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        }
+        if let Some((_, delay)) = told.next_try.take_if(|(at, _)| *at <= now) {
+            let delay = 4 * delay;
+            told.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
+            if told.known == Known::Ready {
+                told.manager.tell(format!("READY=1\nSTATUS=generation {} serves", self.shared.generation));
+                told.stored = false;
+                self.store();
+            }
         }
     }
 
@@ -166,6 +165,10 @@ impl Engine {
             return;
         };
         told.stored = true;
+        // What is served no longer, or under another name: the manager keeps it under this one, and would for good.
+        for former in told.offered.drain(..).filter(|name| held.clone().all(|held| held.name != *name)) {
+            told.manager.forget(&former);
+        }
         let room = told.manager.store;
         for held in held.clone().take(room) {
             let is_datagram = matches!(held.address.kind(), Kind::Udp | Kind::UnixDatagram);
@@ -184,29 +187,13 @@ impl Engine {
     /// Has the manager follow the successor. It takes that of this process alone, which it follows so far, and so what the
     /// successor is to say is said here.
     pub(super) fn announce(&mut self) -> Option<Event> {
-        let given_up =
-            self.held_by_body().iter().filter(|held| !held.activated && !self.is_adopted(&held.name));
-        let given_up: Vec<_> = given_up.map(|held| held.name.clone()).collect();
         let (told, successor) = (self.told.as_mut()?, self.successor.as_ref()?);
-        if told.stored {
-            given_up.iter().for_each(|name| told.manager.forget(name));
-        }
-        told.announced = true;
         let (pid, generation) = (successor.child.pid(), successor.generation);
         tell!(self.shared, DEBUG, successor = pid, "the service manager is told to follow the successor");
         let sign = if told.manager.watchdog.is_some() { "\nWATCHDOG=1" } else { "" };
         told.manager.tell(format!("MAINPID={pid}\nREADY=1\nSTATUS=generation {generation} serves{sign}"));
         // Without descriptors for a barrier it is not waited for.
         told.manager.ask_whether_heard().is_err().then_some(Event::Announced)
-    }
-
-    /// The successor is dead whom the manager was told to follow.
-    pub(super) fn announce_self(&mut self) {
-        let pid = self.shared.pid;
-        if let Some(told) = self.told.as_mut().filter(|told| told.announced) {
-            told.announced = false;
-            told.manager.tell(format!("MAINPID={pid}"));
-        }
     }
 
     pub(super) fn take_from_manager(&mut self) -> bool {

@@ -116,14 +116,34 @@ fn the_store_has_what_is_served() {
     service.plan("listen without other; listen with more tcp://127.0.0.1:0");
     let new = service.start_upgrade(&old);
     assert!(manager.line().starts_with("RELOADING=1"));
-    assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.other");
     assert!(manager.line().starts_with("MAINPID="));
     assert_eq!(manager.hear().0, "BARRIER=1");
     service.wait(&new, "alone");
     assert!(manager.line().starts_with("READY=1"));
+    assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.other");
     for name in ["echo", "more"] {
         assert_eq!(manager.hear().0, format!("FDSTORE=1\nFDNAME=tableflip.{name}"));
     }
+}
+
+/// One that has another name in the successor is kept under that, and not under both.
+#[test]
+fn the_store_has_a_listener_under_the_name_that_it_has() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let path = dir.join("sock");
+    let (service, old) = managed(&dir).no_listeners().listen_unix("sock").env("FDSTORE", "8").serve();
+    assert!(manager.line().starts_with("READY=1"));
+    assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
+    service.plan(&format!("listen without sock; listen with other unix://{}", path.display()));
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert!(manager.line().starts_with("MAINPID="));
+    assert_eq!(manager.hear().0, "BARRIER=1");
+    service.wait(&new, "alone");
+    assert!(manager.line().starts_with("READY=1"));
+    assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
+    assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.other");
 }
 
 /// The memory is shared and not copied, on the way of a service manager as well; what cannot be run is said at once.

@@ -2,6 +2,7 @@
 
 use crate::harness::Client;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -188,6 +189,46 @@ fn a_successor_that_crashes_in_its_probation_is_no_end_of_the_service() {
         assert_eq!(systemd.show("echo", "NRestarts"), "0");
         assert_eq!(systemd.show("echo", "ActiveState"), "active");
         stop_waits(&systemd);
+    }
+}
+
+/// Later that is so; the service is started again, and what the old one has begun is finished all the same.
+#[test]
+fn a_successor_that_crashes_while_its_predecessor_drains_is_started_again() {
+    for systemd in boot(&format!("{NOTIFY}\nRestart=on-failure\nRestartSec=0")) {
+        systemd.run("systemctl start echo");
+        let (mut client, _, old) = open(&systemd);
+        systemd.run("systemctl reload echo");
+        open(&systemd).0.send("abort");
+        systemd.wait_for("echo", "ActiveState", "deactivating");
+        assert_eq!(client.who().1, old);
+        client.close();
+        systemd.wait_for("echo", "NRestarts", "1");
+        systemd.wait_for("echo", "ActiveState", "active");
+        assert_eq!((open(&systemd).1, open(&systemd).2), (1, systemd.main_pid("echo")));
+        stop_waits(&systemd);
+    }
+    // With a pid file in the unit systemd may find the old one, which has its own executable serve again. Whichever is quicker,
+    // somebody serves, and systemd follows that one.
+    for systemd in boot(&format!("{NOTIFY}\nRestart=on-failure\nRestartSec=0\nPIDFile=/run/echo/echo.pid")) {
+        systemd.run("systemctl start echo");
+        let (client, _, _) = open(&systemd);
+        systemd.run("systemctl reload echo");
+        let new = systemd.main_pid("echo");
+        open(&systemd).0.send("abort");
+        until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
+        client.close();
+        until("one that serves and is followed", || {
+            let stream = systemd.try_connect(PORT).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a deadline that is not zero");
+            let mut line = String::new();
+            (&stream).write_all(b"who\n").ok()?;
+            BufReader::new(&stream).read_line(&mut line).ok()?;
+            let pid: u32 = line.trim_end().split_once(' ')?.1.parse().ok()?;
+            let is_active = systemd.show("echo", "ActiveState") == "active";
+            (is_active && systemd.main_pid("echo") == pid && systemd.processes("echo") == [pid]).then_some(())
+        });
+        systemd.run("systemctl stop echo");
     }
 }
 
