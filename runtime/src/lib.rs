@@ -101,6 +101,14 @@
 //! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are the harness's own: a process sets them for one that it starts, which
 //! removes them.
 //!
+//! # Under systemd
+//!
+//! With `Type=notify` a start waits until the service is ready, a reload is an upgrade, and a stop drains, after any number of
+//! upgrades: the successor is a child of systemd from the beginning, and becomes its main process when it has passed its
+//! probation. Sockets of a socket unit are matched to `listen` by name, else by address; with `FileDescriptorStoreMax=` the
+//! listeners outlive a crash; with `WatchdogSec=` the runtime of an `async fn main` is watched. `docs/systemd.md` of the
+//! repository has the units, `docs/containers.md` docker, Kubernetes, supervisord and runit.
+//!
 //! # Events
 //!
 //! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where

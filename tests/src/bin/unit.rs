@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
+use rustix::process::{getpid, set_child_subreaper};
 use tableflip::net::{TcpListener, TcpStream};
 use tableflip::{Shutdown, Upgrader};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -14,6 +15,10 @@ use tokio::sync::Notify;
 async fn main(echo: TcpListener, upgrader: Upgrader, shutdown: Shutdown) -> io::Result<()> {
     let pid = std::process::id();
     println!("generation {} is process {pid} at {}", upgrader.generation(), echo.local_addr()?);
+    // Orphans of its own helpers would be its, and a successor that is started in a roundabout way as well.
+    if std::env::var_os("UNIT_SUBREAPER").is_some() {
+        set_child_subreaper(Some(getpid()))?;
+    }
     // It initialises for as long as the test wants.
     if let Some(gate) = std::env::var_os("UNIT_GATE").filter(|gate| std::path::Path::new(gate).exists()) {
         tokio::task::spawn_blocking(|| File::open(gate)?.read_exact(&mut [0])).await??;

@@ -28,6 +28,7 @@
 //!   `draining`, ...), `error` for a complaint or a refusal, or `step:PHASE` for a step of the life cycle.
 //! * [`Process`] is one generation: signal it, wait for its end, look at it in /proc.
 //! * [`Client`] is one connection.
+//! * [`booted`] has a systemd of its own, for what runs under one.
 //!
 //! The rules: nothing sleeps to wait. What a test waits for is a line, the end of a file or of a process, and every
 //! wait has [`DEADLINE`]. A test that fails prints what its services said and logged. At its end, and should it be

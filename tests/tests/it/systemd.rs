@@ -124,7 +124,7 @@ fn boot_with_gate(lines: &str) -> impl Iterator<Item = Booted> {
 /// one exits.
 #[test]
 fn m1_s1_s2_s4_after_upgrades_a_stop_waits_for_the_drain() {
-    for systemd in boot(NOTIFY) {
+    for systemd in boot(&format!("{NOTIFY}\nEnvironment=UNIT_SUBREAPER=1")) {
         systemd.run("systemctl start echo");
         let (_, generation, mut old) = open(&systemd);
         assert_eq!((generation, old), (1, systemd.main_pid("echo")));
