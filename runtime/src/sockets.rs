@@ -610,4 +610,63 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{refused}");
         drop(socket);
     }
+
+    fn passed(name: &str, fd: impl Into<OwnedFd>, stored: bool) -> Passed {
+        Passed { name: name.to_owned(), fd: fd.into(), stored }
+    }
+
+    #[test]
+    fn m4_a_name_goes_before_an_address_and_a_stored_socket_has_to_fit() {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (one, other) = (listen(), listen());
+        let address = |of: &std::net::TcpListener| -> Address {
+            format!("tcp://{}", of.local_addr().unwrap()).parse().unwrap()
+        };
+        let (at_one, at_other) = (address(&one), address(&other));
+        let of = |a: &std::net::TcpListener, name, stored| passed(name, a.try_clone().unwrap(), stored);
+        let take = |mut passed: Vec<Passed>, at: &Address| {
+            let taken = take_passed(&mut passed, "http", at)?;
+            Some((taken.name, SockRef::from(&taken.fd).local_addr().unwrap().as_socket().unwrap()))
+        };
+        let bound = |of: &std::net::TcpListener| of.local_addr().unwrap();
+
+        let both = || vec![of(&one, "unknown", false), of(&other, "http", false)];
+        assert_eq!(
+            take(both(), &at_one),
+            Some(("http".to_owned(), bound(&other))),
+            "whatever it is bound to"
+        );
+        let unnamed = vec![of(&one, "unknown", false), of(&other, "unknown", false)];
+        assert_eq!(take(unnamed, &at_other), Some(("unknown".to_owned(), bound(&other))));
+        let any: Address = "tcp://127.0.0.1:0".parse().unwrap();
+        assert_eq!(take(vec![of(&one, "unknown", false)], &any), None, "there may be any number of them");
+        assert_eq!(
+            take(vec![of(&one, "http", true)], &at_other),
+            None,
+            "what was stored is for another address"
+        );
+        assert_eq!(take(vec![of(&one, "http", true)], &any), Some(("http".to_owned(), bound(&one))));
+    }
+
+    /// The path of a socket unit is the manager's, that of a stored socket the service's.
+    #[test]
+    fn a_path_is_removed_by_whom_it_belongs_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let address: Address = format!("unix://{}", path.display()).parse().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let passed = |stored| passed("http", listener.try_clone().unwrap(), stored);
+        let identity = Some(address.identity());
+        assert_eq!(describe_passed(&passed(false)), identity);
+
+        let held = adopt_passed("http", &address, passed(false)).unwrap();
+        assert!(held.activated && held.entry().activated);
+        held.unlink().unwrap();
+        assert!(path.exists());
+        let held = adopt_passed("http", &address, passed(true)).unwrap();
+        assert!(!held.activated && is_reachable(&passed(true)));
+        held.unlink().unwrap();
+        assert!(!path.exists() && !is_reachable(&passed(true)), "nobody comes to it any more");
+        assert!(is_reachable(&passed(false)), "that is the manager's business");
+    }
 }
