@@ -1,6 +1,6 @@
 //! The service manager: what it is told, sd_notify(3), and what it passes on, sd_listen_fds(3).
 //!
-//! Only what the engine tells it is decided elsewhere: by the life cycle. No send blocks. A manager that is gone is told
+//! What it is told, and when, is decided elsewhere, by the life cycle. No send blocks. A manager that is gone is told
 //! nothing, and the service goes on without it.
 
 use std::collections::VecDeque;
