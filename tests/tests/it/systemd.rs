@@ -22,7 +22,7 @@ const NOTIFY: &str = "Type=notify\nExecReload=/usr/local/bin/tableflip upgrade /
 fn world(world: World, unit: &str) -> World {
     world
         .program("/usr/local/bin/echo-service", env!("CARGO_BIN_EXE_unit"))
-        .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_ask"))
+        .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_tableflip-program"))
         .unit("echo.service", unit)
 }
 
@@ -692,7 +692,7 @@ fn the_units_of_the_page_work_as_they_stand() {
         }
         let systemd = it
             .program("/usr/local/bin/echo-service", env!("CARGO_BIN_EXE_unit"))
-            .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_ask"))
+            .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_tableflip-program"))
             .boot();
         for (name, text) in units.iter().filter(|(name, _)| name.ends_with(".service")) {
             if text.contains("notify-reload") && systemd.version() < 253 {
