@@ -39,6 +39,8 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a service manager may take to let go of what it had stored.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before an address is tried again that was stored.
+const STORE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where a service runs.
 pub(crate) enum Host {
@@ -367,15 +369,19 @@ impl Opened {
         if let Some(passed) = sockets::take_passed(&mut self.passed, name, address) {
             return sockets::adopt_passed(name, address, passed);
         }
-        match sockets::bind(name, address) {
-            // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
-            Err(StartError::Bind { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && self.forget_stored(manager) =>
-            {
-                sockets::bind(name, address)
+        let is_in_use = |result: &Result<Held, StartError>| matches!(result, Err(StartError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse);
+        let mut bound = sockets::bind(name, address);
+        // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
+        if is_in_use(&bound) && self.forget_stored(manager) {
+            // systemd closes it in a thread of its own, and says nothing of when.
+            let deadline = Instant::now() + STORE_TIMEOUT;
+            bound = sockets::bind(name, address);
+            while is_in_use(&bound) && Instant::now() < deadline {
+                thread::sleep(STORE_PAUSE);
+                bound = sockets::bind(name, address);
             }
-            result => result,
         }
+        bound
     }
 
     /// Closes what an earlier process has had stored, here and at the manager. Returns whether there was anything.
