@@ -130,7 +130,8 @@
 //! # Features
 //!
 //! * `tokio` (default): `async fn main`, and the managed types of `net`.
-//! * `http`: `http::serve`.
+//! * `http`: `http::serve`, HTTP/1.1 and HTTP/2 that lose no request at a drain.
+//! * `axum`: the managed listeners are listeners of `axum::serve`.
 //! * `cli`: the program `tableflip`, `cargo install tableflip --features cli`.
 //!
 //! # What it is not
@@ -139,6 +140,8 @@
 //! without a predecessor, and does not restart on a file change: whoever deploys decides when.
 
 mod address;
+#[cfg(feature = "axum")]
+mod axum;
 mod body;
 pub mod control;
 mod drain;

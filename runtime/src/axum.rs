@@ -1,0 +1,48 @@
+//! The managed listeners as those of `axum::serve` (feature `axum`).
+//!
+//! `axum::serve(listener, app).with_graceful_shutdown(shutdown)` closes idle connections at the drain, and loses what
+//! crosses that close; `tableflip::http::serve(listener, app)` does not.
+
+use std::io;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
+use std::time::Duration;
+
+use axum::serve::Listener;
+
+use crate::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use crate::net::{UnixListener, UnixStream};
+
+/// How long after an error a useless listener is tried again: `axum::serve` has no way to end by one.
+const PAUSE: Duration = Duration::from_secs(1);
+
+macro_rules! listener {
+    ($listener:ty, $stream:ty, $addr:ty) => {
+        impl Listener for $listener {
+            type Io = $stream;
+            type Addr = $addr;
+
+            async fn accept(&mut self) -> ($stream, $addr) {
+                loop {
+                    match <$listener>::accept(self).await {
+                        Ok(accepted) => return accepted,
+                        Err(error) => {
+                            tracing::error!(target: "tableflip", %error, "cannot accept");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                }
+            }
+
+            fn local_addr(&self) -> io::Result<$addr> {
+                <$listener>::local_addr(self)
+            }
+        }
+    };
+}
+
+listener!(TcpListener, TcpStream, SocketAddr);
+#[cfg(unix)]
+listener!(UnixListener, UnixStream, UnixSocketAddr);

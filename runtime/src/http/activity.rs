@@ -1,0 +1,182 @@
+//! What is going on on one connection, as far as its end depends on it.
+
+use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::sealed;
+use super::version::Version;
+
+/// What the stream, the service and the drain of one connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Requests whose answers have not ended.
+    unanswered: AtomicUsize,
+    /// There was a request.
+    asked: AtomicBool,
+    /// Something has been read since the last request or answer: the beginning of a request, or of a handshake.
+    begun: AtomicBool,
+    /// The next read that finds nothing is to ask the socket itself, and to note the answer in `quiet`.
+    probing: AtomicBool,
+    quiet: AtomicBool,
+    /// The version of HTTP, or 0 before it is known.
+    version: AtomicU8,
+    /// The connection is to end as its version of HTTP says.
+    closing: AtomicBool,
+}
+
+impl Activity {
+    /// The handshake is over: what was read was no request.
+    pub(super) fn shook_hands(&self) {
+        self.begun.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn speaks(&self, version: Version) {
+        self.version.store(version as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn speaks_http(&self) -> bool {
+        self.version.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it is known to be one on which a notice crosses no request: HTTP/2, after its first request, for a client
+    /// that has yet to send that one is to have it answered here.
+    pub(super) fn can_be_told(&self) -> bool {
+        self.version.load(Ordering::Relaxed) == Version::Http2 as u8 && self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn probe(&self) {
+        self.quiet.store(false, Ordering::Relaxed);
+        self.probing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no request is there, or has begun to arrive.
+    pub(super) fn is_idle(&self) -> bool {
+        // Frames of HTTP/2 that are no requests come at any time, and the first GOAWAY crosses none.
+        let is_still = || self.quiet.load(Ordering::Relaxed) && !self.begun.load(Ordering::Relaxed);
+        self.unanswered.load(Ordering::Acquire) == 0
+            && (self.version.load(Ordering::Relaxed) == Version::Http2 as u8 || is_still())
+    }
+}
+
+/// A request that is being answered, until this is dropped; which may be before there is an answer.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    activity: Arc<Activity>,
+}
+
+impl Unanswered {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+        activity.asked.store(true, Ordering::Relaxed);
+        activity.begun.store(false, Ordering::Relaxed);
+        activity.unanswered.fetch_add(1, Ordering::AcqRel);
+        Self { activity: activity.clone() }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.activity.begun.store(false, Ordering::Relaxed);
+        self.activity.unanswered.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Whether the socket has nothing to be read: no byte of a request, and no end by the client.
+///
+/// The socket is asked, not tokio, which may not have heard of it yet.
+#[cfg(unix)]
+pub(super) fn is_quiet(socket: &impl std::os::fd::AsFd) -> bool {
+    would_block(socket2::SockRef::from(socket))
+}
+
+#[cfg(windows)]
+pub(super) fn is_quiet(socket: &impl std::os::windows::io::AsSocket) -> bool {
+    would_block(socket2::SockRef::from(socket))
+}
+
+fn would_block(socket: socket2::SockRef<'_>) -> bool {
+    let peeked = socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
+    matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// A stream of a managed listener, as [`with_handshake`](super::with_handshake) hands it out. It notes what is read.
+///
+/// It is that stream by `Deref`, and as `AsyncRead` and `AsyncWrite`.
+#[derive(Debug)]
+pub struct Connection<I> {
+    stream: I,
+    activity: Arc<Activity>,
+}
+
+impl<I> Connection<I> {
+    pub(super) fn new(stream: I, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+}
+
+impl<I> Deref for Connection<I> {
+    type Target = I;
+
+    fn deref(&self) -> &I {
+        &self.stream
+    }
+}
+
+impl<I: sealed::Stream> AsyncRead for Connection<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if polled.is_ready() {
+            if buffer.filled().len() > before {
+                this.activity.begun.store(true, Ordering::Relaxed);
+            }
+        } else if this.activity.probing.swap(false, Ordering::Relaxed) {
+            this.activity.quiet.store(this.stream.is_quiet(), Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<I: sealed::Stream> AsyncWrite for Connection<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,109 @@
+//! The service of the user, which says `Connection: close` once somebody else serves.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::activity::{Activity, Unanswered};
+use crate::drain::Shutdown;
+
+/// The service of one connection.
+#[derive(Clone)]
+pub(super) struct Answering<S> {
+    service: TowerToHyperService<S>,
+    shutdown: Shutdown,
+    activity: Arc<Activity>,
+}
+
+impl<S> Answering<S> {
+    pub(super) fn new(service: S, shutdown: Shutdown, activity: Arc<Activity>) -> Self {
+        Self { service: TowerToHyperService::new(service), shutdown, activity }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Answering<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = S::Error;
+    type Future = Answer<TowerToHyperServiceFuture<S, Request<Incoming>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let unanswered = Unanswered::new(&self.activity);
+        // HTTP/2 has no such header, and GOAWAY.
+        let says_close = request.version() < Version::HTTP_2;
+        Answer {
+            answer: self.service.call(request),
+            shutdown: says_close.then(|| self.shutdown.clone()),
+            unanswered: Some(unanswered),
+        }
+    }
+}
+
+pin_project! {
+    /// The answer to one request.
+    pub(super) struct Answer<F> {
+        #[pin]
+        answer: F,
+        shutdown: Option<Shutdown>,
+        unanswered: Option<Unanswered>,
+    }
+}
+
+impl<F, B, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<AnswerBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = ready!(this.answer.poll(cx))?;
+        // A connection that becomes another protocol has no next request to send elsewhere.
+        if this.shutdown.as_ref().is_some_and(Shutdown::handed_over)
+            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let unanswered = this.unanswered.take();
+        Poll::Ready(Ok(answer.map(|body| AnswerBody { body, _unanswered: unanswered })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer. The request is answered when it has ended.
+    pub(super) struct AnswerBody<B> {
+        #[pin]
+        body: B,
+        _unanswered: Option<Unanswered>,
+    }
+}
+
+impl<B: Body> Body for AnswerBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

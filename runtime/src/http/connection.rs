@@ -1,0 +1,139 @@
+//! One connection, from its first byte to its end.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::BoxError;
+use super::activity::Activity;
+use super::answer::Answering;
+use super::version::{Version, detect};
+use crate::drain::Shutdown;
+
+/// How long a connection without a request stays open once the drain has begun.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+/// How much of the drain is kept for the answers, whatever the grace.
+const IDLE_GRACE_SHARE: u32 = 2;
+
+/// Serves one connection to its end, which it brings about once the drain has begun.
+pub(super) async fn serve<H, I, S, B>(
+    io: H,
+    service: Answering<S>,
+    activity: Arc<Activity>,
+    mut shutdown: Shutdown,
+) where
+    H: Future<Output = Result<I, BoxError>>,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let grace = IDLE_GRACE.min(shutdown.drain_timeout() / IDLE_GRACE_SHARE);
+    let mut conversation = pin!(converse(io, service, &activity));
+    let mut patience = pin!(tokio::time::sleep(grace));
+    let mut draining = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if activity.is_closing() {
+                return Poll::Pending;
+            }
+            if activity.can_be_told() && shutdown.handed_over() {
+                activity.close();
+                continue;
+            }
+            if !draining {
+                ready!(Pin::new(&mut shutdown).poll(cx));
+                draining = true;
+                patience.as_mut().reset(Instant::now() + grace);
+            }
+            ready!(patience.as_mut().poll(cx));
+            // hyper looks for a request once more, and this time the socket itself is asked: a request that has
+            // arrived and of which tokio has not heard yet is served.
+            activity.probe();
+            if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if !activity.is_idle() {
+                // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle next.
+                patience.as_mut().reset(Instant::now() + grace);
+            } else if activity.speaks_http() {
+                activity.close();
+            } else {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    })
+    .await;
+    // A client that goes away, or does not speak HTTP, ends its own connection.
+    if let Err(error) = ended {
+        tracing::debug!(target: "tableflip", error, "an HTTP connection ended early");
+    }
+}
+
+/// Shakes hands, finds out which version of HTTP it is, and speaks it.
+async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Activity) -> Result<(), BoxError>
+where
+    H: Future<Output = Result<I, BoxError>>,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let io = io.await?;
+    activity.shook_hands();
+    let Some((version, io)) = detect(io).await? else { return Ok(()) };
+    activity.speaks(version);
+    let io = TokioIo::new(io);
+    match version {
+        Version::Http1 => {
+            let mut http = http1::Builder::new();
+            let connection = http.timer(TokioTimer::new()).serve_connection(io, service).with_upgrades();
+            until_closed(connection, activity, |connection| connection.graceful_shutdown()).await?;
+        }
+        Version::Http2 => {
+            let mut http = http2::Builder::new(TokioExecutor::new());
+            // For WebSockets, RFC 8441.
+            http.timer(TokioTimer::new()).enable_connect_protocol();
+            let connection = http.serve_connection(io, service);
+            until_closed(connection, activity, |connection| connection.graceful_shutdown()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A connection, which is told when it is to end.
+async fn until_closed<C: Future>(
+    connection: C,
+    activity: &Activity,
+    close: impl Fn(Pin<&mut C>),
+) -> C::Output {
+    let mut connection = pin!(connection);
+    let mut told = false;
+    poll_fn(|cx| {
+        if !told && activity.is_closing() {
+            close(connection.as_mut());
+            told = true;
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+}

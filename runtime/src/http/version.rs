@@ -1,0 +1,115 @@
+//! Which version of HTTP a connection speaks.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// What an HTTP/2 client begins with, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 does.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1 = 1,
+    Http2 = 2,
+}
+
+/// Reads until it is clear which version it is; `None` if the client leaves without a word.
+pub(super) async fn detect<I>(mut io: I) -> io::Result<Option<(Version, Rewound<I>)>>
+where
+    I: AsyncRead + Unpin,
+{
+    let mut head = [0; PREFACE.len()];
+    let mut length = 0;
+    while length < head.len() && PREFACE.starts_with(&head[..length]) {
+        match io.read(&mut head[length..]).await? {
+            0 if length == 0 => return Ok(None),
+            0 => break,
+            read => length += read,
+        }
+    }
+    let version = if head == *PREFACE { Version::Http2 } else { Version::Http1 };
+    Ok(Some((version, Rewound { head, left: 0..length, io })))
+}
+
+/// A stream of which a few bytes have been read, which are read again first.
+#[derive(Debug)]
+pub(super) struct Rewound<I> {
+    head: [u8; PREFACE.len()],
+    left: std::ops::Range<usize>,
+    io: I,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.left.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buffer);
+        }
+        let count = this.left.len().min(buffer.remaining());
+        buffer.put_slice(&this.head[this.left.start..][..count]);
+        this.left.start += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// What is detected when `sent` arrives at most `piece` bytes at a time; all of it is there to be read again.
+    async fn detected(sent: &[u8], piece: usize) -> Option<Version> {
+        let (client, mut server) = tokio::io::duplex(piece);
+        let all = sent.to_vec();
+        tokio::spawn(async move { server.write_all(&all).await });
+        let (version, mut rewound) = detect(client).await.unwrap()?;
+        let mut read = Vec::new();
+        rewound.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, sent);
+        Some(version)
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_http_2_and_all_else_is_not() {
+        for piece in [1, 5, 24, 64] {
+            assert_eq!(detected(b"", piece).await, None);
+            assert_eq!(detected(&[&PREFACE[..], b"frames"].concat(), piece).await, Some(Version::Http2));
+            for other in ["G", "PRI", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+                assert_eq!(detected(other.as_bytes(), piece).await, Some(Version::Http1), "{other:?}");
+            }
+        }
+    }
+}

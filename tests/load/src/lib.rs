@@ -1,0 +1,129 @@
+//! A service, its clients, and upgrades while they are at work: what the tests of the examples are written with.
+//!
+//! ```ignore
+//! let mut service = load::Service::of(env!("CARGO_BIN_EXE_axum-hello")).listen("http", "tcp://127.0.0.1:0").start();
+//! let http = load::Http::new(service.address("http"), load::Version::Http1);
+//! load::across_upgrades(&mut service, || http.clone());    // panics if a request is lost
+//! ```
+//!
+//! Each of [`CLIENTS`] keeps its connection while the service lets it, half of them ask [`RATE`] times a second together,
+//! and the others wait for longer than a second between two requests. `TABLEFLIP_TEST_UPGRADES=100` is the long run.
+
+mod http;
+mod service;
+
+use std::env;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::interval_at;
+
+pub use http::{Http, Version};
+pub use service::{Certificate, Command, Service, have};
+
+/// How long anything may take that is to happen.
+pub const DEADLINE: Duration = Duration::from_secs(40);
+/// Requests a second.
+pub const RATE: u32 = 2000;
+/// Clients, each with a connection of its own.
+pub const CLIENTS: u32 = 64;
+/// How long every second one of them waits from request to request.
+const IDLE: Duration = Duration::from_millis(1300);
+/// How long the load runs before the first upgrade and after the last one.
+const STEADY: Duration = Duration::from_millis(500);
+
+/// How many upgrades a run has: `TABLEFLIP_TEST_UPGRADES`, or 3.
+pub fn upgrades() -> u32 {
+    match env::var("TABLEFLIP_TEST_UPGRADES") {
+        Ok(number) => number.parse().expect("TABLEFLIP_TEST_UPGRADES is a number"),
+        Err(_) => 3,
+    }
+}
+
+/// A client that sends one request at a time.
+pub trait Client: Send + 'static {
+    /// One request, up to its whole answer. The error is how it was lost.
+    fn ask(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// What became of the requests of one run.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: AtomicU64,
+    lost: Mutex<Vec<String>>,
+    over: AtomicBool,
+}
+
+/// What one run has come to.
+#[derive(Debug)]
+pub struct Run {
+    /// Of the service.
+    pub upgrades: u32,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// How each of the others was lost.
+    pub lost: Vec<String>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { upgrades, answered, lost, elapsed } = self;
+        let rate = *answered as f64 / elapsed.as_secs_f64();
+        write!(f, "{upgrades} upgrades, {answered} requests, {rate:.0} a second, {} lost", lost.len())
+    }
+}
+
+/// Upgrades a service [`upgrades`] times while clients are at work, says what became of them, and panics if one of their
+/// requests was lost.
+pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
+    let run = count(service, make);
+    println!("{}: {run}", service.name());
+    assert!(run.lost.is_empty(), "{run}:\n{}\n{}", run.lost.join("\n"), service.log());
+    assert!(run.answered > u64::from(RATE / 10), "hardly anything was asked: {run}");
+    run
+}
+
+/// The same, for a framework that is known to lose some.
+pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let tally = Arc::new(Tally::default());
+    let begun = Instant::now();
+    let busy = CLIENTS / 2;
+    let mut clients = runtime.block_on(async {
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            let every = if number < busy { Duration::from_secs(1) * busy / RATE } else { IDLE };
+            clients.spawn(ask_again(make(), every, every * number / CLIENTS, tally.clone()));
+        }
+        clients
+    });
+    std::thread::sleep(STEADY);
+    let upgrades = upgrades();
+    for _ in 0..upgrades {
+        service.upgrade();
+    }
+    std::thread::sleep(STEADY);
+    tally.over.store(true, Ordering::Relaxed);
+    runtime.block_on(async { while let Some(ended) = clients.join_next().await { ended.expect("no client panics") } });
+    let lost = std::mem::take(&mut *tally.lost.lock().expect("no client panics"));
+    Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed: begun.elapsed() }
+}
+
+async fn ask_again(mut client: impl Client, every: Duration, after: Duration, tally: Arc<Tally>) {
+    let mut ticks = interval_at(tokio::time::Instant::now() + after, every);
+    while !tally.over.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let asked = tokio::time::timeout(DEADLINE, client.ask());
+        match asked.await.unwrap_or_else(|_| Err("there was no answer".to_owned())) {
+            Ok(()) => _ = tally.answered.fetch_add(1, Ordering::Relaxed),
+            Err(loss) => tally.lost.lock().expect("no client panics").push(loss),
+        }
+    }
+}

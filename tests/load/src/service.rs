@@ -1,0 +1,256 @@
+//! A service in a directory of its own, spoken to through its control socket.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::DEADLINE;
+
+/// How a service is to be started.
+#[derive(Debug)]
+pub struct Command {
+    dir: TempDir,
+    program: PathBuf,
+    env: HashMap<OsString, OsString>,
+}
+
+/// A service that runs, in all its generations.
+#[derive(Debug)]
+pub struct Service {
+    dir: TempDir,
+    program: PathBuf,
+    first: Child,
+}
+
+impl Service {
+    /// A service of this program.
+    pub fn of(program: &str) -> Command {
+        let dir = tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory");
+        let env = HashMap::from([("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
+        let command = Command { dir, program: program.into(), env };
+        let (pidfile, control) = (command.path("pid"), command.path("control"));
+        command
+            .env("TABLEFLIP_PIDFILE", pidfile)
+            .env("TABLEFLIP_CONTROL", control)
+            .env("TABLEFLIP_PROBATION", "200ms")
+    }
+
+    /// A file of it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The name of its program.
+    pub fn name(&self) -> String {
+        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The process that serves.
+    pub fn pid(&self) -> u32 {
+        let text = fs::read_to_string(self.path("pid")).expect("the pid file is there");
+        text.trim().parse().expect("it has a number")
+    }
+
+    /// What its processes wrote to stdout and stderr.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.path("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The address that a TCP or UDP listener is bound to.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let status = self.status();
+        let listeners = status["listeners"].as_array().expect("a list");
+        let listener = listeners.iter().find(|listener| listener["name"] == name);
+        let address = listener.and_then(|listener| listener["address"].as_str());
+        let address = address.unwrap_or_else(|| panic!("there is no listener `{name}` in {status}"));
+        let (_, address) = address.split_once("://").expect("a scheme");
+        address.parse().expect("an IP address and a port")
+    }
+
+    /// What the process that serves says of itself; `docs/control.md`.
+    pub fn status(&self) -> Value {
+        Control::connect(&self.path("control")).ask("status")
+    }
+
+    /// Replaces it, and waits until the old process has exited. Gives the process ID of the new one.
+    pub fn upgrade(&mut self) -> u32 {
+        let (mut control, pid) = self.begin_upgrade();
+        control.wait_for_the_end();
+        pid
+    }
+
+    /// Replaces it, and returns when the new process has passed its probation. The old one may still drain; it has
+    /// exited when [`Control::wait_for_the_end`] returns.
+    pub fn begin_upgrade(&mut self) -> (Control, u32) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut control = Control::connect(&self.path("control"));
+            let answer = control.ask("upgrade");
+            match answer["code"].as_str() {
+                None => {
+                    let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+                    // Where the first process is the one that has ended, nobody else reaps it.
+                    _ = self.first.try_wait().expect("it is a child");
+                    return (control, pid.expect("the process ID of the successor"));
+                }
+                // It has yet to notice that its predecessor is gone.
+                Some("predecessor-draining") if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Some(_) => panic!("no upgrade: {answer}\n{}", self.log()),
+            }
+        }
+    }
+
+    /// Stops it, and waits until it has exited.
+    pub fn stop(self) {
+        let mut control = Control::connect(&self.path("control"));
+        control.ask("stop");
+        control.wait_for_the_end();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // A process of it that serves is in the group of the first one, whose number is therefore no one else's.
+        let pid = fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse().ok());
+        let group = i32::try_from(self.first.id()).ok().and_then(Pid::from_raw);
+        let serving = pid.and_then(Pid::from_raw).and_then(|pid| getpgid(Some(pid)).ok());
+        if let Some(group) = group.filter(|group| serving == Some(*group)) {
+            // It may have ended by itself meanwhile.
+            kill_process_group(group, Signal::KILL).unwrap_or_default();
+        }
+        self.first.wait().map(drop).unwrap_or_default();
+    }
+}
+
+impl Command {
+    /// A file of the service.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The address of a listener that the program declares.
+    pub fn listen(self, name: &str, address: &str) -> Self {
+        self.env(format!("TABLEFLIP_LISTEN_{}", name.to_uppercase()), address)
+    }
+
+    /// A variable of its environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// How long open connections may take.
+    pub fn drain_timeout(self, duration: &str) -> Self {
+        self.env("TABLEFLIP_DRAIN_TIMEOUT", duration)
+    }
+
+    /// Starts it in its directory, and waits until it serves.
+    pub fn start(self) -> Service {
+        let log = File::create(self.path("log")).expect("a log");
+        let child = std::process::Command::new(&self.program)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{:?}: {error}", self.program));
+        let mut service = Service { dir: self.dir, program: self.program, first: child };
+        let deadline = Instant::now() + DEADLINE;
+        while !service.path("pid").exists() {
+            let ended = service.first.try_wait().expect("it is a child");
+            assert!(ended.is_none(), "{}: {ended:?}\n{}", service.name(), service.log());
+            assert!(Instant::now() < deadline, "{} does not serve:\n{}", service.name(), service.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        service
+    }
+}
+
+/// A conversation with one process.
+#[derive(Debug)]
+pub struct Control {
+    stream: BufReader<UnixStream>,
+}
+
+impl Control {
+    fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// The answer to a command, past the phases that are told before.
+    fn ask(&mut self, command: &str) -> Value {
+        writeln!(self.stream.get_mut(), r#"{{"command":"{command}"}}"#).expect("the process listens");
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).expect("an answer in time");
+            let reply: Value = serde_json::from_str(&line).expect("a line of JSON");
+            if reply["reply"] != "phase" {
+                return reply;
+            }
+        }
+    }
+
+    /// Waits until the process has exited.
+    pub fn wait_for_the_end(&mut self) {
+        let mut line = String::new();
+        // It may end by a reset, for there may be phases that nobody has read.
+        while self.stream.read_line(&mut line).is_ok_and(|read| read > 0) {}
+    }
+}
+
+/// A certificate for `localhost`, signed by itself, and its key; made by openssl(1).
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Of both, in PEM.
+    pub certificate: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes a new one at `PATH.pem` and `PATH.key`.
+    pub fn make(path: &Path) -> Self {
+        let made = Self { certificate: path.with_extension("pem"), key: path.with_extension("key") };
+        let output = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-days", "2", "-subj", "/CN=localhost"])
+            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args([OsStr::new("-keyout"), made.key.as_ref(), OsStr::new("-out"), made.certificate.as_ref()])
+            .output()
+            .expect("openssl runs");
+        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+        made
+    }
+}
+
+/// Whether a program is there. If not, says that the test is skipped, for `.ci/run` to count.
+pub fn have(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if !found {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Past the capture of the output of tests.
+        writeln!(std::io::stderr(), "skipped: {name}: there is no {program}").expect("stderr can be written");
+    }
+    found
+}
