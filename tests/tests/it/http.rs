@@ -21,7 +21,11 @@ struct Response {
 
 impl Http {
     fn connect(service: &Service) -> Self {
-        let stream = TcpStream::connect(service.address("http")).expect("somebody listens");
+        Self::connect_to(service, "http")
+    }
+
+    fn connect_to(service: &Service, listener: &str) -> Self {
+        let stream = TcpStream::connect(service.address(listener)).expect("somebody listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         Self { stream: BufReader::new(stream) }
     }
@@ -41,7 +45,34 @@ impl Http {
         line.trim_end().to_owned()
     }
 
+    /// The answer without its body.
+    fn head(&mut self) -> Response {
+        self.read_head().0
+    }
+
+    /// A body in chunks, to its end.
+    fn chunks(&mut self) -> String {
+        let mut body = String::new();
+        loop {
+            let length = usize::from_str_radix(&self.line(), 16).expect("the length of a chunk");
+            let mut chunk = vec![0; length];
+            self.stream.read_exact(&mut chunk).expect("the whole chunk");
+            assert_eq!(self.line(), "");
+            if length == 0 {
+                return body;
+            }
+            body.push_str(&String::from_utf8(chunk).expect("it is text"));
+        }
+    }
+
     fn response(&mut self) -> Response {
+        let (head, length) = self.read_head();
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("the whole body");
+        Response { body: String::from_utf8(body).expect("it is text"), ..head }
+    }
+
+    fn read_head(&mut self) -> (Response, usize) {
         let status = self.line().split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         let (mut closes, mut length) = (false, 0);
         loop {
@@ -53,14 +84,17 @@ impl Http {
                 None => break,
             }
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).expect("the whole body");
-        Response { status, closes, body: String::from_utf8(body).expect("it is text") }
+        (Response { status, closes, body: String::new() }, length)
     }
 
     fn get(&mut self, path: &str) -> Response {
         self.request(path);
         self.response()
+    }
+
+    /// The other side has closed the connection, in the middle of what it owed.
+    fn assert_is_cut(&mut self) {
+        assert!(matches!(self.stream.read(&mut [0]), Ok(0) | Err(_)));
     }
 
     /// The other side has closed the connection, and in order.
@@ -194,4 +228,81 @@ fn a_connection_that_stays_idle_is_closed_before_the_deadline() {
     silent.assert_ends();
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
+}
+
+/// An upload that is slow is read to its end, and an answer that streams is sent to its end.
+#[test]
+fn what_takes_long_is_finished_by_the_old_process() {
+    let dir = Dir::new();
+    let gate = dir.gate("rest");
+    let (service, old) = web(&dir).serve();
+    let mut upload = Http::connect(&service);
+    upload.write("POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\nslowly");
+    let mut download = Http::connect(&service);
+    download.request("/stream/rest");
+    service.wait(&old, "gate");
+    replace(&service, &old, 2);
+    upload.write(" sent");
+    let answer = upload.response();
+    assert_eq!(answer, Response { body: format!("1 {} 11", old.pid()), ..by(1, &old, true) });
+    upload.assert_ends();
+    gate.open();
+    // Its head was sent before anybody knew.
+    let head = download.head();
+    assert!(!head.closes);
+    assert_eq!(download.chunks(), by(1, &old, true).body);
+    // The next request is answered all the same, and says so.
+    assert_eq!(download.get("/"), by(1, &old, true));
+    download.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn an_answer_can_wait_for_the_drain() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    client.request("/until-shutdown");
+    let mut other = Http::connect(&service);
+    other.get("/");
+    replace(&service, &old, 2);
+    assert_eq!(client.response(), by(1, &old, true));
+}
+
+/// M17, for a handshake before HTTP: one that was accepted is served, and one that never says a word is not waited for.
+#[test]
+fn m17_a_connection_in_mid_handshake_is_served_unless_it_stays_silent() {
+    let dir = Dir::new();
+    let listeners = web(&dir).listen("slow", "tcp://127.0.0.1:0").drain_timeout("2s");
+    let (service, old) = listeners.serve();
+    let mut late = Http::connect_to(&service, "slow");
+    let mut silent = Http::connect_to(&service, "slow");
+    let mut shaken = Http::connect_to(&service, "slow");
+    shaken.write("!");
+    let mut other = Http::connect_to(&service, "slow");
+    other.write("!");
+    assert_eq!(other.get("/"), by(1, &old, false));
+    replace(&service, &old, 4);
+    late.write("!");
+    assert_eq!(late.get("/"), by(1, &old, true));
+    assert_eq!(shaken.get("/"), by(1, &old, true));
+    other.assert_ends();
+    silent.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
+}
+
+/// What is left at the deadline is aborted, and named.
+#[test]
+fn an_answer_that_never_comes_is_aborted_at_the_deadline() {
+    let dir = Dir::new();
+    let _gate = dir.gate("never");
+    let (service, old) = web(&dir).drain_timeout("500ms").serve();
+    let mut client = Http::connect(&service);
+    client.request("/gate/never");
+    service.wait(&old, "gate");
+    replace(&service, &old, 1);
+    service.wait_for(&old, "error", "drain");
+    client.assert_is_cut();
+    old.exit();
 }

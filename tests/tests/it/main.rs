@@ -12,6 +12,7 @@ mod fake_predecessor;
 mod fake_successor;
 mod harness;
 mod http;
+mod http2;
 mod inheritance;
 mod limits;
 mod look;

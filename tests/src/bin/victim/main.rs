@@ -153,8 +153,8 @@ async fn body(
     for (name, listener) in listeners {
         match listener {
             _ if skipped.contains(&name.as_str()) => {}
-            Listener::Tcp(listener) if name == "http" => {
-                tokio::spawn(web::serve(victim.clone(), listener));
+            Listener::Tcp(listener) if name == "http" || name == "slow" => {
+                tokio::spawn(web::serve(victim.clone(), name, listener));
             }
             listener => {
                 tokio::spawn(serve(victim.clone(), listener));

@@ -1,27 +1,44 @@
-//! A listener of the name `http` speaks HTTP: `/` says who answers, `/gate/NAME` once the test has opened that gate, and
-//! `/switch` becomes a connection that echoes.
+//! A listener of the name `http` speaks HTTP: `/` says who answers, `/gate/NAME` once the test has opened that gate,
+//! `/stream/NAME` half of that at once and half then; `/count` counts what is sent to it, `/until-shutdown` answers when the
+//! service is told to finish, and `/switch` becomes a connection that echoes. On one of the name `slow` each connection
+//! sends a byte before HTTP, for a handshake.
 
+use std::io;
 use std::process;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::routing::get;
+use axum::routing::{get, post};
+use http_body_util::channel::Channel;
 use hyper_util::rt::TokioIo;
 use tableflip::net::TcpListener;
-use tokio::io::{copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, copy, split};
 
 use crate::Victim;
 
-pub(crate) async fn serve(victim: Arc<Victim>, listener: TcpListener) {
+pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListener) {
     let router = Router::new()
         .route("/", get(who))
         .route("/gate/{name}", get(gate))
+        .route("/stream/{name}", get(stream))
+        .route("/until-shutdown", get(until_shutdown))
+        .route("/count", post(count))
         .route("/switch", get(switch))
         .with_state(victim);
-    tableflip::http::serve(listener, router).await.expect("the listener is useful to the end");
+    let served = match name.as_str() {
+        "http" => tableflip::http::serve(listener, router).await,
+        _ => tableflip::http::serve(tableflip::http::with_handshake(listener, shake_hands), router).await,
+    };
+    served.expect("the listener is useful to the end");
+}
+
+async fn shake_hands<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<S> {
+    stream.read_u8().await?;
+    Ok(stream)
 }
 
 async fn who(State(victim): State<Arc<Victim>>) -> String {
@@ -34,6 +51,28 @@ async fn gate(State(victim): State<Arc<Victim>>, Path(name): Path<String>) -> St
         .await
         .expect("it does not panic");
     who(State(victim)).await
+}
+
+async fn stream(State(victim): State<Arc<Victim>>, Path(name): Path<String>) -> Body {
+    let (mut parts, body) = Channel::<Bytes>::new(1);
+    tokio::spawn(async move {
+        let answer = Bytes::from(who(State(victim.clone())).await);
+        parts.send_data(answer.slice(..1)).await.expect("the client reads");
+        let waiting = victim.clone();
+        let gate = tokio::task::spawn_blocking(move || waiting.act(&format!("gate {name}")));
+        gate.await.expect("it does not panic");
+        parts.send_data(answer.slice(1..)).await.expect("the client reads");
+    });
+    Body::new(body)
+}
+
+async fn until_shutdown(State(victim): State<Arc<Victim>>) -> String {
+    victim.shutdown.clone().await;
+    who(State(victim)).await
+}
+
+async fn count(State(victim): State<Arc<Victim>>, body: Bytes) -> String {
+    format!("{} {}", who(State(victim)).await, body.len())
 }
 
 async fn switch(request: Request) -> (StatusCode, HeaderMap) {

@@ -1,0 +1,256 @@
+//! `tableflip::http::serve` across an upgrade, seen by a client that writes the frames of HTTP/2 itself, RFC 9113.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// The stream that the first GOAWAY names: none is refused.
+const ANY: u32 = (1 << 31) - 1;
+
+/// A connection to the listener `http`.
+struct Http2 {
+    stream: TcpStream,
+}
+
+/// What came back, without what is of no interest here.
+#[derive(Debug, PartialEq, Eq)]
+enum Frame {
+    /// The body of an answer, whole.
+    Answer {
+        stream: u32,
+        body: String,
+    },
+    Ping {
+        payload: [u8; 8],
+    },
+    /// With the last stream that is served.
+    GoAway {
+        last: u32,
+    },
+    End,
+}
+
+impl Http2 {
+    /// Says nothing yet.
+    fn connect(service: &Service) -> Self {
+        let stream = TcpStream::connect(service.address("http")).expect("somebody listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        Self { stream }
+    }
+
+    /// The preface.
+    fn begin(&mut self) {
+        self.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the connection is open");
+        self.frame(SETTINGS, 0, 0, &[]);
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("a small frame").to_be_bytes();
+        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.stream.write_all(&frame).expect("the connection is open");
+    }
+
+    /// Asks for a path. The fields are those of the static table of HPACK, RFC 7541: GET, http, and two literals.
+    fn ask(&mut self, stream: u32, path: &str) {
+        let length = u8::try_from(path.len()).expect("a short path");
+        let fields = [&[0x82, 0x86, 0x04, length], path.as_bytes(), &[0x01, 4], b"test"].concat();
+        self.frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields);
+    }
+
+    /// The next frame of interest.
+    fn next(&mut self) -> Frame {
+        let mut data = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            match self.stream.read(&mut head[..1]).expect("it ends in order") {
+                0 => return Frame::End,
+                _ => self.stream.read_exact(&mut head[1..]).expect("a whole frame"),
+            }
+            let [a, b, c, kind, flags, stream @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            self.stream.read_exact(&mut payload).expect("a whole frame");
+            let stream = u32::from_be_bytes(stream);
+            match kind {
+                DATA => {
+                    data.extend(payload);
+                    if flags & END_STREAM != 0 {
+                        let body = String::from_utf8(data).expect("it is text");
+                        return Frame::Answer { stream, body };
+                    }
+                }
+                PING if flags & ACK == 0 => {
+                    return Frame::Ping { payload: payload.try_into().expect("eight bytes") };
+                }
+                GOAWAY => {
+                    let [last, reason] = [&payload[..4], &payload[4..8]]
+                        .map(|field| u32::from_be_bytes(field.try_into().expect("four bytes")));
+                    assert_eq!(reason, 0, "NO_ERROR");
+                    return Frame::GoAway { last };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the first GOAWAY, and the PING that it ends with; which is answered by what this returns.
+    fn first_goaway(&mut self) -> [u8; 8] {
+        assert_eq!(self.next(), Frame::GoAway { last: ANY });
+        match self.next() {
+            Frame::Ping { payload } => payload,
+            other => panic!("it is {other:?}"),
+        }
+    }
+
+    /// Takes them and an answer, which come in any order.
+    fn goaway_and(&mut self, answer: Frame) -> [u8; 8] {
+        let (mut answered, mut goaway, mut ping) = (false, false, None);
+        while !answered || ping.is_none() {
+            match self.next() {
+                frame if frame == answer => answered = true,
+                Frame::GoAway { last: ANY } => goaway = true,
+                Frame::Ping { payload } if goaway => ping = Some(payload),
+                other => panic!("it is {other:?}"),
+            }
+        }
+        ping.expect("it has come")
+    }
+
+    fn pong(&mut self, payload: [u8; 8]) {
+        self.frame(PING, ACK, 0, &payload);
+    }
+}
+
+fn by(generation: u64, process: &Process, stream: u32) -> Frame {
+    Frame::Answer { stream, body: format!("{generation} {}", process.pid()) }
+}
+
+fn web(dir: &Dir) -> Command<'_> {
+    dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown()
+}
+
+/// Upgrades, and waits until the old one has begun to drain with this many connections.
+fn replace(service: &Service, old: &Process, open: usize) -> Process {
+    let new = service.upgrade(old);
+    service.wait_for(old, "draining", &format!("open={open}"));
+    new
+}
+
+/// D6, M13. The first GOAWAY refuses nothing, so no request crosses it; the second one comes when the client is known to
+/// have read the first.
+#[test]
+fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.ask(1, "/");
+    assert_eq!(client.next(), by(1, &old, 1));
+    replace(&service, &old, 1);
+    let ping = client.first_goaway();
+    // As if it had been on its way.
+    client.ask(3, "/");
+    assert_eq!(client.next(), by(1, &old, 3));
+    client.pong(ping);
+    assert_eq!(client.next(), Frame::GoAway { last: 3 });
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+#[test]
+fn d6_in_standby_the_next_request_brings_the_goaway() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).probation("1h").serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.ask(1, "/");
+    assert_eq!(client.next(), by(1, &old, 1));
+    service.upgrade(&old);
+    client.ask(3, "/");
+    let ping = client.goaway_and(by(1, &old, 3));
+    client.pong(ping);
+    assert_eq!(client.next(), Frame::GoAway { last: 3 });
+    assert_eq!(client.next(), Frame::End);
+}
+
+/// M17. It was accepted, so it is this process's to serve, though not even its preface has arrived.
+#[test]
+fn m17_a_connection_that_has_sent_nothing_yet_is_served_over_http_2() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).serve();
+    // Asked after the silent ones were accepted: the queue has an order.
+    let mut silent = Http2::connect(&service);
+    let mut begun = Http2::connect(&service);
+    begun.begin();
+    let mut other = Http2::connect(&service);
+    other.begin();
+    other.ask(1, "/");
+    assert_eq!(other.next(), by(1, &old, 1));
+    replace(&service, &old, 3);
+    silent.begin();
+    for client in [&mut silent, &mut begun] {
+        client.ask(1, "/");
+        let ping = client.goaway_and(by(1, &old, 1));
+        client.pong(ping);
+        assert_eq!(client.next(), Frame::GoAway { last: 1 });
+        assert_eq!(client.next(), Frame::End);
+    }
+    let ping = other.first_goaway();
+    other.pong(ping);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// D4. Each stream that is open at the drain is served to its end.
+#[test]
+fn d4_streams_in_flight_are_answered_after_the_goaway() {
+    let dir = Dir::new();
+    let gates = [dir.gate("answer"), dir.gate("rest")];
+    let (service, old) = web(&dir).serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.ask(1, "/gate/answer");
+    service.wait(&old, "gate");
+    client.ask(3, "/stream/rest");
+    service.wait(&old, "gate");
+    client.ask(5, "/until-shutdown");
+    replace(&service, &old, 1);
+    let ping = client.goaway_and(by(1, &old, 5));
+    client.pong(ping);
+    assert_eq!(client.next(), Frame::GoAway { last: 5 });
+    gates[0].open();
+    assert_eq!(client.next(), by(1, &old, 1));
+    gates[1].open();
+    let Frame::Answer { stream: 3, .. } = client.next() else { panic!("the rest of the streaming answer") };
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// A channel that somebody has opened in advance, and not used yet.
+#[test]
+fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    let mut other = Http2::connect(&service);
+    other.begin();
+    other.ask(1, "/");
+    assert_eq!(other.next(), by(1, &old, 1));
+    replace(&service, &old, 2);
+    for client in [&mut client, &mut other] {
+        let ping = client.first_goaway();
+        client.pong(ping);
+    }
+    assert_eq!(client.next(), Frame::GoAway { last: 0 });
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
+}
