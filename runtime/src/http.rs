@@ -33,9 +33,9 @@ use std::task::Poll;
 
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tower_service::Service;
 
 use crate::drain::Shutdown;
 use crate::net::{TcpListener, TcpStream};
@@ -68,6 +68,20 @@ mod sealed {
             connection: Connection<Self::Stream>,
         ) -> impl Future<Output = Result<Self::Io, BoxError>> + Send + 'static;
         fn shutdown(&self) -> Shutdown;
+    }
+
+    pub trait IntoService<Kind> {
+        type Service: hyper::service::Service<
+                Request<Incoming>,
+                Response = Response<Self::Body>,
+                Error: Into<BoxError>,
+                Future: Send + 'static,
+            > + Clone
+            + Send
+            + 'static;
+        type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+
+        fn into_service(self) -> Self::Service;
     }
 
     pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -170,8 +184,60 @@ impl<L: fmt::Debug, F> fmt::Debug for WithHandshake<L, F> {
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 on a managed listener: any `tower_service::Service` over hyper's requests, an
-/// `axum::Router` included. Which version it is the first bytes of a connection tell.
+/// What [`serve`] serves: a `tower_service::Service` over hyper's requests, such as an `axum::Router`, or a
+/// `hyper::service::Service`, such as a `service_fn`. It is cloned for each connection.
+///
+/// `Kind` is [`Tower`] or [`Hyper`], and is never written.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no service for HTTP",
+    label = "not a service",
+    note = "what is served is `Clone` and `Send`, and a `tower_service::Service` or a `hyper::service::Service` over \
+            `Request<hyper::body::Incoming>`"
+)]
+pub trait IntoService<Kind>: sealed::IntoService<Kind> {}
+
+impl<Kind, S: sealed::IntoService<Kind>> IntoService<Kind> for S {}
+
+/// A `tower_service::Service`.
+#[derive(Debug)]
+pub enum Tower {}
+
+/// A `hyper::service::Service`.
+#[derive(Debug)]
+pub enum Hyper {}
+
+impl<S, B> sealed::IntoService<Tower> for S
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Service = TowerToHyperService<S>;
+    type Body = B;
+
+    fn into_service(self) -> Self::Service {
+        TowerToHyperService::new(self)
+    }
+}
+
+impl<S, B> sealed::IntoService<Hyper> for S
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Service = S;
+    type Body = B;
+
+    fn into_service(self) -> S {
+        self
+    }
+}
+
+/// Serves HTTP/1.1 and HTTP/2 on a managed listener: an `axum::Router`, or any other [service](IntoService). Which version
+/// it is the first bytes of a connection tell.
 ///
 /// Returns `Ok` once the service is replaced or stopped and every HTTP connection has ended. A connection that fails is
 /// that connection's end alone.
@@ -179,16 +245,12 @@ impl<L: fmt::Debug, F> fmt::Debug for WithHandshake<L, F> {
 /// # Errors
 ///
 /// What makes the listener useless.
-pub async fn serve<L, S, B>(listener: L, service: S) -> io::Result<()>
+pub async fn serve<L, S, Kind>(listener: L, service: S) -> io::Result<()>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    S: IntoService<Kind>,
 {
+    let service = service.into_service();
     let mut shutdown = sealed::Listener::shutdown(&listener);
     // Every connection holds a sender, and nothing is ever sent: it ends when the last of them has ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);

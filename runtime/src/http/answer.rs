@@ -7,10 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
-use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
-use tower_service::Service;
 
 use super::activity::{Activity, Unanswered};
 use crate::drain::Shutdown;
@@ -18,24 +17,24 @@ use crate::drain::Shutdown;
 /// The service of one connection.
 #[derive(Clone)]
 pub(super) struct Answering<S> {
-    service: TowerToHyperService<S>,
+    service: S,
     shutdown: Shutdown,
     activity: Arc<Activity>,
 }
 
 impl<S> Answering<S> {
     pub(super) fn new(service: S, shutdown: Shutdown, activity: Arc<Activity>) -> Self {
-        Self { service: TowerToHyperService::new(service), shutdown, activity }
+        Self { service, shutdown, activity }
     }
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Answering<S>
+impl<S, B> Service<Request<Incoming>> for Answering<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S: Service<Request<Incoming>, Response = Response<B>>,
 {
     type Response = Response<AnswerBody<B>>;
     type Error = S::Error;
-    type Future = Answer<TowerToHyperServiceFuture<S, Request<Incoming>>>;
+    type Future = Answer<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let unanswered = Unanswered::new(&self.activity);

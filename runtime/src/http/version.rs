@@ -107,7 +107,9 @@ mod tests {
         for piece in [1, 5, 24, 64] {
             assert_eq!(detected(b"", piece).await, None);
             assert_eq!(detected(&[&PREFACE[..], b"frames"].concat(), piece).await, Some(Version::Http2));
-            for other in ["G", "PRI", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            for other in
+                ["G", "PRI", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\n\r\n"]
+            {
                 assert_eq!(detected(other.as_bytes(), piece).await, Some(Version::Http1), "{other:?}");
             }
         }

@@ -45,7 +45,10 @@ enum Sender {
 
 impl std::fmt::Debug for Http {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Http").field("server", &self.server).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("Http")
+            .field("server", &self.server)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,7 +94,10 @@ impl Http {
         self.begin(stream).await
     }
 
-    async fn begin(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender, String> {
+    async fn begin(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Sender, String> {
         let stream = TokioIo::new(stream);
         Ok(match self.version {
             Version::Http1 => {

@@ -10,6 +10,7 @@
 //! and the others wait for longer than a second between two requests. `TABLEFLIP_TEST_UPGRADES=100` is the long run.
 
 mod http;
+mod lines;
 mod service;
 
 use std::env;
@@ -23,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::interval_at;
 
 pub use http::{Http, Version};
-pub use service::{Certificate, Command, Service, have};
+pub use lines::Lines;
+pub use service::{Certificate, Command, Control, Service, have};
 
 /// How long anything may take that is to happen.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -91,8 +93,7 @@ pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -
 
 /// The same, for a framework that is known to lose some.
 pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = runtime();
     let tally = Arc::new(Tally::default());
     let begun = Instant::now();
     let busy = CLIENTS / 2;
@@ -111,9 +112,31 @@ pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
     }
     std::thread::sleep(STEADY);
     tally.over.store(true, Ordering::Relaxed);
-    runtime.block_on(async { while let Some(ended) = clients.join_next().await { ended.expect("no client panics") } });
+    runtime.block_on(async {
+        while let Some(ended) = clients.join_next().await {
+            ended.expect("no client panics")
+        }
+    });
     let lost = std::mem::take(&mut *tally.lost.lock().expect("no client panics"));
     Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed: begun.elapsed() }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// Runs a client.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("it ends in time") })
+}
+
+/// Waits until something is so that does not say when.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 async fn ask_again(mut client: impl Client, every: Duration, after: Duration, tally: Arc<Tally>) {

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::DEADLINE;
+use crate::{DEADLINE, wait_until};
 
 /// How a service is to be started.
 #[derive(Debug)]
@@ -114,8 +114,19 @@ impl Service {
         }
     }
 
+    /// Has an upgrade fail, and says why it did.
+    pub fn refused_upgrade(&self) -> String {
+        let answer = Control::connect(&self.path("control")).ask("upgrade");
+        answer["message"].as_str().unwrap_or_else(|| panic!("it did not fail: {answer}")).to_owned()
+    }
+
+    /// Waits until the process that serves has as many connections open.
+    pub fn wait_for_connections(&self, open: u64) {
+        wait_until("its connections are open", || self.status()["open"].as_u64() >= Some(open));
+    }
+
     /// Stops it, and waits until it has exited.
-    pub fn stop(self) {
+    pub fn stop(&mut self) {
         let mut control = Control::connect(&self.path("control"));
         control.ask("stop");
         control.wait_for_the_end();
@@ -172,13 +183,12 @@ impl Command {
             .spawn()
             .unwrap_or_else(|error| panic!("{:?}: {error}", self.program));
         let mut service = Service { dir: self.dir, program: self.program, first: child };
-        let deadline = Instant::now() + DEADLINE;
-        while !service.path("pid").exists() {
+        let pidfile = service.path("pid");
+        wait_until("the service serves", || {
             let ended = service.first.try_wait().expect("it is a child");
             assert!(ended.is_none(), "{}: {ended:?}\n{}", service.name(), service.log());
-            assert!(Instant::now() < deadline, "{} does not serve:\n{}", service.name(), service.log());
-            std::thread::sleep(Duration::from_millis(2));
-        }
+            pidfile.exists()
+        });
         service
     }
 }

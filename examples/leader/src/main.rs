@@ -1,0 +1,59 @@
+//! A task that must never run twice, in a service that runs in two processes during an upgrade.
+//!
+//! Every process serves; the one that holds the lock leads as well. It lets go of it when it is replaced, before it has
+//! finished its connections, and if it is killed the kernel does. Run it with `cargo run -p leader`, ask it with
+//! `nc 127.0.0.1 7003`, and replace it with `kill -HUP $(cat leader.pid)`; `leader.journal` says who led.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tableflip::{Shutdown, net::TcpListener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{interval, sleep};
+
+/// flock(2): the kernel gives it to one process at a time. Asked for again and again, for a thread that waits in there
+/// could not be told to stop.
+async fn lock() -> io::Result<Flock<File>> {
+    let mut file = File::options().create(true).append(true).open("leader.journal")?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, _)) => file = unlocked,
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn lead(mut shutdown: Shutdown) -> io::Result<()> {
+    // What is being done is finished, whatever becomes of the connections.
+    let _guard = shutdown.guard();
+    let mut journal = tokio::select! { lock = lock() => lock?, () = &mut shutdown => return Ok(()) };
+    writeln!(journal, "{} leads", process::id())?;
+    let mut ticks = interval(Duration::from_millis(10));
+    while !shutdown.is_raised() {
+        ticks.tick().await;
+        writeln!(journal, "{} works", process::id())?;
+    }
+    writeln!(journal, "{} retires", process::id())
+}
+
+#[tableflip::main(pidfile = "leader.pid", listen = [status = "tcp://127.0.0.1:7003"])]
+async fn main(status: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
+    tokio::spawn(lead(shutdown.clone()));
+    loop {
+        let (mut stream, _peer) = tokio::select! {
+            accepted = status.accept() => accepted?,
+            () = &mut shutdown => return Ok(()),
+        };
+        tokio::spawn(async move {
+            let mut question = [0; 64];
+            while stream.read(&mut question).await? > 0 {
+                stream.write_all(b"a process of this service\n").await?;
+            }
+            io::Result::Ok(())
+        });
+    }
+}

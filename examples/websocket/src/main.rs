@@ -1,0 +1,46 @@
+//! WebSockets that are told of an upgrade: each gets a Close of code 1012, Service Restart, and comes back to the new process.
+//!
+//! Run it with `cargo run -p websocket`, and replace it with `kill -HUP $(cat websocket.pid)`. Echoes what it is sent.
+
+use std::io;
+
+use futures_util::{SinkExt, StreamExt};
+use tableflip::{Shutdown, net::TcpListener, net::TcpStream};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+#[tableflip::main(pidfile = "websocket.pid", listen = [ws = "tcp://127.0.0.1:9001"])]
+async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
+    loop {
+        let (stream, _peer) = tokio::select! {
+            accepted = ws.accept() => accepted?,
+            // Its connections are waited for all the same.
+            () = &mut shutdown => return Ok(()),
+        };
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            // A client that breaks off ends its own connection.
+            converse(stream, shutdown).await.unwrap_or_default();
+        });
+    }
+}
+
+async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Result<(), Error> {
+    let mut socket = tokio_tungstenite::accept_async(stream).await?;
+    let mut told = false;
+    loop {
+        tokio::select! {
+            message = socket.next() => match message.transpose()? {
+                Some(message @ (Message::Text(_) | Message::Binary(_))) if !told => socket.send(message).await?,
+                // The answers to Ping and Close are the library's business.
+                Some(_) => {}
+                None => return Ok(()),
+            },
+            () = &mut shutdown, if !told => {
+                told = true;
+                let reason = "upgrade: connect again".into();
+                socket.close(Some(CloseFrame { code: CloseCode::Restart, reason })).await?;
+            }
+        }
+    }
+}
