@@ -111,6 +111,7 @@ pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
         service.upgrade();
     }
     std::thread::sleep(STEADY);
+    let elapsed = begun.elapsed();
     tally.over.store(true, Ordering::Relaxed);
     runtime.block_on(async {
         while let Some(ended) = clients.join_next().await {
@@ -118,7 +119,7 @@ pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
         }
     });
     let lost = std::mem::take(&mut *tally.lost.lock().expect("no client panics"));
-    Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed: begun.elapsed() }
+    Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
