@@ -1,0 +1,89 @@
+//! gRPC over upgrades under load, with the client of tonic.
+
+use load::Service;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use greeter::HelloRequest;
+use greeter::greeter_client::GreeterClient;
+
+#[rustfmt::skip]
+#[allow(missing_debug_implementations, missing_docs, unreachable_pub, unused_qualifications, reason = "it is generated")]
+#[path = "../src/greeter.rs"]
+mod greeter;
+
+fn service() -> Service {
+    Service::of(env!("CARGO_BIN_EXE_tonic-hello")).listen("grpc", "tcp://127.0.0.1:0").start()
+}
+
+fn endpoint(service: &Service) -> Endpoint {
+    Endpoint::from_shared(format!("http://{}", service.address("grpc"))).expect("an address")
+}
+
+fn request(times: u32) -> HelloRequest {
+    HelloRequest { name: "World".to_owned(), times }
+}
+
+struct Unary {
+    endpoint: Endpoint,
+    client: Option<GreeterClient<Channel>>,
+}
+
+impl load::Client for Unary {
+    async fn ask(&mut self) -> Result<(), String> {
+        // Here, for a channel is made within a runtime.
+        let client = self.client.get_or_insert_with(|| GreeterClient::new(self.endpoint.connect_lazy()));
+        let answer = client.say_hello(request(1)).await.map_err(|status| format!("{status:?}"))?;
+        (answer.get_ref().message == "Hello, World!").then_some(()).ok_or_else(|| format!("{answer:?}"))
+    }
+}
+
+#[test]
+fn no_call_is_lost() {
+    let mut service = service();
+    let endpoint = endpoint(&service);
+    load::across_upgrades(&mut service, || Unary { endpoint: endpoint.clone(), client: None });
+    service.stop();
+}
+
+/// How many replies come, and what the stream ends by.
+async fn take_all(endpoint: Endpoint, times: u32, begun: impl FnOnce()) -> (u32, Result<(), Status>) {
+    let mut client = GreeterClient::new(endpoint.connect_lazy());
+    let mut replies = client.keep_saying_hello(request(times)).await.expect("it begins").into_inner();
+    let (mut number, mut begun) = (0, Some(begun));
+    loop {
+        match replies.message().await {
+            Ok(Some(_)) => number += 1,
+            Ok(None) => return (number, Ok(())),
+            Err(status) => return (number, Err(status)),
+        }
+        if let Some(begun) = begun.take() {
+            begun();
+        }
+    }
+}
+
+#[test]
+fn a_stream_with_an_end_is_finished_by_the_old_process_and_one_without_is_told() {
+    let mut service = service();
+    std::thread::scope(|scope| {
+        let (begun, both) = std::sync::mpsc::channel();
+        let endpoint = endpoint(&service);
+        let [long, endless] = [200, 0].map(|times| {
+            let (begun, endpoint) = (begun.clone(), endpoint.clone());
+            let begun = move || begun.send(()).expect("it is awaited");
+            scope.spawn(move || load::block_on(take_all(endpoint, times, begun)))
+        });
+        both.recv().expect("it has begun");
+        both.recv().expect("it has begun");
+        let (mut control, _new) = service.begin_upgrade();
+        let (number, ended) = long.join().expect("no panic");
+        assert_eq!(number, 200, "{ended:?}");
+        let (number, ended) = endless.join().expect("no panic");
+        assert!(
+            number > 0 && ended.as_ref().is_err_and(|status| status.code() == Code::Unavailable),
+            "{ended:?}"
+        );
+        control.wait_for_the_end();
+    });
+}
