@@ -1,0 +1,46 @@
+//! An actix-web application. Its server accepts and closes by itself, so what `tableflip::http::serve` does for others is
+//! said here: no more connections once the successor has proved itself, `Connection: close` with each answer from then on,
+//! and an end of the idle ones only after a grace.
+//!
+//! Run it with `cargo run -p actix-hello`, ask it with `curl http://127.0.0.1:8080/`, and replace it with
+//! `kill -HUP $(cat actix-hello.pid)`.
+
+use std::{io, net::TcpListener, time::Duration};
+
+use actix_web::{App, HttpServer, Responder, dev::Service, get, http::ConnectionType};
+use tableflip::{Ready, Shutdown};
+
+const GRACE: Duration = Duration::from_secs(5);
+
+#[get("/")]
+async fn hello() -> impl Responder {
+    "Hello, World!"
+}
+
+#[tableflip::main(pidfile = "actix-hello.pid", listen = [http = "tcp://127.0.0.1:8080"])]
+async fn main(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result<()> {
+    let drain = shutdown.clone();
+    let app = move || {
+        let drain = drain.clone();
+        App::new().service(hello).wrap_fn(move |request, service| {
+            let (answer, drain) = (service.call(request), drain.clone());
+            async move {
+                let mut answer = answer.await?;
+                if drain.is_raised() {
+                    answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                }
+                Ok(answer)
+            }
+        })
+    };
+    let server = HttpServer::new(app).listen(http)?.disable_signals().run();
+    let handle = server.handle();
+    tokio::spawn(async move {
+        shutdown.await;
+        handle.pause().await;
+        tokio::time::sleep(GRACE).await;
+        handle.stop(true).await;
+    });
+    ready.notify();
+    server.await
+}
