@@ -103,14 +103,14 @@ where
         Version::Http1 => {
             let mut http = http1::Builder::new();
             let connection = http.timer(TokioTimer::new()).serve_connection(io, service).with_upgrades();
-            until_closed(connection, activity, |connection| connection.graceful_shutdown()).await?;
+            until_closed(connection, activity, http1::UpgradeableConnection::graceful_shutdown).await?;
         }
         Version::Http2 => {
             let mut http = http2::Builder::new(TokioExecutor::new());
             // For WebSockets, RFC 8441.
             http.timer(TokioTimer::new()).enable_connect_protocol();
             let connection = http.serve_connection(io, service);
-            until_closed(connection, activity, |connection| connection.graceful_shutdown()).await?;
+            until_closed(connection, activity, http2::Connection::graceful_shutdown).await?;
         }
     }
     Ok(())

@@ -7,6 +7,8 @@
 mod clock;
 mod endurance;
 mod flavor;
+mod frameworks;
+mod hello;
 mod listeners;
 mod machine;
 mod options;
@@ -69,6 +71,7 @@ fn measure_part(part: Part, options: &Options) -> Result<Section> {
     let measured = match part {
         Part::Upgrade => upgrade::measure(options),
         Part::Throughput => throughput::measure(options),
+        Part::Frameworks => frameworks::measure(options),
         Part::Stall => stall::measure(options),
         Part::Listeners => listeners::measure(options),
         Part::Endurance => endurance::measure(options),

@@ -12,6 +12,7 @@ Usage: cargo run --release -p bench -- [PART]... [OPTION]...
 Parts (default: all of them):
   upgrade      signal to first answer from the successor, over running this binary with an empty main
   throughput   managed listeners and streams, over those of tokio
+  frameworks   the hello world of each framework with tableflip, over the same without
   stall        largest stall of another thread while a process spawns its successor
   listeners    handover of many listeners, beyond that of one
   endurance    descriptors, threads, zombies and memory after many upgrades
@@ -27,18 +28,21 @@ Options:
 pub(crate) enum Part {
     Upgrade,
     Throughput,
+    Frameworks,
     Stall,
     Listeners,
     Endurance,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Upgrade, Self::Throughput, Self::Stall, Self::Listeners, Self::Endurance];
+    const ALL: [Self; 6] =
+        [Self::Upgrade, Self::Throughput, Self::Frameworks, Self::Stall, Self::Listeners, Self::Endurance];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Upgrade => "upgrade",
             Self::Throughput => "throughput",
+            Self::Frameworks => "frameworks",
             Self::Stall => "stall",
             Self::Listeners => "listeners",
             Self::Endurance => "endurance",

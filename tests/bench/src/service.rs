@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::flavor::Flavor;
 use crate::probe::Answer;
 use crate::stall::{How, Watch};
-use crate::{Result, clock};
+use crate::{Result, clock, hello};
 
-const ANY_PORT: &str = "tcp://127.0.0.1:0";
+pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 /// How many connections may wait: what the harness asks for by default.
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 /// How much is echoed at once, at most.
 const BUFFER: usize = 64 * 1024;
 
@@ -30,6 +30,8 @@ pub(crate) fn run(arguments: &[&str], entered: Duration) -> ExitCode {
         ["probe", listeners, flavor] => probe(listeners, flavor, entered),
         ["plain", flavor] => plain(flavor),
         ["managed", flavor] => managed(flavor),
+        ["plain-hello", framework] => hello::plain(framework),
+        ["managed-hello", framework] => hello::managed(framework),
         ["stall", mebibytes, how] => stalled(mebibytes, how),
         _ => Err(format!("no such service: {arguments:?}").into()),
     };
@@ -57,7 +59,7 @@ pub(crate) fn empty_body(flavor: &str) -> ExitCode {
 }
 
 /// A service that is upgraded as often as it is asked.
-fn service(flavor: Flavor) -> Service {
+pub(crate) fn service(flavor: Flavor) -> Service {
     Service::new()
         .flavor(flavor.into())
         .probation(Duration::from_millis(1))
@@ -65,7 +67,7 @@ fn service(flavor: Flavor) -> Service {
 }
 
 /// Says the address. A successor has the same.
-fn announce(listener: &TcpListener, upgrader: &Upgrader) -> io::Result<()> {
+pub(crate) fn announce(listener: &TcpListener, upgrader: &Upgrader) -> io::Result<()> {
     if !upgrader.has_predecessor() {
         println!("{}", listener.local_addr()?);
     }

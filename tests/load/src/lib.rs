@@ -115,7 +115,7 @@ pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
     tally.over.store(true, Ordering::Relaxed);
     runtime.block_on(async {
         while let Some(ended) = clients.join_next().await {
-            ended.expect("no client panics")
+            ended.expect("no client panics");
         }
     });
     let lost = std::mem::take(&mut *tally.lost.lock().expect("no client panics"));
