@@ -18,7 +18,7 @@ use std::{
     pin::pin,
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -83,7 +83,7 @@ fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
         Some(path) => path.canonicalize().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot find the service {}: {error}", path.display()))
         })?,
-        None => binary::build()?,
+        None => binary::build(args.service.package)?,
     };
     adopt_orphans()?;
 
@@ -130,7 +130,10 @@ fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
 async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
     let tally = Arc::new(Tally::new());
     let (service, first) = Service::start(&binary, args.probation, args.log.as_deref())?;
-    let client = Client::new(service.address());
+    let mut client = Client::new(service.address());
+    if !args.service.tells {
+        client.named = Some(Arc::new(Mutex::new((1, first.pid()))));
+    }
     let mut serving = match started(&service, &first, &client, &tally).await {
         Ok(first) => first,
         Err(error) => return Err(with_log(error, &service)),
@@ -148,7 +151,7 @@ async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
             progress.phase("the usual load");
             sleep_until(last.signalled + args.every).await;
         }
-        let upgrade = upgrade(number, serving, &service, &tally, &progress).await;
+        let upgrade = upgrade(number, serving, &service, &client, &tally, &progress).await;
         progress.upgraded(&upgrade);
         let succeeded = upgrade.problem.is_none();
         serving = upgrade.answered.unwrap_or(serving);
@@ -205,10 +208,17 @@ async fn started(service: &Service, first: &Process, client: &Client, tally: &Ta
 }
 
 /// Upgrades the service once, and says what came of it.
-async fn upgrade(number: u32, old: First, service: &Service, tally: &Tally, progress: &Progress) -> Upgrade {
+async fn upgrade(
+    number: u32,
+    old: First,
+    service: &Service,
+    client: &Client,
+    tally: &Tally,
+    progress: &Progress,
+) -> Upgrade {
     let signalled = Instant::now();
     let mut upgrade = Upgrade { number, old, signalled, answered: None, gone: None, problem: None };
-    let outcome = replace(&mut upgrade, service, tally, progress).await;
+    let outcome = replace(&mut upgrade, service, client, tally, progress).await;
     upgrade.problem = outcome.err().map(|problem| problem.to_string());
     upgrade
 }
@@ -217,6 +227,7 @@ async fn upgrade(number: u32, old: First, service: &Service, tally: &Tally, prog
 async fn replace(
     upgrade: &mut Upgrade,
     service: &Service,
+    client: &Client,
     tally: &Tally,
     progress: &Progress,
 ) -> Result<(), Problem> {
@@ -226,7 +237,13 @@ async fn replace(
     progress.phase(&format!("upgrade {}: waiting for the new process", upgrade.number));
     upgrade.signalled = Instant::now();
     old.signal(Signal::HUP)?;
-    let new = successor(&old, service, tally.newer_than(upgrade.old.generation)).await?;
+    let first_answer = async {
+        let generation = upgrade.old.generation;
+        let (first, ()) =
+            tokio::join!(tally.newer_than(generation), follow(&old, generation, service, client));
+        first
+    };
+    let new = successor(&old, service, first_answer).await?;
     upgrade.answered = Some(new);
 
     progress.phase(&format!("upgrade {}: waiting for process {} to finish", upgrade.number, old.pid()));
@@ -243,6 +260,19 @@ async fn replace(
         return Err(format!("the old process {end}").into());
     }
     main_process(new.pid, service).map(drop)
+}
+
+/// Notes who answers from now on, for a service whose answers do not say it.
+async fn follow(old: &Process, generation: u64, service: &Service, client: &Client) {
+    let Some(named) = &client.named else { return };
+    loop {
+        // A pid file that is being replaced is there all the time.
+        if let Some(new) = service.main_process().ok().filter(|new| new.pid() != old.pid()) {
+            *named.lock().unwrap_or_else(PoisonError::into_inner) = (generation + 1, new.pid());
+            return;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The process in the pid file, which has to be the one that serves.

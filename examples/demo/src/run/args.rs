@@ -15,6 +15,7 @@ Usage: demo [options]
   --rate N           requests a second (2000)
   --connections N    keep-alive connections, half of them idle for longer than a second at a time (64)
   --probation TIME   how long a process stands by after its successor took over (200ms)
+  --service NAME     which of the examples to upgrade: hello, axum, hyper, poem or actix (hello)
   --binary PATH      upgrade this program, which must answer as examples/hello does, and build nothing
   --log PATH         write the log of the service there; RUST_LOG=tableflip=debug makes it talk
   --json             print the report as JSON
@@ -31,6 +32,7 @@ pub(crate) struct Args {
     pub(crate) rate: NonZeroU32,
     pub(crate) connections: usize,
     pub(crate) probation: Duration,
+    pub(crate) service: Example,
     pub(crate) binary: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) json: bool,
@@ -45,6 +47,7 @@ impl Default for Args {
             rate: NonZeroU32::new(2000).unwrap_or(NonZeroU32::MIN),
             connections: 64,
             probation: Duration::from_millis(200),
+            service: Example::HELLO,
             binary: None,
             log: None,
             json: false,
@@ -67,6 +70,7 @@ impl Args {
                 Arg::Long("rate") => args.rate = parser.value()?.parse()?,
                 Arg::Long("connections") => args.connections = parser.value()?.parse()?,
                 Arg::Long("probation") => args.probation = duration(&mut parser)?,
+                Arg::Long("service") => args.service = parser.value()?.parse_with(Example::named)?,
                 Arg::Long("binary") => args.binary = Some(parser.value()?.into()),
                 Arg::Long("log") => args.log = Some(parser.value()?.into()),
                 Arg::Long("json") => args.json = true,
@@ -75,6 +79,33 @@ impl Args {
             }
         }
         Ok(args)
+    }
+}
+
+/// A package in `examples` that the demo can upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Example {
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
+    /// Its answers say which process gives them, and `/slow` takes its time. Of the others the pid file says it.
+    pub(crate) tells: bool,
+}
+
+impl Example {
+    pub(crate) const HELLO: Self = Self { name: "hello", package: "hello", tells: true };
+
+    const ALL: [Self; 5] = [
+        Self::HELLO,
+        Self { name: "axum", package: "axum-hello", tells: false },
+        Self { name: "hyper", package: "hyper-hello", tells: false },
+        Self { name: "poem", package: "poem-hello", tells: false },
+        Self { name: "actix", package: "actix-hello", tells: false },
+    ];
+
+    fn named(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(|example| example.name).join(", ");
+        let found = Self::ALL.into_iter().find(|example| example.name == name);
+        found.ok_or_else(|| format!("no service `{name}`; expected one of {}", known()))
     }
 }
 
@@ -93,7 +124,7 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --probation 1s --binary /b --log /l \
+        let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --probation 1s --service axum --binary /b --log /l \
                      --json";
         let args = parse(&given.split_whitespace().collect::<Vec<_>>());
         let expected = Args {
@@ -102,6 +133,7 @@ mod tests {
             rate: NonZeroU32::new(50).expect("not zero"),
             connections: 8,
             probation: Duration::from_secs(1),
+            service: Example { name: "axum", package: "axum-hello", tells: false },
             binary: Some(PathBuf::from("/b")),
             log: Some(PathBuf::from("/l")),
             json: true,
@@ -120,6 +152,7 @@ mod tests {
             (&["--every", "soon"], "soon"),
             (&["--binary"], "--binary"),
             (&["hello"], "hello"),
+            (&["--service", "nginx"], "expected one of hello, axum, hyper, poem, actix"),
         ] {
             let error = parse(wrong).expect_err("this is no command line");
             assert!(error.contains(named), "{wrong:?}: {error}");

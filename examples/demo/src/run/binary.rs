@@ -7,16 +7,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Builds `hello` by cargo, in the profile that this program was built in, and says where it is.
+/// Builds a package by cargo, in the profile that this program was built in, and says where it is.
 ///
 /// It is not a dependency of this package, because cargo gives a package only the libraries of another one, and a
 /// service inside this program would not be the thing that a reader is going to deploy.
-pub(crate) fn build() -> io::Result<PathBuf> {
+pub(crate) fn build(package: &str) -> io::Result<PathBuf> {
     // `cargo run` says which cargo it is; somebody who starts the program by hand gets the one in PATH.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--package", "hello", "--bin", "hello"])
+        .args(["build", "--package", package, "--bin", package])
         .arg("--message-format=json-render-diagnostics")
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")])
         .stdout(Stdio::piped());
@@ -33,7 +33,7 @@ pub(crate) fn build() -> io::Result<PathBuf> {
     let mut executable = None;
     if let Some(messages) = cargo.stdout.take() {
         for line in BufReader::new(messages).lines() {
-            executable = executable_in(&line?).or(executable);
+            executable = executable_in(&line?, package).or(executable);
         }
     }
     let status = cargo.wait()?;
@@ -43,10 +43,10 @@ pub(crate) fn build() -> io::Result<PathBuf> {
     executable.ok_or_else(|| io::Error::other("cargo did not say where it put the service"))
 }
 
-/// The executable of `hello`, if this line of cargo's messages names it.
-fn executable_in(line: &str) -> Option<PathBuf> {
+/// The executable of a package, if this line of cargo's messages names it.
+fn executable_in(line: &str, package: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let wanted = message["reason"] == "compiler-artifact" && message["target"]["name"] == "hello";
+    let wanted = message["reason"] == "compiler-artifact" && message["target"]["name"] == package;
     wanted.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
 }
 
@@ -60,7 +60,10 @@ mod tests {
         let other = r#"{"reason":"compiler-artifact","target":{"name":"demo"},"executable":"/t/demo"}"#;
         let binary = r#"{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/t/hello"}"#;
         let end = r#"{"reason":"build-finished","success":true}"#;
-        assert_eq!([library, other, end, "warning: no JSON"].map(executable_in), [None, None, None, None]);
-        assert_eq!(executable_in(binary), Some(PathBuf::from("/t/hello")));
+        assert_eq!(
+            [library, other, end, "warning: no JSON"].map(|line| executable_in(line, "hello")),
+            [None, None, None, None]
+        );
+        assert_eq!(executable_in(binary, "hello"), Some(PathBuf::from("/t/hello")));
     }
 }

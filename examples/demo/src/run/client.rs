@@ -4,7 +4,12 @@
 //! tell all failures of a connection apart from one another by a text at best. This one sends a request once and
 //! says what became of it.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::net::RecvFlags;
 use tokio::{
@@ -132,12 +137,14 @@ pub(crate) struct Client {
     pub(crate) patience: Duration,
     /// A close that is seen later than this after a request cannot have crossed it on the way.
     pub(crate) crossing: Duration,
+    /// Generation and process that serve, of a service whose answers do not say it.
+    pub(crate) named: Option<Arc<Mutex<(u64, u32)>>>,
 }
 
 impl Client {
     pub(crate) fn new(server: SocketAddr) -> Self {
         // Over loopback there and back takes some 0.1 ms; the rest is for a machine with too few processors.
-        Self { server, patience: Duration::from_secs(5), crossing: Duration::from_millis(20) }
+        Self { server, patience: Duration::from_secs(5), crossing: Duration::from_millis(20), named: None }
     }
 
     /// Gives up the connection in `slot` if the server has closed it, and says whether it did.
@@ -173,7 +180,8 @@ impl Client {
         let ending = if keep_alive { "" } else { "Connection: close\r\n" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{ending}\r\n", self.server);
         let written = Instant::now();
-        let sent = connection.send(request.as_bytes(), self.patience).await;
+        let named = self.named.as_ref().map(|named| *named.lock().unwrap_or_else(PoisonError::into_inner));
+        let sent = connection.send(request.as_bytes(), self.patience, named).await;
         let opened = (connection.requests == 1).then_some(connection.opened);
         let result = match sent {
             Ok(answer) => {
@@ -238,7 +246,12 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, request: &[u8], patience: Duration) -> io::Result<Answer> {
+    async fn send(
+        &mut self,
+        request: &[u8],
+        patience: Duration,
+        named: Option<(u64, u32)>,
+    ) -> io::Result<Answer> {
         self.requests += 1;
         self.buffer.clear();
         timeout(patience, async {
@@ -247,7 +260,7 @@ impl Connection {
                 if self.stream.read_buf(&mut self.buffer).await? == 0 {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended"));
                 }
-                if let Some(answer) = parse(&self.buffer)? {
+                if let Some(answer) = parse(&self.buffer, named)? {
                     return Ok(answer);
                 }
             }
@@ -266,8 +279,8 @@ impl Connection {
     }
 }
 
-/// The answer in `bytes`, or `None` as long as it is not complete.
-fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
+/// The answer in `bytes`, or `None` as long as it is not complete; it is that of `named`, or says whose it is.
+fn parse(bytes: &[u8], named: Option<(u64, u32)>) -> io::Result<Option<Answer>> {
     let bad = |what: &str| {
         let start = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
         io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {start:?}"))
@@ -304,7 +317,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
     if body.len() > length {
         return Err(bad("more bytes than the answer has"));
     }
-    let (generation, pid) = parse_body(body).ok_or_else(|| bad("not the text of hello"))?;
+    let (generation, pid) = named.or_else(|| parse_body(body)).ok_or_else(|| bad("not the text of hello"))?;
     Ok(Some(Answer { generation, pid, close }))
 }
 

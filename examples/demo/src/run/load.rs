@@ -71,7 +71,7 @@ impl Ticket {
         connection: &mut Option<Connection>,
         keep_alive: bool,
     ) {
-        let path = if self.manner == Manner::Slow { "/slow" } else { "/" };
+        let path = if self.manner == Manner::Slow && client.named.is_none() { "/slow" } else { "/" };
         if self.manner == Manner::Hesitant {
             open(client, tally, connection).await;
             sleep(HESITATION).await;

@@ -218,8 +218,8 @@ async fn what_is_not_an_answer_of_hello_is_a_bad_one() {
 #[test]
 fn an_answer_may_come_in_pieces() {
     for end in 0..ANSWER.len() {
-        assert_eq!(parse(&ANSWER.as_bytes()[..end]).expect("nothing is wrong yet"), None, "{end}");
+        assert_eq!(parse(&ANSWER.as_bytes()[..end], None).expect("nothing is wrong yet"), None, "{end}");
     }
-    let answer = parse(ANSWER.as_bytes()).expect("an answer");
+    let answer = parse(ANSWER.as_bytes(), None).expect("an answer");
     assert_eq!(answer, Some(Answer { generation: 2, pid: 12345, close: false }));
 }
