@@ -306,3 +306,21 @@ fn an_answer_that_never_comes_is_aborted_at_the_deadline() {
     client.assert_is_cut();
     old.exit();
 }
+
+/// The managed listener is a listener of axum as it stands. What is in flight is answered; `http::serve` does more.
+#[test]
+fn axum_serves_the_managed_listener() {
+    let dir = Dir::new();
+    let gate = dir.gate("answer");
+    let (service, old) = web(&dir).listen("axum", "tcp://127.0.0.1:0").serve();
+    let mut client = Http::connect_to(&service, "axum");
+    assert_eq!(client.get("/"), by(1, &old, false));
+    client.request("/gate/answer");
+    service.wait(&old, "gate");
+    let new = replace(&service, &old, 1);
+    assert_eq!(Http::connect_to(&service, "axum").get("/"), by(2, &new, false));
+    gate.open();
+    assert_eq!(client.response().body, by(1, &old, true).body);
+    client.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+}

@@ -153,7 +153,7 @@ async fn body(
     for (name, listener) in listeners {
         match listener {
             _ if skipped.contains(&name.as_str()) => {}
-            Listener::Tcp(listener) if name == "http" || name == "slow" => {
+            Listener::Tcp(listener) if ["http", "slow", "axum"].contains(&name.as_str()) => {
                 tokio::spawn(web::serve(victim.clone(), name, listener));
             }
             listener => {

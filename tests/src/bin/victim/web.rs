@@ -1,7 +1,7 @@
 //! A listener of the name `http` speaks HTTP: `/` says who answers, `/gate/NAME` once the test has opened that gate,
 //! `/stream/NAME` half of that at once and half then; `/count` counts what is sent to it, `/until-shutdown` answers when the
 //! service is told to finish, and `/switch` becomes a connection that echoes. On one of the name `slow` each connection
-//! sends a byte before HTTP, for a handshake.
+//! sends a byte before HTTP, for a handshake; one of the name `axum` is served by `axum::serve`.
 
 use std::io;
 use std::process;
@@ -21,19 +21,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, copy, split};
 use crate::Victim;
 
 pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListener) {
-    let router = Router::new()
+    let shutdown = victim.shutdown.clone();
+    let router = router(victim);
+    let served = match name.as_str() {
+        "axum" => axum::serve(listener, router).with_graceful_shutdown(shutdown).await,
+        "http" => tableflip::http::serve(listener, router).await,
+        _ => tableflip::http::serve(tableflip::http::with_handshake(listener, shake_hands), router).await,
+    };
+    served.expect("the listener is useful to the end");
+}
+
+fn router(victim: Arc<Victim>) -> Router {
+    Router::new()
         .route("/", get(who))
         .route("/gate/{name}", get(gate))
         .route("/stream/{name}", get(stream))
         .route("/until-shutdown", get(until_shutdown))
         .route("/count", post(count))
         .route("/switch", get(switch))
-        .with_state(victim);
-    let served = match name.as_str() {
-        "http" => tableflip::http::serve(listener, router).await,
-        _ => tableflip::http::serve(tableflip::http::with_handshake(listener, shake_hands), router).await,
-    };
-    served.expect("the listener is useful to the end");
+        .with_state(victim)
 }
 
 async fn shake_hands<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<S> {
