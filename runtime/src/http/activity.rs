@@ -26,7 +26,8 @@ pub(crate) struct Activity {
     quiet: AtomicBool,
     /// The version of HTTP, or 0 before it is known.
     version: AtomicU8,
-    /// The connection is to end as its version of HTTP says.
+    /// The client is to be told that the connection is about to end, and then it is to end, as its version of HTTP says.
+    told: AtomicBool,
     closing: AtomicBool,
 }
 
@@ -40,14 +41,23 @@ impl Activity {
         self.version.store(version as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn speaks_http(&self) -> bool {
-        self.version.load(Ordering::Relaxed) != 0
+    pub(super) fn version(&self) -> Option<Version> {
+        let version = self.version.load(Ordering::Relaxed);
+        [Version::Http1, Version::Http2].into_iter().find(|known| *known as u8 == version)
     }
 
     /// Whether it is known to be one on which a notice crosses no request: HTTP/2, after its first request, for a client
     /// that has yet to send that one is to have it answered here.
     pub(super) fn can_be_told(&self) -> bool {
-        self.version.load(Ordering::Relaxed) == Version::Http2 as u8 && self.asked.load(Ordering::Relaxed)
+        self.version() == Some(Version::Http2) && self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn tell(&self) {
+        self.told.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     pub(super) fn close(&self) {
@@ -67,8 +77,7 @@ impl Activity {
     pub(super) fn is_idle(&self) -> bool {
         // Frames of HTTP/2 that are no requests come at any time, and the first GOAWAY crosses none.
         let is_still = || self.quiet.load(Ordering::Relaxed) && !self.begun.load(Ordering::Relaxed);
-        self.unanswered.load(Ordering::Acquire) == 0
-            && (self.version.load(Ordering::Relaxed) == Version::Http2 as u8 || is_still())
+        self.unanswered.load(Ordering::Acquire) == 0 && (self.version() == Some(Version::Http2) || is_still())
     }
 }
 

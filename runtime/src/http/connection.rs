@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::BoxError;
 use super::activity::Activity;
 use super::answer::Answering;
+use super::notice::Noticing;
 use super::version::{Version, detect};
 use crate::drain::Shutdown;
 
@@ -24,6 +25,20 @@ use crate::drain::Shutdown;
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// How much of the drain is kept for the answers, whatever the grace.
 const IDLE_GRACE_SHARE: u32 = 2;
+
+/// How long after its first GOAWAY an HTTP/2 connection gets the last one.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// How far the end of a connection is.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Serving,
+    /// The drain has begun, and it may have a request to come.
+    Draining,
+    /// It is HTTP/2, and has its first GOAWAY.
+    Told,
+    Closing,
+}
 
 /// Serves one connection to its end, which it brings about once the drain has begun.
 pub(super) async fn serve<H, I, S, B>(
@@ -40,41 +55,60 @@ pub(super) async fn serve<H, I, S, B>(
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let grace = IDLE_GRACE.min(shutdown.drain_timeout() / IDLE_GRACE_SHARE);
+    let notice = NOTICE.min(grace / 2);
     let mut conversation = pin!(converse(io, service, &activity));
     let mut patience = pin!(tokio::time::sleep(grace));
-    let mut draining = false;
+    let mut phase = Phase::Serving;
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            if activity.is_closing() {
-                return Poll::Pending;
-            }
-            if activity.can_be_told() && shutdown.handed_over() {
-                activity.close();
-                continue;
-            }
-            if !draining {
-                ready!(Pin::new(&mut shutdown).poll(cx));
-                draining = true;
-                patience.as_mut().reset(Instant::now() + grace);
-            }
-            ready!(patience.as_mut().poll(cx));
-            // hyper looks for a request once more, and this time the socket itself is asked: a request that has
-            // arrived and of which tokio has not heard yet is served.
-            activity.probe();
-            if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
-                return Poll::Ready(ended);
-            }
-            if !activity.is_idle() {
-                // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle next.
-                patience.as_mut().reset(Instant::now() + grace);
-            } else if activity.speaks_http() {
-                activity.close();
-            } else {
-                return Poll::Ready(Ok(()));
-            }
+            phase = match phase {
+                Phase::Serving | Phase::Draining if activity.can_be_told() && shutdown.handed_over() => {
+                    activity.tell();
+                    patience.as_mut().reset(Instant::now() + notice);
+                    Phase::Told
+                }
+                Phase::Serving => {
+                    ready!(Pin::new(&mut shutdown).poll(cx));
+                    patience.as_mut().reset(Instant::now() + grace);
+                    Phase::Draining
+                }
+                Phase::Draining => {
+                    ready!(patience.as_mut().poll(cx));
+                    // hyper looks for a request once more, and this time the socket itself is asked: a request that has
+                    // arrived and of which tokio has not heard yet is served.
+                    activity.probe();
+                    if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
+                        return Poll::Ready(ended);
+                    }
+                    match activity.version() {
+                        // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle
+                        // next.
+                        _ if !activity.is_idle() => {
+                            patience.as_mut().reset(Instant::now() + grace);
+                            Phase::Draining
+                        }
+                        None => return Poll::Ready(Ok(())),
+                        Some(Version::Http1) => {
+                            activity.close();
+                            Phase::Closing
+                        }
+                        Some(Version::Http2) => {
+                            activity.tell();
+                            patience.as_mut().reset(Instant::now() + notice);
+                            Phase::Told
+                        }
+                    }
+                }
+                Phase::Told => {
+                    ready!(patience.as_mut().poll(cx));
+                    activity.close();
+                    Phase::Closing
+                }
+                Phase::Closing => return Poll::Pending,
+            };
         }
     })
     .await;
@@ -85,7 +119,7 @@ pub(super) async fn serve<H, I, S, B>(
 }
 
 /// Shakes hands, finds out which version of HTTP it is, and speaks it.
-async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Activity) -> Result<(), BoxError>
+async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Arc<Activity>) -> Result<(), BoxError>
 where
     H: Future<Output = Result<I, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -98,14 +132,15 @@ where
     activity.shook_hands();
     let Some((version, io)) = detect(io).await? else { return Ok(()) };
     activity.speaks(version);
-    let io = TokioIo::new(io);
     match version {
         Version::Http1 => {
+            let io = TokioIo::new(io);
             let mut http = http1::Builder::new();
             let connection = http.timer(TokioTimer::new()).serve_connection(io, service).with_upgrades();
             until_closed(connection, activity, http1::UpgradeableConnection::graceful_shutdown).await?;
         }
         Version::Http2 => {
+            let io = TokioIo::new(Noticing::new(io, activity.clone()));
             let mut http = http2::Builder::new(TokioExecutor::new());
             // For WebSockets, RFC 8441.
             http.timer(TokioTimer::new()).enable_connect_protocol();

@@ -101,8 +101,8 @@ impl Http2 {
         }
     }
 
-    /// Takes the first GOAWAY, and the PING that it ends with; which is answered by what this returns.
-    fn first_goaway(&mut self) -> [u8; 8] {
+    /// Takes the GOAWAY that comes a while after the first, and the PING behind it; which is answered by what this returns.
+    fn second_goaway(&mut self) -> [u8; 8] {
         assert_eq!(self.next(), Frame::GoAway { last: ANY });
         match self.next() {
             Frame::Ping { payload } => payload,
@@ -110,18 +110,19 @@ impl Http2 {
         }
     }
 
-    /// Takes them and an answer, which come in any order.
-    fn goaway_and(&mut self, answer: Frame) -> [u8; 8] {
-        let (mut answered, mut goaway, mut ping) = (false, false, None);
-        while !answered || ping.is_none() {
-            match self.next() {
-                frame if frame == answer => answered = true,
-                Frame::GoAway { last: ANY } => goaway = true,
-                Frame::Ping { payload } if goaway => ping = Some(payload),
-                other => panic!("it is {other:?}"),
-            }
-        }
-        ping.expect("it has come")
+    /// Takes the first one and an answer, which come in any order.
+    fn first_goaway_and(&mut self, answer: Frame) {
+        let goaway = Frame::GoAway { last: ANY };
+        let both = [self.next(), self.next()];
+        assert!(both.contains(&goaway) && both.contains(&answer), "{both:?}");
+    }
+
+    /// Takes all that is left to come, with this stream as the last one.
+    fn assert_ends_after(&mut self, last: u32) {
+        let ping = self.second_goaway();
+        self.pong(ping);
+        assert_eq!(self.next(), Frame::GoAway { last });
+        assert_eq!(self.next(), Frame::End);
     }
 
     fn pong(&mut self, payload: [u8; 8]) {
@@ -144,8 +145,8 @@ fn replace(service: &Service, old: &Process, open: usize) -> Process {
     new
 }
 
-/// D6, M13. The first GOAWAY refuses nothing, so no request crosses it; the second one comes when the client is known to
-/// have read the first.
+/// D6, M13. The first GOAWAY refuses nothing, so no request crosses it; the last one comes when the client is known to
+/// have read the first, and what it had sent before has arrived.
 #[test]
 fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
     let dir = Dir::new();
@@ -155,13 +156,11 @@ fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
     client.ask(1, "/");
     assert_eq!(client.next(), by(1, &old, 1));
     replace(&service, &old, 1);
-    let ping = client.first_goaway();
+    assert_eq!(client.next(), Frame::GoAway { last: ANY });
     // As if it had been on its way.
     client.ask(3, "/");
     assert_eq!(client.next(), by(1, &old, 3));
-    client.pong(ping);
-    assert_eq!(client.next(), Frame::GoAway { last: 3 });
-    assert_eq!(client.next(), Frame::End);
+    client.assert_ends_after(3);
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
@@ -175,10 +174,8 @@ fn d6_in_standby_the_next_request_brings_the_goaway() {
     assert_eq!(client.next(), by(1, &old, 1));
     service.upgrade(&old);
     client.ask(3, "/");
-    let ping = client.goaway_and(by(1, &old, 3));
-    client.pong(ping);
-    assert_eq!(client.next(), Frame::GoAway { last: 3 });
-    assert_eq!(client.next(), Frame::End);
+    client.first_goaway_and(by(1, &old, 3));
+    client.assert_ends_after(3);
 }
 
 /// M17. It was accepted, so it is this process's to serve, though not even its preface has arrived.
@@ -198,13 +195,11 @@ fn m17_a_connection_that_has_sent_nothing_yet_is_served_over_http_2() {
     silent.begin();
     for client in [&mut silent, &mut begun] {
         client.ask(1, "/");
-        let ping = client.goaway_and(by(1, &old, 1));
-        client.pong(ping);
-        assert_eq!(client.next(), Frame::GoAway { last: 1 });
-        assert_eq!(client.next(), Frame::End);
+        client.first_goaway_and(by(1, &old, 1));
+        client.assert_ends_after(1);
     }
-    let ping = other.first_goaway();
-    other.pong(ping);
+    assert_eq!(other.next(), Frame::GoAway { last: ANY });
+    other.assert_ends_after(1);
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
@@ -222,7 +217,8 @@ fn d4_streams_in_flight_are_answered_after_the_goaway() {
     service.wait(&old, "gate");
     client.ask(5, "/until-shutdown");
     replace(&service, &old, 1);
-    let ping = client.goaway_and(by(1, &old, 5));
+    client.first_goaway_and(by(1, &old, 5));
+    let ping = client.second_goaway();
     client.pong(ping);
     assert_eq!(client.next(), Frame::GoAway { last: 5 });
     gates[0].open();
@@ -245,12 +241,10 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
     other.ask(1, "/");
     assert_eq!(other.next(), by(1, &old, 1));
     replace(&service, &old, 2);
-    for client in [&mut client, &mut other] {
-        let ping = client.first_goaway();
-        client.pong(ping);
+    for (client, last) in [(&mut other, 1), (&mut client, 0)] {
+        assert_eq!(client.next(), Frame::GoAway { last: ANY });
+        client.assert_ends_after(last);
     }
-    assert_eq!(client.next(), Frame::GoAway { last: 0 });
-    assert_eq!(client.next(), Frame::End);
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
 }
