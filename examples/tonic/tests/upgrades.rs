@@ -1,5 +1,8 @@
 //! gRPC over upgrades under load, with the client of tonic.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use load::Service;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -27,14 +30,27 @@ fn request(times: u32) -> HelloRequest {
 struct Unary {
     endpoint: Endpoint,
     client: Option<GreeterClient<Channel>>,
+    /// Calls that the clients did not send at first.
+    unsent: Arc<AtomicU64>,
 }
+
+const NOT_SENT: &str = r#"hyper::Error(Canceled, "connection closed")"#;
 
 impl load::Client for Unary {
     async fn ask(&mut self) -> Result<(), String> {
         // Here, for a channel is made within a runtime.
         let client = self.client.get_or_insert_with(|| GreeterClient::new(self.endpoint.connect_lazy()));
-        let answer = client.say_hello(request(1)).await.map_err(|status| format!("{status:?}"))?;
-        (answer.get_ref().message == "Hello, World!").then_some(()).ok_or_else(|| format!("{answer:?}"))
+        loop {
+            match client.say_hello(request(1)).await {
+                Ok(answer) if answer.get_ref().message == "Hello, World!" => return Ok(()),
+                // It was not sent: the connection had ended when it was to be. The pool of hyper-util asks again by itself
+                // then, and the channel of tonic leaves it to its user.
+                Err(status) if format!("{status:?}").contains(NOT_SENT) => {
+                    self.unsent.fetch_add(1, Ordering::Relaxed);
+                }
+                other => return Err(format!("{other:?}")),
+            }
+        }
     }
 }
 
@@ -42,7 +58,13 @@ impl load::Client for Unary {
 fn no_call_is_lost() {
     let mut service = service();
     let endpoint = endpoint(&service);
-    load::across_upgrades(&mut service, || Unary { endpoint: endpoint.clone(), client: None });
+    let unsent = Arc::new(AtomicU64::new(0));
+    let client = || Unary { endpoint: endpoint.clone(), client: None, unsent: unsent.clone() };
+    load::across_upgrades(&mut service, client);
+    println!(
+        "tonic-hello: {} calls were to be sent on a connection that had ended",
+        unsent.load(Ordering::Relaxed)
+    );
     service.stop();
 }
 
