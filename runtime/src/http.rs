@@ -7,9 +7,10 @@
 //!   successor. One that is idle is left open for a grace of 5 s from the beginning of the drain, but for no more than
 //!   half of `drain_timeout`, in which nearly every client sends that next request or goes away by itself; only then is
 //!   it closed, and not if a request has arrived that has not been read.
-//! * HTTP/2: the GOAWAYs of RFC 9113 section 6.8, with its next request, and if it is idle when the drain begins. The
-//!   first one forbids no stream; a second later, when the client is known to have read it and what it sent before has
-//!   arrived, the last one names the last stream that is served. What is open is served to its end.
+//! * HTTP/2: the GOAWAYs of RFC 9113 section 6.8. The first one forbids no stream; it comes before its next answer, for a
+//!   client that has its answer sends the next request, or a second after the drain has begun. The last one, a second
+//!   later, when the client is known to have read the first and what it sent before has arrived, names the last stream
+//!   that is served. What is open is served to its end.
 //! * One that was accepted and has sent nothing yet is served like any other: its first request is answered. If there
 //!   is none in the grace, it is closed, and in mid-handshake of TLS as well; so it does not hold the drain.
 //! * One that has become another protocol, such as a WebSocket, and an answer that is still streaming, is counted, and

@@ -46,8 +46,8 @@ impl Activity {
         [Version::Http1, Version::Http2].into_iter().find(|known| *known as u8 == version)
     }
 
-    /// Whether it is known to be one on which a notice crosses no request: HTTP/2, after its first request, for a client
-    /// that has yet to send that one is to have it answered here.
+    /// Whether it is HTTP/2, and has had its first request: a client that has yet to send that one is to have it answered
+    /// here.
     pub(super) fn can_be_told(&self) -> bool {
         self.version() == Some(Version::Http2) && self.asked.load(Ordering::Relaxed)
     }
@@ -75,9 +75,9 @@ impl Activity {
 
     /// Whether no request is there, or has begun to arrive.
     pub(super) fn is_idle(&self) -> bool {
-        // Frames of HTTP/2 that are no requests come at any time, and the first GOAWAY crosses none.
-        let is_still = || self.quiet.load(Ordering::Relaxed) && !self.begun.load(Ordering::Relaxed);
-        self.unanswered.load(Ordering::Acquire) == 0 && (self.version() == Some(Version::Http2) || is_still())
+        self.unanswered.load(Ordering::Acquire) == 0
+            && self.quiet.load(Ordering::Relaxed)
+            && !self.begun.load(Ordering::Relaxed)
     }
 }
 

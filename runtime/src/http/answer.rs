@@ -38,8 +38,12 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let unanswered = Unanswered::new(&self.activity);
-        // HTTP/2 has no such header, and GOAWAY.
+        // HTTP/2 has no such header, and GOAWAY in its place. It is to be there before the answer, for a client that has
+        // its answer sends the next request.
         let says_close = request.version() < Version::HTTP_2;
+        if !says_close && self.shutdown.handed_over() {
+            self.activity.tell();
+        }
         Answer {
             answer: self.service.call(request),
             shutdown: says_close.then(|| self.shutdown.clone()),

@@ -26,7 +26,8 @@ const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// How much of the drain is kept for the answers, whatever the grace.
 const IDLE_GRACE_SHARE: u32 = 2;
 
-/// How long after its first GOAWAY an HTTP/2 connection gets the last one.
+/// How long an HTTP/2 connection has for a request to come with which it is told, and how long after that its last GOAWAY
+/// comes.
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// How far the end of a connection is.
@@ -65,14 +66,15 @@ pub(super) async fn serve<H, I, S, B>(
                 return Poll::Ready(ended);
             }
             phase = match phase {
-                Phase::Serving | Phase::Draining if activity.can_be_told() && shutdown.handed_over() => {
-                    activity.tell();
+                // A request has come after the hand-over, and brought the notice about.
+                Phase::Serving | Phase::Draining if activity.is_told() => {
                     patience.as_mut().reset(Instant::now() + notice);
                     Phase::Told
                 }
                 Phase::Serving => {
                     ready!(Pin::new(&mut shutdown).poll(cx));
-                    patience.as_mut().reset(Instant::now() + grace);
+                    let wait = if activity.can_be_told() { notice } else { grace };
+                    patience.as_mut().reset(Instant::now() + wait);
                     Phase::Draining
                 }
                 Phase::Draining => {
@@ -84,6 +86,10 @@ pub(super) async fn serve<H, I, S, B>(
                         return Poll::Ready(ended);
                     }
                     match activity.version() {
+                        Some(Version::Http2) => {
+                            activity.tell();
+                            Phase::Draining
+                        }
                         // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle
                         // next.
                         _ if !activity.is_idle() => {
@@ -94,11 +100,6 @@ pub(super) async fn serve<H, I, S, B>(
                         Some(Version::Http1) => {
                             activity.close();
                             Phase::Closing
-                        }
-                        Some(Version::Http2) => {
-                            activity.tell();
-                            patience.as_mut().reset(Instant::now() + notice);
-                            Phase::Told
                         }
                     }
                 }
