@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -40,7 +40,8 @@ pub struct Http {
 
 enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    /// Not that of hyper, which does not say whether a request was sent that its h2 refused.
+    Http2(h2::client::SendRequest<Bytes>),
 }
 
 impl std::fmt::Debug for Http {
@@ -98,79 +99,100 @@ impl Http {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Sender, String> {
-        let stream = TokioIo::new(stream);
         Ok(match self.version {
             Version::Http1 => {
+                let stream = TokioIo::new(stream);
                 let (sender, connection) = http1::handshake(stream).await.map_err(lost("beginning"))?;
                 // What it ends by, the sender of the request learns.
                 tokio::spawn(async { connection.await.unwrap_or_default() });
                 Sender::Http1(sender)
             }
             Version::Http2 => {
-                let handshake = http2::handshake(TokioExecutor::new(), stream);
-                let (sender, connection) = handshake.await.map_err(lost("beginning"))?;
+                let (sender, connection) = h2::client::handshake(stream).await.map_err(lost("beginning"))?;
                 tokio::spawn(async { connection.await.unwrap_or_default() });
                 Sender::Http2(sender)
             }
         })
     }
 
-    fn request(&self) -> Request<Empty<Bytes>> {
+    fn request<B>(&self, body: B) -> Request<B> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let builder = match self.version {
             Version::Http1 => Request::get(self.path).header(HOST, "localhost"),
             Version::Http2 => Request::get(format!("{scheme}://localhost{}", self.path)),
         };
-        builder.body(Empty::new()).expect("a request")
+        builder.body(body).expect("a request")
     }
 
     /// One request, and its whole answer.
     pub async fn get(&mut self) -> Result<Bytes, String> {
         loop {
-            let (mut sender, is_new) = match self.sender.take() {
+            let (sender, is_new) = match self.sender.take() {
                 Some(sender) => (sender, false),
                 None => (self.connect().await?, true),
             };
-            let answer = match sender.send(self.request()).await {
-                Ok(answer) => answer,
-                // It was not sent: the connection had been closed, as far as this side knew. The server owes a new one
-                // an answer.
-                Err(error) if error.message().is_some() && !is_new => continue,
-                Err(error) => {
-                    let what = if is_new { "new connection" } else { "kept connection" };
-                    return Err(lost(what)(error.into_error()));
-                }
+            let sent = match sender {
+                Sender::Http1(sender) => self.send_1(sender).await,
+                Sender::Http2(sender) => self.send_2(sender).await,
             };
-            if answer.status() != StatusCode::OK {
-                return Err(format!("the answer is {}", answer.status()));
+            match sent {
+                Ok(answer) if answer.status() == StatusCode::OK => return Ok(answer.into_body()),
+                Ok(answer) => return Err(format!("the answer is {}", answer.status())),
+                // The connection had been closed, as far as this side knew. The server owes a new one an answer.
+                Err(NotAnswered::NotSent(_)) if !is_new => {}
+                Err(NotAnswered::NotSent(error)) => return Err(format!("new connection: {error}")),
+                Err(NotAnswered::Lost(error)) => return Err(error),
             }
-            let closes = answer.headers().get(CONNECTION).is_some_and(|value| value == "close");
-            let body = answer.into_body().collect().await.map_err(lost("reading the answer"))?;
-            if !closes {
-                self.sender = Some(sender);
-            }
-            return Ok(body.to_bytes());
         }
+    }
+
+    async fn send_1(
+        &mut self,
+        mut sender: http1::SendRequest<Empty<Bytes>>,
+    ) -> Result<Response<Bytes>, NotAnswered> {
+        // Whether it can be used is told by what becomes of the request.
+        sender.ready().await.unwrap_or_default();
+        let answer = match sender.try_send_request(self.request(Empty::new())).await {
+            Ok(answer) => answer,
+            Err(error) if error.message().is_some() => {
+                return Err(NotAnswered::NotSent(error.into_error().to_string()));
+            }
+            Err(error) => return Err(NotAnswered::Lost(lost("sending")(error.into_error()))),
+        };
+        let closes = answer.headers().get(CONNECTION).is_some_and(|value| value == "close");
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| NotAnswered::Lost(lost("reading")(error)))?;
+        if !closes {
+            self.sender = Some(Sender::Http1(sender));
+        }
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+
+    async fn send_2(
+        &mut self,
+        sender: h2::client::SendRequest<Bytes>,
+    ) -> Result<Response<Bytes>, NotAnswered> {
+        let not_sent = |error: h2::Error| NotAnswered::NotSent(error.to_string());
+        let mut sender = sender.ready().await.map_err(not_sent)?;
+        let (answer, _) = sender.send_request(self.request(()), true).map_err(not_sent)?;
+        let lost = |error| NotAnswered::Lost(lost("kept connection")(error));
+        let (head, mut body) = answer.await.map_err(lost)?.into_parts();
+        let mut whole = Vec::new();
+        while let Some(data) = body.data().await {
+            let data = data.map_err(lost)?;
+            body.flow_control().release_capacity(data.len()).map_err(lost)?;
+            whole.extend(data);
+        }
+        self.sender = Some(Sender::Http2(sender));
+        Ok(Response::from_parts(head, whole.into()))
     }
 }
 
-impl Sender {
-    async fn send(
-        &mut self,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Empty<Bytes>>>> {
-        match self {
-            Self::Http1(sender) => {
-                // Whether it can be used is told by what becomes of the request.
-                sender.ready().await.unwrap_or_default();
-                sender.try_send_request(request).await
-            }
-            Self::Http2(sender) => {
-                sender.ready().await.unwrap_or_default();
-                sender.try_send_request(request).await
-            }
-        }
-    }
+/// Why there is no answer.
+enum NotAnswered {
+    /// The request has not left this side.
+    NotSent(String),
+    Lost(String),
 }
 
 impl Client for Http {
