@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -60,6 +60,7 @@ pub(super) async fn serve<H, I, S, B>(
     let mut conversation = pin!(converse(io, service, &activity));
     let mut patience = pin!(tokio::time::sleep(grace));
     let mut phase = Phase::Serving;
+    let mut watching: Option<Waker> = None;
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
@@ -72,6 +73,13 @@ pub(super) async fn serve<H, I, S, B>(
                     Phase::Told
                 }
                 Phase::Serving => {
+                    // Polled once for each waker, for that takes a lock which all connections share.
+                    if !shutdown.is_raised()
+                        && watching.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+                    {
+                        return Poll::Pending;
+                    }
+                    watching = Some(cx.waker().clone());
                     ready!(Pin::new(&mut shutdown).poll(cx));
                     let wait = if activity.can_be_told() { notice } else { grace };
                     patience.as_mut().reset(Instant::now() + wait);
