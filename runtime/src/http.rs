@@ -17,6 +17,9 @@
 //!   has until `drain_timeout`. Its handler learns of the drain from [`Shutdown`].
 //!
 //! What is left at `drain_timeout` is aborted.
+//!
+//! There is no other limit: a client may be idle, or take its time with a request, for as long as the service serves. A
+//! limit for idle connections loses what crosses the close, and is the business of a proxy or of a layer of the service.
 
 mod activity;
 mod answer;

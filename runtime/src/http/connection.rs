@@ -10,7 +10,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -144,15 +144,16 @@ where
     match version {
         Version::Http1 => {
             let io = TokioIo::new(io);
-            let mut http = http1::Builder::new();
-            let connection = http.timer(TokioTimer::new()).serve_connection(io, service).with_upgrades();
+            // Without a timer, and so without its limit for the head of a request, which counts from the last answer on: it
+            // would close idle connections, and lose what crosses that.
+            let connection = http1::Builder::new().serve_connection(io, service).with_upgrades();
             until_closed(connection, activity, http1::UpgradeableConnection::graceful_shutdown).await?;
         }
         Version::Http2 => {
             let io = TokioIo::new(Noticing::new(io, activity.clone()));
             let mut http = http2::Builder::new(TokioExecutor::new());
             // For WebSockets, RFC 8441.
-            http.timer(TokioTimer::new()).enable_connect_protocol();
+            http.enable_connect_protocol();
             let connection = http.serve_connection(io, service);
             until_closed(connection, activity, http2::Connection::graceful_shutdown).await?;
         }
