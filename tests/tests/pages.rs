@@ -63,3 +63,30 @@ fn every_bug_stands_on_its_page_once() {
         }
     }
 }
+
+#[test]
+fn no_page_has_a_conflict_in_it() {
+    let docs = fs::read_dir(root().join("docs")).expect("a directory");
+    let pages = docs.map(|entry| entry.expect("an entry").path());
+    for path in pages.chain(["README.md", "CHANGELOG.md"].map(|name| root().join(name))) {
+        let text = fs::read_to_string(&path).expect("a page");
+        let marker =
+            text.lines().find(|line| ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|it| line.starts_with(it)));
+        assert_eq!(marker, None, "{}", path.display());
+    }
+}
+
+/// Each example is a complete small service; the demo is a program that drives them.
+#[test]
+fn an_example_has_at_most_sixty_lines() {
+    let examples = fs::read_dir(root().join("examples")).expect("a directory");
+    let mut count = 0;
+    for entry in examples.map(|entry| entry.expect("an entry")).filter(|entry| entry.file_name() != "demo") {
+        let text = fs::read_to_string(entry.path().join("src/main.rs")).expect("a source file");
+        // Without the documentation at its top.
+        let lines = text.lines().filter(|line| !line.starts_with("//!")).count();
+        assert!(lines <= 60, "{:?} has {lines} lines", entry.file_name());
+        count += 1;
+    }
+    assert!(count >= 12, "{count}");
+}

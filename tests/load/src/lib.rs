@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each of [`CLIENTS`] keeps its connection while the service lets it, half of them ask [`RATE`] times a second together,
-//! and the others wait for longer than a second between two requests. `TABLEFLIP_TEST_UPGRADES=100` is the long run.
+//! and the others wait for longer than a second between two requests. `LOAD_UPGRADES=100` is the long run.
 
 mod http;
 mod lines;
@@ -38,10 +38,10 @@ const IDLE: Duration = Duration::from_millis(1300);
 /// How long the load runs before the first upgrade and after the last one.
 const STEADY: Duration = Duration::from_millis(500);
 
-/// How many upgrades a run has: `TABLEFLIP_TEST_UPGRADES`, or 3.
+/// How many upgrades a run has: `LOAD_UPGRADES`, or 3.
 pub fn upgrades() -> u32 {
-    match env::var("TABLEFLIP_TEST_UPGRADES") {
-        Ok(number) => number.parse().expect("TABLEFLIP_TEST_UPGRADES is a number"),
+    match env::var("LOAD_UPGRADES") {
+        Ok(number) => number.parse().expect("LOAD_UPGRADES is a number"),
         Err(_) => 3,
     }
 }
