@@ -168,8 +168,8 @@ fn try_begin<P>(
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     if let (Some(pidfile), None) = (&pidfile, parent_pid) {
-        if let Some(source) = hint::other_service(pidfile.named(), settings.upgrade_signal) {
-            return Err(StartError::Pidfile { path: pidfile.path().to_owned(), source });
+        if let Some((pid, program)) = hint::other_service(pidfile, settings.upgrade_signal) {
+            return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
         }
     }
     let offered_names = offered

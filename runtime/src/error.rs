@@ -74,6 +74,20 @@ pub enum StartError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The pid file is that of a service which runs.
+    #[error(
+        "the pid file {} names process {pid}, a running {}; upgrade or stop that one, or give this one a pid file of its own",
+        path.display(),
+        program.display()
+    )]
+    Running {
+        /// The pid file.
+        path: PathBuf,
+        /// The process that it names.
+        pid: u32,
+        /// What that runs.
+        program: PathBuf,
+    },
     /// Two listeners have one name or one address, or a body asks for one that is not declared.
     #[error("listener `{listener}`: {problem}")]
     Listener {

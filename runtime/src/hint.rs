@@ -7,15 +7,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::unistd::{SysconfVar, geteuid, sysconf};
 
 use crate::address::{Address, Kind, Place};
+use crate::pidfile::Pidfile;
 
 /// How many processes are named.
 const NAMED: usize = 3;
+/// How much later than it was a process may seem to have begun: /proc counts from a whole second.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// proc_net_tcp(5): a socket that listens.
 const LISTENING: &str = "0A";
 
@@ -95,33 +99,54 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     explained(&error, &hint)
 }
 
-/// Another service that has this pid file: the process that it names lives, runs a program of the name of ours, and handles
-/// the signals of a service. A number that has become another program's is no reason not to start.
-pub(crate) fn other_service(pid: Option<u32>, upgrade: Signal) -> Option<io::Error> {
-    let pid = pid.filter(|pid| *pid != std::process::id() && *pid != parent_id())?;
+/// Another service that has this pid file, and what it runs: the process that it names lives, runs a program of the name of
+/// ours, handles the signals of a service, and is older than the file. A number that has become another process's, or that of
+/// a thread, is no reason not to start.
+pub(crate) fn other_service(pidfile: &Pidfile, upgrade: Signal) -> Option<(u32, PathBuf)> {
+    let pid = pidfile.named().filter(|pid| *pid != std::process::id() && *pid != parent_id())?;
     let program = |of: &str| fs::read_link(format!("/proc/{of}/exe")).ok();
     let name = |path: &PathBuf| {
         let name = path.file_name()?.to_str()?;
         Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
     };
     let theirs = program(&pid.to_string())?;
-    if name(&theirs)? != name(&program("self")?)?
-        || ![upgrade, Signal::SIGTERM].into_iter().all(|it| handles(pid, it))
-    {
-        return None;
-    }
-    let problem = format!(
-        "process {pid}, which it names, is a running {}; upgrade or stop that one, or give this one a pid file of its own",
-        theirs.display(),
-    );
-    Some(io::Error::new(io::ErrorKind::AlreadyExists, problem))
+    let is_one = name(&theirs)? == name(&program("self")?)?
+        && is_process(pid)
+        && [upgrade, Signal::SIGTERM].into_iter().all(|it| handles(pid, it))
+        && began(pid)? <= fs::metadata(pidfile.path()).ok()?.modified().ok()? + CLOCK_SLACK;
+    is_one.then_some((pid, theirs))
 }
 
-/// Whether a process has a handler for a signal, proc_pid_status(5).
+/// A field of /proc/PID/status, proc_pid_status(5).
+fn status(pid: u32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned());
+    status.lines().find_map(value)
+}
+
+/// Whether a number is that of a process, and not of one of its threads, which /proc has as well.
+fn is_process(pid: u32) -> bool {
+    status(pid, "Tgid").is_some_and(|process| process == pid.to_string())
+}
+
+/// When a process was started: its 22nd field in /proc/PID/stat, in ticks since the machine was, proc_pid_stat(5).
+fn began(pid: u32) -> Option<SystemTime> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
+    let in_a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let machine = fs::read_to_string("/proc/stat").ok()?;
+    let booted: u64 = machine.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
+    Some(
+        UNIX_EPOCH
+            + Duration::from_secs(booted)
+            + Duration::from_secs(ticks) / u32::try_from(in_a_second).ok()?,
+    )
+}
+
+/// Whether a process has a handler for a signal.
 pub(crate) fn handles(pid: u32, signal: Signal) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let mask = status(pid, "SigCgt").and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
     mask >> (signal as i32 - 1) & 1 == 1
 }
 
@@ -230,6 +255,22 @@ mod tests {
         let _listener = UnixListener::bind(&path).unwrap();
         assert!(server_of(&path).unwrap().starts_with(&format!("process {} (", std::process::id())));
         assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
+    }
+
+    /// The number of a thread has an entry in /proc as well, and a process that is younger than a pid file did not write it.
+    #[test]
+    fn a_number_is_that_of_a_process_and_of_its_time() {
+        let us = std::process::id();
+        assert!(is_process(us));
+        let of_a_thread = std::thread::spawn(|| {
+            let here = fs::read_link("/proc/thread-self").unwrap();
+            let number = here.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            (number, is_process(number), status(number, "Tgid"))
+        });
+        let (number, is_process, process) = of_a_thread.join().unwrap();
+        assert!(number != us && !is_process && process == Some(us.to_string()), "{number} {process:?}");
+        let (now, began) = (SystemTime::now(), began(us).unwrap());
+        assert!(began <= now + CLOCK_SLACK && began + Duration::from_secs(3600) > now, "{began:?} {now:?}");
     }
 
     #[test]

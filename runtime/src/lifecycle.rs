@@ -551,17 +551,14 @@ impl State {
             // It may have accepted connections already: it is asked to stop the graceful way, once it answers.
             E::Stop if !stop => self.to(P::Committed { stop: true }, []),
             E::Stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
-            E::Active if stop => self.drain(
-                Drain::Leaving { stop },
-                [A::Disarm(Timer::Handover), A::SendStop, A::Report(Err(Failure::Stopped)), A::LetGo],
-            ),
+            E::Active if stop => {
+                let failure = A::Report(Err(Failure::Stopped));
+                self.leave(stop, [A::Disarm(Timer::Handover), A::SendStop, failure])
+            }
             E::Active => {
                 self.to(P::Standby, [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive])
             }
-            E::Leaving => {
-                let actions = [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped)), A::LetGo];
-                self.drain(Drain::Leaving { stop }, actions)
-            }
+            E::Leaving => self.leave(stop, [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped))]),
             E::Exited => self.after_death(true, stop, Failure::Exited, [A::Disarm(Timer::Handover)]),
             E::Failed => self.to(
                 P::Reverting { paused: true, then_stop: stop, failure: Failure::Reported },
@@ -578,9 +575,8 @@ impl State {
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
             // The one that the manager follows is told in the name of all: some units send the stop to it alone.
             E::Stop if self.followed == Followed::This => {
-                let actions =
-                    [A::Disarm(Timer::Probation), A::SendStop, A::Report(Err(Failure::Stopped)), A::LetGo];
-                self.drain(Drain::Leaving { stop: true }, actions)
+                let failure = A::Report(Err(Failure::Stopped));
+                self.leave(true, [A::Disarm(Timer::Probation), A::SendStop, failure])
             }
             // Not before: the death of whom it follows is the end of the service to the manager.
             E::Expired(Timer::Probation) if self.followed == Followed::This => self.to(
@@ -592,10 +588,7 @@ impl State {
                 let actions = [A::Disarm(Timer::Probation), A::Report(Ok(()))];
                 self.drain(Drain::Replaced { stop: event == E::Stop }, actions)
             }
-            E::Leaving => {
-                let actions = [A::Disarm(Timer::Probation), A::Report(Ok(())), A::LetGo];
-                self.drain(Drain::Leaving { stop: false }, actions)
-            }
+            E::Leaving => self.leave(false, [A::Disarm(Timer::Probation), A::Report(Ok(()))]),
             E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(Timer::Probation)]),
             _ => self.stay(),
         }
@@ -610,13 +603,12 @@ impl State {
             // One that does not hear is not waited for: without this process the service goes on all the same.
             E::Announced | E::Expired(Timer::Announce) => {
                 self.followed = Followed::Other;
-                let (drain, let_go) = match leaving {
-                    true => (Drain::Leaving { stop }, Some(A::LetGo)),
-                    false => (Drain::Replaced { stop }, None),
-                };
-                let (state, more) =
-                    self.drain(drain, [A::Disarm(Timer::Announce), A::SendFollowed, A::Report(Ok(()))]);
-                (state, more.into_iter().chain(let_go).collect())
+                let actions = [A::Disarm(Timer::Announce), A::SendFollowed, A::Report(Ok(()))];
+                if leaving {
+                    self.leave(stop, actions)
+                } else {
+                    self.drain(Drain::Replaced { stop }, actions)
+                }
             }
             E::Exited if leaving => self.drain(
                 Drain::Stop { owner: true },
@@ -789,6 +781,14 @@ impl State {
         let mut actions: Actions = before.into_iter().chain([A::Arm(Timer::Drain), A::Drain]).collect();
         actions.extend(self.hastened.then_some(A::Hasten));
         (State { phase: P::Draining(drain), ..self }, actions)
+    }
+
+    /// Drains beside a successor that stops as well. What that does not have is closed, and its path removed, by the drain;
+    /// what it has, after that.
+    fn leave<const N: usize>(self, stop: bool, before: [Action; N]) -> (State, Actions) {
+        let (state, mut actions) = self.drain(Drain::Leaving { stop }, before);
+        actions.push(A::LetGo);
+        (state, actions)
     }
 
     fn start_failed(self, failure: StartFailure) -> (State, Actions) {

@@ -284,19 +284,27 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
         result => return result,
     }
-    let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, what.to_owned());
     let stale = inode_of(path)?;
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(in_use("a file that is not a socket is there"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there"));
     }
     let probe = Socket::new(Domain::UNIX, socket_type(address.kind()), None)?;
     probe.set_nonblocking(true)?;
     match probe.connect(&at) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // It may be stale, and it is not this user's to find out.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(io::Error::other(format!(
+                "a socket is there to which this user may not connect: {error}"
+            )));
+        }
         // A full backlog, or a socket of another type: somebody is behind it.
         Ok(()) | Err(_) => {
             let server = hint::server_of(path).map(|server| format!(": {server}")).unwrap_or_default();
-            return Err(in_use(&format!("another process serves it{server}")));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("another process serves it{server}"),
+            ));
         }
     }
     if inode_of(path)? == stale {

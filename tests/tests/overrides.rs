@@ -179,6 +179,17 @@ fn a_pid_file_beside_which_there_can_be_no_socket_is_no_mistake() {
 }
 
 #[test]
+fn a_file_where_the_socket_beside_the_pid_file_would_be_is_left_alone() {
+    let dir = Dir::new();
+    let at = dir.join("declared.control");
+    fs::write(&at, "mine").unwrap();
+    let (mut plain, old) = Plain::serve(&dir, &[]);
+    signal(old.pid, Signal::TERM);
+    plain.end();
+    assert_eq!(fs::read_to_string(at).unwrap(), "mine");
+}
+
+#[test]
 fn supervise() {
     let dir = Dir::new();
     let mut command = dir.command();

@@ -31,6 +31,8 @@ impl Engine {
                     executable = self.spawner.executable().map(|path| display(path.display())),
                     "started a successor"
                 );
+                // A process that is dead may have had its number, and the pid file of the live one is not removed for that.
+                self.dead.retain(|pid| *pid != successor.child.pid());
                 self.successor = Some(successor);
                 self.told_open = None;
                 None

@@ -238,6 +238,14 @@ fn check(before: State, event: Event) {
         assert!(opens, "{}", context());
     }
 
+    // Of what a successor does not have the drain removes the paths: nothing is let go of before that.
+    let at = |wanted: fn(&Action) -> bool| actions.iter().position(wanted);
+    if let (P::Draining(Drain::Leaving { .. }), Some(let_go), Some(drain)) =
+        (after.phase, at(|a| matches!(a, A::LetGo)), at(|a| matches!(a, A::Drain)))
+    {
+        assert!(drain < let_go, "{}", context());
+    }
+
     // Timers: none is left behind and none is missing. The one that fired is spent.
     let (mut armed, _) = timers(before.phase);
     for action in &actions {

@@ -100,8 +100,7 @@ fn the_pid_file_of_a_service_that_runs_is_not_taken() {
     let (service, old) = dir.victim().serve();
     let said = problem(dir.victim());
     let expected = format!(
-        "cannot write the pid file {}: process {}, which it names, is a running {}; upgrade or stop that one, or give this \
-         one a pid file of its own",
+        "the pid file {} names process {}, a running {}; upgrade or stop that one, or give this one a pid file of its own",
         dir.join("pid").display(),
         old.pid(),
         env!("CARGO_BIN_EXE_victim"),

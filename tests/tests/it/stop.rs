@@ -131,6 +131,25 @@ fn a_stop_of_the_successor_in_its_probation() {
     service.wait_until_all_are_gone();
 }
 
+/// Its release has another path for the control socket: the old one's goes with the old one.
+#[test]
+fn a_stop_in_the_probation_of_a_release_that_has_given_up_a_path() {
+    for signalled in ["new", "both"] {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+        service.plan("main setenv VICTIM_LISTEN echo tcp://127.0.0.1:0");
+        let new = service.upgrade(&old);
+        assert!(dir.join("local").exists());
+        new.signal(Signal::TERM);
+        if signalled == "both" {
+            old.signal(Signal::TERM);
+        }
+        assert_eq!(old.exit(), Exit::Status(0));
+        service.wait_until_all_are_gone();
+        assert!(!dir.join("local").exists(), "{signalled}");
+    }
+}
+
 #[test]
 fn a_stop_of_the_successor_while_the_old_one_drains() {
     let dir = Dir::new();
