@@ -256,6 +256,24 @@ fn no_answer_in_time_is_5() {
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
+/// 1 would say that the old process serves.
+#[test]
+fn an_old_process_that_dies_in_an_upgrade_is_5() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").probation("1h").serve();
+    let upgrading = start(&dir, "upgrade pid");
+    let new = service.next_process();
+    service.wait(&old, "standby");
+    old.kill();
+    let reason = format!(
+        "process {} ended before it told the outcome; generation 2, process {}, serves",
+        old.pid(),
+        new.pid()
+    );
+    end(upgrading).failed(5, &reason);
+    assert!(run(&dir, "status pid").done().starts_with(&format!("generation 2, process {}:", new.pid())));
+}
+
 #[test]
 fn the_end_of_the_old_process_is_waited_for() {
     let dir = Dir::new();

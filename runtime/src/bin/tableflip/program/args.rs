@@ -16,7 +16,7 @@ Exit status:
   2  the command line is wrong
   3  nothing is running there
   4  an upgrade is in progress, or the predecessor still drains
-  5  no answer in time";
+  5  no answer in time, or the old process died before it told the outcome: see what serves";
 
 /// Replaces, stops and watches services that are made with tableflip
 #[derive(Debug, Parser)]

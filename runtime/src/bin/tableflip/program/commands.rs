@@ -44,8 +44,9 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
         let asked = old.pid;
         old = conversation.status().map_err(|failure| failure.after(&ended(asked)))?.0;
         if old.pid != asked {
+            // It may be the successor, which went on without it, and may be any other that was started since.
             let now = format!("{}; generation {}, process {}, serves", ended(asked), old.generation, old.pid);
-            return Err(Failure::refused("failed", now));
+            return Err(Failure::no_answer(now));
         }
         neighbour = process::open_neighbour(old.pid);
     };
