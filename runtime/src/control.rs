@@ -122,3 +122,53 @@ impl From<UpgradeError> for Reply {
         Self::error(code, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer of each release to `status`. They are never changed, only added to: services outlive the program that is
+    /// installed beside them.
+    const RECORDED_0_1_0: &str = concat!(
+        r#"{"reply":"status","protocol":1,"release":"0.1.0","generation":2,"pid":4711,"version":"1.4.0","phase":"serving","#,
+        r#""uptime_ms":3009,"serving_ms":3001,"executable":{"path":"/srv/echo","inode":1234,"modified":1795478400},"#,
+        r#""predecessor":4700,"successor":null,"open":17,"generations":[{"generation":1,"pid":4700,"open":3},"#,
+        r#"{"generation":2,"pid":4711,"open":17}],"listeners":[{"name":"echo","address":"tcp://127.0.0.1:7000","#,
+        r#""taken":90210,"waiting":0,"backlog":4096}],"upgrades":{"done":1,"refused":0,"failed":1,"last_failure":"no"}}"#,
+    );
+
+    fn read(line: &str) -> Status {
+        match serde_json::from_str(line) {
+            Ok(Reply::Status { protocol: 1, status, .. }) => *status,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_release_understands_the_recorded_status() {
+        let status = Box::new(read(RECORDED_0_1_0));
+        let reply = Reply::Status { protocol: 1, release: "0.1.0".to_owned(), status };
+        assert_eq!(
+            serde_json::to_string(&reply).unwrap(),
+            RECORDED_0_1_0,
+            "a field is missing in one of the two"
+        );
+    }
+
+    #[test]
+    fn a_status_with_fewer_fields_or_more_is_understood() {
+        let least = r#"{"reply":"status","protocol":1,"release":"0.0.9","generation":2,"pid":4711,"phase":"serving"}"#;
+        let status = read(least);
+        assert_eq!((status.generation, status.pid, status.phase), (2, 4711, Phase::Serving));
+        assert_eq!((status.uptime.as_millis(), status.serving, status.open), (0, None, 0));
+        assert!(status.generations.is_empty() && status.listeners.is_empty());
+        assert_eq!(status.upgrades, crate::status::Upgrades::default());
+
+        let older = RECORDED_0_1_0.replace(r#""uptime_ms":3009,"#, "").replace(r#""done":1,"#, "");
+        assert_eq!((read(&older).upgrades.done, read(&older).upgrades.failed), (0, 1));
+        let later = RECORDED_0_1_0.replace(r#""open":17,"#, r#""open":17,"mood":"good","#);
+        assert_eq!(read(&later), read(RECORDED_0_1_0));
+        let later = RECORDED_0_1_0.replace(r#""phase":"serving""#, r#""phase":"dancing""#);
+        assert_eq!(read(&later).phase, Phase::Unknown);
+    }
+}

@@ -15,7 +15,8 @@ use crate::sockets::Held;
 /// How a process of the service stands, at one moment. [`Upgrader::status`](crate::Upgrader::status) has it for the service's own
 /// endpoints, and the control socket answers it to `tableflip status`.
 ///
-/// As JSON, times are in milliseconds. Later releases may add fields.
+/// As JSON, times are in milliseconds. Later releases may add fields; what a release does not say is read as zero, none or empty,
+/// except `generation`, `pid` and `phase`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -28,10 +29,10 @@ pub struct Status {
     /// Where it is in its life.
     pub phase: Phase,
     /// How long ago the process began.
-    #[serde(rename = "uptime_ms", with = "milliseconds")]
+    #[serde(rename = "uptime_ms", with = "milliseconds", default)]
     pub uptime: Duration,
     /// How long ago it began to serve; `None` before.
-    #[serde(rename = "serving_ms", with = "milliseconds::optional")]
+    #[serde(rename = "serving_ms", with = "milliseconds::optional", default)]
     pub serving: Option<Duration>,
     /// The file that it runs.
     pub executable: Option<Executable>,
@@ -40,12 +41,16 @@ pub struct Status {
     /// The successor, while it lives.
     pub successor: Option<u32>,
     /// Connections and guards that are open in this process.
+    #[serde(default)]
     pub open: u64,
     /// The same of every process that is part of the service at this moment, the oldest first.
+    #[serde(default)]
     pub generations: Vec<Generation>,
     /// The listeners of this process.
+    #[serde(default)]
     pub listeners: Vec<Listener>,
     /// What came of the upgrades.
+    #[serde(default)]
     pub upgrades: Upgrades,
 }
 
@@ -74,6 +79,9 @@ pub enum Phase {
     Rescuing,
     /// It is about to exit.
     Ended,
+    /// One of a later release, in a status that was read.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A process of the service: the one that answers, the one before it, the one after it.
@@ -119,6 +127,7 @@ pub struct Listener {
 
 /// What came of the requests to upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Upgrades {
     /// How many the service has been through since it was started, whichever process was asked.

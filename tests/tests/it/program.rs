@@ -1,7 +1,8 @@
 //! The program `tableflip` against real services: its exit status, what it prints, and what it never does.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -281,7 +282,7 @@ fn the_end_of_the_old_process_is_waited_for() {
     let open = service.open(&old);
     let mut waiting = start(&dir, "upgrade --wait-drained --json pid");
     // As far as it comes while the connection is open.
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(waiting.stdout.take().expect("a pipe")));
+    let mut lines = BufRead::lines(BufReader::new(waiting.stdout.take().expect("a pipe")));
     let mut reply = || serde_json::from_str::<Value>(&lines.next().expect("a line").unwrap()).unwrap();
     while reply()["reply"] != "upgraded" {}
     assert!(waiting.try_wait().unwrap().is_none(), "it waits");
@@ -303,7 +304,7 @@ fn whoever_watches_sees_the_service_move_and_end() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir);
     let mut watching = start(&dir, "watch pid");
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().expect("a pipe")));
+    let mut lines = BufRead::lines(BufReader::new(watching.stdout.take().expect("a pipe")));
     let mut line = || lines.next().expect("a line").unwrap();
     assert_eq!(line(), format!("generation 1, process {}: serving", old.pid()));
     run(&dir, "upgrade pid").done();
@@ -311,6 +312,35 @@ fn whoever_watches_sees_the_service_move_and_end() {
     while line() != format!("generation 2, process {}: serving", new.pid()) {}
     run(&dir, "stop pid").done();
     assert_eq!(watching.wait().unwrap().code(), Some(3), "it is the end of what there is to see");
+}
+
+/// Services of other releases, older and later, played by the test.
+#[test]
+fn a_service_of_another_release_is_understood_or_an_error_at_once() {
+    let dir = Dir::new();
+    let socket = UnixListener::bind(dir.join("other.control")).unwrap();
+    let answered = |line: &str, answer: &str| {
+        let asking = start(&dir, line);
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(&stream).read_line(&mut request).unwrap();
+        stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        // The connection stays open: whoever waits for another answer waits to the deadline.
+        end(asking)
+    };
+    let status =
+        |rest: &str| format!(r#"{{"reply":"status",{rest},"generation":1,"pid":1,"phase":"serving"}}"#);
+    let old = status(r#""protocol":1,"release":"0.0.9""#);
+    let said = answered("status other.control", &old);
+    assert!(said.done().starts_with("generation 1, process 1: serving, up for 0s\n"), "{}", said.out);
+
+    let line = "status --timeout 1h other.control";
+    answered(line, &status(r#""protocol":2,"release":"9.0.0""#))
+        .failed(1, "it is of release 9.0.0, protocol 2, and this program of release 0.1.0, protocol 1");
+    answered(line, r#"{"reply":"status","protocol":1,"release":"0.0.1"}"#)
+        .failed(1, "its status is not understood: missing field `generation`");
+    answered(line, r#"{"reply":"error","code":"asleep","message":"it is night"}"#).failed(1, "it is night");
+    answered(line, "220 mail.example ESMTP").failed(1, "cannot talk to other.control: ");
 }
 
 /// What signals can do, and what it says that it cannot know.

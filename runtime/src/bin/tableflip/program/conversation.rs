@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tableflip::control::{Code, Reply, Request};
+use tableflip::control::{Code, PROTOCOL, Reply, Request};
 use tableflip::status::Status;
 
 use super::output::Failure;
@@ -70,7 +71,7 @@ impl Conversation {
             if let Some(at) = self.input[searched..].iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=searched + at).collect();
                 let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-                let reply = serde_json::from_str(&text).ok();
+                let reply = self.understand(&text)?;
                 return Ok(Some(Line { text, reply }));
             }
             searched = self.input.len();
@@ -80,6 +81,33 @@ impl Conversation {
             if !self.read()? {
                 return Ok(None);
             }
+        }
+    }
+
+    /// `None` if it is a reply of a later release, which can be passed over. What is asked for cannot.
+    fn understand(&self, text: &str) -> Result<Option<Reply>, Failure> {
+        let problem = match serde_json::from_str(text) {
+            Ok(Reply::Status { protocol, .. }) if protocol > PROTOCOL => {
+                "it may mean something else".to_owned()
+            }
+            Ok(reply) => return Ok(Some(reply)),
+            Err(error) => error.to_string(),
+        };
+        let line: Value = serde_json::from_str(text).map_err(|error| self.broken(&error))?;
+        match line["reply"].as_str() {
+            Some("status") => Err(self.broken(&format!(
+                "its status is not understood: {problem}; it is of release {}, protocol {}, and this program of release \
+                 {}, protocol {PROTOCOL}",
+                line["release"].as_str().unwrap_or("?"),
+                line["protocol"],
+                env!("CARGO_PKG_VERSION"),
+            ))),
+            // With a code that this release does not have. Whoever waits would wait for nothing.
+            Some("error") => {
+                let word = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+                Err(Failure::refused(&word("code"), word("message")))
+            }
+            _ => Ok(None),
         }
     }
 
