@@ -512,6 +512,10 @@ fn a_unit_is_printed_for_the_version() {
         "{text}"
     );
     check_json("a unit", &unit.out);
+    for too_long in ["584542046090y", "600000y"] {
+        run(&dir, &format!("unit echo --systemd-version 257 --drain-timeout {too_long}"))
+            .failed(2, "--drain-timeout is longer than systemd can wait");
+    }
 }
 
 #[test]

@@ -80,7 +80,9 @@ Type=notify-reload
 "
         .to_owned()
     };
-    let stop = (drain_timeout + MARGIN).as_secs_f64().ceil();
+    let stop = seconds_of_systemd(drain_timeout.checked_add(MARGIN)).ok_or_else(|| {
+        Failure::usage("--drain-timeout is longer than systemd can wait: say a shorter one".to_owned())
+    })?;
     let drain = humantime::format_duration(drain_timeout);
     let mut unit = String::new();
     // A `String` takes whatever is written to it.
@@ -119,6 +121,15 @@ WantedBy=multi-user.target
         start = start.join(" "),
     );
     Ok(unit)
+}
+
+/// Whole seconds, if systemd, which counts in microseconds, can count them.
+fn seconds_of_systemd(time: Option<Duration>) -> Option<u64> {
+    let time = time?;
+    let seconds = time.as_secs().checked_add(u64::from(time.subsec_nanos() > 0))?;
+    // The last of its numbers is `infinity`.
+    seconds.checked_mul(1_000_000).filter(|microseconds| *microseconds < u64::MAX)?;
+    Some(seconds)
 }
 
 /// A word of a command line, systemd.service(5): `%` and `$` stand for themselves.
