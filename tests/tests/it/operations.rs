@@ -101,7 +101,7 @@ fn every_command_of_the_page_works() {
     for name in ["upgrades_failed_total", "waiting{", "backlog{", "generation_open{"] {
         assert!(metrics.contains(&format!("\ntableflip_{name}")), "{metrics}");
     }
-    assert!(fs::read_to_string(dir.join("srv/echo.service")).unwrap().contains("\nType=notify-reload\n"));
+    assert!(fs::read_to_string(dir.join("srv/echo.service")).unwrap().contains("\nType=notify\nExecReload="));
     service.wait_until_all_are_gone();
 }
 

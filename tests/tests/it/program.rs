@@ -503,7 +503,7 @@ fn a_unit_is_printed_for_the_version() {
     let unit = run(&dir, "unit echo --systemd-version 257 --json");
     let line: Value = serde_json::from_str(unit.done()).unwrap();
     let text = line["unit"].as_str().unwrap();
-    assert!(text.contains("\nType=notify-reload\n") && !text.contains("ExecReload="), "{text}");
+    assert!(text.contains("\nType=notify\nExecReload="), "{text}");
     assert!(
         text.contains(&format!(
             "\nExecStart={}\n",
@@ -512,6 +512,14 @@ fn a_unit_is_printed_for_the_version() {
         "{text}"
     );
     check_json("a unit", &unit.out);
+    let unit = run(&dir, "unit echo --systemd-version 257 --notify-reload");
+    assert!(
+        unit.done().contains("\nType=notify-reload\n") && !unit.out.contains("ExecReload="),
+        "{}",
+        unit.out
+    );
+    run(&dir, "unit echo --systemd-version 252 --notify-reload")
+        .failed(2, "--notify-reload is of systemd 253, and this unit for 252: leave it out");
     for too_long in ["584542046090y", "600000y"] {
         run(&dir, &format!("unit echo --systemd-version 257 --drain-timeout {too_long}"))
             .failed(2, "--drain-timeout is longer than systemd can wait");

@@ -75,6 +75,21 @@ fn served_by(systemd: &Booted, generation: u64) -> u32 {
     })
 }
 
+/// Waits until one process is left, which serves and which systemd follows. Until then some connections are cut.
+fn served_and_followed(systemd: &Booted) -> u32 {
+    until("one that serves and is followed", || {
+        let stream = systemd.try_connect(PORT).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a deadline that is not zero");
+        let mut line = String::new();
+        (&stream).write_all(b"who\n").ok()?;
+        BufReader::new(&stream).read_line(&mut line).ok()?;
+        let pid: u32 = line.trim_end().split_once(' ')?.1.parse().ok()?;
+        let is_active = systemd.show("echo", "ActiveState") == "active";
+        let is_it = is_active && systemd.main_pid("echo") == pid && systemd.processes("echo") == [pid];
+        is_it.then_some(pid)
+    })
+}
+
 /// A stop waits for a connection that is open, and leaves nothing.
 fn stop_waits(systemd: &Booted) {
     let (mut client, _, pid) = open(systemd);
@@ -218,16 +233,7 @@ fn a_successor_that_crashes_while_its_predecessor_drains_is_started_again() {
         open(&systemd).0.send("abort");
         until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
         client.close();
-        until("one that serves and is followed", || {
-            let stream = systemd.try_connect(PORT).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a deadline that is not zero");
-            let mut line = String::new();
-            (&stream).write_all(b"who\n").ok()?;
-            BufReader::new(&stream).read_line(&mut line).ok()?;
-            let pid: u32 = line.trim_end().split_once(' ')?.1.parse().ok()?;
-            let is_active = systemd.show("echo", "ActiveState") == "active";
-            (is_active && systemd.main_pid("echo") == pid && systemd.processes("echo") == [pid]).then_some(())
-        });
+        served_and_followed(&systemd);
         systemd.run("systemctl stop echo");
     }
 }
@@ -721,6 +727,66 @@ fn the_units_of_the_page_work_as_they_stand() {
                 assert_eq!(systemd.show(name, "Result"), "success");
                 systemd.run("systemctl stop echo.socket");
             }
+        }
+    }
+}
+
+/// Both kinds of it, as the program prints them for the systemd that it finds, and the first as somebody has to change it who
+/// adds `User=`.
+#[test]
+fn the_unit_that_the_program_prints_works() {
+    for it in World::each() {
+        let systemd = it
+            .program("/srv/echo", env!("CARGO_BIN_EXE_unit"))
+            .program("/usr/local/bin/tableflip", env!("CARGO_BIN_EXE_tableflip-program"))
+            .boot();
+        for (option, change) in [("", ""), ("--notify-reload", ""), ("", "/^PIDFile=/d")] {
+            let print = format!("tableflip unit /srv/echo {option} >/etc/systemd/system/echo.service");
+            if !option.is_empty() && systemd.version() < 253 {
+                assert_eq!(systemd.try_run(&print).status.code(), Some(2), "it says so");
+                continue;
+            }
+            systemd.run(&format!("{print} && sed -i '{change}' /etc/systemd/system/echo.service"));
+            systemd.run("systemctl daemon-reload && systemctl start echo");
+            assert_eq!(open(&systemd).2, systemd.main_pid("echo"));
+            systemd.run("systemctl reload echo");
+            let (_, generation, pid) = open(&systemd);
+            assert_eq!((generation, pid), (2, systemd.main_pid("echo")));
+            until("listener in the store", || {
+                (systemd.show("echo", "NFileDescriptorStore") == "1").then_some(())
+            });
+
+            systemd.run("mv /srv/echo /srv/good && cp /bin/false /srv/echo");
+            let fails = !systemd.try_run("timeout 20 systemctl reload echo").status.success();
+            assert_eq!(fails, option.is_empty(), "whether systemd can be told");
+            let status = systemd.show("echo", "StatusText");
+            assert!(status.starts_with("generation 2 serves; the last upgrade failed"), "{status}");
+            assert_eq!((systemd.main_pid("echo"), open(&systemd).2), (pid, pid));
+            systemd.run("rm /srv/echo && mv /srv/good /srv/echo");
+
+            // The death of the new one cuts nothing of what the old one has begun.
+            let (mut client, _, _) = open(&systemd);
+            systemd.run("systemctl reload echo");
+            let new = systemd.main_pid("echo");
+            open(&systemd).0.send("abort");
+            until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
+            assert_eq!(client.who().1, pid);
+            client.close();
+            served_and_followed(&systemd);
+
+            // A stop waits for both, whatever is left of each.
+            let (mut one, _, old) = open(&systemd);
+            systemd.run("systemctl reload echo");
+            let (mut two, _, new) = open(&systemd);
+            let mut stop = begin(&systemd, "systemctl stop echo");
+            systemd.wait_for("echo", "ActiveState", "deactivating");
+            assert_eq!((one.who().1, two.who().1), (old, new));
+            two.close();
+            assert_eq!(one.who().1, old);
+            assert!(stop.is());
+            one.close();
+            assert!(stop.succeeds());
+            assert_stopped(&systemd);
         }
     }
 }

@@ -120,10 +120,10 @@ pub(crate) struct Unit {
     /// How long open connections may take to finish
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) drain_timeout: Duration,
-    /// Reload by this program, so that `systemctl reload` fails when the upgrade fails; before systemd 253 it is the
-    /// only way
+    /// Reload by a signal, for a machine that does not have this program: `systemctl reload` succeeds then whatever came
+    /// of the upgrade; systemd 253 and later
     #[arg(long)]
-    pub(crate) exec_reload: bool,
+    pub(crate) notify_reload: bool,
     /// Print the unit as JSON
     #[arg(long)]
     pub(crate) json: bool,

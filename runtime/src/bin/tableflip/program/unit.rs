@@ -13,6 +13,8 @@ use super::output::{Failure, Output};
 
 /// The first version that waits for the end of a reload by itself: `Type=notify-reload`.
 const NOTIFY_RELOAD: u32 = 253;
+/// The first version that tells a service how many descriptors it keeps, `FDSTORE`.
+const FDSTORE: u32 = 254;
 /// What a stop and a reload may take beside the drain and the initialisation: the handover, the probation, the exit.
 const MARGIN: Duration = Duration::from_secs(15);
 
@@ -30,7 +32,7 @@ pub(crate) fn print(args: &args::Unit, output: &Output) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("{}: {error}", args.binary.display())))?;
     let program = env::current_exe()
         .map_err(|error| Failure::refused("failed", format!("cannot find this program: {error}")))?;
-    let unit = unit(&binary, &args.arguments, version, args.exec_reload, args.drain_timeout, &program)?;
+    let unit = unit(&binary, &args.arguments, version, args.notify_reload, args.drain_timeout, &program)?;
     output.line(&json!({"reply": "unit", "systemd_version": version, "unit": unit}));
     output.say(unit.trim_end());
     Ok(())
@@ -48,7 +50,7 @@ fn unit(
     binary: &Path,
     arguments: &[String],
     version: u32,
-    exec_reload: bool,
+    notify_reload: bool,
     drain_timeout: Duration,
     program: &Path,
 ) -> Result<String, Failure> {
@@ -63,7 +65,19 @@ fn unit(
     }
     let start: Vec<_> =
         [text(binary)?].into_iter().chain(arguments.iter().map(|word| quoted(word))).collect();
-    let reload = if version < NOTIFY_RELOAD || exec_reload {
+    if notify_reload && version < NOTIFY_RELOAD {
+        let problem = format!(
+            "--notify-reload is of systemd {NOTIFY_RELOAD}, and this unit for {version}: leave it out"
+        );
+        return Err(Failure::usage(problem));
+    }
+    let reload = if notify_reload {
+        "\
+# A reload is an upgrade, by SIGHUP, and is waited for. Whether it failed `systemctl status` says.
+Type=notify-reload
+"
+        .to_owned()
+    } else {
         format!(
             "\
 # A reload is an upgrade: it is waited for, and fails with the reason if the new release does.
@@ -72,14 +86,8 @@ ExecReload={} upgrade %t/{name}/{name}.pid
 ",
             text(program)?,
         )
-    } else {
-        "\
-# A reload is an upgrade, by SIGHUP, and is waited for. Whether it failed `systemctl status` says; to have `systemctl
-# reload` fail, print this unit with --exec-reload.
-Type=notify-reload
-"
-        .to_owned()
     };
+    let fdstore = if version < FDSTORE { "Environment=FDSTORE=64\n" } else { "" };
     let stop = seconds_of_systemd(drain_timeout.checked_add(MARGIN)).ok_or_else(|| {
         Failure::usage("--drain-timeout is longer than systemd can wait: say a shorter one".to_owned())
     })?;
@@ -100,13 +108,15 @@ Wants=network-online.target
 ExecStart={start}
 # The old process announces the new one.
 NotifyAccess=main
+# Whom to follow if the old one is killed before. Where User= is added this has to go: systemd does not trust that file.
+PIDFile=%t/{name}/{name}.pid
 RuntimeDirectory={name}
 # A restart after a crash finds the Unix sockets that are in the descriptor store.
 RuntimeDirectoryPreserve=restart
 Environment=TABLEFLIP_PIDFILE=%t/{name}/{name}.pid TABLEFLIP_CONTROL=%t/{name}/{name}.control
 Environment=\"TABLEFLIP_DRAIN_TIMEOUT={drain}\"
-# SIGTERM goes to the process that serves, which drains; its helpers live until it is done.
-KillMode=mixed
+# Each process drains. With `mixed` the death of the one that serves would be a SIGKILL for the one that still drains.
+KillMode=control-group
 # More than the drain takes.
 TimeoutStopSec={stop}
 # More than upgrade_timeout and the probation, for a start as for a reload.
@@ -114,7 +124,7 @@ TimeoutStartSec=90
 Restart=on-failure
 # The listeners survive a crash, with those who wait in their queues.
 FileDescriptorStoreMax=64
-
+{fdstore}
 [Install]
 WantedBy=multi-user.target
 ",
@@ -143,38 +153,55 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(version: u32, exec_reload: bool) -> String {
+    fn of(version: u32, notify_reload: bool, drain_timeout: Duration) -> Result<String, Failure> {
         let arguments = ["--greeting".to_owned(), "50% \"off\" $HOME".to_owned()];
         let (binary, program) = (Path::new("/srv/echo/current/echo"), Path::new("/usr/bin/tableflip"));
-        unit(binary, &arguments, version, exec_reload, Duration::from_secs(60), program).unwrap()
+        unit(binary, &arguments, version, notify_reload, drain_timeout, program)
     }
 
+    const DRAIN: Duration = Duration::from_secs(60);
+
     #[test]
-    fn the_kind_of_reload_is_right_for_the_version() {
-        let command = "ExecReload=/usr/bin/tableflip upgrade %t/echo/echo.pid\n";
-        for (version, exec_reload) in [(247, false), (252, false), (252, true), (257, true)] {
-            let unit = of(version, exec_reload);
-            assert!(unit.contains("\nType=notify\n") && unit.contains(command), "{unit}");
+    fn the_unit_is_right_for_the_version() {
+        for (version, tells) in [(247, false), (253, false), (254, true), (257, true)] {
+            let unit = of(version, false, DRAIN).unwrap();
+            let command = "\nType=notify\nExecReload=/usr/bin/tableflip upgrade %t/echo/echo.pid\n";
+            assert!(unit.contains(command), "{unit}");
+            assert_eq!(!unit.contains("\nEnvironment=FDSTORE=64\n"), tells, "{unit}");
         }
         for version in [253, 257] {
-            let unit = of(version, false);
+            let unit = of(version, true, DRAIN).unwrap();
             // Both at once would be two upgrades.
             assert!(unit.contains("\nType=notify-reload\n") && !unit.contains("ExecReload="), "{unit}");
         }
+        assert!(of(252, true, DRAIN).is_err(), "it would not know that type");
     }
 
     #[test]
     fn a_stop_is_waited_for_longer_than_the_drain_takes() {
-        let unit = of(257, false);
+        let unit = of(257, false, DRAIN).unwrap();
         assert!(
             unit.contains("TABLEFLIP_DRAIN_TIMEOUT=1m\"\n") && unit.contains("\nTimeoutStopSec=75\n"),
             "{unit}"
         );
-        for line in ["NotifyAccess=main", "KillMode=mixed", "Restart=on-failure", "RuntimeDirectory=echo"] {
+        for line in [
+            "NotifyAccess=main",
+            "PIDFile=%t/echo/echo.pid",
+            "KillMode=control-group",
+            "Restart=on-failure",
+            "RuntimeDirectory=echo",
+        ] {
             assert!(unit.contains(&format!("\n{line}\n")), "{line}: {unit}");
         }
         let start = r#"ExecStart=/srv/echo/current/echo --greeting "50%% \"off\" $$HOME""#;
         assert!(unit.contains(start), "{unit}");
+        assert!(of(257, false, Duration::from_millis(1)).unwrap().contains("\nTimeoutStopSec=16\n"));
+        // 2^64 microseconds are the end of systemd's time.
+        let longest = Duration::from_secs(u64::MAX / 1_000_000) - MARGIN;
+        assert!(of(257, false, longest).unwrap().contains("\nTimeoutStopSec=18446744073709\n"));
+        for too_long in [longest + Duration::from_secs(1), Duration::from_secs(u64::MAX - 3), Duration::MAX] {
+            assert!(of(257, false, too_long).is_err(), "{too_long:?}");
+        }
     }
 
     #[test]
