@@ -43,7 +43,7 @@ fn places(dir: &Dir, releases: &[&str]) {
     symlink(env!("CARGO_BIN_EXE_tableflip-program"), dir.join("bin/tableflip")).unwrap();
     for release in releases {
         fs::create_dir(dir.join("srv/releases").join(release)).unwrap();
-        dir.copy_of_victim(&format!("srv/releases/{release}/echo"));
+        dir.copy_of_victim(format!("srv/releases/{release}/echo"));
     }
     symlink(format!("releases/{}", releases[0]), dir.join("srv/current")).unwrap();
 }
