@@ -88,7 +88,7 @@ impl Conversation {
     fn understand(&self, text: &str) -> Result<Option<Reply>, Failure> {
         let problem = match serde_json::from_str(text) {
             Ok(Reply::Status { protocol, .. }) if protocol > PROTOCOL => {
-                "it may mean something else".to_owned()
+                "its protocol is a later one".to_owned()
             }
             Ok(reply) => return Ok(Some(reply)),
             Err(error) => error.to_string(),
