@@ -6,13 +6,15 @@
 //! * HTTP/1.1: its next answer says `Connection: close`, RFC 9112 section 9.6, and the client comes back to the
 //!   successor. One that is idle is left open for a grace of 5 s from the beginning of the drain, but for no more than
 //!   half of `drain_timeout`, in which nearly every client sends that next request or goes away by itself; only then is
-//!   it closed, and not if a request has arrived that has not been read.
+//!   it closed, and not if something has arrived meanwhile. So a request may arrive slowly; one of which nothing more
+//!   comes for a whole grace is given up.
 //! * HTTP/2: the GOAWAYs of RFC 9113 section 6.8. The first one forbids no stream; it comes before its next answer, for a
 //!   client that has its answer sends the next request, or a second after the drain has begun. The last one, a second
 //!   later, when the client is known to have read the first and what it sent before has arrived, names the last stream
 //!   that is served. What is open is served to its end.
 //! * One that was accepted and has sent nothing yet is served like any other: its first request is answered. If there
-//!   is none in the grace, it is closed, and in mid-handshake of TLS as well; so it does not hold the drain.
+//!   is none in the grace, it is closed, and in mid-handshake of TLS as well; so it does not hold the drain. Nor does
+//!   one that has sent a part of a handshake or of a request, and then nothing for a grace.
 //! * One that has become another protocol, such as a WebSocket, and an answer that is still streaming, is counted, and
 //!   has until `drain_timeout`. Its handler learns of the drain from [`Shutdown`].
 //!

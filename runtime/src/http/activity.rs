@@ -19,8 +19,8 @@ pub(crate) struct Activity {
     unanswered: AtomicUsize,
     /// There was a request.
     asked: AtomicBool,
-    /// Something has been read since the last request or answer: the beginning of a request, or of a handshake.
-    begun: AtomicBool,
+    /// Something has been read since the last look: of a request, of a handshake, or of whatever the client sends.
+    heard: AtomicBool,
     /// The next read that finds nothing is to ask the socket itself, and to note the answer in `quiet`.
     probing: AtomicBool,
     quiet: AtomicBool,
@@ -32,11 +32,6 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// The handshake is over: what was read was no request.
-    pub(super) fn shook_hands(&self) {
-        self.begun.store(false, Ordering::Relaxed);
-    }
-
     pub(super) fn speaks(&self, version: Version) {
         self.version.store(version as u8, Ordering::Relaxed);
     }
@@ -49,7 +44,11 @@ impl Activity {
     /// Whether it is HTTP/2, and has had its first request: a client that has yet to send that one is to have it answered
     /// here.
     pub(super) fn can_be_told(&self) -> bool {
-        self.version() == Some(Version::Http2) && self.asked.load(Ordering::Relaxed)
+        self.version() == Some(Version::Http2) && self.was_asked()
+    }
+
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub(super) fn tell(&self) {
@@ -73,11 +72,14 @@ impl Activity {
         self.probing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no request is there, or has begun to arrive.
+    /// Whether something has been read since the last look, which this is.
+    pub(super) fn look(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether no request is there, and the last probe found nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.unanswered.load(Ordering::Acquire) == 0
-            && self.quiet.load(Ordering::Relaxed)
-            && !self.begun.load(Ordering::Relaxed)
+        self.unanswered.load(Ordering::Acquire) == 0 && self.quiet.load(Ordering::Relaxed)
     }
 }
 
@@ -90,7 +92,6 @@ pub(super) struct Unanswered {
 impl Unanswered {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.asked.store(true, Ordering::Relaxed);
-        activity.begun.store(false, Ordering::Relaxed);
         activity.unanswered.fetch_add(1, Ordering::AcqRel);
         Self { activity: activity.clone() }
     }
@@ -98,7 +99,6 @@ impl Unanswered {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.activity.begun.store(false, Ordering::Relaxed);
         self.activity.unanswered.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -155,7 +155,7 @@ impl<I: sealed::Stream> AsyncRead for Connection<I> {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if polled.is_ready() {
             if buffer.filled().len() > before {
-                this.activity.begun.store(true, Ordering::Relaxed);
+                this.activity.heard.store(true, Ordering::Relaxed);
             }
         } else if this.activity.probing.swap(false, Ordering::Relaxed) {
             this.activity.quiet.store(this.stream.is_quiet(), Ordering::Relaxed);

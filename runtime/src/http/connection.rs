@@ -83,6 +83,8 @@ pub(super) async fn serve<H, I, S, B>(
                     ready!(Pin::new(&mut shutdown).poll(cx));
                     let wait = if activity.can_be_told() { notice } else { grace };
                     patience.as_mut().reset(Instant::now() + wait);
+                    // Whatever has been read before, the grace is for what comes from now on.
+                    activity.look();
                     Phase::Draining
                 }
                 Phase::Draining => {
@@ -100,12 +102,13 @@ pub(super) async fn serve<H, I, S, B>(
                         }
                         // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle
                         // next.
-                        _ if !activity.is_idle() => {
+                        _ if activity.look() || !activity.is_idle() => {
                             patience.as_mut().reset(Instant::now() + grace);
                             Phase::Draining
                         }
-                        None => return Poll::Ready(Ok(())),
-                        Some(Version::Http1) => {
+                        // hyper would wait for the first request, whatever it is told.
+                        _ if !activity.was_asked() => return Poll::Ready(Ok(())),
+                        _ => {
                             activity.close();
                             Phase::Closing
                         }
@@ -138,7 +141,6 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let io = io.await?;
-    activity.shook_hands();
     let Some((version, io)) = detect(io).await? else { return Ok(()) };
     activity.speaks(version);
     match version {
@@ -177,4 +179,144 @@ async fn until_closed<C: Future>(
         connection.as_mut().poll(cx)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::http::activity::Connection;
+    use crate::http::sealed::Stream;
+    use crate::shared::Shared;
+
+    impl Stream for DuplexStream {
+        /// What has been written to the other end is known at once.
+        fn is_quiet(&self) -> bool {
+            true
+        }
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    const HALF: &str = "GET / HTTP/1.1\r\nHo";
+    const REST: &str = "st: test\r\n\r\n";
+
+    /// The client's end of a connection that is served, in time that passes as soon as everybody waits.
+    struct Client {
+        stream: DuplexStream,
+        served: JoinHandle<()>,
+        shared: Arc<Shared>,
+    }
+
+    impl Client {
+        fn connect() -> Self {
+            Self::shake_hands(|connection| async { Ok(connection) })
+        }
+
+        /// Sends a request, if there is one, and takes the answer.
+        async fn connect_and_send(request: &str) -> Self {
+            let mut client = Self::connect();
+            if !request.is_empty() {
+                client.write(request).await;
+                client.assert_is_answered().await;
+            }
+            client
+        }
+
+        /// Its handshake is a byte.
+        fn connect_to_slow() -> Self {
+            Self::shake_hands(|mut connection| async {
+                connection.read_u8().await?;
+                Ok(connection)
+            })
+        }
+
+        fn shake_hands<H>(handshake: impl FnOnce(Connection<DuplexStream>) -> H) -> Self
+        where
+            H: Future<Output = Result<Connection<DuplexStream>, BoxError>> + Send + 'static,
+        {
+            let (stream, server) = tokio::io::duplex(1024);
+            let shared = Arc::new(Shared::new(1, false, Duration::from_secs(30)).unwrap());
+            let activity = Arc::new(Activity::default());
+            let io = handshake(Connection::new(server, activity.clone()));
+            let service = service_fn(|mut request: Request<Incoming>| async move {
+                while poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await.is_some() {}
+                Ok::<_, Infallible>(Response::new("yes".to_owned()))
+            });
+            let shutdown = Shutdown::new(shared.clone());
+            let service = Answering::new(service, shutdown.clone(), activity.clone());
+            let served = tokio::spawn(serve(io, service, activity, shutdown));
+            Self { stream, served, shared }
+        }
+
+        async fn write(&mut self, text: &str) {
+            self.stream.write_all(text.as_bytes()).await.unwrap();
+        }
+
+        async fn assert_is_answered(&mut self) {
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nyes") {
+                let read = self.stream.read_buf(&mut answer).await.unwrap();
+                assert_ne!(read, 0, "{answer:?}");
+            }
+        }
+
+        /// It is closed, and so many seconds from now.
+        async fn assert_ends_in(self, seconds: u64) {
+            let now = Instant::now();
+            self.served.await.unwrap();
+            // A timer of tokio has milliseconds.
+            assert_eq!(now.elapsed().as_secs_f32().round() as u64, seconds);
+        }
+
+        async fn wait(&self, time: Duration) {
+            tokio::time::sleep(time).await;
+            assert!(!self.served.is_finished());
+        }
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Whoever is silent for a grace is given up, whatever was sent before.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_begun_does_not_hold_the_drain() {
+        for (before, sent) in
+            [("", ""), ("", "G"), ("", HALF), ("", "PRI * HTTP/2"), (GET, ""), (GET, HALF), (GET, "\r\n")]
+        {
+            let mut client = Client::connect_and_send(before).await;
+            client.write(sent).await;
+            client.wait(secs(1)).await;
+            client.shared.shutdown.set(());
+            client.assert_ends_in(5).await;
+        }
+        let client = Client::connect_to_slow();
+        client.wait(secs(1)).await;
+        client.shared.shutdown.set(());
+        client.assert_ends_in(5).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_slowly_is_answered_in_the_drain() {
+        for before in ["", GET] {
+            let mut client = Client::connect();
+            // In one piece with the request before it, of which nobody but hyper knows.
+            client.write(&format!("{before}{HALF}")).await;
+            if !before.is_empty() {
+                client.assert_is_answered().await;
+            }
+            client.wait(secs(1)).await;
+            client.shared.shutdown.set(());
+            for byte in REST.chars() {
+                client.wait(Duration::from_millis(4900)).await;
+                client.write(&byte.to_string()).await;
+            }
+            client.assert_is_answered().await;
+        }
+    }
 }
