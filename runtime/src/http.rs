@@ -11,7 +11,9 @@
 //! * HTTP/2: the GOAWAYs of RFC 9113 section 6.8. The first one forbids no stream; it comes before its next answer, for a
 //!   client that has its answer sends the next request, or a second after the drain has begun. The last one, a second
 //!   later, when the client is known to have read the first and what it sent before has arrived, names the last stream
-//!   that is served. What is open is served to its end.
+//!   that is served. What is open is served to its end. A client of which nothing is heard within 5 s of the PING
+//!   between them, or half of what is left of a short drain, is taken for gone, and not waited for unless an answer is
+//!   under way.
 //! * One that was accepted and has sent nothing yet is served like any other: its first request is answered. If there
 //!   is none in the grace, it is closed, and in mid-handshake of TLS as well; so it does not hold the drain. Nor does
 //!   one that has sent a part of a handshake or of a request, and then nothing for a grace.

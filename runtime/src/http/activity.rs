@@ -21,6 +21,8 @@ pub(crate) struct Activity {
     asked: AtomicBool,
     /// Something has been read since the last look: of a request, of a handshake, or of whatever the client sends.
     heard: AtomicBool,
+    /// The last write waits until the client has read what was written before.
+    unsent: AtomicBool,
     /// The next read that finds nothing is to ask the socket itself, and to note the answer in `quiet`.
     probing: AtomicBool,
     quiet: AtomicBool,
@@ -77,9 +79,14 @@ impl Activity {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether no request is there, and the last probe found nothing.
+    /// Whether no request is there, no answer is left to be sent, and the last probe found nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.unanswered.load(Ordering::Acquire) == 0 && self.quiet.load(Ordering::Relaxed)
+        self.is_answered() && self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Whether the answers have ended and been written: the body of one may have been handed over long before.
+    fn is_answered(&self) -> bool {
+        self.unanswered.load(Ordering::Acquire) == 0 && !self.unsent.load(Ordering::Relaxed)
     }
 }
 
@@ -121,7 +128,8 @@ fn would_block(socket: socket2::SockRef<'_>) -> bool {
     matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// A stream of a managed listener, as [`with_handshake`](super::with_handshake) hands it out. It notes what is read.
+/// A stream of a managed listener, as [`with_handshake`](super::with_handshake) hands it out. It notes what is read, and what
+/// cannot be written.
 ///
 /// It is that stream by `Deref`, and as `AsyncRead` and `AsyncWrite`.
 #[derive(Debug)]
@@ -166,7 +174,10 @@ impl<I: sealed::Stream> AsyncRead for Connection<I> {
 
 impl<I: sealed::Stream> AsyncWrite for Connection<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, data);
+        this.activity.unsent.store(polled.is_pending(), Ordering::Relaxed);
+        polled
     }
 
     fn poll_write_vectored(
@@ -174,7 +185,10 @@ impl<I: sealed::Stream> AsyncWrite for Connection<I> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, data);
+        this.activity.unsent.store(polled.is_pending(), Ordering::Relaxed);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

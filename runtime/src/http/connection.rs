@@ -12,7 +12,7 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::BoxError;
 use super::activity::Activity;
@@ -38,7 +38,10 @@ enum Phase {
     Draining,
     /// It is HTTP/2, and has its first GOAWAY.
     Told,
+    /// It is told to end, and the client is to be heard of once more: an HTTP/2 connection ends with its answer to a PING.
     Closing,
+    /// The client has been heard of, and what is open is served to its end.
+    Finishing,
 }
 
 /// Serves one connection to its end, which it brings about once the drain has begun.
@@ -57,10 +60,18 @@ pub(super) async fn serve<H, I, S, B>(
 {
     let grace = IDLE_GRACE.min(shutdown.drain_timeout() / IDLE_GRACE_SHARE);
     let notice = NOTICE.min(grace / 2);
+    // In time before the deadline, though the grace and the notice come before it.
+    let farewell = grace.min((shutdown.drain_timeout() - grace - notice) / 2);
     let mut conversation = pin!(converse(io, service, &activity));
     let mut patience = pin!(tokio::time::sleep(grace));
     let mut phase = Phase::Serving;
     let mut watching: Option<Waker> = None;
+    let close = |activity: &Activity, patience: Pin<&mut Sleep>| {
+        activity.close();
+        activity.look();
+        patience.reset(Instant::now() + farewell);
+        Phase::Closing
+    };
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
@@ -108,18 +119,30 @@ pub(super) async fn serve<H, I, S, B>(
                         }
                         // hyper would wait for the first request, whatever it is told.
                         _ if !activity.was_asked() => return Poll::Ready(Ok(())),
-                        _ => {
-                            activity.close();
-                            Phase::Closing
-                        }
+                        _ => close(&activity, patience.as_mut()),
                     }
                 }
                 Phase::Told => {
                     ready!(patience.as_mut().poll(cx));
-                    activity.close();
-                    Phase::Closing
+                    close(&activity, patience.as_mut())
                 }
-                Phase::Closing => return Poll::Pending,
+                Phase::Closing => {
+                    ready!(patience.as_mut().poll(cx));
+                    activity.probe();
+                    if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
+                        return Poll::Ready(ended);
+                    }
+                    if activity.look() {
+                        Phase::Finishing
+                    } else if activity.is_idle() {
+                        // Nothing is owed to a client that is gone.
+                        return Poll::Ready(Ok(()));
+                    } else {
+                        patience.as_mut().reset(Instant::now() + farewell);
+                        Phase::Closing
+                    }
+                }
+                Phase::Finishing => return Poll::Pending,
             };
         }
     })

@@ -252,3 +252,50 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
 }
+
+/// It is gone without a word, and its answer to the PING is not waited for until the deadline.
+#[test]
+fn a_client_that_is_gone_does_not_hold_the_drain_over_http_2() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.ask(1, "/");
+    assert_eq!(client.next(), by(1, &old, 1));
+    replace(&service, &old, 1);
+    assert_eq!(client.next(), Frame::GoAway { last: ANY });
+    client.second_goaway();
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!service.has_said(&old, "error"), "nothing had to be aborted");
+}
+
+/// It lives, for it answers the PING, and may take its time with what it has asked for.
+#[test]
+fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
+    let dir = Dir::new();
+    let gate = dir.gate("answer");
+    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.ask(1, "/gate/answer");
+    service.wait(&old, "gate");
+    let mut gone = Http2::connect(&service);
+    gone.begin();
+    gone.ask(1, "/");
+    assert_eq!(gone.next(), by(1, &old, 1));
+    replace(&service, &old, 2);
+    for client in [&mut client, &mut gone] {
+        assert_eq!(client.next(), Frame::GoAway { last: ANY });
+    }
+    let ping = client.second_goaway();
+    client.pong(ping);
+    assert_eq!(client.next(), Frame::GoAway { last: 1 });
+    // That one is given up at the time at which the other would be.
+    gone.second_goaway();
+    assert_eq!(gone.next(), Frame::End);
+    gate.open();
+    assert_eq!(client.next(), by(1, &old, 1));
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
