@@ -22,8 +22,13 @@
 //!
 //! What is left at `drain_timeout` is aborted.
 //!
-//! There is no other limit: a client may be idle, or take its time with a request, for as long as the service serves. A
-//! limit for idle connections loses what crosses the close, and is the business of a proxy or of a layer of the service.
+//! There is one limit besides: while the service serves, a client has 30 s for the handshake, and for the head of a
+//! request of HTTP/1.1, or the preface of HTTP/2, from its first byte on. What is left half said is closed then, and costs
+//! no descriptor for longer.
+//!
+//! A client may be idle for as long as the service serves, from its accept or its last answer on. A limit for that loses
+//! what crosses the close, and is the business of a proxy or of a layer of the service. A peer that is gone without a word,
+//! as with its network, is found by the kernel if the address of the listener says so: `tcp://[::]:80?keepalive=1`.
 
 mod activity;
 mod answer;

@@ -17,12 +17,18 @@ use super::version::Version;
 pub(crate) struct Activity {
     /// Requests whose answers have not ended.
     unanswered: AtomicUsize,
-    /// There was a request.
-    asked: AtomicBool,
+    /// How many requests there were.
+    asked: AtomicUsize,
     /// Something has been read since the last look: of a request, of a handshake, or of whatever the client sends.
     heard: AtomicBool,
     /// The last write waits until the client has read what was written before.
     unsent: AtomicBool,
+    /// The handshake is over.
+    shaken: AtomicBool,
+    /// What HTTP is spoken on has been read since the last request.
+    begun: AtomicBool,
+    /// That request has a body, and nobody here knows where it ends.
+    has_body: AtomicBool,
     /// The next read that finds nothing is to ask the socket itself, and to note the answer in `quiet`.
     probing: AtomicBool,
     quiet: AtomicBool,
@@ -34,6 +40,14 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
+    pub(super) fn shook_hands(&self) {
+        self.shaken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn speaks(&self, version: Version) {
         self.version.store(version as u8, Ordering::Relaxed);
     }
@@ -50,7 +64,20 @@ impl Activity {
     }
 
     pub(super) fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) > 0
+    }
+
+    /// What the client has begun and not finished, by a number of its own: the handshake, or the head of a request.
+    ///
+    /// Where that cannot be told from what an idle client sends, it is taken for idle: behind a request with a body, and
+    /// over HTTP/2, whose frames are about more than requests.
+    pub(super) fn unfinished(&self) -> Option<usize> {
+        let shaken = self.shaken.load(Ordering::Relaxed);
+        let is_head = self.begun.load(Ordering::Relaxed)
+            && self.version() != Some(Version::Http2)
+            && !self.has_body.load(Ordering::Relaxed)
+            && self.is_answered();
+        (!shaken || is_head).then(|| usize::from(shaken) + self.asked.load(Ordering::Relaxed))
     }
 
     pub(super) fn tell(&self) {
@@ -97,8 +124,10 @@ pub(super) struct Unanswered {
 }
 
 impl Unanswered {
-    pub(super) fn new(activity: &Arc<Activity>) -> Self {
-        activity.asked.store(true, Ordering::Relaxed);
+    pub(super) fn new(activity: &Arc<Activity>, has_body: bool) -> Self {
+        activity.asked.fetch_add(1, Ordering::Relaxed);
+        activity.begun.store(false, Ordering::Relaxed);
+        activity.has_body.store(has_body, Ordering::Relaxed);
         activity.unanswered.fetch_add(1, Ordering::AcqRel);
         Self { activity: activity.clone() }
     }

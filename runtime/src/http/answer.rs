@@ -37,7 +37,7 @@ where
     type Future = Answer<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let unanswered = Unanswered::new(&self.activity);
+        let unanswered = Unanswered::new(&self.activity, !request.body().is_end_stream());
         // HTTP/2 has no such header, and GOAWAY in its place. It is to be there before the answer, for a client that has
         // its answer sends the next request.
         let says_close = request.version() < Version::HTTP_2;

@@ -30,6 +30,9 @@ const IDLE_GRACE_SHARE: u32 = 2;
 /// comes.
 const NOTICE: Duration = Duration::from_secs(1);
 
+/// How long a client has for its handshake, and for the head of a request from its first byte on.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
 /// How far the end of a connection is.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
@@ -65,6 +68,8 @@ pub(super) async fn serve<H, I, S, B>(
     let mut conversation = pin!(converse(io, service, &activity));
     let mut patience = pin!(tokio::time::sleep(grace));
     let mut phase = Phase::Serving;
+    // What of the client's has a limit, for as long as `Phase::Serving`.
+    let mut limited: Option<usize> = None;
     let mut watching: Option<Waker> = None;
     let close = |activity: &Activity, patience: Pin<&mut Sleep>| {
         activity.close();
@@ -84,6 +89,17 @@ pub(super) async fn serve<H, I, S, B>(
                     Phase::Told
                 }
                 Phase::Serving => {
+                    let unfinished = activity.unfinished();
+                    if unfinished != limited {
+                        limited = unfinished;
+                        if limited.is_some() {
+                            patience.as_mut().reset(Instant::now() + HEAD_LIMIT);
+                        }
+                    }
+                    if limited.is_some() && patience.as_mut().poll(cx).is_ready() {
+                        let late = "neither the handshake nor the head of a request was whole in time";
+                        return Poll::Ready(Err(late.into()));
+                    }
                     // Polled once for each waker, for that takes a lock which all connections share.
                     if !shutdown.is_raised()
                         && watching.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
@@ -164,7 +180,8 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let io = io.await?;
-    let Some((version, io)) = detect(io).await? else { return Ok(()) };
+    activity.shook_hands();
+    let Some((version, io)) = detect(io, activity.clone()).await? else { return Ok(()) };
     activity.speaks(version);
     match version {
         Version::Http1 => {
@@ -227,6 +244,7 @@ mod tests {
     const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
     const HALF: &str = "GET / HTTP/1.1\r\nHo";
     const REST: &str = "st: test\r\n\r\n";
+    const HOUR: Duration = Duration::from_secs(3600);
 
     /// The client's end of a connection that is served, in time that passes as soon as everybody waits.
     struct Client {
@@ -304,6 +322,68 @@ mod tests {
 
     fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_does_not_end_is_given_up() {
+        Client::connect_to_slow().assert_ends_in(30).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_limit_from_its_first_byte_on() {
+        for (before, head, more) in
+            [("", "G", "E"), ("", HALF, "s"), ("", "PRI * HTTP/2", "."), (GET, HALF, "s"), (GET, "\r", "\n")]
+        {
+            let mut client = Client::connect_and_send(before).await;
+            client.wait(HOUR).await;
+            client.write(head).await;
+            client.wait(secs(20)).await;
+            // What comes meanwhile does not prolong it.
+            client.write(more).await;
+            client.assert_ends_in(10).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_head_has_a_limit_of_its_own_and_so_has_the_handshake() {
+        let mut client = Client::connect_to_slow();
+        client.wait(secs(20)).await;
+        client.write(&format!("!{HALF}")).await;
+        for _ in 0..3 {
+            client.wait(secs(20)).await;
+            client.write(&format!("{REST}{HALF}")).await;
+            client.assert_is_answered().await;
+        }
+        client.write(REST).await;
+        client.assert_is_answered().await;
+    }
+
+    /// M13. It has sent nothing since its last answer, and what it sends next is to be answered.
+    #[tokio::test(start_paused = true)]
+    async fn m13_an_idle_connection_has_no_limit() {
+        let post = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\na";
+        let mut client = Client::connect_to_slow();
+        client.write("!").await;
+        for parts in [[HALF, REST], [post, "bc"], [GET, ""]] {
+            client.wait(HOUR).await;
+            for part in parts {
+                client.write(part).await;
+                client.wait(secs(1)).await;
+            }
+            client.assert_is_answered().await;
+        }
+        client.wait(HOUR).await;
+        drop(client.stream);
+        client.served.await.unwrap();
+    }
+
+    /// A channel that is opened in advance.
+    #[tokio::test(start_paused = true)]
+    async fn m13_an_idle_connection_has_no_limit_over_http_2() {
+        let mut client = Client::connect();
+        client.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        client.stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        client.wait(HOUR).await;
     }
 
     /// Whoever is silent for a grace is given up, whatever was sent before.

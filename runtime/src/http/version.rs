@@ -2,9 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
 
 /// What an HTTP/2 client begins with, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 does.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,7 +19,7 @@ pub(super) enum Version {
 }
 
 /// Reads until it is clear which version it is; `None` if the client leaves without a word.
-pub(super) async fn detect<I>(mut io: I) -> io::Result<Option<(Version, Rewound<I>)>>
+pub(super) async fn detect<I>(mut io: I, activity: Arc<Activity>) -> io::Result<Option<(Version, Rewound<I>)>>
 where
     I: AsyncRead + Unpin,
 {
@@ -28,17 +31,19 @@ where
             0 => break,
             read => length += read,
         }
+        activity.begin();
     }
     let version = if head == *PREFACE { Version::Http2 } else { Version::Http1 };
-    Ok(Some((version, Rewound { head, left: 0..length, io })))
+    Ok(Some((version, Rewound { head, left: 0..length, io, activity })))
 }
 
-/// A stream of which a few bytes have been read, which are read again first.
+/// A stream of which a few bytes have been read, which are read again first. It notes what is read after them.
 #[derive(Debug)]
 pub(super) struct Rewound<I> {
     head: [u8; PREFACE.len()],
     left: std::ops::Range<usize>,
     io: I,
+    activity: Arc<Activity>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
@@ -49,7 +54,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.left.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buffer);
+            let before = buffer.filled().len();
+            let polled = Pin::new(&mut this.io).poll_read(cx, buffer);
+            if buffer.filled().len() > before {
+                this.activity.begin();
+            }
+            return polled;
         }
         let count = this.left.len().min(buffer.remaining());
         buffer.put_slice(&this.head[this.left.start..][..count]);
@@ -95,7 +105,7 @@ mod tests {
         let (client, mut server) = tokio::io::duplex(piece);
         let all = sent.to_vec();
         tokio::spawn(async move { server.write_all(&all).await });
-        let (version, mut rewound) = detect(client).await.unwrap()?;
+        let (version, mut rewound) = detect(client, Arc::default()).await.unwrap()?;
         let mut read = Vec::new();
         rewound.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, sent);
