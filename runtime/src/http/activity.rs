@@ -15,7 +15,7 @@ use super::version::Version;
 /// What the stream, the service and the drain of one connection tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Requests whose answers have not ended.
+    /// Requests whose answers have not ended, and pieces of answers that have not been written.
     unanswered: AtomicUsize,
     /// How many requests there were.
     asked: AtomicUsize,
@@ -111,13 +111,13 @@ impl Activity {
         self.is_answered() && self.quiet.load(Ordering::Relaxed)
     }
 
-    /// Whether the answers have ended and been written: the body of one may have been handed over long before.
+    /// Whether the answers have ended and been written.
     fn is_answered(&self) -> bool {
         self.unanswered.load(Ordering::Acquire) == 0 && !self.unsent.load(Ordering::Relaxed)
     }
 }
 
-/// A request that is being answered, until this is dropped; which may be before there is an answer.
+/// A request that is being answered, until this and its clones are dropped; which may be before there is an answer.
 #[derive(Debug)]
 pub(super) struct Unanswered {
     activity: Arc<Activity>,
@@ -130,6 +130,13 @@ impl Unanswered {
         activity.has_body.store(has_body, Ordering::Relaxed);
         activity.unanswered.fetch_add(1, Ordering::AcqRel);
         Self { activity: activity.clone() }
+    }
+}
+
+impl Clone for Unanswered {
+    fn clone(&self) -> Self {
+        self.activity.unanswered.fetch_add(1, Ordering::AcqRel);
+        Self { activity: self.activity.clone() }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The service of the user, which says `Connection: close` once somebody else serves.
 
 use std::future::Future;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
@@ -78,28 +79,61 @@ where
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let unanswered = this.unanswered.take();
-        Poll::Ready(Ok(answer.map(|body| AnswerBody { body, _unanswered: unanswered })))
+        Poll::Ready(Ok(answer.map(|body| AnswerBody { body, unanswered })))
     }
 }
 
 pin_project! {
-    /// The body of an answer. The request is answered when it has ended.
+    /// The body of an answer. The request is answered when it has ended, and each piece of it has been written.
     pub(super) struct AnswerBody<B> {
         #[pin]
         body: B,
-        _unanswered: Option<Unanswered>,
+        unanswered: Option<Unanswered>,
+    }
+}
+
+/// A piece of a body, which hyper has until it is written: over HTTP/2 for as long as the client's window is full.
+pub(super) struct Piece<D> {
+    data: D,
+    _unanswered: Option<Unanswered>,
+}
+
+impl<D: Buf> Buf for Piece<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        self.data.copy_to_bytes(length)
     }
 }
 
 impl<B: Body> Body for AnswerBody<B> {
-    type Data = B::Data;
+    type Data = Piece<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx)?);
+        Poll::Ready(
+            frame
+                .map(|frame| Ok(frame.map_data(|data| Piece { data, _unanswered: this.unanswered.clone() }))),
+        )
     }
 
     fn is_end_stream(&self) -> bool {

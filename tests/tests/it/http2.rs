@@ -11,11 +11,14 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// The stream that the first GOAWAY names: none is refused.
 const ANY: u32 = (1 << 31) - 1;
+/// A payload of SETTINGS: a byte of an answer may be sent, and more when the client says so.
+const INITIAL_WINDOW_OF_ONE: [u8; 6] = [0, 4, 0, 0, 0, 1];
 
 /// A connection to the listener `http`.
 struct Http2 {
@@ -116,7 +119,11 @@ impl Http2 {
 
     /// Takes the first one and an answer, which come in any order.
     fn first_goaway_and(&mut self, answer: Frame) {
-        let goaway = Frame::GoAway { last: ANY };
+        self.goaway_and(ANY, answer);
+    }
+
+    fn goaway_and(&mut self, last: u32, answer: Frame) {
+        let goaway = Frame::GoAway { last };
         let both = [self.next(), self.next()];
         assert!(both.contains(&goaway) && both.contains(&answer), "{both:?}");
     }
@@ -296,6 +303,34 @@ fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
     assert_eq!(gone.next(), Frame::End);
     gate.open();
     assert_eq!(client.next(), by(1, &old, 1));
+    assert_eq!(client.next(), Frame::End);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// hyper has the whole body of that answer, and the client's window has no room for it.
+#[test]
+fn an_answer_that_waits_for_the_window_is_sent_to_its_end() {
+    let dir = Dir::new();
+    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let mut client = Http2::connect(&service);
+    client.begin();
+    client.frame(SETTINGS, 0, 0, &INITIAL_WINDOW_OF_ONE);
+    client.ask(1, "/");
+    let mut gone = Http2::connect(&service);
+    gone.begin();
+    gone.ask(1, "/");
+    assert_eq!(gone.next(), by(1, &old, 1));
+    replace(&service, &old, 2);
+    for client in [&mut client, &mut gone] {
+        assert_eq!(client.next(), Frame::GoAway { last: ANY });
+    }
+    let ping = client.second_goaway();
+    // That one is given up at the time at which the other would be.
+    gone.second_goaway();
+    assert_eq!(gone.next(), Frame::End);
+    client.frame(WINDOW_UPDATE, 0, 1, &1000u32.to_be_bytes());
+    client.pong(ping);
+    client.goaway_and(1, by(1, &old, 1));
     assert_eq!(client.next(), Frame::End);
     assert_eq!(old.exit(), Exit::Status(0));
 }
