@@ -268,10 +268,10 @@ mod tests {
             client
         }
 
-        /// Its handshake is a byte.
+        /// Its handshake is two bytes.
         fn connect_to_slow() -> Self {
             Self::shake_hands(|mut connection| async {
-                connection.read_u8().await?;
+                connection.read_u16().await?;
                 Ok(connection)
             })
         }
@@ -326,7 +326,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_handshake_that_does_not_end_is_given_up() {
-        Client::connect_to_slow().assert_ends_in(30).await;
+        for sent in ["", "!"] {
+            let mut client = Client::connect_to_slow();
+            client.write(sent).await;
+            client.assert_ends_in(30).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,7 +352,7 @@ mod tests {
     async fn each_head_has_a_limit_of_its_own_and_so_has_the_handshake() {
         let mut client = Client::connect_to_slow();
         client.wait(secs(20)).await;
-        client.write(&format!("!{HALF}")).await;
+        client.write(&format!("!!{HALF}")).await;
         for _ in 0..3 {
             client.wait(secs(20)).await;
             client.write(&format!("{REST}{HALF}")).await;
@@ -363,7 +367,7 @@ mod tests {
     async fn m13_an_idle_connection_has_no_limit() {
         let post = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\na";
         let mut client = Client::connect_to_slow();
-        client.write("!").await;
+        client.write("!!").await;
         for parts in [[HALF, REST], [post, "bc"], [GET, ""]] {
             client.wait(HOUR).await;
             for part in parts {
@@ -398,10 +402,13 @@ mod tests {
             client.shared.shutdown.set(());
             client.assert_ends_in(5).await;
         }
-        let client = Client::connect_to_slow();
-        client.wait(secs(1)).await;
-        client.shared.shutdown.set(());
-        client.assert_ends_in(5).await;
+        for sent in ["", "!"] {
+            let mut client = Client::connect_to_slow();
+            client.write(sent).await;
+            client.wait(secs(1)).await;
+            client.shared.shutdown.set(());
+            client.assert_ends_in(5).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
