@@ -181,6 +181,8 @@ mod sockets;
 mod wake;
 
 // What only an upgrade needs.
+#[cfg(all(test, upgrades))]
+mod fault;
 #[cfg(upgrades)]
 mod handover;
 #[cfg(upgrades)]

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -45,6 +46,8 @@ const FDSTORE: &str = "FDSTORE";
 const FIRST: i32 = 3;
 /// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
 const PIDFS: i64 = 0x5049_4446;
+/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
 const STORED: &str = "tableflip.";
 
@@ -328,6 +331,10 @@ impl Manager {
             match sendmsg::<()>(self.socket.as_raw_fd(), &data, control, flags, None) {
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return,
+                // A shortage that passes. What waits keeps its place, ahead of a barrier; poll(2) may find room at once.
+                Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {
+                    return thread::sleep(SHORTAGE_PAUSE);
+                }
                 // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
                 Err(_) => return self.waiting.clear(),
                 Ok(_) => {}
@@ -339,7 +346,10 @@ impl Manager {
 
 #[cfg(test)]
 mod tests {
+    use nix::libc;
+
     use super::*;
+    use crate::fault;
 
     fn variables(count: &str, names: &str) -> Variables {
         Variables {
@@ -430,5 +440,27 @@ mod tests {
         assert!(manager.has_heard());
         manager.tell("READY=1".to_owned());
         assert!(manager.blocked().is_none());
+    }
+
+    /// A shortage of the kernel passes. The barrier does not overtake what it stands for.
+    #[test]
+    fn a_shortage_loses_no_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        at.set_nonblocking(true).unwrap();
+        let mut manager = manager(&at);
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
+            fault::failing(libc::SYS_sendmsg, errno, || {
+                manager.tell("MAINPID=1".to_owned());
+                assert!(manager.blocked().is_some(), "{errno}");
+            });
+            manager.ask_whether_heard().unwrap();
+            let mut buffer = [0; 64];
+            for message in ["MAINPID=1", "BARRIER=1"] {
+                let length = at.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], message.as_bytes(), "{errno}");
+            }
+            assert!(manager.has_heard() && manager.blocked().is_none());
+        }
     }
 }
