@@ -460,6 +460,38 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether the process of a pidfd is dead.
+pub(crate) fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits for the end of a child, waitid(2): its number, and its status as a shell says it, for signals that have no name as
+/// well. `None` if there is none yet, which only WNOHANG returns for.
+pub(crate) fn wait(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    flags: libc::c_int,
+) -> nix::Result<Option<(u32, i32)>> {
+    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are values.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: waitid takes any number, and stores what it says in `info`.
+        let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | flags) };
+        match Errno::result(result) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // SAFETY: waitid has stored it, or left the zeroes where no child has ended.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let status = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    Ok((pid != 0).then(|| (pid.unsigned_abs(), status)))
+}
+
 /// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead, or of another user.
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
     // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one.
@@ -498,9 +530,9 @@ impl Process {
         }
     }
 
-    fn is_dead(&self) -> bool {
-        let mut fds = [nix::poll::PollFd::new(self.as_fd(), nix::poll::PollFlags::POLLIN)];
-        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    /// Its number and its pidfd.
+    pub(crate) fn into_parts(self) -> (u32, OwnedFd) {
+        (self.pid.unsigned_abs(), self.pidfd)
     }
 }
 
@@ -517,7 +549,7 @@ impl Child for Process {
     /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
     fn reap(&self) -> Option<String> {
         if !self.is_child {
-            return self.is_dead().then(|| "exited (the service manager has its status)".to_owned());
+            return is_dead(self.as_fd()).then(|| "exited (the service manager has its status)".to_owned());
         }
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
@@ -528,7 +560,7 @@ impl Child for Process {
             }
             Ok(_) | Err(Errno::EINTR) => None,
             // SIGCHLD is ignored, or somebody here calls waitpid(-1). That it is dead the pidfd tells all the same.
-            Err(_) if self.is_dead() => {
+            Err(_) if is_dead(self.as_fd()) => {
                 Some("exited; its status was taken by another wait in this process".into())
             }
             Err(_) => None,

@@ -11,7 +11,9 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -24,13 +26,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, recvmsg, send,
     setsockopt, socketpair, sockopt,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use crate::poll;
 use crate::report::to_stderr;
 use crate::signals;
-use crate::spawn::{Child, Launch, Process, What, pidfd_open, pidfd_send_signal};
+use crate::spawn::{Launch, What, is_dead, pidfd_open, pidfd_send_signal, wait};
 use crate::systemd::Passed;
 
 /// The name under which its socket is passed on from generation to generation, among the files of a service. No service
@@ -38,7 +38,9 @@ use crate::systemd::Passed;
 pub(crate) const NAME: &str = "supervisor\0";
 
 /// How many generations are remembered: those whose processes may still be there to be reaped, and many more.
-const MAX_GENERATIONS: usize = 64;
+const MAX_GENERATIONS: usize = 16;
+/// How long to wait where the system has no memory or no descriptor for what is to be done, before it is tried again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Says on a generation's end of the socket that it serves.
 pub(crate) fn tell(supervisor: &OwnedFd) {
@@ -65,23 +67,20 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
         .start_supervised(What::Release, theirs.as_fd(), upgrade, &passed)
         .map_err(|error| io::Error::other(error.to_string()))?;
     drop((theirs, passed));
-    let current = Current::Child(first);
-    let mut supervisor = Supervisor {
-        signals,
-        service: ours,
-        current,
-        generations: VecDeque::new(),
-        last: None,
-        stops: Vec::new(),
-    };
-    supervisor.take_down_current();
+    let mut supervisor = Supervisor::new(signals, ours, Generation::new(first.into_parts()));
     loop {
         let mut fds = [
             PollFd::new(supervisor.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(supervisor.service.as_fd(), PollFlags::POLLIN),
         ];
-        poll::until(&mut fds, None)?;
+        let deadline = supervisor.announced.map(|_| Instant::now() + SHORTAGE_PAUSE);
+        if let Err(error) = poll::until(&mut fds, deadline) {
+            // poll(2) fails for want of memory only.
+            to_stderr(format_args!("the supervisor cannot wait: {error}"));
+            thread::sleep(SHORTAGE_PAUSE);
+        }
         // Who serves is known before a signal is passed on.
+        supervisor.follow();
         let is_over = supervisor.hear();
         supervisor.take_signals();
         supervisor.reap();
@@ -91,49 +90,30 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
     }
 }
 
-/// The generation that serves.
-enum Current {
-    /// The first, which was started here.
-    Child(Process),
-    Announced {
-        pid: u32,
-        pidfd: OwnedFd,
-    },
-}
-
-impl Current {
-    fn pid(&self) -> u32 {
-        match self {
-            Self::Child(process) => process.pid(),
-            Self::Announced { pid, .. } => *pid,
-        }
-    }
-}
-
-impl AsFd for Current {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Child(process) => process.as_fd(),
-            Self::Announced { pidfd, .. } => pidfd.as_fd(),
-        }
-    }
-}
-
 /// A process that serves, or has served.
 struct Generation {
     pid: u32,
+    /// The process itself, whose number may be another's once its predecessor has reaped it.
+    pidfd: OwnedFd,
     /// How it has ended, if it was reaped here.
     status: Option<i32>,
     /// How many of the stops it was sent.
     stops: usize,
 }
 
+impl Generation {
+    fn new((pid, pidfd): (u32, OwnedFd)) -> Self {
+        Self { pid, pidfd, status: None, stops: 0 }
+    }
+}
+
 struct Supervisor {
     signals: SignalFd,
     service: OwnedFd,
-    current: Current,
-    /// Those that served last; the current one is the last of them.
+    /// Those that served last, and were not reaped here before the next; the one that serves is the last of them.
     generations: VecDeque<Generation>,
+    /// The process that has said that it serves, until it is followed.
+    announced: Option<u32>,
     /// The status of the one that was reaped last.
     last: Option<i32>,
     /// The signals that stop the service, of those that have come. The process that one is passed on to may have handed the
@@ -143,6 +123,11 @@ struct Supervisor {
 }
 
 impl Supervisor {
+    fn new(signals: SignalFd, service: OwnedFd, first: Generation) -> Self {
+        let generations = VecDeque::from([first]);
+        Self { signals, service, generations, announced: None, last: None, stops: Vec::new() }
+    }
+
     /// Takes down who serves. Returns whether the service is over.
     fn hear(&mut self) -> bool {
         loop {
@@ -153,9 +138,16 @@ impl Supervisor {
             let received = recvmsg::<()>(self.service.as_raw_fd(), &mut data, Some(&mut control), flags);
             let message = match received {
                 Ok(message) => message,
-                Err(Errno::EINTR) => continue,
-                // ECONNRESET: the last one has died with something unread.
-                Err(errno) => return errno != Errno::EAGAIN,
+                // ECONNRESET: one has died with something unread. The kernel says so once, ahead of the end.
+                Err(Errno::EINTR | Errno::ECONNRESET) => continue,
+                Err(Errno::EAGAIN) => return false,
+                // What was said is where it was, and poll(2) says so at once.
+                Err(errno @ (Errno::ENOMEM | Errno::ENOBUFS)) => {
+                    to_stderr(format_args!("the supervisor cannot hear who serves: {}", errno.desc()));
+                    thread::sleep(SHORTAGE_PAUSE);
+                    return false;
+                }
+                Err(_) => return true,
             };
             if message.bytes == 0 {
                 return true;
@@ -164,12 +156,24 @@ impl Supervisor {
                 ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
                 _ => None,
             });
+            self.announced = sender.or(self.announced);
+            self.follow();
+        }
+    }
+
+    /// Follows the process that has said that it serves.
+    fn follow(&mut self) {
+        let Some(pid) = self.announced else { return };
+        match pidfd_open(pid) {
+            Ok(pidfd) => self.take_down_current(pid, pidfd),
             // One that is dead already has told it in vain; whoever takes its place tells it again.
-            if let Some((pid, Ok(pidfd))) = sender.map(|pid| (pid, pidfd_open(pid))) {
-                self.current = Current::Announced { pid, pidfd };
-                self.take_down_current();
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => {
+                to_stderr(format_args!("the supervisor cannot follow process {pid}, which serves: {error}"));
+                return;
             }
         }
+        self.announced = None;
     }
 
     fn take_signals(&mut self) {
@@ -182,7 +186,11 @@ impl Supervisor {
                     self.stops.push(signal);
                     self.send_stops();
                 }
-                _ => pidfd_send_signal(self.current.as_fd(), signal),
+                _ => {
+                    if let Some(current) = self.current() {
+                        pidfd_send_signal(current.pidfd.as_fd(), signal);
+                    }
+                }
             }
         }
     }
@@ -191,7 +199,7 @@ impl Supervisor {
     fn send_stops(&mut self) {
         let Some(current) = self.generations.back_mut() else { return };
         for signal in &self.stops[current.stops..] {
-            pidfd_send_signal(self.current.as_fd(), *signal);
+            pidfd_send_signal(current.pidfd.as_fd(), *signal);
         }
         current.stops = self.stops.len();
     }
@@ -199,65 +207,137 @@ impl Supervisor {
     /// Reaps every child that is dead. This process has none but the service's, so that nobody else waits for one of
     /// them: here, and here alone, any child may be waited for.
     fn reap(&mut self) {
-        loop {
-            let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                // There is no child.
+        // Each is looked at before it is reaped: a number alone does not tell whether it is one of the generations.
+        while let Ok(Some((pid, _))) = wait(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT) {
+            let known = self.generations.iter().rposition(|it| it.pid == pid && it.status.is_none());
+            if known.is_some_and(|at| self.reap_generation(at, libc::WNOHANG)) {
+                continue;
+            }
+            // Of an orphan that is none of them nobody asks.
+            match wait(libc::P_PID, pid, libc::WNOHANG) {
+                Ok(_) => {}
                 Err(_) => return,
-            };
-            match status {
-                WaitStatus::StillAlive => return,
-                status => self.take_down(status),
             }
         }
     }
 
-    fn take_down_current(&mut self) {
-        let pid = self.current.pid();
-        // One whose successor has died serves again.
-        let known = self.generations.iter().position(|it| it.pid == pid && it.status.is_none());
+    /// Takes down how a generation has ended. Returns whether it has, and as a child of this process.
+    fn reap_generation(&mut self, at: usize, flags: libc::c_int) -> bool {
+        let generation = &mut self.generations[at];
+        let pidfd = generation.pidfd.as_raw_fd().unsigned_abs();
+        let Ok(Some((_, status))) = wait(libc::P_PIDFD, pidfd, flags) else { return false };
+        generation.status = Some(status);
+        self.last = Some(status);
+        true
+    }
+
+    fn take_down_current(&mut self, pid: u32, pidfd: OwnedFd) {
+        // One whose successor has died serves again. If it is dead, it is another that has its number.
+        let is_it = |it: &Generation| it.pid == pid && !is_dead(it.pidfd.as_fd());
+        let known = self.generations.iter().position(is_it);
         let current = known.and_then(|at| self.generations.remove(at));
+        self.generations.retain(|it| it.status.is_none());
         if self.generations.len() == MAX_GENERATIONS {
             self.generations.pop_front();
         }
-        self.generations.push_back(current.unwrap_or(Generation { pid, status: None, stops: 0 }));
+        self.generations.push_back(current.unwrap_or_else(|| Generation::new((pid, pidfd))));
         self.send_stops();
     }
 
-    /// How a process has ended, as a shell says it.
-    fn take_down(&mut self, status: WaitStatus) {
-        let (pid, status) = match status {
-            WaitStatus::Exited(pid, status) => (pid, status),
-            WaitStatus::Signaled(pid, signal, _) => (pid, 128 + signal as i32),
-            _ => return,
-        };
-        let pid = pid.as_raw().unsigned_abs();
-        // Of an orphan that is none of them nobody asks.
-        if let Some(generation) = self.generations.iter_mut().rfind(|it| it.pid == pid) {
-            generation.status = Some(status);
-            self.last = Some(status);
-        }
-    }
-
-    fn status_of_current(&self) -> Option<i32> {
-        self.generations.back().and_then(|it| it.status)
+    fn current(&self) -> Option<&Generation> {
+        self.generations.back()
     }
 
     /// That of the generation that served last; if its predecessor has reaped it, that of the predecessor.
     fn last_status(&mut self) -> i32 {
         // A process closes its descriptors before it is dead, and leaves its children to this one after that. So the oldest
         // is waited for first: then the next is a child of this process, or was reaped by its predecessor.
-        let unknown = self.generations.iter().filter(|it| it.status.is_none());
-        let unknown: Vec<_> = unknown.filter_map(|it| Some(Pid::from_raw(it.pid.try_into().ok()?))).collect();
-        for pid in unknown {
-            if let Ok(status) = waitpid(pid, None) {
-                self.take_down(status);
+        for at in 0..self.generations.len() {
+            if self.generations[at].status.is_none() {
+                self.reap_generation(at, 0);
             }
         }
-        self.status_of_current().or(self.last).unwrap_or_else(|| {
+        self.current().and_then(|it| it.status).or(self.last).unwrap_or_else(|| {
             to_stderr(format_args!("the supervisor does not know how the service ended"));
             1
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{self, Command};
+
+    use nix::sys::signal::SigSet;
+
+    use super::*;
+    use crate::fault::failing;
+
+    /// A supervisor whose first generation is this process, and the other end of its socket.
+    fn supervisor() -> (Supervisor, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        setsockopt(&ours, sockopt::PassCred, &true).unwrap();
+        let signals = SignalFd::new(&SigSet::empty()).unwrap();
+        let us = process::id();
+        let first = Generation::new((us, pidfd_open(us).unwrap()));
+        (Supervisor::new(signals, ours, first), theirs)
+    }
+
+    #[test]
+    fn a_shortage_does_not_end_the_service_and_nothing_is_missed() {
+        let (mut supervisor, service) = supervisor();
+        supervisor.generations.clear();
+        tell(&service);
+        for errno in [Errno::ENOMEM, Errno::ENOBUFS] {
+            assert!(!failing(libc::SYS_recvmsg, errno, || supervisor.hear()), "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENOMEM] {
+            assert!(!failing(libc::SYS_pidfd_open, errno, || supervisor.hear()), "{errno}");
+            assert!(supervisor.announced.is_some() && supervisor.generations.is_empty(), "{errno}");
+        }
+        supervisor.follow();
+        assert_eq!(supervisor.current().map(|it| it.pid), Some(process::id()));
+        assert_eq!(supervisor.announced, None);
+        drop(service);
+        assert!(supervisor.hear(), "that is the end");
+    }
+
+    #[test]
+    fn one_that_is_dead_by_then_is_not_followed() {
+        let (mut supervisor, service) = supervisor();
+        tell(&service);
+        assert!(!failing(libc::SYS_pidfd_open, Errno::ESRCH, || supervisor.hear()));
+        assert_eq!((supervisor.announced, supervisor.generations.len()), (None, 1));
+    }
+
+    /// A generation that its predecessor has reaped is waited for by nobody, whoever has its number.
+    #[test]
+    fn a_number_that_is_another_process_by_now_is_not_waited_for() {
+        let (mut supervisor, _service) = supervisor();
+        let mut reaped = Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(reaped.id()).unwrap();
+        reaped.wait().unwrap();
+        let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
+        supervisor.generations.push_back(Generation::new((orphan.id(), pidfd)));
+        supervisor.last = Some(7);
+        assert_eq!(supervisor.last_status(), 7);
+        // It says that it serves: that is another process than the generation of its number.
+        supervisor.take_down_current(orphan.id(), pidfd_open(orphan.id()).unwrap());
+        assert_eq!(supervisor.generations.len(), 3);
+        orphan.kill().unwrap();
+        assert_eq!(supervisor.last_status(), 128 + 9);
+        assert!(orphan.wait().is_err(), "it was reaped");
+    }
+
+    #[test]
+    fn a_signal_without_a_name_is_a_status_as_well() {
+        let (mut supervisor, _service) = supervisor();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        pidfd_send_signal(pidfd.as_fd(), 40);
+        supervisor.take_down_current(child.id(), pidfd);
+        assert_eq!(supervisor.last_status(), 128 + 40);
+        assert!(child.wait().is_err(), "it was reaped");
     }
 }

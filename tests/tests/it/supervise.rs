@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip};
 use crate::look;
 
 /// A service under a supervisor, and its first generation.
@@ -166,4 +166,27 @@ fn a_service_whose_supervisor_is_killed_goes_on() {
     assert_eq!(service.connect().who(), (2, new.pid()));
     new.signal(Signal::TERM);
     service.wait_until_all_are_gone();
+}
+
+/// What the kernel has no memory for is tried again.
+#[test]
+fn it_outlives_a_shortage_of_memory() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace");
+    }
+    let dir = Dir::new();
+    // Without -f, for the supervisor alone. The first poll(2) of a program is that of the standard library, before main.
+    let inject = "inject=poll,recvmsg:error=ENOMEM:when=2+3";
+    let arguments = ["-D", "-qq", "-e", "trace=poll,recvmsg", "-e", inject, "-o", "/dev/null"];
+    let program = dir.copy_of_victim("svc");
+    let command = dir.victim().binary(&program).started_by("strace", &arguments);
+    let (service, supervisor, first) = supervised(command);
+    let new = upgrade(&service, &supervisor, &first);
+    let newer = upgrade(&service, &supervisor, &new);
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    assert!(newer.has_exited());
+    for what in ["the supervisor cannot wait: ", "the supervisor cannot hear who serves: "] {
+        assert!(service.log().contains(what), "{what}: {}", service.log());
+    }
 }
