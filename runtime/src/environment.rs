@@ -37,12 +37,14 @@ pub(crate) struct OfThisProcess {
 /// Must be called while the process has one thread.
 #[cfg(upgrades)]
 pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
-    names.map(|name| {
-        let value = env::var_os(name)?;
-        // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the environment.
-        unsafe { env::remove_var(name) };
-        Some(value)
-    })
+    names.map(remove)
+}
+
+fn remove(name: &str) -> Option<OsString> {
+    let value = env::var_os(name)?;
+    // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the environment.
+    unsafe { env::remove_var(name) };
+    Some(value)
 }
 
 impl Environment {
@@ -56,12 +58,8 @@ impl Environment {
             env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
         variables.sort();
         let mut take = |name| {
-            let value = env::var_os(name)?;
             variables.retain(|(known, _)| known != name);
-            // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the
-            // environment.
-            unsafe { env::remove_var(name) };
-            Some(value)
+            remove(name)
         };
         let of_this_process = OfThisProcess { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
         (Self { variables }, of_this_process)
