@@ -172,9 +172,12 @@ fn try_begin<P>(
             return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
         }
     }
-    let offered_names = offered
-        .as_ref()
-        .map(|offered| offered.sockets.iter().map(|(entry, _)| entry.name.clone()).collect::<Vec<_>>());
+    // Those that it may have had stored: neither its control socket, nor what a socket unit has passed.
+    let offered_names = offered.as_ref().map(|offered| {
+        let entries = offered.sockets.iter().map(|(entry, _)| entry);
+        let stored = entries.filter(|entry| !entry.activated && entry.name != control::NAME);
+        stored.map(|entry| entry.name.clone()).collect::<Vec<_>>()
+    });
     let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
     if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {
         supervisor = Some(files.remove(at).1);

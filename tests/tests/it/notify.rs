@@ -106,7 +106,9 @@ fn s13_a_manager_that_is_gone_keeps_nobody_from_an_upgrade() {
 fn the_store_has_what_is_served() {
     let dir = Dir::new();
     let manager = Manager::new(&dir);
-    let (service, old) = managed(&dir).listen("other", "tcp://127.0.0.1:0").env("FDSTORE", "8").serve();
+    // The control socket is never kept, and so not to be let go of either.
+    let command = managed(&dir).listen("other", "tcp://127.0.0.1:0").env("TABLEFLIP_CONTROL", "control");
+    let (service, old) = command.env("FDSTORE", "8").serve();
     assert!(manager.line().starts_with("READY=1"));
     for name in ["echo", "other"] {
         let (message, fd) = manager.hear();
