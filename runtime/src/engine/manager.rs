@@ -1,5 +1,6 @@
 //! What the service manager is told, and when.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -24,7 +25,7 @@ pub(crate) struct Told {
     /// Whether it follows the generations itself, and not a parent that stays.
     pub(super) follows: bool,
     known: Known,
-    /// Why the last upgrade failed, until it is told.
+    /// Why the last upgrade failed, until the next.
     failure: Option<String>,
     stored: bool,
     /// The names of the listeners that the predecessor has offered, and may have had stored.
@@ -62,6 +63,13 @@ impl Told {
         self.next_sign.into_iter().chain(self.next_extension).chain(next_try).min()
     }
 
+    fn tell_ready(&mut self, generation: u64) {
+        let failure = self.failure.as_deref();
+        let failure = failure.map(|reason| format!("; the last upgrade failed: {}", printable(reason)));
+        let failure = failure.unwrap_or_default();
+        self.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
+    }
+
     pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let barrier = self.manager.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let blocked = self.manager.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
@@ -74,7 +82,7 @@ impl Engine {
     pub(super) fn tell_manager(&mut self) {
         let known = self.state.known();
         let Some(told) = self.told.as_mut().filter(|told| told.known != known) else { return };
-        told.known = known;
+        let before = mem::replace(&mut told.known, known);
         let now = Instant::now();
         let serves = matches!(known, Known::Ready | Known::Reloading);
         told.next_sign = (serves && told.manager.watchdog.is_some()).then_some(now);
@@ -82,16 +90,17 @@ impl Engine {
         let generation = self.shared.generation;
         match known {
             Known::Starting | Known::Nothing => {}
-            Known::Ready if told.next_try.is_some() => {}
+            // Whoever waits for the end of a reload waits no longer for a manager that may not listen.
+            Known::Ready if told.next_try.is_some() && before != Known::Reloading => {}
             Known::Ready => {
-                let failure = told.failure.take();
-                let failure =
-                    failure.map(|reason| format!("; the last upgrade failed: {}", printable(&reason)));
-                let failure = failure.unwrap_or_default();
-                told.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
+                told.tell_ready(generation);
                 self.store();
             }
             Known::Reloading => {
+                // One that goes back to serving is in the same upgrade.
+                if before == Known::Ready {
+                    told.failure = None;
+                }
                 let status = format!("generation {generation} serves, and is being upgraded");
                 told.manager.tell_reloading(&status);
             }
@@ -143,7 +152,7 @@ impl Engine {
             let delay = 4 * delay;
             told.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
             if told.known == Known::Ready {
-                told.manager.tell(format!("READY=1\nSTATUS=generation {} serves", self.shared.generation));
+                told.tell_ready(self.shared.generation);
                 told.stored = false;
                 self.store();
             }

@@ -211,3 +211,26 @@ fn m8_a_sibling_starts_as_a_child_does() {
     }
     assert_eq!(service.served_by(), old.pid());
 }
+
+/// The predecessor that the manager has followed is dead, and it may not listen yet: nobody waits for that at the end of an
+/// upgrade which fails, and the reason is among what is repeated.
+#[test]
+fn an_upgrade_that_fails_is_told_at_once_after_a_crash_as_well() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let program = dir.copy_of_victim("svc");
+    let (service, old) = managed(&dir).binary(&program).probation("1h").serve();
+    assert!(manager.line().starts_with("READY=1"));
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    service.wait(&old, "standby");
+    old.kill();
+    service.wait(&new, "alone");
+    std::fs::rename(&program, dir.join("aside")).unwrap();
+    new.signal(Signal::HUP);
+    while !manager.line().starts_with("RELOADING=1") {}
+    let failed = manager.line();
+    let start = "READY=1\nSTATUS=generation 2 serves; the last upgrade failed: cannot run";
+    assert!(failed.starts_with(start), "{failed}");
+    assert_eq!(manager.line(), failed);
+}
