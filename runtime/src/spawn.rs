@@ -313,7 +313,7 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
 
 /// What the clone does, which shares the memory of this process until it executes the program, while the thread that has
 /// made it waits. It is given what it needs, allocates nothing, and touches nothing else.
-struct Clone<'a> {
+struct Job<'a> {
     program: &'a CStr,
     arguments: &'a [*mut libc::c_char],
     environment: &'a [*mut libc::c_char],
@@ -334,7 +334,7 @@ fn spawn_sibling(
     const STACK: usize = 64 * 1024;
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     let mut job =
-        Clone { program, arguments: &arguments, environment: &environment, directory, channel, failed: 0 };
+        Job { program, arguments: &arguments, environment: &environment, directory, channel, failed: 0 };
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
     let mut pidfd: RawFd = -1;
@@ -362,11 +362,9 @@ fn spawn_sibling(
 /// The clone: as the child of a posix_spawn.
 extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it is the job of the thread that waits for this clone, and nobody else touches it meanwhile.
-    let job = unsafe { &mut *job.cast::<Clone<'_>>() };
+    let job = unsafe { &mut *job.cast::<Job<'_>>() };
     for signal in 1..=libc::SIGRTMAX() {
-        // It fails for those that have no other action, and the two of the C library.
-        // SAFETY: the default action runs no code.
-        let _: libc::sighandler_t = unsafe { libc::signal(signal, libc::SIG_DFL) };
+        set_default(signal);
     }
     // SAFETY: a path that ends in NUL.
     let entered = unsafe { libc::chdir(job.directory.as_ptr()) };
@@ -386,6 +384,22 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     }
     job.failed = Errno::last_raw();
     signals::exit_now(127)
+}
+
+/// Gives a signal its default action. It fails for those that have no other.
+///
+/// By the system call: that of the C library takes a lock for SIGABRT, as abort(3) does. In a clone that shares the memory of
+/// its parent, a thread of that one may hold it.
+fn set_default(signal: libc::c_int) {
+    /// The size of the kernel's set of signals, in bytes: 128 signals on MIPS, 64 everywhere else.
+    const SET: usize = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
+    /// `struct sigaction` of the kernel has at most four words.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: zeroes are the default action, which runs no code, without flags and with an empty mask; nothing is stored
+    // through the null pointer.
+    let _: libc::c_long = unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null_mut::<libc::c_void>(), SET)
+    };
 }
 
 /// The posix_spawn family returns its error instead of setting errno.

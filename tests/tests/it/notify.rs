@@ -198,7 +198,11 @@ fn m8_a_sibling_starts_as_a_child_does() {
     Manager::new(&dir).nod();
     let program = env!("CARGO_BIN_EXE_victim");
     // A child that is started at any moment inherits nothing of the way to the sibling.
-    let (service, mut old) = managed(&dir).plan("serve breed /bin/true").binary(program).serve();
+    let ignores = ["--ignore-signal=USR2"];
+    let command = managed(&dir).plan("serve breed /bin/true").binary(program).started_by("env", &ignores);
+    let (service, mut old) = command.serve();
+    let ignored = u64::from_str_radix(&look::status(&old, "SigIgn"), 16).expect("a mask");
+    assert_ne!(ignored & 1 << (Signal::USR2.as_raw() - 1), 0);
     for _ in 0..5 {
         let new = service.upgrade(&old);
         let mask = |field| u64::from_str_radix(&look::status(&new, field), 16).expect("a mask");
