@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::mem;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 
-use crate::address::Address;
+use crate::address::{self, Address, Place};
 use crate::control::{self, Control};
 use crate::engine::{Engine, Parent, Told};
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
@@ -185,8 +187,7 @@ fn try_begin<P>(
     if let Some(supervisor) = supervisor {
         shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
     }
-    let mut opened =
-        open_listeners(std::mem::take(&mut settings.listeners), sockets, passed, manager.as_mut())?;
+    let mut opened = open_listeners(mem::take(&mut settings.listeners), sockets, passed, manager.as_mut())?;
     let control = match settings.control.take().filter(|_| is_process) {
         Some(control) => open_control(&control, &mut opened, &shared)?,
         None => None,
@@ -365,38 +366,84 @@ impl Opened {
         address: &Address,
         manager: Option<&mut Manager>,
     ) -> Result<Held, StartError> {
-        if let Some((at, entry, fd)) = sockets::take_offered(&mut self.left, name, address) {
-            self.adopted.push(at);
-            return sockets::adopt(address, entry, fd);
+        match self.adopt(name, address)? {
+            Some(held) => Ok(held),
+            None => self.bind(name, address, manager),
         }
-        if let Some(passed) = sockets::take_passed(&mut self.passed, name, address) {
-            return sockets::adopt_passed(name, address, passed);
-        }
-        let is_in_use = |result: &Result<Held, StartError>| matches!(result, Err(StartError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse);
-        let mut bound = sockets::bind(name, address);
-        // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
-        if is_in_use(&bound) && self.forget_stored(manager) {
-            // systemd closes it in a thread of its own, and says nothing of when.
-            let deadline = Instant::now() + STORE_TIMEOUT;
-            bound = sockets::bind(name, address);
-            while is_in_use(&bound) && Instant::now() < deadline {
-                thread::sleep(STORE_PAUSE);
-                bound = sockets::bind(name, address);
-            }
-        }
-        bound
     }
 
-    /// Closes what an earlier process has had stored, here and at the manager. Returns whether there was anything.
-    fn forget_stored(&mut self, manager: Option<&mut Manager>) -> bool {
-        let (stored, others): (Vec<_>, _) =
-            std::mem::take(&mut self.passed).into_iter().partition(|it| it.stored);
+    /// Adopts what matches, by name and identity.
+    fn adopt(&mut self, name: &str, address: &Address) -> Result<Option<Held>, StartError> {
+        if let Some((at, entry, fd)) = sockets::take_offered(&mut self.left, name, address) {
+            self.adopted.push(at);
+            return sockets::adopt(address, entry, fd).map(Some);
+        }
+        let passed = sockets::take_passed(&mut self.passed, name, address);
+        passed.map(|passed| sockets::adopt_passed(name, address, passed)).transpose()
+    }
+
+    fn bind(
+        &mut self,
+        name: &str,
+        address: &Address,
+        manager: Option<&mut Manager>,
+    ) -> Result<Held, StartError> {
+        let is_in_use = |result: &Result<Held, StartError>| matches!(result, Err(StartError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse);
+        let try_bind = || sockets::bind_with(name, address, |_, _, error| error);
+        let mut bound = try_bind();
+        // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
+        if is_in_use(&bound) && self.forget_stored(manager, |stored| is_in_the_way(stored, address)) {
+            // systemd closes it in a thread of its own, and says nothing of when.
+            let deadline = Instant::now() + STORE_TIMEOUT;
+            bound = try_bind();
+            while is_in_use(&bound) && Instant::now() < deadline {
+                thread::sleep(STORE_PAUSE);
+                bound = try_bind();
+            }
+        }
+        // What is behind an error is looked for once, at the end: that may be a look at every process.
+        bound.or_else(|_| sockets::bind(name, address))
+    }
+
+    /// Closes what an earlier process has had stored and is not wanted, here and at the manager. Returns whether there was
+    /// anything.
+    fn forget_stored(
+        &mut self,
+        manager: Option<&mut Manager>,
+        is_unwanted: impl Fn(&Passed) -> bool,
+    ) -> bool {
+        let (unwanted, others): (Vec<_>, _) =
+            mem::take(&mut self.passed).into_iter().partition(|it| it.stored && is_unwanted(it));
         self.passed = others;
-        let Some(manager) = manager.filter(|_| !stored.is_empty()) else { return false };
-        stored.iter().for_each(|it| manager.forget(&it.name));
-        drop(stored);
+        let Some(manager) = manager.filter(|_| !unwanted.is_empty()) else { return false };
+        unwanted.iter().for_each(|it| manager.forget(&it.name));
+        drop(unwanted);
         manager.wait_until_heard(STORE_TIMEOUT);
         true
+    }
+}
+
+/// Whether an address cannot be bound as long as this socket is open.
+fn is_in_the_way(passed: &Passed, address: &Address) -> bool {
+    let bound = sockets::describe_passed(passed).and_then(|bound| bound.parse::<Address>().ok());
+    let Some(bound) = bound else { return false };
+    let ip = |host: &address::Host| match host {
+        address::Host::V4(ip) => Some(IpAddr::V4(*ip)),
+        address::Host::V6(ip) => Some(IpAddr::V6(*ip).to_canonical()),
+        address::Host::Name(_) => None,
+    };
+    match (bound.place(), address.place()) {
+        (Place::Ip { host: theirs, port }, Place::Ip { host: ours, port: wanted }) => {
+            let overlap = match (ip(theirs), ip(ours)) {
+                (Some(theirs), Some(ours)) => {
+                    theirs == ours || theirs.is_unspecified() || ours.is_unspecified()
+                }
+                // It is resolved as it is bound, to any.
+                _ => true,
+            };
+            bound.kind() == address.kind() && port == wanted && overlap
+        }
+        (theirs, ours) => theirs == ours,
     }
 }
 
@@ -407,13 +454,14 @@ fn open_listeners(
     mut manager: Option<&mut Manager>,
 ) -> Result<Opened, StartError> {
     let left = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
+    let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left, passed };
     // The path of one that was stored may have been removed with its directory: nobody would reach it.
-    let (passed, lost): (Vec<_>, _) = passed.into_iter().partition(sockets::is_reachable);
-    let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left, passed: lost };
-    opened.forget_stored(manager.as_deref_mut());
-    opened.passed = passed;
-    for (name, address) in declared {
-        match opened.open(&name, &address, manager.as_deref_mut()) {
+    opened.forget_stored(manager.as_deref_mut(), |stored| !sockets::is_reachable(stored));
+    // What there is has its place before anything is bound, for the sake of which some of it may be let go of.
+    let adopted: Result<Vec<_>, _> =
+        declared.iter().map(|(name, address)| opened.adopt(name, address)).collect();
+    for ((name, address), adopted) in declared.into_iter().zip(adopted?) {
+        match adopted.map_or_else(|| opened.bind(&name, &address, manager.as_deref_mut()), Ok) {
             Ok(held) => opened.held.push(held),
             Err(error) => {
                 sockets::forget(&opened.held);
@@ -457,6 +505,98 @@ fn open_control(
         Err(error) => {
             sockets::forget(&opened.held);
             Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use nix::sys::socket::accept;
+
+    use super::*;
+
+    fn stored(name: &str, fd: impl Into<OwnedFd>) -> Passed {
+        Passed { name: name.to_owned(), fd: fd.into(), stored: true }
+    }
+
+    fn declared(name: &str, address: impl fmt::Display) -> (String, Address) {
+        (name.to_owned(), address.to_string().parse().unwrap())
+    }
+
+    /// Whoever waits in the queue of another listener is not sent away for the sake of one whose address has changed.
+    #[test]
+    fn a_changed_address_costs_the_stored_socket_that_is_in_the_way_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let mut manager = Manager::at(&at);
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (http, other, late) = (listen(), listen(), listen());
+        let (port, other_at) = (http.local_addr().unwrap().port(), other.local_addr().unwrap());
+        let client = TcpStream::connect(other_at).unwrap();
+        // As a manager does it: it closes what it has kept after it has heard all.
+        let kept = http.try_clone().unwrap();
+        let heard = thread::spawn(move || {
+            let mut heard = Vec::new();
+            let mut buffer = [0; 256];
+            while heard.last().is_none_or(|last| last != "BARRIER=1") {
+                let length = at.recv(&mut buffer).unwrap();
+                heard.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            }
+            drop(kept);
+            heard
+        });
+        let passed = vec![stored("http", http), stored("other", other), stored("late", late)];
+        let wanted = vec![
+            declared("http", format!("tcp://0.0.0.0:{port}")),
+            declared("other", format!("tcp://{other_at}")),
+        ];
+        let opened = open_listeners(wanted, Vec::new(), passed, Some(&mut manager)).unwrap();
+        let held: Vec<_> = opened.held.iter().map(|held| (held.name.as_str(), held.created)).collect();
+        assert_eq!(held, [("http", true), ("other", false)]);
+        assert_eq!(opened.passed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["late"]);
+        assert_eq!(heard.join().unwrap(), ["FDSTOREREMOVE=1\nFDNAME=tableflip.http", "BARRIER=1"]);
+        assert!(accept(opened.held[1].fd.as_raw_fd()).is_ok(), "{client:?} is there still");
+    }
+
+    #[test]
+    fn for_an_address_that_another_process_has_nothing_is_let_go_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        at.set_nonblocking(true).unwrap();
+        let mut manager = Manager::at(&at);
+        let late = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = late.local_addr().unwrap().port();
+        let foreign = TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let path = dir.path().join("late");
+        let passed = vec![stored("late", late), stored("unix", UnixListener::bind(path).unwrap())];
+        let wanted = vec![declared("http", format!("tcp://{}", foreign.local_addr().unwrap()))];
+        let error = open_listeners(wanted, Vec::new(), passed, Some(&mut manager)).err().unwrap().to_string();
+        assert!(error.contains("in use"), "{error}");
+        let holder = std::process::id().to_string();
+        assert!(error.contains(&holder), "who has it is said: {error}");
+        assert_eq!(at.recv(&mut [0; 256]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_an_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let passed = stored("http", listener);
+        for (address, is_one) in [
+            (format!("tcp://127.0.0.1:{port}"), true),
+            (format!("tcp://0.0.0.0:{port}"), true),
+            (format!("tcp://[::]:{port}"), true),
+            (format!("tcp://localhost:{port}"), true),
+            (format!("tcp://127.0.0.2:{port}"), false),
+            (format!("tcp://[::1]:{port}"), false),
+            (format!("udp://127.0.0.1:{port}"), false),
+            ("tcp://127.0.0.1:1".to_owned(), false),
+            ("unix:///run/http".to_owned(), false),
+        ] {
+            assert_eq!(is_in_the_way(&passed, &address.parse().unwrap()), is_one, "{address}");
         }
     }
 }

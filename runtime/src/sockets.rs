@@ -103,6 +103,15 @@ fn inode_of(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Binds `address`; its kind listens from now on, if it is of those that do.
 pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
+    bind_with(name, address, hint::bind)
+}
+
+/// The same, where `explain` says what is behind an error of bind(2).
+pub(crate) fn bind_with(
+    name: &str,
+    address: &Address,
+    explain: impl Fn(&Address, &[SocketAddr], io::Error) -> io::Error,
+) -> Result<Held, StartError> {
     let failed = |action| {
         move |source| StartError::Bind {
             listener: name.to_owned(),
@@ -115,7 +124,7 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
         Place::Ip { host, port } => {
             let candidates = resolve(host, *port).map_err(failed("resolve"))?;
             let bound = bind_first(address, &candidates);
-            (bound.map_err(|error| hint::bind(address, &candidates, error)).map_err(failed("bind"))?, None)
+            (bound.map_err(|error| explain(address, &candidates, error)).map_err(failed("bind"))?, None)
         }
         Place::Abstract(abstract_name) => {
             let mut bytes = vec![0];
@@ -126,7 +135,7 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
         Place::Path(path) => {
             let path = Path::new(path);
             let socket = bind_path(address, path);
-            let socket = socket.map_err(|error| hint::bind(address, &[], error)).map_err(failed("bind"))?;
+            let socket = socket.map_err(|error| explain(address, &[], error)).map_err(failed("bind"))?;
             let file = hold_own_socket(path).map_err(failed("look at"))?;
             let inode = file.metadata().map(|file| (file.dev(), file.ino())).map_err(failed("look at"))?;
             // The permissions are set before anybody can connect.

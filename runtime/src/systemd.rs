@@ -385,9 +385,12 @@ mod tests {
         assert!(variables("0", "").passed(false).is_err(), "an empty list has one name");
     }
 
-    fn manager(at: &UnixDatagram) -> Manager {
-        let notify = at.local_addr().unwrap().as_pathname().unwrap().to_owned();
-        Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap()
+    impl Manager {
+        /// The one that listens there.
+        pub(crate) fn at(socket: &UnixDatagram) -> Self {
+            let notify = socket.local_addr().unwrap().as_pathname().unwrap().to_owned();
+            Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap()
+        }
     }
 
     #[test]
@@ -407,7 +410,7 @@ mod tests {
     fn a_datagram_socket_is_kept_whatever_comes_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        let mut manager = manager(&at);
+        let mut manager = Manager::at(&at);
         let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
         let mut buffer = [0; 64];
         for (is_datagram, message) in
@@ -424,7 +427,7 @@ mod tests {
     fn a_manager_that_does_not_listen_keeps_nobody_and_misses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        let mut manager = manager(&at);
+        let mut manager = Manager::at(&at);
         let messages: Vec<_> = (0..2000).map(|number| format!("STATUS={number}")).collect();
         messages.iter().for_each(|message| manager.tell(message.clone()));
         manager.ask_whether_heard().unwrap();
@@ -448,7 +451,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         at.set_nonblocking(true).unwrap();
-        let mut manager = manager(&at);
+        let mut manager = Manager::at(&at);
         for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
             fault::failing(libc::SYS_sendmsg, errno, || {
                 manager.tell("MAINPID=1".to_owned());
