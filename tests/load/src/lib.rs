@@ -84,15 +84,6 @@ impl fmt::Display for Run {
 /// Upgrades a service [`upgrades`] times while clients are at work, says what became of them, and panics if one of their
 /// requests was lost.
 pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
-    let run = count(service, make);
-    println!("{}: {run}", service.name());
-    assert!(run.lost.is_empty(), "{run}:\n{}\n{}", run.lost.join("\n"), service.log());
-    assert!(run.answered > u64::from(RATE / 10), "hardly anything was asked: {run}");
-    run
-}
-
-/// The same, for a framework that is known to lose some.
-pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
     let runtime = runtime();
     let tally = Arc::new(Tally::default());
     let begun = Instant::now();
@@ -119,7 +110,11 @@ pub fn count<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
         }
     });
     let lost = std::mem::take(&mut *tally.lost.lock().expect("no client panics"));
-    Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed }
+    let run = Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed };
+    println!("{}: {run}", service.name());
+    assert!(run.lost.is_empty(), "{run}:\n{}\n{}", run.lost.join("\n"), service.log());
+    assert!(run.answered > u64::from(RATE / 10), "hardly anything was asked: {run}");
+    run
 }
 
 fn runtime() -> tokio::runtime::Runtime {
