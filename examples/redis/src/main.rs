@@ -12,17 +12,21 @@ use tokio::io::{
 
 async fn line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut line = String::new();
-    Ok((stream.read_line(&mut line).await? > 0).then(|| line.trim_end().to_owned()))
+    stream.take(64 << 10).read_line(&mut line).await?;
+    let whole = line.is_empty() || line.ends_with('\n');
+    let line = (!line.is_empty()).then(|| line.trim_end().to_owned());
+    if whole { Ok(line) } else { Err(io::Error::other("a line that is too long, or has no end")) }
 }
 
 /// A command and its arguments: an array of bulk strings, or words on a line.
 async fn command(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<String>>> {
     let Some(first) = line(stream).await? else { return Ok(None) };
-    let Some(count) = first.strip_prefix('*').and_then(|count| count.parse().ok()) else {
+    let Some(count) = first.strip_prefix('*') else {
         return Ok(Some(first.split_whitespace().map(str::to_owned).collect()));
     };
+    let count: u8 = count.parse().map_err(io::Error::other)?;
     let mut words = Vec::new();
-    while words.len() < count {
+    for _ in 0..count {
         let head = line(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let length: u16 = head.trim_start_matches('$').parse().map_err(io::Error::other)?;
         let mut word = vec![0; usize::from(length) + 2];
@@ -39,7 +43,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()>
         let reply = match (name.as_str(), words.get(1)) {
             ("PING", None) => "+PONG\r\n".to_owned(),
             ("PING" | "ECHO", Some(word)) => format!("${}\r\n{word}\r\n", word.len()),
-            _ => format!("-ERR unknown command '{name}'\r\n"),
+            _ => format!("-ERR unknown command {name:?}\r\n"),
         };
         stream.write_all(reply.as_bytes()).await?;
         stream.flush().await?;

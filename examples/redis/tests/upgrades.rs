@@ -1,8 +1,10 @@
 //! The Redis protocol over upgrades under load.
 
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 
-use load::{Lines, Service, have};
+use load::{Lines, Program, Service, have};
 
 fn service() -> Service {
     let command = Service::of(env!("CARGO_BIN_EXE_redis-line")).listen("tcp", "tcp://127.0.0.1:0");
@@ -26,6 +28,34 @@ fn no_command_is_lost_over_a_unix_socket() {
     service.stop();
 }
 
+/// What the service answers to this, up to the end of the connection.
+fn conversation(service: &Service, said: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(service.address("tcp")).expect("it accepts");
+    stream.set_read_timeout(Some(load::DEADLINE)).expect("a deadline that is not zero");
+    stream.write_all(said).expect("it reads as much");
+    stream.shutdown(Shutdown::Write).expect("it is connected");
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("an end in time");
+    heard
+}
+
+#[test]
+fn the_name_of_a_command_does_not_break_the_reply() {
+    let mut service = service();
+    let heard = conversation(&service, b"*1\r\n$7\r\nX\r\n+OK\n\r\nPING\r\n");
+    assert_eq!(String::from_utf8_lossy(&heard), "-ERR unknown command \"X\\r\\n+OK\\n\"\r\n+PONG\r\n");
+    service.stop();
+}
+
+#[test]
+fn a_client_is_given_no_memory_without_end() {
+    let mut service = service();
+    // Exactly as much as is read, for a connection that is closed with more in it is reset.
+    assert_eq!(conversation(&service, &[b'x'; 64 << 10]), b"");
+    assert_eq!(conversation(&service, b"*256\r\n"), b"");
+    service.stop();
+}
+
 /// Its connections are those of the old process to their end, and are served to it.
 #[test]
 fn redis_benchmark_finishes_on_the_old_process() {
@@ -34,15 +64,21 @@ fn redis_benchmark_finishes_on_the_old_process() {
     }
     let mut service = service();
     let port = service.address("tcp").port().to_string();
-    let mut benchmark = Command::new("redis-benchmark");
-    benchmark.args(["-h", "127.0.0.1", "-p", &port, "-t", "ping_mbulk", "-c", "20", "-n", "200000", "--csv"]);
-    let benchmark = benchmark.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    service.wait_for_connections(20);
-    let (mut old, _new) = service.begin_upgrade();
-    let output = benchmark.wait_with_output().expect("it is a child");
-    let text =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success() && text.contains("PING"), "{}: {text}", output.status);
-    assert!(!text.contains("Error"), "{text}");
-    old.wait_for_the_end();
+    let benchmark = |times: u32| {
+        let mut benchmark = Command::new("redis-benchmark");
+        benchmark.args(["-h", "127.0.0.1", "-p", &port, "-t", "ping_mbulk", "-c", "20", "--csv"]);
+        benchmark.args(["-n", &(50_000 * times).to_string()]);
+        benchmark
+    };
+    let mut old = Vec::new();
+    let program = Program { listener: "tcp", begun: 20 };
+    // The old process exits when the benchmark has ended.
+    let upgrade = |service: &mut Service| old.push(service.begin_upgrade().0);
+    program.across_upgrades(&mut service, benchmark, upgrade, |_, text| {
+        assert!(text.contains("PING") && !text.contains("Error"), "{text}");
+    });
+    for mut old in old {
+        old.wait_for_the_end();
+    }
+    service.stop();
 }
