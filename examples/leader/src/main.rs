@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::process;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tableflip::{Shutdown, net::TcpListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +22,8 @@ async fn lock() -> io::Result<Flock<File>> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((unlocked, _)) => file = unlocked,
+            Err((unlocked, Errno::EWOULDBLOCK)) => file = unlocked,
+            Err((_, error)) => return Err(error.into()),
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -41,12 +43,13 @@ async fn lead(mut shutdown: Shutdown) -> io::Result<()> {
 }
 
 #[tableflip::main(pidfile = "leader.pid", listen = [status = "tcp://127.0.0.1:7003"])]
-async fn main(status: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
-    tokio::spawn(lead(shutdown.clone()));
+async fn main(status: TcpListener, shutdown: Shutdown) -> io::Result<()> {
+    let mut leader = tokio::spawn(lead(shutdown));
     loop {
         let (mut stream, _peer) = tokio::select! {
             accepted = status.accept() => accepted?,
-            () = &mut shutdown => return Ok(()),
+            // At the shutdown, or because it cannot: a process that does not lead is no use.
+            led = &mut leader => return led?,
         };
         tokio::spawn(async move {
             let mut question = [0; 64];

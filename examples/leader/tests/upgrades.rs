@@ -38,3 +38,19 @@ fn one_process_leads_at_a_time() {
     // One that was replaced at once may not have come to it.
     assert!((2..=run.upgrades as usize + 1).contains(&leaders));
 }
+
+#[test]
+fn a_process_that_cannot_lead_replaces_none() {
+    let command = Service::of(env!("CARGO_BIN_EXE_leader")).listen("status", "tcp://127.0.0.1:0");
+    // For as long as it may take to notice it.
+    let mut service = command.env("TABLEFLIP_PROBATION", "20s").start();
+    let (pid, journal) = (service.pid(), service.path("leader.journal"));
+    let leads = format!("{pid} leads");
+    load::wait_until("it leads", || fs::read_to_string(&journal).is_ok_and(|text| text.contains(&leads)));
+    fs::remove_file(&journal).expect("it is there");
+    fs::create_dir(&journal).expect("nothing is there");
+    let refusal = service.refused_upgrade();
+    assert!(!refusal.is_empty() && service.pid() == pid, "{refusal}");
+    assert!(service.log().contains("Is a directory"), "{}", service.log());
+    service.stop();
+}
