@@ -3,11 +3,17 @@
 //! Run it with `cargo run -p websocket`, and replace it with `kill -HUP $(cat websocket.pid)`. Echoes what it is sent.
 
 use std::io;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tableflip::{Shutdown, net::TcpListener, net::TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// How long a client may take to begin, and to take its leave.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tableflip::main(pidfile = "websocket.pid", listen = [ws = "tcp://127.0.0.1:9001"])]
 async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
@@ -26,21 +32,25 @@ async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
 }
 
 async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Result<(), Error> {
-    let mut socket = tokio_tungstenite::accept_async(stream).await?;
-    let mut told = false;
+    let patience = PATIENCE.min(shutdown.drain_timeout() / 2);
+    let mut socket = timeout(patience, accept_async(stream)).await.map_err(io::Error::from)??;
     loop {
         tokio::select! {
             message = socket.next() => match message.transpose()? {
-                Some(message @ (Message::Text(_) | Message::Binary(_))) if !told => socket.send(message).await?,
+                Some(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message).await?,
                 // The answers to Ping and Close are the library's business.
                 Some(_) => {}
                 None => return Ok(()),
             },
-            () = &mut shutdown, if !told => {
-                told = true;
-                let reason = "upgrade: connect again".into();
-                socket.close(Some(CloseFrame { code: CloseCode::Restart, reason })).await?;
-            }
+            () = &mut shutdown => break,
         }
     }
+    let reason = "upgrade: connect again".into();
+    let farewell = async {
+        socket.close(Some(CloseFrame { code: CloseCode::Restart, reason })).await?;
+        // What comes before its answer was sent by one that had yet to read the notice.
+        while socket.next().await.transpose()?.is_some() {}
+        Ok(())
+    };
+    timeout(patience, farewell).await.map_err(io::Error::from)?
 }
