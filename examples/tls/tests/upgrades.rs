@@ -60,4 +60,5 @@ fn the_successor_reads_the_certificate_again() {
     let server = https.service.address("https");
     let mut client = Http::new(server, Version::Http1).trusting(&[&second.certificate]);
     load::block_on(async move { client.get().await }).expect("the new certificate is shown");
+    https.service.stop();
 }

@@ -108,4 +108,5 @@ fn a_stream_with_an_end_is_finished_by_the_old_process_and_one_without_is_told()
         );
         control.wait_for_the_end();
     });
+    service.stop();
 }

@@ -138,9 +138,12 @@ impl Http {
             match sent {
                 Ok(answer) if answer.status() == StatusCode::OK => return Ok(answer.into_body()),
                 Ok(answer) => return Err(format!("the answer is {}", answer.status())),
-                // The connection had been closed, as far as this side knew. The server owes a new one an answer.
-                Err(NotAnswered::NotSent(_)) if !is_new => {}
-                Err(NotAnswered::NotSent(error)) => return Err(format!("new connection: {error}")),
+                Err(NotAnswered::NotSent(error)) if is_new => return Err(format!("new connection: {error}")),
+                // A GOAWAY had come. The server owes a new connection an answer.
+                Err(NotAnswered::NotSent(_)) if self.version == Version::Http2 => {}
+                // One that has said `Connection: close` was not kept. A client that is a moment slower would have
+                // sent the request into the closed connection.
+                Err(NotAnswered::NotSent(error)) => return Err(format!("closed without notice: {error}")),
                 Err(NotAnswered::Lost(error)) => return Err(error),
             }
         }

@@ -11,6 +11,7 @@
 
 mod http;
 mod lines;
+mod program;
 mod service;
 
 use std::env;
@@ -25,7 +26,8 @@ use tokio::time::interval_at;
 
 pub use http::{Http, Version};
 pub use lines::Lines;
-pub use service::{Certificate, Command, Control, Service, have};
+pub use program::{Program, have};
+pub use service::{Certificate, Command, Control, Service};
 
 /// How long anything may take that is to happen.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -98,9 +100,7 @@ pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -
     });
     std::thread::sleep(STEADY);
     let upgrades = upgrades();
-    for _ in 0..upgrades {
-        service.upgrade();
-    }
+    service.upgrade_all();
     std::thread::sleep(STEADY);
     let elapsed = begun.elapsed();
     tally.over.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{DEADLINE, wait_until};
+use crate::{DEADLINE, upgrades, wait_until};
 
 /// How a service is to be started.
 #[derive(Debug)]
@@ -70,13 +70,23 @@ impl Service {
 
     /// The address that a TCP or UDP listener is bound to.
     pub fn address(&self, name: &str) -> SocketAddr {
+        let listener = self.listener(name);
+        let address = listener["address"].as_str().and_then(|address| address.split_once("://"));
+        let (_, address) = address.unwrap_or_else(|| panic!("there is no scheme in {listener}"));
+        address.parse().expect("an IP address and a port")
+    }
+
+    /// How many connections or datagrams of a listener the process that serves has taken.
+    pub fn taken(&self, name: &str) -> u64 {
+        let listener = self.listener(name);
+        listener["taken"].as_u64().unwrap_or_else(|| panic!("it does not count: {listener}"))
+    }
+
+    fn listener(&self, name: &str) -> Value {
         let status = self.status();
         let listeners = status["listeners"].as_array().expect("a list");
         let listener = listeners.iter().find(|listener| listener["name"] == name);
-        let address = listener.and_then(|listener| listener["address"].as_str());
-        let address = address.unwrap_or_else(|| panic!("there is no listener `{name}` in {status}"));
-        let (_, address) = address.split_once("://").expect("a scheme");
-        address.parse().expect("an IP address and a port")
+        listener.unwrap_or_else(|| panic!("there is no listener `{name}` in {status}")).clone()
     }
 
     /// What the process that serves says of itself; `docs/control.md`.
@@ -91,6 +101,13 @@ impl Service {
         pid
     }
 
+    /// Replaces it [`upgrades`] times.
+    pub fn upgrade_all(&mut self) {
+        for _ in 0..upgrades() {
+            self.upgrade();
+        }
+    }
+
     /// Replaces it, and returns when the new process has passed its probation. The old one may still drain; it has
     /// exited when [`Control::wait_for_the_end`] returns.
     pub fn begin_upgrade(&mut self) -> (Control, u32) {
@@ -101,8 +118,6 @@ impl Service {
             match answer["code"].as_str() {
                 None => {
                     let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-                    // Where the first process is the one that has ended, nobody else reaps it.
-                    _ = self.first.try_wait().expect("it is a child");
                     return (control, pid.expect("the process ID of the successor"));
                 }
                 // It has yet to notice that its predecessor is gone.
@@ -125,24 +140,30 @@ impl Service {
         wait_until("its connections are open", || self.status()["open"].as_u64() >= Some(open));
     }
 
-    /// Stops it, and waits until it has exited.
+    /// Stops it, and waits until it has exited. None of its processes may have aborted what it had open.
     pub fn stop(&mut self) {
         let mut control = Control::connect(&self.path("control"));
-        control.ask("stop");
+        let answer = control.ask("stop");
+        assert_eq!(answer["reply"], "stopping", "{answer}");
         control.wait_for_the_end();
+        wait_until("the first process has ended", || self.ended().is_some());
+        let status = self.ended().and_then(|ended| ended.exit_status());
+        assert_eq!(status, Some(0), "of the first process\n{}", self.log());
+        let log = self.log();
+        assert!(!log.contains("not drained within"), "{}:\n{log}", self.name());
+    }
+
+    /// How the first process has ended, which is not reaped by that: its number stays that of the group.
+    fn ended(&self) -> Option<WaitIdStatus> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_child(&self.first)), options).expect("it is a child")
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // A process of it that serves is in the group of the first one, whose number is therefore no one else's.
-        let pid = fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse().ok());
-        let group = i32::try_from(self.first.id()).ok().and_then(Pid::from_raw);
-        let serving = pid.and_then(Pid::from_raw).and_then(|pid| getpgid(Some(pid)).ok());
-        if let Some(group) = group.filter(|group| serving == Some(*group)) {
-            // It may have ended by itself meanwhile.
-            kill_process_group(group, Signal::KILL).unwrap_or_default();
-        }
+        // All generations are in the group of the first process, whose number is no one else's before it is reaped.
+        kill_process_group(Pid::from_child(&self.first), Signal::KILL).unwrap_or_default();
         self.first.wait().map(drop).unwrap_or_default();
     }
 }
@@ -182,10 +203,10 @@ impl Command {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{:?}: {error}", self.program));
-        let mut service = Service { dir: self.dir, program: self.program, first: child };
+        let service = Service { dir: self.dir, program: self.program, first: child };
         let pidfile = service.path("pid");
         wait_until("the service serves", || {
-            let ended = service.first.try_wait().expect("it is a child");
+            let ended = service.ended();
             assert!(ended.is_none(), "{}: {ended:?}\n{}", service.name(), service.log());
             pidfile.exists()
         });
@@ -219,11 +240,17 @@ impl Control {
         }
     }
 
-    /// Waits until the process has exited.
+    /// Waits until the process has exited, past the phases that it tells before.
     pub fn wait_for_the_end(&mut self) {
-        let mut line = String::new();
-        // It may end by a reset, for there may be phases that nobody has read.
-        while self.stream.read_line(&mut line).is_ok_and(|read| read > 0) {}
+        loop {
+            match self.stream.read_line(&mut String::new()) {
+                Ok(0) => return,
+                Ok(_) => {}
+                // It ends by a reset where the process had not read all that it was sent.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("the process has not exited in time: {error}"),
+            }
+        }
     }
 }
 
@@ -251,16 +278,4 @@ impl Certificate {
         assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
         made
     }
-}
-
-/// Whether a program is there. If not, says that the test is skipped, for `.ci/run` to count.
-pub fn have(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    if !found {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Past the capture of the output of tests.
-        writeln!(std::io::stderr(), "skipped: {name}: there is no {program}").expect("stderr can be written");
-    }
-    found
 }
