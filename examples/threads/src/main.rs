@@ -3,16 +3,17 @@
 //! Run it with `cargo run -p threads`, talk to it with `nc 127.0.0.1 7001`, and replace it with
 //! `kill -HUP $(cat threads.pid)`. A line comes back in capital letters; a client that is there is served until it leaves.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::thread;
 
 use tableflip::blocking::{TcpListener, TcpStream};
 
 fn converse(stream: TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(&*stream);
-    let mut line = String::new();
-    while lines.read_line(&mut line)? > 0 {
-        (&*stream).write_all(line.to_uppercase().as_bytes())?;
+    let mut line = Vec::new();
+    // One that is longer comes back in pieces.
+    while lines.by_ref().take(64 << 10).read_until(b'\n', &mut line)? > 0 {
+        (&*stream).write_all(&line.to_ascii_uppercase())?;
         line.clear();
     }
     Ok(())
