@@ -1,14 +1,15 @@
 //! DNS over upgrades under load.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
-use load::{Service, have};
+use load::{Program, Service, have};
 use tokio::net::UdpSocket;
 
-const QUERIES: usize = 4000;
+/// That dig sends for an upgrade.
+const QUERIES: usize = 3000;
 
 fn service() -> Service {
     Service::of(env!("CARGO_BIN_EXE_dns"))
@@ -24,6 +25,17 @@ struct Stub {
     number: u16,
 }
 
+/// RFC 1035: what a query has set is that recursion is desired, and a response the first bit.
+const QUERY: u8 = 1;
+const RESPONSE: u8 = 0x81;
+
+/// One question, A, IN.
+fn message(number: u16, flags: u8, name: &[u8]) -> Vec<u8> {
+    let number = number.to_be_bytes();
+    let head = [number[0], number[1], flags, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    [&head[..], name, b"\0\x01\0\x01"].concat()
+}
+
 impl Stub {
     async fn connected(&mut self) -> std::io::Result<&UdpSocket> {
         if self.socket.is_none() {
@@ -37,10 +49,9 @@ impl Stub {
     async fn exchange(&mut self) -> std::io::Result<Result<(), String>> {
         self.number = self.number.wrapping_add(1);
         let id = self.number.to_be_bytes();
+        let query = message(self.number, QUERY, b"\x03www\x07example\x03org\0");
         let socket = self.connected().await?;
-        // RFC 1035: recursion desired, one question, A, IN.
-        let head = [id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        socket.send(&[&head[..], b"\x03www\x07example\x03org\0\0\x01\0\x01"].concat()).await?;
+        socket.send(&query).await?;
         let mut answer = [0; 512];
         let received = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await;
         let Ok(length) = received else { return Ok(Err("no answer in 5 s".to_owned())) };
@@ -65,27 +76,63 @@ fn every_query_over_udp_is_answered_once() {
     service.stop();
 }
 
+/// Queries in the order in which they are answered: the number, and the code of the answer.
+fn answers(server: SocketAddr, messages: &[Vec<u8>], expected: &[(u8, u8)]) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    socket.set_read_timeout(Some(load::DEADLINE)).expect("a deadline that is not zero");
+    for message in messages {
+        socket.send_to(message, server).expect("it can be sent");
+    }
+    for (number, code) in expected {
+        let mut answer = [0; 512];
+        socket.recv(&mut answer).expect("an answer in time");
+        assert_eq!((answer[1], answer[3] & 15), (*number, *code), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_name_outside_of_the_zone_is_refused_and_a_response_has_no_answer() {
+    const REFUSED: u8 = 5;
+    let mut service = service();
+    let messages = [
+        message(1, RESPONSE, b"\x03www\x07example\x03org\0"),
+        message(2, QUERY, b"\x03www\x0bevilexample\x03org\0"),
+        message(3, QUERY, b"\x03WWW\x07EXAMPLE\x03org\0"),
+    ];
+    answers(service.address("udp"), &messages, &[(2, REFUSED), (3, 0)]);
+    service.stop();
+}
+
+#[test]
+fn an_idle_client_over_tcp_does_not_hold_an_upgrade_to_its_deadline() {
+    let mut service = service();
+    let _idle = TcpStream::connect(service.address("tcp")).expect("it accepts");
+    load::wait_until("it is accepted", || service.taken("tcp") == 1);
+    service.upgrade();
+    service.stop();
+}
+
 /// dig asks once for each, and waits for no more than 5 s.
 fn dig(service: &mut Service, listener: &str, options: &[&str]) {
     if !have("dig") {
         return;
     }
     let names = service.path("names");
-    fs::write(&names, "www.example.org\n".repeat(QUERIES)).expect("it can be written");
     let port = service.address(listener).port().to_string();
-    let mut dig = Command::new("dig");
-    dig.args(["@127.0.0.1", "-p", &port, "+tries=1", "+timeout=5", "+short"])
-        .args(options)
-        .arg("-f")
-        .arg(&names);
-    let dig = dig.stdout(Stdio::piped()).spawn().expect("dig runs");
-    for _ in 0..load::upgrades() {
-        service.upgrade();
-    }
-    let output = dig.wait_with_output().expect("it is a child");
-    let answers = String::from_utf8_lossy(&output.stdout);
-    let right = answers.lines().filter(|line| *line == "192.0.2.1").count();
-    assert_eq!((right, answers.lines().count()), (QUERIES, QUERIES), "dig: {}", output.status);
+    let dig = |times: u32| {
+        fs::write(&names, "www.example.org\n".repeat(QUERIES * times as usize)).expect("it can be written");
+        let mut dig = Command::new("dig");
+        dig.args(["@127.0.0.1", "-p", &port, "+tries=1", "+timeout=5", "+short"]).args(options);
+        dig.arg("-f").arg(&names);
+        dig
+    };
+    let program = Program { listener, begun: 1 };
+    program.across_upgrades(service, dig, Service::upgrade_all, |times, answers| {
+        let right = answers.lines().filter(|line| *line == "192.0.2.1").count();
+        let asked = QUERIES * times as usize;
+        assert_eq!((right, answers.lines().count()), (asked, asked), "of dig's answers");
+    });
+    service.stop();
 }
 
 #[test]
