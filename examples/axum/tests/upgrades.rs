@@ -1,8 +1,8 @@
 //! axum over upgrades under load.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use load::{Http, Service, Version, have};
+use load::{Http, Program, Service, Version, have};
 
 fn service() -> Service {
     Service::of(env!("CARGO_BIN_EXE_axum-hello")).listen("http", "tcp://127.0.0.1:0").start()
@@ -24,16 +24,7 @@ fn no_request_of_http_2_is_lost() {
     service.stop();
 }
 
-/// Runs a program that prints what it has lost, over two upgrades.
-fn output_of(service: &mut Service, mut program: Command) -> String {
-    let child = program.stdout(Stdio::piped()).spawn().expect("it runs");
-    service.wait_for_connections(16);
-    service.upgrade();
-    service.upgrade();
-    let output = child.wait_with_output().expect("it is a child");
-    assert!(output.status.success(), "{}", output.status);
-    String::from_utf8(output.stdout).expect("it is text")
-}
+const PROGRAM: Program<'_> = Program { listener: "http", begun: 16 };
 
 #[test]
 fn wrk_sees_no_error() {
@@ -41,11 +32,20 @@ fn wrk_sees_no_error() {
         return;
     }
     let mut service = service();
-    let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c16", "-d4s"]).arg(format!("http://{}/", service.address("http")));
-    let text = output_of(&mut service, wrk);
-    // It has a line of errors only if there were some.
-    assert!(text.contains("requests in") && !text.contains("errors") && !text.contains("Non-2xx"), "{text}");
+    let url = format!("http://{}/", service.address("http"));
+    let wrk = |times: u32| {
+        let mut wrk = Command::new("wrk");
+        wrk.args(["-t1", "-c16", &format!("-d{}s", 2 * times), &url]);
+        wrk
+    };
+    PROGRAM.across_upgrades(&mut service, wrk, Service::upgrade_all, |_, text| {
+        // It has a line of errors only if there were some.
+        assert!(
+            text.contains("requests in") && !text.contains("errors") && !text.contains("Non-2xx"),
+            "{text}"
+        );
+    });
+    service.stop();
 }
 
 /// h2load does not come back after a GOAWAY, and fails by itself what it would send at that very moment: hence the pauses.
@@ -55,8 +55,14 @@ fn h2load_sees_no_request_fail() {
         return;
     }
     let mut service = service();
-    let mut h2load = Command::new("h2load");
-    h2load.args(["-D4", "-c32", "--rps=10"]).arg(format!("http://{}/", service.address("http")));
-    let text = output_of(&mut service, h2load);
-    assert!(text.contains(" 0 failed, 0 errored, 0 timeout"), "{text}");
+    let url = format!("http://{}/", service.address("http"));
+    let h2load = |times: u32| {
+        let mut h2load = Command::new("h2load");
+        h2load.args(["-c32", "--rps=10", &format!("-D{}", 2 * times), &url]);
+        h2load
+    };
+    PROGRAM.across_upgrades(&mut service, h2load, Service::upgrade_all, |_, text| {
+        assert!(text.contains(" 0 failed, 0 errored, 0 timeout"), "{text}");
+    });
+    service.stop();
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use load::{Http, Service, Version, have};
+use load::{Http, Program, Service, Version, have};
+
+/// That curl sends for an upgrade.
+const REQUESTS: u32 = 8000;
 
 fn service() -> Service {
     Service::of(env!("CARGO_BIN_EXE_hyper-hello")).listen("http", "tcp://127.0.0.1:0").start()
@@ -40,15 +43,14 @@ fn curl_gets_every_answer_on_one_connection_after_the_other() {
         return;
     }
     let mut service = service();
-    let url = format!("http://{}/?[1-20000]", service.address("http"));
-    let child = curl(&["--http1.1"], &url).spawn().expect("curl runs");
-    service.wait_for_connections(1);
-    service.upgrade();
-    service.upgrade();
-    let output = child.wait_with_output().expect("it is a child");
-    let answers = String::from_utf8(output.stdout).expect("it is text");
-    assert!(output.status.success(), "curl: {}", output.status);
-    assert_eq!(answers.lines().filter(|line| *line == "200").count(), 20000);
+    let address = service.address("http");
+    let curl = |times: u32| curl(&["--http1.1"], &format!("http://{address}/?[1-{}]", REQUESTS * times));
+    let program = Program { listener: "http", begun: 1 };
+    program.across_upgrades(&mut service, curl, Service::upgrade_all, |times, answers| {
+        let right = answers.lines().filter(|line| *line == "200").count();
+        assert_eq!(u32::try_from(right), Ok(REQUESTS * times), "of curl's answers");
+    });
+    service.stop();
 }
 
 /// A connection for each request: curl 7.88, Debian's, cannot use one of prior knowledge again.
@@ -67,9 +69,8 @@ fn curl_gets_every_answer_over_http_2() {
             assert_eq!(String::from_utf8_lossy(&output.stdout), "200\n", "curl: {}", output.status);
         }
     });
-    for _ in 0..load::upgrades() {
-        service.upgrade();
-    }
+    service.upgrade_all();
     over.store(true, Ordering::Relaxed);
     asking.join().expect("every request is answered");
+    service.stop();
 }
