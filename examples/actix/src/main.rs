@@ -35,10 +35,11 @@ async fn main(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result
     };
     let server = HttpServer::new(app).listen(http)?.disable_signals().run();
     let handle = server.handle();
+    let grace = GRACE.min(shutdown.drain_timeout() / 2);
     tokio::spawn(async move {
         shutdown.await;
         handle.pause().await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(grace).await;
         handle.stop(true).await;
     });
     ready.notify();

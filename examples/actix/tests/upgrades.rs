@@ -1,5 +1,8 @@
 //! actix-web over upgrades under load.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use load::{Http, Service, Version};
 
 #[test]
@@ -8,5 +11,17 @@ fn no_request_is_lost() {
         Service::of(env!("CARGO_BIN_EXE_actix-hello")).listen("http", "tcp://127.0.0.1:0").start();
     let http = Http::new(service.address("http"), Version::Http1);
     load::across_upgrades(&mut service, || http.clone());
+    service.stop();
+}
+
+#[test]
+fn an_idle_connection_is_closed_before_a_short_deadline() {
+    let command = Service::of(env!("CARGO_BIN_EXE_actix-hello")).listen("http", "tcp://127.0.0.1:0");
+    let mut service = command.drain_timeout("6s").start();
+    let server = service.address("http");
+    let mut idle = TcpStream::connect(server).expect("it accepts");
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
+    assert!(idle.read(&mut [0; 512]).expect("an answer") > 0);
+    service.upgrade();
     service.stop();
 }

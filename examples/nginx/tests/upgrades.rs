@@ -58,8 +58,8 @@ fn no_request_is_lost_behind_nginx() {
     let given = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nginx.conf")).expect("it is there");
     let path = |name: &str| service.path(name).display().to_string();
     let configuration = given
-        .replace("/tmp/behind-nginx.sock", &path("socket"))
-        .replace("/tmp/behind-nginx.nginx.pid", &path("nginx.pid"))
+        .replace("/run/behind-nginx/http.sock", &path("socket"))
+        .replace("/run/behind-nginx.nginx.pid", &path("nginx.pid"))
         .replace("127.0.0.1:8088", &address.to_string());
     fs::write(service.path("nginx.conf"), configuration).expect("it can be written");
     let mut nginx = Command::new("nginx");
@@ -67,6 +67,7 @@ fn no_request_is_lost_behind_nginx() {
     let _proxy = Proxy::start(&service, nginx, address);
     let http = Http::new(address, Version::Http1);
     load::across_upgrades(&mut service, || http.clone());
+    service.stop();
 }
 
 #[test]
@@ -87,4 +88,5 @@ fn no_request_is_lost_behind_haproxy() {
     let _proxy = Proxy::start(&service, haproxy, address);
     let http = Http::new(address, Version::Http1);
     load::across_upgrades(&mut service, || http.clone());
+    service.stop();
 }
