@@ -167,7 +167,7 @@ impl Scene {
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
         let Self { tracer, processes, accepted, exited, .. } = self;
         let ended = tracer.pump(|call| {
-            let (Call::Entry { process, .. } | Call::Exit { process, .. }) = call;
+            let (Call::Born { process } | Call::Entry { process, .. } | Call::Exit { process, .. }) = call;
             if !processes.contains(&process) {
                 processes.push(process);
             }

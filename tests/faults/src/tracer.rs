@@ -26,8 +26,9 @@ pub(crate) enum Verdict {
     Hold(Duration),
 }
 
-/// A system call that begins or has returned.
+/// A process that there is from now on, or a system call that begins or has returned.
 pub(crate) enum Call {
+    Born { process: i32 },
     Entry { process: i32, number: i64, arguments: [u64; 2] },
     Exit { process: i32, number: i64, result: i64 },
 }
@@ -97,8 +98,17 @@ impl Tracer {
                     Some(time) => self.held.push((thread, Instant::now() + time)),
                     None => self.resume(thread, None),
                 },
-                Ok(WaitStatus::PtraceEvent(thread, ..)) => {
+                Ok(WaitStatus::PtraceEvent(thread, _, event)) => {
                     self.task(thread);
+                    // Known before its first system call: should its parent be killed now, there is another.
+                    if [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE]
+                        .contains(&event)
+                    {
+                        let new = ptrace::getevent(thread).ok().and_then(|new| i32::try_from(new).ok());
+                        if let Some(new) = new {
+                            judge(Call::Born { process: self.task(Pid::from_raw(new)).process });
+                        }
+                    }
                     self.resume(thread, None);
                 }
                 Ok(WaitStatus::Stopped(thread, signal)) => self.resume(thread, Some(signal)),
