@@ -19,6 +19,8 @@ mod stream;
 
 pub use datagram::{UdpSocket, UnixDatagram};
 pub use listener::{TcpListener, UnixListener};
+#[cfg(feature = "http")]
+pub(crate) use stream::forward_write;
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, TcpStream, UnixStream};
 
 /// Does `attempt` on the descriptor of a gate, as soon as it is readable while the gate is open. Pending while it is

@@ -23,6 +23,7 @@ macro_rules! forward_read {
     };
 }
 
+/// Writes to the field `io`.
 macro_rules! forward_write {
     () => {
         fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -50,6 +51,9 @@ macro_rules! forward_write {
         }
     };
 }
+
+#[cfg(feature = "http")]
+pub(crate) use forward_write;
 
 macro_rules! counted_stream {
     ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty) => {

@@ -25,6 +25,8 @@ mod stream;
 
 #[cfg(unix)]
 pub use stream::UnixStream;
+#[cfg(feature = "http")]
+pub(crate) use stream::forward_write;
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 
 /// The socket of a gate, once it is open. Pending while it is closed, and for ever once it is retired.
