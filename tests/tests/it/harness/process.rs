@@ -131,15 +131,16 @@ impl Process {
         }
         let mut exit = self.inner.exit.lock().expect("no wait panics");
         *exit.get_or_insert_with(|| {
-            match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            // It is dead, so this does not wait for long: a tracer that it has (strace) sees the end ahead of its parent.
+            match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
                 Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                     (Some(status), _) => Exit::Status(status),
                     (_, Some(signal)) => Exit::Signal(signal),
                     _ => panic!("{self:?} ended in no way that is known: {status:?}"),
                 },
                 // Its parent is alive and has reaped it, or is about to.
-                Ok(None) | Err(Errno::CHILD) => Exit::Reaped,
-                Err(error) => panic!("waitid of {self:?}: {error}"),
+                Err(Errno::CHILD) => Exit::Reaped,
+                none => panic!("waitid of {self:?}: {none:?}"),
             }
         })
     }
