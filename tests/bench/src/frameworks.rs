@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::Result;
 use crate::options::Options;
-use crate::process::Service;
+use crate::process::{Apart, Service};
 use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::summarize;
+use crate::{Result, clock};
 
 /// The frameworks, and what the ratio of requests a second is to reach.
 const FRAMEWORKS: [(&str, Option<f64>); 5] =
@@ -87,24 +87,26 @@ impl Client {
 struct Server {
     service: Service,
     elapsed: Duration,
+    /// Processor time.
+    used: Duration,
     /// How long each request took.
     latencies: Vec<Duration>,
 }
 
 impl Server {
-    fn start(kind: &str, framework: &str) -> Result<Self> {
-        let service = Service::start(&[kind, framework])?;
-        Ok(Self { service, elapsed: Duration::ZERO, latencies: Vec::new() })
+    fn start(apart: &Apart, kind: &str, framework: &str) -> Result<Self> {
+        let service = apart.start(&[kind, framework])?;
+        Ok(Self { service, elapsed: Duration::ZERO, used: Duration::ZERO, latencies: Vec::new() })
     }
 
     fn load(&mut self, runtime: &Runtime, framework: &str, slice: Duration) -> Result<()> {
-        let address = self.service.address();
+        let (pid, address) = (self.service.process().pid(), self.service.address());
         runtime.block_on(async {
             let mut opened = Vec::new();
             for _ in 0..CONNECTIONS {
                 opened.push(Client::open(address, framework).await?);
             }
-            let begun = Instant::now();
+            let (begun, used) = (Instant::now(), clock::processor_time(pid)?);
             let mut clients = JoinSet::new();
             for client in opened {
                 clients.spawn(async move {
@@ -115,12 +117,18 @@ impl Server {
                 self.latencies.extend(latencies??);
             }
             self.elapsed += begun.elapsed();
+            self.used += clock::processor_time(pid)?.saturating_sub(used);
             Ok(())
         })
     }
 
     fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Microseconds of processor time for one.
+    fn cost(&self) -> f64 {
+        self.used.as_secs_f64() * 1e6 / self.latencies.len() as f64
     }
 
     /// In milliseconds.
@@ -146,16 +154,18 @@ async fn ask_again(mut client: Client, until: Instant) -> Result<Vec<Duration>> 
 pub(crate) fn measure(options: &Options) -> Result<Section> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rounds = options.rounds;
+    let apart = Apart::new()?;
     let mut rows = Vec::new();
     for (framework, target) in FRAMEWORKS {
         let (mut plain_rate, mut rate, mut plain_p99, mut p99) = (vec![], vec![], vec![], vec![]);
+        let (mut plain_cost, mut cost) = (vec![], vec![]);
         for round in 1..=rounds {
             progress(framework, round, rounds);
-            let mut plain = Server::start("plain-hello", framework)?;
-            let mut managed = Server::start("managed-hello", framework)?;
+            let mut plain = Server::start(&apart, "plain-hello", framework)?;
+            let mut managed = Server::start(&apart, "managed-hello", framework)?;
             for server in [&mut plain, &mut managed] {
                 server.load(&runtime, framework, options.slice / 4)?;
-                (server.elapsed, server.latencies) = (Duration::ZERO, Vec::new());
+                (server.elapsed, server.used, server.latencies) = Default::default();
             }
             // The other way round in every second round.
             let (first, second) =
@@ -166,6 +176,8 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
             first.load(&runtime, framework, options.slice)?;
             plain_rate.push(plain.rate());
             rate.push(managed.rate() / plain.rate());
+            plain_cost.push(plain.cost());
+            cost.push(managed.cost() / plain.cost());
             let of_plain = plain.p99();
             plain_p99.push(of_plain);
             p99.push(managed.p99() / of_plain);
@@ -177,6 +189,8 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
             Some(target) => ratio.with_target(Target::at_least(target, rate.median)),
             None => ratio,
         });
+        rows.push(Row::microseconds("… processor time of the service for one", summarize(plain_cost)));
+        rows.push(Row::ratio("… with tableflip, over that", summarize(cost)));
         rows.push(Row::milliseconds("… 99 of 100 are answered within", summarize(plain_p99)));
         rows.push(Row::ratio("… with tableflip, over that", summarize(p99)));
     }
@@ -184,7 +198,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
         title: "Frameworks",
         about: format!(
             "The hello world of each framework as its own pages have it, and as the example here does, driven in turn \
-             (A B B A) by one client thread over loopback on {CONNECTIONS} kept connections, HTTP/1.1 and for tonic HTTP/2; \
+             (A B B A) by one client thread over loopback, which has a processor of its own where there are two, on {CONNECTIONS} kept connections, HTTP/1.1 and for tonic HTTP/2; \
              {rounds} rounds of four slices of {} ms, each with new processes.",
             options.slice.as_millis()
         ),

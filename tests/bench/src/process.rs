@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +30,9 @@ pub(crate) const SERVICE: &str = "--service";
 
 /// After how long something that does not happen is a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For sched_setaffinity(2).
+const THIS_THREAD: Pid = Pid::from_raw(0);
 
 /// This program again, with other arguments.
 pub(crate) fn this_program() -> Result<Command> {
@@ -158,6 +162,46 @@ impl Drop for Service {
     fn drop(&mut self) {
         if let Err(error) = self.process.kill() {
             eprintln!("bench: process {}: {error}", self.process.pid);
+        }
+    }
+}
+
+/// The processors of this program: one for the client, which is the thread that calls, the others for the services. Where they
+/// share them it depends on the scheduler who waits for whom, and a service that has to do less may get less done. With only one
+/// processor they share it.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    all: CpuSet,
+    client: CpuSet,
+    services: CpuSet,
+}
+
+impl Apart {
+    pub(crate) fn new() -> Result<Self> {
+        let all = sched_getaffinity(THIS_THREAD)?;
+        let mut members = (0..CpuSet::count()).filter(|number| all.is_set(*number) == Ok(true));
+        let first = members.next().ok_or("no processor")?;
+        let (mut client, mut services) = (CpuSet::new(), CpuSet::new());
+        client.set(first)?;
+        for number in [members.next().unwrap_or(first)].into_iter().chain(members) {
+            services.set(number)?;
+        }
+        Ok(Self { all, client, services })
+    }
+
+    /// Starts a service on its processors.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Service> {
+        sched_setaffinity(THIS_THREAD, &self.services)?;
+        let service = Service::start(arguments);
+        sched_setaffinity(THIS_THREAD, &self.client)?;
+        service
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(THIS_THREAD, &self.all) {
+            eprintln!("bench: processors: {error}");
         }
     }
 }

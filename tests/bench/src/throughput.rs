@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::flavor::Flavor;
 use crate::options::Options;
-use crate::process::Service;
+use crate::process::{Apart, Service};
 use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::summarize;
 use crate::{Result, clock};
@@ -70,8 +70,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(kind: &str, flavor: &str) -> Result<Self> {
-        let service = Service::start(&[kind, flavor])?;
+    fn start(apart: &Apart, kind: &str, flavor: &str) -> Result<Self> {
+        let service = apart.start(&[kind, flavor])?;
         Ok(Self { service, done: 0, elapsed: Duration::ZERO, used: Duration::ZERO })
     }
 
@@ -169,6 +169,7 @@ impl Series {
 
 pub(crate) fn measure(options: &Options) -> Result<Section> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let apart = Apart::new()?;
     let rounds = options.rounds;
     let mut rows = Vec::new();
     for flavor in Flavor::ALL.map(Flavor::name) {
@@ -177,8 +178,8 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
             progress(flavor, round, rounds);
             for (load, series) in &mut all {
                 // New processes each time: where one has put its memory is not what is measured.
-                let mut plain = Server::start("plain", flavor)?;
-                let mut managed = Server::start("managed", flavor)?;
+                let mut plain = Server::start(&apart, "plain", flavor)?;
+                let mut managed = Server::start(&apart, "managed", flavor)?;
                 for server in [&mut plain, &mut managed] {
                     server.load(&runtime, *load, options.slice / 4)?;
                     (server.done, server.elapsed, server.used) = (0, Duration::ZERO, Duration::ZERO);
@@ -211,7 +212,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
         title: "Throughput",
         about: format!(
             "Two echo servers, one on tokio alone and one with managed listeners and streams, driven in turn \
-             (A B B A) by one client thread over loopback; {rounds} rounds of four slices of {} ms, each with new \
+             (A B B A) by one client thread over loopback, which has a processor of its own where there are two; {rounds} rounds of four slices of {} ms, each with new \
              processes. A connection is opened, sends a byte, reads it back and is closed; a request is 64 bytes \
              there and back on one of 32 open connections; the large messages go on four. Processor time is that \
              of the server for one of them, and a ratio above 1 is dearer.",
