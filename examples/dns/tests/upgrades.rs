@@ -144,3 +144,39 @@ fn dig_gets_every_answer_over_udp() {
 fn dig_gets_every_answer_over_tcp() {
     dig(&mut service(), "tcp", &["+tcp"]);
 }
+
+/// dnsperf counts what it sends and what is answered, and complains of an answer to nothing, which a second one is.
+#[test]
+fn dnsperf_gets_one_answer_to_each_query() {
+    if !have("dnsperf") {
+        return;
+    }
+    let mut service = service();
+    let names = service.path("names");
+    fs::write(&names, "www.example.org A\n").expect("it can be written");
+    let port = service.address("udp").port().to_string();
+    let dnsperf = |times: u32| {
+        let mut dnsperf = Command::new("dnsperf");
+        dnsperf.args(["-s", "127.0.0.1", "-p", &port, "-Q", &load::RATE.to_string(), "-c", "16", "-t", "10"]);
+        dnsperf.args(["-l", &times.to_string(), "-d"]).arg(&names);
+        dnsperf
+    };
+    let program = Program { listener: "udp", begun: 1 };
+    program.across_upgrades(&mut service, dnsperf, Service::upgrade_all, |_, text| {
+        let count = |what: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(what));
+            line.and_then(|rest| rest.split_whitespace().next())
+                .unwrap_or_else(|| panic!("no {what}\n{text}"))
+                .to_owned()
+        };
+        println!(
+            "dnsperf: {} queries at {} a second, {} lost",
+            count("Queries sent:"),
+            count("Queries per second:"),
+            count("Queries lost:")
+        );
+        assert_eq!(count("Queries completed:"), count("Queries sent:"), "{text}");
+        assert!(!text.contains("Warning"), "{text}");
+    });
+    service.stop();
+}
