@@ -1,5 +1,9 @@
 //! The system calls of a handover, and the errors that each of them can return, by their man pages.
+//!
+//! Not among them: close(2), which has closed the descriptor on Linux whatever it returns; brk(2) and mmap(2), for Rust ends a
+//! program that gets no memory, which is a kill at that call.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
@@ -22,16 +26,34 @@ const CALLS: &[Errors] = &[
     (
         libc::SYS_execve,
         "execve",
-        &[Errno::ENOENT, Errno::EACCES, Errno::E2BIG, Errno::ETXTBSY, Errno::ENOMEM, Errno::ELOOP],
+        &[
+            Errno::ENOENT,
+            Errno::EACCES,
+            Errno::E2BIG,
+            Errno::ETXTBSY,
+            Errno::ENOMEM,
+            Errno::ELOOP,
+            Errno::ENOEXEC,
+            Errno::EIO,
+        ],
     ),
     (libc::SYS_pidfd_open, "pidfd_open", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
     (libc::SYS_fcntl, "fcntl", &[Errno::EMFILE]),
     (libc::SYS_eventfd2, "eventfd2", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
     (libc::SYS_epoll_create1, "epoll_create1", &[Errno::EMFILE, Errno::ENOMEM]),
     (libc::SYS_epoll_ctl, "epoll_ctl", &[Errno::ENOMEM, Errno::ENOSPC]),
+    (libc::SYS_epoll_wait, "epoll_wait", &[Errno::EINTR]),
     (libc::SYS_poll, "poll", &[Errno::EINTR, Errno::ENOMEM]),
-    (libc::SYS_openat, "openat", &[Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ENOSPC, Errno::EROFS]),
+    (
+        libc::SYS_openat,
+        "openat",
+        &[Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ENOENT, Errno::ENOSPC, Errno::EROFS],
+    ),
+    (libc::SYS_read, "read", &[Errno::EIO]),
     (libc::SYS_write, "write", &[Errno::EINTR, Errno::ENOSPC, Errno::EIO]),
+    (libc::SYS_chdir, "chdir", &[Errno::EACCES, Errno::ENOENT]),
+    (libc::SYS_getcwd, "getcwd", &[Errno::ENOENT]),
+    (libc::SYS_prlimit64, "prlimit64", &[Errno::EPERM]),
     (libc::SYS_rename, "rename", &[Errno::EACCES, Errno::ENOSPC, Errno::EROFS]),
     (libc::SYS_unlink, "unlink", &[Errno::EACCES, Errno::EROFS]),
     (libc::SYS_statx, "statx", &[Errno::EACCES, Errno::ENOMEM]),
@@ -48,11 +70,11 @@ const CALLS: &[Errors] = &[
     (libc::SYS_waitid, "waitid", &[Errno::EINTR, Errno::ECHILD]),
 ];
 
-/// Whether a call is one that can return these errors: a write to an eventfd that has room, eventfd(2), cannot fail, and of
-/// what fcntl(2) does only F_DUPFD takes a new descriptor.
+/// Whether a call is one that can return these errors: of an eventfd that has room or something to be read, eventfd(2), neither
+/// can fail, and of what fcntl(2) does only F_DUPFD takes a new descriptor.
 pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bool {
     match call {
-        libc::SYS_write => {
+        libc::SYS_read | libc::SYS_write => {
             let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
             target.as_os_str() != "anon_inode:[eventfd]"
         }
@@ -64,13 +86,22 @@ pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bo
 /// Whether a text names the error of a call: pthread_create(3) says EAGAIN for a clone(2) that had no memory.
 pub(crate) fn is_named(text: &str, call: i64, error: Errno) -> bool {
     let is_clone = matches!(call, libc::SYS_clone | libc::SYS_clone3);
-    let named = |error| text.contains(&io::Error::from(error).to_string());
+    // As strerror(3) has it: the dynamic linker does not say the number.
+    let named = |error| {
+        let said = io::Error::from(error).to_string();
+        text.contains(said.split(" (os error").next().unwrap_or(&said))
+    };
     named(error) || is_clone && named(Errno::EAGAIN)
 }
 
 /// Each call with each of its errors.
 pub(crate) fn all() -> impl Iterator<Item = (i64, Errno)> {
     CALLS.iter().flat_map(|(call, _, errors)| errors.iter().map(|error| (*call, *error)))
+}
+
+/// Those calls of which none of these is.
+pub(crate) fn others(made: &BTreeMap<String, usize>) -> Vec<&'static str> {
+    CALLS.iter().map(|(_, name, _)| *name).filter(|name| !made.contains_key(*name)).collect()
 }
 
 /// What a system call is called; its number, if it is none of those that can be made to fail.

@@ -112,11 +112,6 @@ impl Load {
         std::mem::take(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner).worst)
     }
 
-    /// How many connections there are at most at a time.
-    pub(crate) fn clients(&self) -> u64 {
-        u64::try_from(self.clients.len()).expect("not as many")
-    }
-
     /// How many connections each client has begun.
     pub(crate) fn begun(&self) -> Vec<u64> {
         self.clients.iter().map(|client| client.begun.load(Ordering::Relaxed)).collect()

@@ -24,6 +24,7 @@ mod service;
 mod soak;
 mod tracer;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -129,11 +130,14 @@ struct Report {
     lost: u64,
     answered: u64,
     violations: usize,
+    /// How many points each system call had.
+    calls: BTreeMap<String, usize>,
 }
 
 impl Report {
     fn add(&mut self, name: &str, outcome: &Outcome) {
         self.points += 1;
+        *self.calls.entry(outcome.call.clone()).or_default() += 1;
         self.alone += usize::from(outcome.alone);
         self.upgraded += usize::from(outcome.upgraded);
         self.lost += outcome.lost;
@@ -202,5 +206,8 @@ fn errors(side: Side, (first, step): Slice) -> bool {
             );
         }
     }
+    let calls: Vec<_> = report.calls.iter().map(|(call, points)| format!("{call} {points}")).collect();
+    let others = errors::others(&report.calls);
+    println!("errors {side:?}: points of {}; none of {}", calls.join(", "), others.join(", "));
     report.print("errors", side)
 }

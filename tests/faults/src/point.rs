@@ -10,6 +10,9 @@ use crate::errors;
 use crate::scene::{Fault, Scene, Side, descriptors};
 use crate::tracer::send;
 
+/// More than are accepted at a turn, so that some wait in the queue.
+const CLIENTS: usize = 3;
+
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// The fault happened before the upgrade was over.
@@ -52,7 +55,7 @@ fn play(
         scene.hold().map_err(|error| error.to_string())?;
     }
     scene.trace(old)?;
-    scene.put_under_load(1, Duration::ZERO)?;
+    scene.put_under_load(CLIENTS, Duration::ZERO)?;
     let Some(hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
     outcome.reached = true;
     outcome.call.clone_from(&hit.call);

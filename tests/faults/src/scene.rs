@@ -1,5 +1,6 @@
 //! A service under load that is traced, and what is looked at while it is upgraded and broken.
 
+use std::collections::{HashMap, HashSet};
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -56,8 +57,6 @@ pub(crate) struct Hit {
     pub(crate) alone: bool,
     /// A connection that was accepted could not be registered with epoll: tokio has closed it, see docs/reliability.md.
     is_unregistered: bool,
-    /// What had come of the connections when the upgrade began.
-    before: Tally,
     /// The process that was asked for the upgrade, and the length of its log then.
     old: i32,
     log: usize,
@@ -76,8 +75,12 @@ pub(crate) struct Scene {
     held: Option<TcpStream>,
     /// Every process of the service so far that was traced.
     processes: Vec<i32>,
-    /// How many connections each of them has accepted.
-    accepted: Vec<(i32, u64)>,
+    /// What had come of the connections when the tracing began. None was under way.
+    before: Tally,
+    /// How many connections each of them has accepted since then.
+    accepted: HashMap<i32, u64>,
+    /// Those that are in accept4(2). The kernel does not say what came of it to one that is killed in it.
+    accepting: HashSet<i32>,
     /// The threads that have exited by themselves, with their status.
     exited: Vec<(i32, i32)>,
 }
@@ -111,7 +114,9 @@ impl Scene {
             load: Load::start(address, 0, Duration::ZERO),
             held: None,
             processes: vec![pid],
-            accepted: Vec::new(),
+            before: Tally::default(),
+            accepted: HashMap::new(),
+            accepting: HashSet::new(),
             exited: Vec::new(),
         };
         let deadline = Instant::now() + DEADLINE;
@@ -146,10 +151,12 @@ impl Scene {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// Traces the process that serves from now on, and what it starts.
+    /// Traces the process that serves from now on, and what it starts. No client may have a connection.
     pub(crate) fn trace(&mut self, process: i32) -> Result<(), String> {
         self.processes = vec![process];
+        self.before = self.load.tally();
         self.accepted.clear();
+        self.accepting.clear();
         self.exited.clear();
         self.tracer.attach(process).map_err(|errno| format!("cannot trace the service: {errno}"))
     }
@@ -165,19 +172,24 @@ impl Scene {
 
     /// `judge` is also told how many processes there have been.
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
-        let Self { tracer, processes, accepted, exited, .. } = self;
+        let Self { tracer, processes, accepted, accepting, exited, .. } = self;
         let ended = tracer.pump(|call| {
             let (Call::Born { process } | Call::Entry { process, .. } | Call::Exit { process, .. }) = call;
             if !processes.contains(&process) {
                 processes.push(process);
             }
-            if let Call::Exit { number: libc::SYS_accept4, result: 0.., .. } = call {
-                match accepted.iter_mut().find(|(of, _)| *of == process) {
-                    Some((_, count)) => *count += 1,
-                    None => accepted.push((process, 1)),
+            let verdict = judge(processes.len(), &call);
+            match call {
+                Call::Entry { number: libc::SYS_accept4, .. } if verdict != Verdict::Kill => {
+                    accepting.insert(process);
                 }
+                Call::Exit { number: libc::SYS_accept4, result, .. } => {
+                    accepting.remove(&process);
+                    *accepted.entry(process).or_default() += u64::from(result >= 0);
+                }
+                _ => {}
             }
-            judge(processes.len(), &call)
+            verdict
         });
         exited.extend(ended);
     }
@@ -269,8 +281,7 @@ impl Scene {
         spared: Option<Duration>,
     ) -> Result<Option<Hit>, String> {
         let old = self.processes[0];
-        self.accepted.clear();
-        let (before, log) = (self.load.tally(), self.log().len());
+        let log = self.log().len();
         send(old, Signal::SIGHUP);
         let deadline = Instant::now() + DEADLINE;
         let (mut count, mut calls_of_old, mut hit) = (0, 0, None);
@@ -303,7 +314,6 @@ impl Scene {
                     victim,
                     alone: victim == Some(old) && processes == 1,
                     is_unregistered: victim.is_none() && number == libc::SYS_epoll_ctl,
-                    before: before.clone(),
                     old,
                     log,
                 });
@@ -332,18 +342,17 @@ impl Scene {
         }
     }
 
-    /// How much was lost since the upgrade began. It is an error if that is more than whoever was hit had accepted and not
-    /// answered, or if anybody found nobody listening.
+    /// How much was lost since the tracing began. It is an error if that is more than whoever was hit had accepted and not
+    /// answered, or if anybody found nobody listening. Every connection is over.
     pub(crate) fn judge_losses(&self, hit: &Hit) -> Result<u64, String> {
         let tally = self.load.tally();
         let cut_off = hit.victim.map_or(u64::from(hit.is_unregistered), |victim| {
-            let accepted = self.accepted.iter().find(|(of, _)| *of == victim).map_or(0, |(_, count)| *count);
-            let answered = tally.answered_by(victim) - hit.before.answered_by(victim);
-            // Those that were under way when the counting began are on either side of it.
-            (accepted + self.load.clients()).saturating_sub(answered)
+            let accepted = self.accepted.get(&victim).copied().unwrap_or(0);
+            let answered = tally.answered_by(victim) - self.before.answered_by(victim);
+            (accepted + u64::from(self.accepting.contains(&victim))).saturating_sub(answered)
         });
-        let lost = tally.lost - hit.before.lost;
-        if lost > cut_off || tally.refused > hit.before.refused {
+        let lost = tally.lost - self.before.lost;
+        if lost > cut_off || tally.refused > self.before.refused {
             return Err(format!(
                 "lost {lost}, {:?}; {:?} was killed, with {cut_off} accepted and not answered",
                 tally.errors, hit.victim

@@ -62,9 +62,11 @@ impl Footprint {
         }
     }
 
-    /// Of what there is to be no more.
-    fn counts(&self) -> [usize; 3] {
-        [self.descriptors, self.threads, self.children]
+    /// Descriptors, threads and children are as many. Of the memory a part is the program's file, and how much of it is there
+    /// depends on who has used it.
+    fn is_as_small_as(&self, first: &Self) -> bool {
+        let counts = |of: &Self| [of.descriptors, of.threads, of.children];
+        counts(self) == counts(first) && self.resident_kib <= first.resident_kib * 5 / 4
     }
 
     fn print(&self, of: &str) {
@@ -143,9 +145,10 @@ fn soak(scene: &mut Scene, options: &Options, report: &mut Report) -> Result<(),
     // The last one has just begun, as the first had.
     serving = scene.upgrade(serving)?;
     scene.quieten()?;
-    let first = report.first.as_ref().map(Footprint::counts);
-    let grown =
-        scene.until("as much as the first process had", |_| Some(Footprint::of(serving).counts()) == first);
+    let first = report.first.as_ref();
+    let grown = scene.until("as much as the first process had", |_| {
+        first.is_some_and(|first| Footprint::of(serving).is_as_small_as(first))
+    });
     report.last = Some(Footprint::of(serving));
     grown
 }
@@ -162,7 +165,10 @@ fn one_broken(scene: &mut Scene, old: i32, random: &mut Rng, report: &mut Report
         }
     };
     let describe = |violation: String| format!("{fault:?} of the {side:?} process: {violation}");
+    // So that it is known what the process that is killed has accepted.
+    scene.quieten()?;
     scene.trace(old)?;
+    scene.load.pause(false);
     let hit = scene.break_it(side, fault, Some(PROBATION / 2)).map_err(describe)?;
     let serving = match &hit {
         Some(hit) => scene.outcome(hit),
