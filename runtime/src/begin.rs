@@ -130,7 +130,7 @@ fn try_begin<P>(
             }
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
-            manager = variables.connect();
+            manager = variables.connect()?;
             follows = manager.is_some() && !is_supervised;
             is_untold = variables.is_untold() && !is_supervised;
             if !is_supervised {

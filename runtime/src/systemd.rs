@@ -94,27 +94,31 @@ impl Variables {
     }
 
     /// The connection to the manager; `None` where there is none that can be told.
-    pub(crate) fn connect(&self) -> Option<Manager> {
-        let at = self.notify.as_deref()?;
-        let socket = match connect(at) {
-            Ok(socket) => socket,
-            // It may be a variable that nobody means for this process.
-            Err(error) => {
-                to_stderr(format_args!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
-                return None;
-            }
-        };
+    ///
+    /// # Errors
+    ///
+    /// There is no socket to be had. That says nothing of the manager, which may well follow this process one day: were it to
+    /// serve without, its end after the next upgrade would be that of the service.
+    pub(crate) fn connect(&self) -> Result<Option<Manager>, StartError> {
+        let Some(at) = self.notify.as_deref() else { return Ok(None) };
+        let socket = UnixDatagram::unbound()
+            .map_err(StartError::system("make a socket to talk to the service manager"))?;
+        // It may be a variable that nobody means for this process.
+        if let Err(error) = connect(&socket, at) {
+            to_stderr(format_args!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
+            return Ok(None);
+        }
         let number = |value: &OsString| value.to_str()?.parse::<u64>().ok();
         let is_ours = self.watchdog_pid.as_ref().is_none_or(|pid| number(pid) == Some(process::id().into()));
         let watchdog = self.watchdog.as_ref().filter(|_| is_ours).and_then(number).filter(|usec| *usec > 0);
         let store = std::env::var_os(FDSTORE).as_ref().and_then(number);
-        Some(Manager {
+        Ok(Some(Manager {
             socket,
             waiting: VecDeque::new(),
             barrier: None,
             watchdog: watchdog.map(Duration::from_micros),
             store: store.map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX)),
-        })
+        }))
     }
 
     /// The descriptors that the manager has passed to this process.
@@ -172,14 +176,12 @@ fn own_pidfd_id() -> Option<u64> {
     fstat(&pidfd).ok().filter(|_| is_pidfs).map(|file| file.st_ino)
 }
 
-fn connect(at: &OsStr) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
+fn connect(socket: &UnixDatagram, at: &OsStr) -> io::Result<()> {
     match at.as_bytes() {
-        [b'/', ..] => socket.connect(at)?,
-        [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
+        [b'/', ..] => socket.connect(at),
+        [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
     }
-    Ok(socket)
 }
 
 /// A descriptor that the manager has passed.
@@ -389,7 +391,7 @@ mod tests {
         /// The one that listens there.
         pub(crate) fn at(socket: &UnixDatagram) -> Self {
             let notify = socket.local_addr().unwrap().as_pathname().unwrap().to_owned();
-            Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap()
+            Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap().unwrap()
         }
     }
 
@@ -398,12 +400,25 @@ mod tests {
         let name = format!("tableflip-notify-{}", process::id());
         let at = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let variables = Variables { notify: Some(format!("@{name}").into()), ..Variables::default() };
-        variables.connect().unwrap().tell("READY=1".to_owned());
+        variables.connect().unwrap().unwrap().tell("READY=1".to_owned());
         let mut buffer = [0; 64];
         let length = at.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1");
         let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
-        assert!(nobody.connect().is_none());
+        assert!(nobody.connect().unwrap().is_none());
+    }
+
+    /// A manager that cannot be reached for the moment is none that is not there.
+    #[test]
+    fn without_a_socket_there_is_no_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _at = UnixDatagram::bind(&path).unwrap();
+        let variables = Variables { notify: Some(path.into()), ..Variables::default() };
+        let error =
+            fault::failing(libc::SYS_socket, Errno::EMFILE, || variables.connect().map(drop).unwrap_err());
+        let said = "cannot make a socket to talk to the service manager: Too many open files";
+        assert!(error.to_string().starts_with(said), "{error}");
     }
 
     #[test]
