@@ -135,6 +135,12 @@ impl Engine {
             self.successor = None;
             self.known_dead(pid);
             self.lose_company();
+            // The manager was told to follow it, and may by now.
+            if let Some(told) =
+                self.told.as_mut().filter(|_| matches!(self.state.phase, Phase::Announcing { .. }))
+            {
+                told.is_unsure();
+            }
             self.reason.get_or_insert(how);
             self.feed(Event::Exited);
             return true;

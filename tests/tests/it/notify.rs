@@ -238,3 +238,26 @@ fn an_upgrade_that_fails_is_told_at_once_after_a_crash_as_well() {
     assert!(failed.starts_with(start), "{failed}");
     assert_eq!(manager.line(), failed);
 }
+
+/// The manager may follow it by then: it finds the old process by the pid file, at a time that it does not say, and refuses what
+/// that says before.
+#[test]
+fn the_death_of_a_successor_that_was_announced_is_told_again_and_again() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    assert!(manager.line().starts_with("READY=1"));
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert!(manager.line().starts_with(&format!("MAINPID={}\n", new.pid())));
+    let barrier = manager.hear();
+    assert_eq!(barrier.0, "BARRIER=1");
+    new.kill();
+    let failed = manager.line();
+    assert!(failed.starts_with("READY=1\nSTATUS=generation 1 serves; the last upgrade failed: "), "{failed}");
+    assert_eq!(manager.line(), failed);
+    drop(barrier);
+    assert_eq!(service.served_by(), old.pid());
+    let newer = service.upgrade(&old);
+    assert_eq!(service.connect().who(), (2, newer.pid()));
+}
