@@ -14,6 +14,7 @@ type Errors = (i64, &'static str, &'static [Errno]);
 
 const CALLS: &[Errors] = &[
     (libc::SYS_socketpair, "socketpair", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
+    (libc::SYS_pipe2, "pipe2", &[Errno::EMFILE, Errno::ENFILE]),
     (libc::SYS_socket, "socket", &[Errno::EMFILE, Errno::ENOBUFS]),
     (
         libc::SYS_sendmsg,
@@ -71,9 +72,11 @@ const CALLS: &[Errors] = &[
 ];
 
 /// Whether a call is one that can return these errors: of an eventfd that has room or something to be read, eventfd(2), neither
-/// can fail, and of what fcntl(2) does only F_DUPFD takes a new descriptor.
-pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bool {
+/// can fail, and of what fcntl(2) does only F_DUPFD takes a new descriptor. A pipe that is broken is said of a stream and its
+/// like, which the socket of a service manager is not.
+pub(crate) fn can_fail(process: i32, call: i64, error: Errno, [fd, operation]: [u64; 2]) -> bool {
     match call {
+        libc::SYS_sendmsg => error != Errno::EPIPE || !is_datagram(process, fd),
         libc::SYS_read | libc::SYS_write => {
             let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
             target.as_os_str() != "anon_inode:[eventfd]"
@@ -81,6 +84,19 @@ pub(crate) fn can_fail(process: i32, call: i64, [fd, operation]: [u64; 2]) -> bo
         libc::SYS_fcntl => operation == u64::from(libc::F_DUPFD_CLOEXEC.unsigned_abs()),
         _ => true,
     }
+}
+
+/// Whether a descriptor is a Unix datagram socket, by the list of proc_pid_net(5).
+fn is_datagram(process: i32, fd: u64) -> bool {
+    const DATAGRAM: &str = "0002";
+    let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
+    let target = target.to_string_lossy();
+    let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+    let list = fs::read_to_string(format!("/proc/{process}/net/unix")).unwrap_or_default();
+    list.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(4);
+        (fields.next(), fields.nth(1)) == (Some(DATAGRAM), inode)
+    })
 }
 
 /// Whether a text names the error of a call: pthread_create(3) says EAGAIN for a clone(2) that had no memory.

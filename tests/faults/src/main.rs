@@ -8,6 +8,7 @@
 //! cargo run --release -p faults -- delay old|new       that system call is made later than everything else
 //! cargo run --release -p faults -- errors old|new      each system call of the handover fails once, with each error
 //! ... --slice 2/7                                      every seventh point, from the second
+//! ... --managed                                        under a service manager
 //! cargo run --release -p faults -- soak                upgrades under load, with a random one of these in one of ten
 //! ```
 //!
@@ -18,6 +19,7 @@
 
 mod errors;
 mod load;
+mod manager;
 mod point;
 mod scene;
 mod service;
@@ -41,24 +43,26 @@ const CALLS_BESIDE_DRAIN: usize = 800;
 /// Longer than the probation of the service, and than any answer takes that it is to overtake.
 const DELAY: Duration = Duration::from_millis(80);
 
-/// One of several equal parts of a sweep, from 1, and how many there are.
-type Slice = (usize, usize);
+/// Which points of a sweep are tried.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// Those of a service under a service manager.
+    managed: bool,
+    /// One of several equal parts, from 1, and how many there are.
+    slice: (usize, usize),
+}
 
 enum Command {
     /// Be the service.
     Serve,
-    Sweep(Vec<(Sweep, Side)>, Slice),
+    Sweep(Vec<(Sweep, Side)>, Extent),
     Soak(soak::Options),
 }
 
-type Sweep = fn(Side, Slice) -> bool;
+type Sweep = fn(Side, Extent) -> bool;
 
 impl Command {
     fn parse(words: &[&str]) -> Option<Self> {
-        let (words, slice) = match *words {
-            [ref words @ .., "--slice", slice] => (words, parse_slice(slice)?),
-            ref words => (words, (1, 1)),
-        };
         let sweeps: [(&str, Side, Sweep); 7] = [
             ("kill", Side::Old, kill),
             ("kill", Side::New, kill),
@@ -71,13 +75,36 @@ impl Command {
         match *words {
             ["serve"] => Some(Self::Serve),
             ["soak", ref options @ ..] => Some(Self::Soak(soak::Options::parse(options)?)),
-            ["sweep"] => Some(Self::Sweep(sweeps.map(|(_, side, sweep)| (sweep, side)).into(), slice)),
-            [what, whom] => {
+            ["sweep", ref options @ ..] => {
+                let sweeps = sweeps.map(|(_, side, sweep)| (sweep, side));
+                Some(Self::Sweep(sweeps.into(), Extent::parse(options)?))
+            }
+            [what, whom, ref options @ ..] => {
                 let is_meant = |side| whom == if side == Side::Old { "old" } else { "new" };
                 let (_, side, sweep) = sweeps.into_iter().find(|it| it.0 == what && is_meant(it.1))?;
-                Some(Self::Sweep(vec![(sweep, side)], slice))
+                Some(Self::Sweep(vec![(sweep, side)], Extent::parse(options)?))
             }
             _ => None,
+        }
+    }
+}
+
+impl Extent {
+    fn parse(mut options: &[&str]) -> Option<Self> {
+        let mut extent = Self { managed: false, slice: (1, 1) };
+        loop {
+            options = match *options {
+                [] => return Some(extent),
+                ["--managed", ref rest @ ..] => {
+                    extent.managed = true;
+                    rest
+                }
+                ["--slice", slice, ref rest @ ..] => {
+                    extent.slice = parse_slice(slice)?;
+                    rest
+                }
+                _ => return None,
+            };
         }
     }
 }
@@ -86,7 +113,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let Some(command) = Command::parse(&arguments) else {
-        eprintln!("usage: faults sweep | kill|delay|errors old|new | rescue new [--slice I/N]");
+        eprintln!("usage: faults sweep | kill|delay|errors old|new | rescue new [--managed] [--slice I/N]");
         eprintln!("       faults soak [--upgrades N] [--rate N] [--seed N]");
         return ExitCode::from(2);
     };
@@ -105,15 +132,15 @@ fn main() -> ExitCode {
     let all_is_well = match command {
         Command::Serve => true,
         Command::Soak(options) => soak::run(&options),
-        Command::Sweep(sweeps, slice) => {
-            let results: Vec<bool> = sweeps.into_iter().map(|(sweep, side)| sweep(side, slice)).collect();
+        Command::Sweep(sweeps, extent) => {
+            let results: Vec<bool> = sweeps.into_iter().map(|(sweep, side)| sweep(side, extent)).collect();
             results.into_iter().all(|result| result)
         }
     };
     if all_is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn parse_slice(text: &str) -> Option<Slice> {
+fn parse_slice(text: &str) -> Option<(usize, usize)> {
     let (i, n) = text.split_once('/')?;
     let (i, n) = (i.parse().ok()?, n.parse().ok()?);
     (1 <= i && i <= n).then_some((i, n))
@@ -125,6 +152,8 @@ struct Report {
     points: usize,
     /// The old process was killed before there was another: nobody can serve then.
     alone: usize,
+    /// The manager has started the service again.
+    restarted: usize,
     upgraded: usize,
     /// Connections that the killed process had accepted and not answered.
     lost: u64,
@@ -139,6 +168,7 @@ impl Report {
         self.points += 1;
         *self.calls.entry(outcome.call.clone()).or_default() += 1;
         self.alone += usize::from(outcome.alone);
+        self.restarted += usize::from(outcome.restarted);
         self.upgraded += usize::from(outcome.upgraded);
         self.lost += outcome.lost;
         self.answered += outcome.answered;
@@ -152,37 +182,43 @@ impl Report {
     }
 
     /// Returns whether all was well.
-    fn print(&self, what: &str, side: Side) -> bool {
+    fn print(&self, what: &str, side: Side, extent: Extent) -> bool {
+        let restarted = if extent.managed {
+            format!(", {} started again by the manager", self.restarted)
+        } else {
+            String::new()
+        };
         println!(
-            "{what} {side:?}: {} points tried, {} of them with nobody else to serve yet, {} upgraded all the same; {} \
-             connections answered, {} lost that the process that was hit had accepted; {} violations",
+            "{what} {side:?}: {} points tried, {} of them with nobody else to serve yet, {} upgraded all the \
+             same{restarted}; {} connections answered, {} lost that the process that was hit had accepted; {} violations",
             self.points, self.alone, self.upgraded, self.answered, self.lost, self.violations
         );
         self.violations == 0 && self.points > 0
     }
 }
 
-fn kill(side: Side, slice: Slice) -> bool {
-    at_every_call("kill", side, slice, |at| Fault::Kill { at })
+fn kill(side: Side, extent: Extent) -> bool {
+    at_every_call("kill", side, extent, |at| Fault::Kill { at })
 }
 
-fn rescue(side: Side, slice: Slice) -> bool {
-    at_every_call("rescue", side, slice, |at| Fault::KillBesideDrain { at })
+fn rescue(side: Side, extent: Extent) -> bool {
+    at_every_call("rescue", side, extent, |at| Fault::KillBesideDrain { at })
 }
 
-fn delay(side: Side, slice: Slice) -> bool {
-    at_every_call("delay", side, slice, |at| Fault::Delay { at, by: DELAY })
+fn delay(side: Side, extent: Extent) -> bool {
+    at_every_call("delay", side, extent, |at| Fault::Delay { at, by: DELAY })
 }
 
-fn at_every_call(what: &str, side: Side, (first, step): Slice, fault: impl Fn(usize) -> Fault) -> bool {
+fn at_every_call(what: &str, side: Side, extent: Extent, fault: impl Fn(usize) -> Fault) -> bool {
+    let (first, step) = extent.slice;
     let mut report = Report::default();
     for at in (first..MAX_POINTS).step_by(step) {
         let fault = fault(at);
-        let outcome = point::run(side, fault);
+        let outcome = point::run(extent.managed, side, fault);
         let is_over = !outcome.reached && outcome.violation.is_none();
         if is_over || matches!(fault, Fault::KillBesideDrain { .. }) && at > CALLS_BESIDE_DRAIN {
             println!("{what} {side:?}: over before system call {at}");
-            return report.print(what, side);
+            return report.print(what, side, extent);
         }
         report.add(&format!("{what}, system call {at} ({}) of the {side:?} process", outcome.call), &outcome);
     }
@@ -190,13 +226,14 @@ fn at_every_call(what: &str, side: Side, (first, step): Slice, fault: impl Fn(us
     false
 }
 
-fn errors(side: Side, (first, step): Slice) -> bool {
+fn errors(side: Side, extent: Extent) -> bool {
+    let (first, step) = extent.slice;
     let mut report = Report::default();
     for (number, (call, error)) in errors::all().enumerate() {
         // Of each error of each call, so that a slice has some of every kind, and the slices together have all.
         let nths = (1..MAX_POINTS).filter(|nth| (number + nth) % step == first % step);
         for nth in nths {
-            let outcome = point::run(side, Fault::Error { call, error, nth });
+            let outcome = point::run(extent.managed, side, Fault::Error { call, error, nth });
             if !outcome.reached && outcome.violation.is_none() {
                 break;
             }
@@ -209,5 +246,5 @@ fn errors(side: Side, (first, step): Slice) -> bool {
     let calls: Vec<_> = report.calls.iter().map(|(call, points)| format!("{call} {points}")).collect();
     let others = errors::others(&report.calls);
     println!("errors {side:?}: points of {}; none of {}", calls.join(", "), others.join(", "));
-    report.print("errors", side)
+    report.print("errors", side, extent)
 }

@@ -4,11 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use crate::errors;
+use crate::manager::{Manager, SLOW, SOCKET};
 use crate::scene::{Fault, Scene, Side, descriptors};
-use crate::tracer::send;
 
 /// More than are accepted at a turn, so that some wait in the queue.
 const CLIENTS: usize = 3;
@@ -20,6 +18,8 @@ pub(crate) struct Outcome {
     /// The system call that it hit.
     pub(crate) call: String,
     pub(crate) alone: bool,
+    /// The service had ended to its manager, which started it again.
+    pub(crate) restarted: bool,
     /// The new process served.
     pub(crate) upgraded: bool,
     /// If not, what was said.
@@ -30,15 +30,22 @@ pub(crate) struct Outcome {
     pub(crate) log: String,
 }
 
-/// Makes a service, upgrades it, and breaks it meanwhile.
-pub(crate) fn run(side: Side, fault: Fault) -> Outcome {
+/// Makes a service, under a service manager or by itself, upgrades it, and breaks it meanwhile.
+pub(crate) fn run(managed: bool, side: Side, fault: Fault) -> Outcome {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut outcome = Outcome::default();
     // As soon as can be where the fault is to hit a successor beside a drain.
     let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { "1ms" } else { "50ms" };
-    let mut scene = Scene::start(dir.path(), probation);
-    outcome.violation = play(&mut scene, dir.path(), side, fault, &mut outcome).err();
-    outcome.log = scene.log();
+    // One is quicker than whoever is left after a death, the next is not.
+    let delay = if fault.number() % 2 == 0 { SLOW } else { Duration::ZERO };
+    let manager = managed.then(|| Manager::new(dir.path(), delay));
+    match Scene::start(dir.path(), probation, manager) {
+        Ok(mut scene) => {
+            outcome.violation = play(&mut scene, dir.path(), side, fault, &mut outcome).err();
+            outcome.log = scene.log();
+        }
+        Err(violation) => outcome.violation = Some(violation),
+    }
     outcome
 }
 
@@ -60,11 +67,12 @@ fn play(
     outcome.reached = true;
     outcome.call.clone_from(&hit.call);
     outcome.alone = hit.alone;
-    if hit.alone {
+    if hit.alone && !scene.is_managed() {
         return Ok(());
     }
     let serving = scene.outcome(&hit)?;
-    outcome.upgraded = serving != old;
+    outcome.restarted = scene.restarted;
+    outcome.upgraded = serving != old && !scene.restarted;
     if !outcome.upgraded {
         outcome.reason = scene.said_since(&hit);
     }
@@ -77,9 +85,12 @@ fn play(
         }
         _ => {}
     }
+    if serving == old {
+        scene.hear_of_failure()?;
+    }
 
     // And it can be upgraded.
-    send(serving, Signal::SIGHUP);
+    scene.reload(serving);
     scene.until("a further upgrade", |scene| scene.named() != Some(serving))?;
     let last = scene.settle()?;
     scene.load.stop();
@@ -89,12 +100,11 @@ fn play(
     outcome.answered = scene.load.tally().answers();
     outcome.lost = scene.judge_losses(&hit)?;
 
-    send(last, Signal::SIGTERM);
-    scene.until("the end", |scene| scene.alive().is_empty())?;
+    scene.stop(last)?;
     let left: Vec<_> = fs::read_dir(dir)
         .expect("the directory is there")
         .filter_map(|entry| Some(entry.ok()?.file_name()))
-        .filter(|name| name != "log")
+        .filter(|name| name != "log" && name != SOCKET)
         .collect();
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
 }

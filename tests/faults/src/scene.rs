@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use crate::errors;
 use crate::load::{Load, Tally};
+use crate::manager::Manager;
 use crate::service::{HOLD, PIDFILE};
 use crate::tracer::{Call, Tracer, Verdict, send};
 
@@ -46,6 +47,17 @@ pub(crate) enum Fault {
     Error { call: i64, error: Errno, nth: usize },
 }
 
+impl Fault {
+    /// Its place among those of its kind.
+    pub(crate) fn number(self) -> usize {
+        let (Self::Kill { at: number }
+        | Self::KillBesideDrain { at: number }
+        | Self::Delay { at: number, .. }
+        | Self::Error { nth: number, .. }) = self;
+        number
+    }
+}
+
 /// What a fault has hit.
 #[derive(Debug)]
 pub(crate) struct Hit {
@@ -67,14 +79,18 @@ const FAILURES: [&str; 3] = ["upgrade failed: ", "upgrade refused: ", " is start
 
 pub(crate) struct Scene {
     dir: PathBuf,
+    probation: String,
     tracer: Tracer,
     first: Child,
     address: SocketAddr,
     pub(crate) load: Load,
     /// A connection that keeps the first process from ending its drain.
     held: Option<TcpStream>,
+    manager: Option<Manager>,
     /// Every process of the service so far that was traced.
     processes: Vec<i32>,
+    /// Those of them that a fault has ended.
+    killed: Vec<i32>,
     /// What had come of the connections when the tracing began. None was under way.
     before: Tally,
     /// How many connections each of them has accepted since then.
@@ -83,48 +99,59 @@ pub(crate) struct Scene {
     accepting: HashSet<i32>,
     /// The threads that have exited by themselves, with their status.
     exited: Vec<(i32, i32)>,
+    /// The manager has started it once more.
+    pub(crate) restarted: bool,
 }
 
 impl Scene {
     /// Starts a service, with this probation, and waits until it serves.
-    pub(crate) fn start(dir: &Path, probation: &str) -> Self {
-        let log = File::create(dir.join("log")).expect("a file for stderr");
-        let mut first = Command::new(env::current_exe().expect("this program has a path"))
-            .arg("serve")
-            .current_dir(dir)
-            .env_remove("TABLEFLIP_HANDOVER")
-            .env("TABLEFLIP_PROBATION", probation)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the service can be started");
+    pub(crate) fn start(dir: &Path, probation: &str, manager: Option<Manager>) -> Result<Self, String> {
+        let mut first = start(dir, probation, manager.as_ref(), Stdio::piped());
         let mut line = String::new();
         let mut stdout = BufReader::new(first.stdout.take().expect("it is a pipe"));
         stdout.read_line(&mut line).expect("the service says where it listens");
         // Its successors write there as well.
         thread::spawn(move || stdout.lines().for_each(drop));
         let address = line.trim().parse().expect("an address");
-        let pid = i32::try_from(first.id()).expect("a process ID");
-        let scene = Self {
+        let mut scene = Self {
             dir: dir.to_owned(),
+            probation: probation.to_owned(),
             tracer: Tracer::default(),
             first,
             address,
             load: Load::start(address, 0, Duration::ZERO),
             held: None,
-            processes: vec![pid],
+            manager,
+            processes: Vec::new(),
+            killed: Vec::new(),
             before: Tally::default(),
             accepted: HashMap::new(),
             accepting: HashSet::new(),
             exited: Vec::new(),
+            restarted: false,
         };
-        let deadline = Instant::now() + DEADLINE;
-        while scene.named() != Some(pid) {
-            assert!(Instant::now() < deadline, "the service does not serve");
-            thread::yield_now();
+        scene.wait_for_first()?;
+        Ok(scene)
+    }
+
+    fn wait_for_first(&mut self) -> Result<(), String> {
+        let pid = i32::try_from(self.first.id()).expect("a process ID");
+        self.processes = vec![pid];
+        if let Some(manager) = &mut self.manager {
+            manager.follow(pid);
         }
-        scene
+        self.until("the start", |scene| scene.named() == Some(pid) && scene.is_content_with(pid))
+    }
+
+    /// Starts the service again, as the manager does that has seen it end.
+    fn restart(&mut self) -> Result<(), String> {
+        self.held = None;
+        self.until("the end of what was left", |scene| scene.alive().is_empty())?;
+        // Where it listens is known.
+        self.first = start(&self.dir, &self.probation, self.manager.as_ref(), Stdio::null());
+        self.wait_for_first()?;
+        self.restarted = true;
+        self.attach(self.processes[0])
     }
 
     /// Has clients ask it, and waits for the first answer.
@@ -144,7 +171,7 @@ impl Scene {
 
     /// The process that the pid file names.
     pub(crate) fn named(&self) -> Option<i32> {
-        fs::read_to_string(self.dir.join(PIDFILE)).ok()?.trim().parse().ok()
+        named_in(&self.dir)
     }
 
     pub(crate) fn log(&self) -> String {
@@ -155,9 +182,14 @@ impl Scene {
     pub(crate) fn trace(&mut self, process: i32) -> Result<(), String> {
         self.processes = vec![process];
         self.before = self.load.tally();
+        self.killed.clear();
         self.accepted.clear();
         self.accepting.clear();
         self.exited.clear();
+        self.attach(process)
+    }
+
+    fn attach(&mut self, process: i32) -> Result<(), String> {
         self.tracer.attach(process).map_err(|errno| format!("cannot trace the service: {errno}"))
     }
 
@@ -172,7 +204,7 @@ impl Scene {
 
     /// `judge` is also told how many processes there have been.
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
-        let Self { tracer, processes, accepted, accepting, exited, .. } = self;
+        let Self { tracer, processes, killed, accepted, accepting, exited, manager, .. } = self;
         let ended = tracer.pump(|call| {
             let (Call::Born { process } | Call::Entry { process, .. } | Call::Exit { process, .. }) = call;
             if !processes.contains(&process) {
@@ -189,9 +221,13 @@ impl Scene {
                 }
                 _ => {}
             }
+            killed.extend((verdict == Verdict::Kill).then_some(process));
             verdict
         });
         exited.extend(ended);
+        if let Some(manager) = manager {
+            manager.heed(processes, killed);
+        }
     }
 
     /// Waits for something, while everything goes on.
@@ -199,6 +235,7 @@ impl Scene {
         let deadline = Instant::now() + DEADLINE;
         loop {
             self.pump();
+            self.look_for_violation()?;
             if is_so(self) {
                 return Ok(());
             }
@@ -206,8 +243,11 @@ impl Scene {
                 let (named, alive, tally) = (self.named(), self.alive(), self.load.tally());
                 return Err(format!(
                     "{what}: not within {DEADLINE:?}; the pid file names {named:?}; of {:?} there are {alive:?}; the last \
-                     answer was {:?}'s, lost {:?}",
-                    self.processes, tally.last, tally.errors
+                     answer was {:?}'s, lost {:?}; {}",
+                    self.processes,
+                    tally.last,
+                    tally.errors,
+                    self.manager.as_ref().map(Manager::story).unwrap_or_default()
                 ));
             }
             thread::sleep(Duration::from_micros(50));
@@ -219,16 +259,66 @@ impl Scene {
         self.processes.iter().copied().filter(|pid| is_there(*pid)).collect()
     }
 
-    /// Waits until one serves, the pid file names it, and no other is left, not even as a zombie. Returns that one.
+    /// Waits until one serves, the pid file names it, a manager follows it, and no other is left, not even as a zombie.
+    /// Returns that one.
     pub(crate) fn settle(&mut self) -> Result<i32, String> {
-        let settled = |scene: &Self| {
-            let alive = scene.alive();
-            alive.len() == 1
-                && scene.named() == alive.first().copied()
-                && scene.load.tally().last == scene.named()
+        let settled = |scene: &Self| match scene.alive()[..] {
+            [one] => {
+                scene.named() == Some(one)
+                    && scene.load.tally().last == Some(one)
+                    && scene.is_content_with(one)
+            }
+            _ => false,
         };
-        self.until("one process that serves, with the pid file in its name", settled)?;
+        let what = "one process that serves, with the pid file in its name";
+        self.until(what, |scene| settled(scene) || scene.has_ended())?;
+        if self.has_ended() {
+            self.restart()?;
+            self.until(what, settled)?;
+        }
         Ok(self.alive()[0])
+    }
+
+    /// Whether there is no manager, or one that has nothing left to wait for.
+    fn is_content_with(&self, process: i32) -> bool {
+        self.manager.as_ref().is_none_or(|manager| manager.is_content_with(process))
+    }
+
+    /// Whether the service is over to a manager, which starts it again once nothing is left of it.
+    fn has_ended(&self) -> bool {
+        self.manager.as_ref().is_some_and(Manager::has_ended_the_unit)
+    }
+
+    fn look_for_violation(&self) -> Result<(), String> {
+        self.manager.as_ref().and_then(Manager::violation).map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn is_managed(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// Waits until a manager, if there is one, was told why the upgrade has failed. One that may have followed another process is
+    /// told once it can listen.
+    pub(crate) fn hear_of_failure(&mut self) -> Result<(), String> {
+        let has_heard = |manager: &Manager| manager.status().contains("; the last upgrade failed: ");
+        self.until("the reason in the status", |scene| scene.manager.as_ref().is_none_or(has_heard))
+    }
+
+    /// Asks for an upgrade.
+    pub(crate) fn reload(&mut self, process: i32) {
+        if let Some(manager) = &mut self.manager {
+            manager.reload();
+        }
+        send(process, Signal::SIGHUP);
+    }
+
+    /// Stops the service, and waits until nothing is left of it.
+    pub(crate) fn stop(&mut self, process: i32) -> Result<(), String> {
+        if let Some(manager) = &mut self.manager {
+            manager.stop();
+        }
+        send(process, Signal::SIGTERM);
+        self.until("the end", |scene| scene.alive().is_empty() && (!scene.is_managed() || scene.has_ended()))
     }
 
     /// What has been said since the upgrade began that a fault has hit.
@@ -242,7 +332,7 @@ impl Scene {
             let failed = || FAILURES.iter().any(|failure| scene.said_since(hit).contains(failure));
             scene.named() != Some(hit.old) || failed()
         };
-        self.until("the outcome of the upgrade", is_over)?;
+        self.until("the outcome of the upgrade", |scene| is_over(scene) || scene.has_ended())?;
         self.held = None;
         self.settle()
     }
@@ -263,7 +353,7 @@ impl Scene {
 
     /// An upgrade of the service, which is not traced. Returns who serves.
     pub(crate) fn upgrade(&mut self, old: i32) -> Result<i32, String> {
-        send(old, Signal::SIGHUP);
+        self.reload(old);
         self.processes = vec![old];
         self.until("the upgrade", |scene| scene.named() != Some(old))?;
         self.processes.extend(self.named());
@@ -282,7 +372,7 @@ impl Scene {
     ) -> Result<Option<Hit>, String> {
         let old = self.processes[0];
         let log = self.log().len();
-        send(old, Signal::SIGHUP);
+        self.reload(old);
         let deadline = Instant::now() + DEADLINE;
         let (mut count, mut calls_of_old, mut hit) = (0, 0, None);
         let mut since_two: Option<Instant> = None;
@@ -299,7 +389,9 @@ impl Scene {
                 }
                 let is_counted = match fault {
                     Fault::Kill { .. } | Fault::KillBesideDrain { .. } | Fault::Delay { .. } => true,
-                    Fault::Error { call, .. } => call == number && errors::can_fail(process, call, arguments),
+                    Fault::Error { call, error, .. } => {
+                        call == number && errors::can_fail(process, call, error, arguments)
+                    }
                 };
                 count += usize::from(is_counted);
                 let verdict = match fault {
@@ -320,6 +412,7 @@ impl Scene {
                 calls_of_old = 0;
                 verdict
             });
+            self.look_for_violation()?;
             let victim = hit.as_ref().and_then(|hit| hit.victim);
             if side == Side::New
                 && victim.is_some()
@@ -329,7 +422,8 @@ impl Scene {
                 // The old process had decided to go when the new one was killed.
                 return Ok(None);
             }
-            let old_goes_on = side == Side::Old || victim.is_none() || calls_of_old >= LAST_CALLS;
+            let old_goes_on =
+                side == Side::Old || victim.is_none() || calls_of_old >= LAST_CALLS || self.has_ended();
             if hit.is_some() && old_goes_on && victim.is_none_or(|victim| !is_running(victim))
                 || hit.is_none() && !is_running(old)
             {
@@ -364,8 +458,9 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Nothing of a scene outlives it. The clients wait for those who are stopped.
+        // Nothing of a scene outlives it. The clients wait for those who are stopped, and for what a manager has stored.
         self.load.stop();
+        self.manager = None;
         let deadline = Instant::now() + DEADLINE;
         while !self.alive().is_empty() && Instant::now() < deadline {
             self.alive().into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
@@ -378,6 +473,34 @@ impl Drop for Scene {
     }
 }
 
+/// Starts the service, with this probation.
+fn start(dir: &Path, probation: &str, manager: Option<&Manager>, stdout: Stdio) -> Child {
+    let executable = env::current_exe().expect("this program has a path");
+    let log = File::options().create(true).append(true).open(dir.join("log")).expect("a file for stderr");
+    let mut command = match manager {
+        Some(manager) => manager.command(&executable).expect("descriptors for what it has stored"),
+        None => {
+            let mut command = Command::new(&executable);
+            command.stdin(Stdio::null());
+            command
+        }
+    };
+    command
+        .arg("serve")
+        .current_dir(dir)
+        .env_remove("TABLEFLIP_HANDOVER")
+        .env("TABLEFLIP_PROBATION", probation)
+        .stdout(stdout)
+        .stderr(log)
+        .spawn()
+        .expect("the service can be started")
+}
+
+/// The process that the pid file in a directory names.
+pub(crate) fn named_in(dir: &Path) -> Option<i32> {
+    fs::read_to_string(dir.join(PIDFILE)).ok()?.trim().parse().ok()
+}
+
 /// Whether a process is there, be it as a zombie.
 fn is_there(pid: i32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
@@ -386,6 +509,12 @@ fn is_there(pid: i32) -> bool {
 pub(crate) fn is_running(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// The parent of a process.
+pub(crate) fn parent_of(pid: i32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
 }
 
 pub(crate) fn descriptors(pid: i32) -> usize {

@@ -100,7 +100,13 @@ struct Report {
 /// Returns whether all was well.
 pub(crate) fn run(options: &Options) -> bool {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut scene = Scene::start(dir.path(), &format!("{}ms", PROBATION.as_millis()));
+    let mut scene = match Scene::start(dir.path(), &format!("{}ms", PROBATION.as_millis()), None) {
+        Ok(scene) => scene,
+        Err(violation) => {
+            println!("VIOLATION: {violation}");
+            return false;
+        }
+    };
     let mut report = Report::default();
     println!("seed {}", options.seed);
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of them.
+//! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of them, and
+//! twelve weeks all of those under a service manager.
 
 use std::env;
 use std::io::{self, Write};
@@ -28,11 +29,19 @@ fn run(words: &[&str]) {
     shown.expect("stderr can be written");
 }
 
+/// The number of the day.
+fn today() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set").as_secs() / 86_400
+}
+
+/// Which of so many slices is the one at this time.
+fn slice(time: u64, slices: u64) -> String {
+    let slices = if is_slow_wanted() { slices } else { slices * FEWER };
+    format!("{}/{slices}", time % slices + 1)
+}
+
 fn sweep(what: &str, side: &str) {
-    let slices = if is_slow_wanted() { 7 } else { 7 * FEWER };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
-    let today = now.as_secs() / 86_400 % slices + 1;
-    run(&[what, side, "--slice", &format!("{today}/{slices}")]);
+    run(&[what, side, "--slice", &slice(today(), 7)]);
 }
 
 #[test]
@@ -68,6 +77,23 @@ fn any_system_call_of_the_old_process_fails() {
 #[test]
 fn any_system_call_of_the_new_process_fails() {
     sweep("errors", "new");
+}
+
+/// Each day another of the sweeps: a slice of each would be a long day.
+#[test]
+fn the_same_under_a_service_manager() {
+    const SWEEPS: [[&str; 2]; 7] = [
+        ["kill", "old"],
+        ["kill", "new"],
+        ["rescue", "new"],
+        ["delay", "old"],
+        ["delay", "new"],
+        ["errors", "old"],
+        ["errors", "new"],
+    ];
+    let (week, day) = (today() / 7, today() % 7);
+    let [what, side] = SWEEPS[usize::try_from(day).expect("a week has seven days")];
+    run(&[what, side, "--managed", "--slice", &slice(week, 12)]);
 }
 
 #[test]
