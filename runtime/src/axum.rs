@@ -29,7 +29,7 @@ macro_rules! listener {
                     match <$listener>::accept(self).await {
                         Ok(accepted) => return accepted,
                         Err(error) => {
-                            tracing::error!(target: "tableflip", %error, "cannot accept");
+                            self.complain(&error);
                             tokio::time::sleep(PAUSE).await;
                         }
                     }

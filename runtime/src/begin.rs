@@ -27,7 +27,7 @@ use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
 use crate::hint;
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::{complain, tell, to_stderr};
+use crate::report::{cannot_start, complain};
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
@@ -76,7 +76,7 @@ pub(crate) fn begin<P>(
             }
         }
         if is_process {
-            to_stderr(format_args!("cannot start: {error}"));
+            cannot_start(error);
         }
     })
 }
@@ -97,7 +97,8 @@ fn try_begin<P>(
     // A service manager that is told, and that follows the generations itself.
     let mut manager = None;
     let mut follows = false;
-    let mut is_untold = false;
+    // What is to be said of the start as soon as it is known of which generation it is.
+    let mut warnings = Vec::new();
     let mut passed = Vec::new();
     match host {
         Host::Process => {
@@ -130,9 +131,15 @@ fn try_begin<P>(
             }
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
-            manager = variables.connect()?;
+            manager = variables.connect(&mut warnings)?;
             follows = manager.is_some() && !is_supervised;
-            is_untold = variables.is_untold() && !is_supervised;
+            if variables.is_untold() && !is_supervised && offered.is_none() {
+                warnings.push(
+                    "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
+                     one is that of the service; use Type=notify, or the option `supervise`"
+                        .to_owned(),
+                );
+            }
             if !is_supervised {
                 launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
             }
@@ -158,13 +165,8 @@ fn try_begin<P>(
         signals::wake_through(shared.waker().as_fd()).map_err(StartError::system("duplicate an eventfd"))?;
     }
     drop(blocked);
-    if is_untold && generation == 1 {
-        complain!(
-            shared,
-            WARN,
-            "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first one is \
-             that of the service; use Type=notify, or the option `supervise`"
-        );
+    for warning in warnings {
+        complain!(shared, WARN, "{warning}");
     }
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
@@ -187,7 +189,8 @@ fn try_begin<P>(
     if let Some(supervisor) = supervisor {
         shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
     }
-    let mut opened = open_listeners(mem::take(&mut settings.listeners), sockets, passed, manager.as_mut())?;
+    let mut opened =
+        open_listeners(mem::take(&mut settings.listeners), sockets, passed, manager.as_mut(), &shared)?;
     let control = match settings.control.take().filter(|_| is_process) {
         Some(control) => open_control(&control, &mut opened, &shared)?,
         None => None,
@@ -196,8 +199,8 @@ fn try_begin<P>(
     let left = left.into_iter().chain(passed.into_iter().map(offered_by_manager)).collect();
     let mut start = Start::new(shared.clone(), held, left, files);
     let forget = |start: &Start| {
-        sockets::forget(&start.held);
-        sockets::forget(control.as_slice());
+        sockets::forget(&start.held, &shared);
+        sockets::forget(control.as_slice(), &shared);
     };
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
     let prepared = prepared.inspect_err(|_| forget(&start))?;
@@ -452,6 +455,7 @@ fn open_listeners(
     offered: Vec<(Entry, OwnedFd)>,
     passed: Vec<Passed>,
     mut manager: Option<&mut Manager>,
+    shared: &Shared,
 ) -> Result<Opened, StartError> {
     let left = offered.into_iter().enumerate().map(|(at, (entry, fd))| (at, entry, fd)).collect();
     let mut opened = Opened { held: Vec::new(), adopted: Vec::new(), left, passed };
@@ -464,7 +468,7 @@ fn open_listeners(
         match adopted.map_or_else(|| opened.bind(&name, &address, manager.as_deref_mut()), Ok) {
             Ok(held) => opened.held.push(held),
             Err(error) => {
-                sockets::forget(&opened.held);
+                sockets::forget(&opened.held, shared);
                 return Err(error);
             }
         }
@@ -487,7 +491,7 @@ fn open_control(
     shared: &Shared,
 ) -> Result<Option<Held>, StartError> {
     let without = |problem: &dyn fmt::Display| {
-        tell!(shared, WARN, "there is no control socket beside the pid file: {problem}");
+        complain!(shared, WARN, "there is no control socket beside the pid file: {problem}");
         Ok(None)
     };
     let (address, is_asked_for) = match control {
@@ -503,7 +507,7 @@ fn open_control(
             without(&source)
         }
         Err(error) => {
-            sockets::forget(&opened.held);
+            sockets::forget(&opened.held, shared);
             Err(error)
         }
     }
@@ -553,12 +557,16 @@ mod tests {
             declared("http", format!("tcp://0.0.0.0:{port}")),
             declared("other", format!("tcp://{other_at}")),
         ];
-        let opened = open_listeners(wanted, Vec::new(), passed, Some(&mut manager)).unwrap();
+        let opened = open_listeners(wanted, Vec::new(), passed, Some(&mut manager), &shared()).unwrap();
         let held: Vec<_> = opened.held.iter().map(|held| (held.name.as_str(), held.created)).collect();
         assert_eq!(held, [("http", true), ("other", false)]);
         assert_eq!(opened.passed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["late"]);
         assert_eq!(heard.join().unwrap(), ["FDSTOREREMOVE=1\nFDNAME=tableflip.http", "BARRIER=1"]);
         assert!(accept(opened.held[1].fd.as_raw_fd()).is_ok(), "{client:?} is there still");
+    }
+
+    fn shared() -> Shared {
+        Shared::new(1, false, Duration::ZERO).unwrap()
     }
 
     #[test]
@@ -573,7 +581,10 @@ mod tests {
         let path = dir.path().join("late");
         let passed = vec![stored("late", late), stored("unix", UnixListener::bind(path).unwrap())];
         let wanted = vec![declared("http", format!("tcp://{}", foreign.local_addr().unwrap()))];
-        let error = open_listeners(wanted, Vec::new(), passed, Some(&mut manager)).err().unwrap().to_string();
+        let error = open_listeners(wanted, Vec::new(), passed, Some(&mut manager), &shared())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("in use"), "{error}");
         let holder = std::process::id().to_string();
         assert!(error.contains(&holder), "who has it is said: {error}");

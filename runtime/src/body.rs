@@ -7,7 +7,7 @@ use std::thread;
 use crate::begin::{Host, begin};
 use crate::error::StartError;
 use crate::params::Start;
-use crate::report::to_stderr;
+use crate::report::complain;
 use crate::service::Service;
 use crate::shared::{Note, Shared, Verdict};
 
@@ -123,7 +123,7 @@ where
     // As much stack as the thread of `main` usually has.
     let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
     if let Err(error) = thread {
-        to_stderr(format_args!("cannot start a thread for the body: {error}"));
+        complain!(shared, "cannot start a thread for the body: {error}");
         shared.post(Note::BodyReturned { panic: None });
         shared.verdict.wait_blocking();
         return Err(StartError::system("start a thread")(error));

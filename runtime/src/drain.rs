@@ -55,6 +55,11 @@ impl Shutdown {
         self.shared.handed_over()
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// How long a drain may take.
     pub fn drain_timeout(&self) -> Duration {
         self.shared.drain_timeout

@@ -33,7 +33,7 @@ use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
-use crate::report::{complain, tell};
+use crate::report::{Seldom, complain, tell};
 use crate::service::Settings;
 use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
@@ -149,6 +149,9 @@ pub(crate) struct Engine {
     upgrades: Upgrades,
     /// The deadline of the drain was brought near.
     hastened: bool,
+    cannot_wait: Seldom,
+    /// Another process has said what does not belong there.
+    stray: Seldom,
     verdict: Option<Verdict>,
 }
 
@@ -222,6 +225,8 @@ impl Engine {
             told_open: None,
             upgrades: Upgrades::default(),
             hastened: false,
+            cannot_wait: Seldom::default(),
+            stray: Seldom::default(),
             verdict: None,
         };
         for action in actions {
@@ -279,7 +284,9 @@ impl Engine {
         self.tell_open();
         if let Err(error) = self.wait() {
             // poll(2) fails for want of memory only.
-            complain!(self.shared, "the engine cannot wait: {error}");
+            if self.cannot_wait.is_due() {
+                complain!(self.shared, "the engine cannot wait: {error}");
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
         self.shared.waker().clear();

@@ -1,7 +1,6 @@
 //! What stands between a managed listener and its body: it opens, closes and gives up the descriptor, from the
 //! engine's thread, whatever the body's runtime is doing.
 
-#[cfg(upgrades)]
 use std::io;
 #[cfg(upgrades)]
 use std::os::fd::AsFd;
@@ -20,6 +19,7 @@ use nix::errno::Errno;
 #[cfg(upgrades)]
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::report::{Seldom, complain};
 use crate::shared::Shared;
 
 /// The side of a [`Gate`] that the engine sees.
@@ -61,6 +61,7 @@ pub(crate) struct Gate<T> {
     /// Held by the one thread that takes from the socket, while somebody else may clear O_NONBLOCK on it.
     #[cfg(upgrades)]
     turn: Mutex<()>,
+    cannot_accept: Seldom,
 }
 
 struct Inner<T> {
@@ -90,6 +91,7 @@ impl<T: Send + Sync> Gate<T> {
             taken: AtomicU64::new(0),
             #[cfg(upgrades)]
             turn: Mutex::new(()),
+            cannot_accept: Seldom::default(),
         }
     }
 
@@ -120,6 +122,13 @@ impl<T: Send + Sync> Gate<T> {
     /// The body's descriptor, open or not.
     pub(crate) fn io(&self) -> Option<Arc<T>> {
         self.read().io.clone()
+    }
+
+    /// Says why no connection can be taken, to those who take it for a reason to try again.
+    pub(crate) fn complain(&self, error: &io::Error) {
+        if self.cannot_accept.is_due() {
+            complain!(self.shared, "listener `{}`: cannot accept for now: {error}", self.name);
+        }
     }
 
     /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.

@@ -112,7 +112,8 @@
 //! # Events
 //!
 //! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where
-//! the service has no subscriber, failures reach stderr as one line.
+//! the service has no subscriber, warnings and errors reach stderr, each as one line with both. What is tried over and over
+//! and fails each time, such as an accept without a descriptor left, is said once in 10 s.
 //!
 //! # Platforms
 //!

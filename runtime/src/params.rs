@@ -574,7 +574,7 @@ impl Listeners {
             Some(held) => match make(&held, &self.shared, &mut doors) {
                 Ok(made) => Ok(Some((made, held))),
                 Err(error) => {
-                    sockets::forget(&[held]);
+                    sockets::forget(&[held], &self.shared);
                     Err(error)
                 }
             },
@@ -588,7 +588,7 @@ impl Listeners {
                 Ok(Some(made))
             }
             (Ok(Some((_, held))), None) => {
-                sockets::forget(&[held]);
+                sockets::forget(&[held], &self.shared);
                 Err(too_late(name))
             }
             (nothing, Some(pool)) => {

@@ -1,7 +1,39 @@
 //! What the harness says: events of `tracing`, target `tableflip`, each with the generation and the process ID.
+//!
+//! Nothing is said past this file, so that nothing is said without the two. What went wrong is a complaint, and reaches
+//! stderr where there is no subscriber; what is told is for whoever listens.
 
-/// An event at a level, with fields.
+use std::fmt;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Something that went as it should, with fields.
 macro_rules! tell {
+    ($shared:expr, INFO, $($rest:tt)+) => {
+        crate::report::event!($shared, INFO, $($rest)+)
+    };
+    ($shared:expr, DEBUG, $($rest:tt)+) => {
+        crate::report::event!($shared, DEBUG, $($rest)+)
+    };
+}
+
+/// Something that went wrong. Without a subscriber it reaches stderr all the same, as one line.
+macro_rules! complain {
+    ($shared:expr, $format:literal $($rest:tt)*) => {
+        crate::report::complain!($shared, ERROR, $format $($rest)*)
+    };
+    ($shared:expr, $level:ident, $($message:tt)+) => {{
+        let message = format!($($message)+);
+        crate::report::event!($shared, $level, "{message}");
+        if !tracing::dispatcher::has_been_set() {
+            crate::report::to_stderr(format_args!("[generation {}, pid {}] {message}", $shared.generation, $shared.pid));
+        }
+    }};
+}
+
+/// An event at a level.
+macro_rules! event {
     ($shared:expr, $level:ident, $($rest:tt)+) => {
         tracing::event!(
             target: "tableflip",
@@ -13,25 +45,43 @@ macro_rules! tell {
     };
 }
 
-/// Something that went wrong. Without a subscriber it reaches stderr all the same, as one line.
-macro_rules! complain {
-    ($shared:expr, $format:literal $($rest:tt)*) => {
-        crate::report::complain!($shared, ERROR, $format $($rest)*)
-    };
-    ($shared:expr, $level:ident, $($message:tt)+) => {{
-        let message = format!($($message)+);
-        crate::report::tell!($shared, $level, "{message}");
-        if !tracing::dispatcher::has_been_set() {
-            crate::report::to_stderr(format_args!("[generation {}, pid {}] {message}", $shared.generation, $shared.pid));
-        }
-    }};
+pub(crate) use {complain, event, tell};
+
+/// How often a complaint is repeated whose reason stays.
+const REPEAT_AFTER: Duration = Duration::from_secs(10);
+
+/// When something was last complained of that is tried over and over, and fails each time: the log is not to be flooded.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    last: Mutex<Option<Instant>>,
 }
 
-pub(crate) use {complain, tell};
+impl Seldom {
+    /// Whether it is time to say it, which the caller then does.
+    pub(crate) fn is_due(&self) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() >= REPEAT_AFTER);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// The last line of a process that could not start, which may not know of which generation it would have been. The
+/// predecessor says the same of it, with its process ID.
+pub(crate) fn cannot_start(error: &dyn fmt::Display) {
+    to_stderr(format_args!("cannot start: {error}"));
+}
+
+/// What goes wrong in a supervisor, which is of no generation.
+#[cfg(upgrades)]
+pub(crate) fn complain_as_supervisor(message: fmt::Arguments<'_>) {
+    to_stderr(format_args!("[pid {}] {message}", std::process::id()));
+}
 
 /// One line to stderr, in one write where the system allows it. A stderr that is closed or full is no reason to fail.
-pub(crate) fn to_stderr(message: std::fmt::Arguments<'_>) {
-    use std::io::Write;
+pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
     // What is reported may quote a variable or a panic, whose line breaks would look like lines of somebody else.
     let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
     match std::io::stderr().write_all(line.as_bytes()) {
@@ -52,6 +102,16 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complaint_is_repeated_now_and_then() {
+        let complaint = Seldom::default();
+        assert!(complaint.is_due());
+        assert!(!complaint.is_due());
+        *complaint.last.lock().unwrap() = Instant::now().checked_sub(REPEAT_AFTER);
+        assert!(complaint.is_due());
+        assert!(!complaint.is_due());
+    }
 
     #[test]
     fn what_a_peer_says_cannot_forge_a_log_line() {

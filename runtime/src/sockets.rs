@@ -24,9 +24,10 @@ use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
+use crate::gate::Gate;
 pub(crate) use crate::handover::message::Entry;
 use crate::hint;
-use crate::report::{printable, tell, to_stderr};
+use crate::report::{complain, printable};
 use crate::shared::Shared;
 use crate::systemd::Passed;
 
@@ -76,6 +77,13 @@ impl Held {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes its path as the service ends, or lets go of it.
+    pub(crate) fn remove(&self, shared: &Shared) {
+        if let Err(error) = self.unlink() {
+            complain!(shared, "cannot remove {}: {error}", self.address.identity());
         }
     }
 
@@ -453,12 +461,8 @@ fn take_in(name: String, address: &Address, fd: OwnedFd, how: &str) -> Result<He
 }
 
 /// Removes the paths that a start which failed has created.
-pub(crate) fn forget(held: &[Held]) {
-    for held in held.iter().filter(|held| held.created) {
-        if let Err(error) = held.unlink() {
-            to_stderr(format_args!("cannot remove {}: {error}", held.address.identity()));
-        }
-    }
+pub(crate) fn forget(held: &[Held], shared: &Shared) {
+    held.iter().filter(|held| held.created).for_each(|held| held.remove(shared));
 }
 
 /// Compares a socket with the address it is said to be bound to; says what is wrong with it.
@@ -565,12 +569,15 @@ fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {
 /// How long to wait after an accept that failed for want of something that others may give back. The connection stays
 /// in the queue meanwhile; to give such an error to a body that says `?` would end the service for a shortage that
 /// passes. Any other error is returned.
-pub(crate) fn out_of_resources(listener: &str, shared: &Shared, error: io::Error) -> io::Result<Duration> {
+pub(crate) fn out_of_resources<T>(gate: &Gate<T>, error: io::Error) -> io::Result<Duration>
+where
+    T: Send + Sync,
+{
     // ENOSPC: /proc/sys/fs/epoll/max_user_watches.
     let passing = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ENOSPC];
     match error.raw_os_error() {
         Some(errno) if passing.contains(&Errno::from_raw(errno)) => {
-            tell!(shared, WARN, listener, %error, "cannot accept for now");
+            gate.complain(&error);
             Ok(Duration::from_millis(50))
         }
         _ => Err(error),

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
@@ -28,7 +29,7 @@ use nix::sys::socket::{
 };
 
 use crate::poll;
-use crate::report::to_stderr;
+use crate::report::{Seldom, complain_as_supervisor};
 use crate::signals;
 use crate::spawn::{Launch, What, is_dead, pidfd_open, pidfd_send_signal, wait};
 use crate::systemd::Passed;
@@ -76,7 +77,7 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
         let deadline = supervisor.announced.map(|_| Instant::now() + SHORTAGE_PAUSE);
         if let Err(error) = poll::until(&mut fds, deadline) {
             // poll(2) fails for want of memory only.
-            to_stderr(format_args!("the supervisor cannot wait: {error}"));
+            complain(&supervisor.cannot_wait, format_args!("cannot wait: {error}"));
             thread::sleep(SHORTAGE_PAUSE);
         }
         // Who serves is known before a signal is passed on.
@@ -87,6 +88,13 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
         if is_over {
             signals::exit_now(supervisor.last_status());
         }
+    }
+}
+
+/// Says what there is no memory or no descriptor for; it is tried again.
+fn complain(complaint: &Seldom, what: fmt::Arguments<'_>) {
+    if complaint.is_due() {
+        complain_as_supervisor(format_args!("the supervisor {what}"));
     }
 }
 
@@ -120,12 +128,25 @@ struct Supervisor {
     /// service over by the time that it reads it, and takes it for a stop of that process alone. So they go to each
     /// that serves from then on.
     stops: Vec<libc::c_int>,
+    cannot_wait: Seldom,
+    cannot_hear: Seldom,
+    cannot_follow: Seldom,
 }
 
 impl Supervisor {
     fn new(signals: SignalFd, service: OwnedFd, first: Generation) -> Self {
         let generations = VecDeque::from([first]);
-        Self { signals, service, generations, announced: None, last: None, stops: Vec::new() }
+        Self {
+            signals,
+            service,
+            generations,
+            announced: None,
+            last: None,
+            stops: Vec::new(),
+            cannot_wait: Seldom::default(),
+            cannot_hear: Seldom::default(),
+            cannot_follow: Seldom::default(),
+        }
     }
 
     /// Takes down who serves. Returns whether the service is over.
@@ -143,7 +164,7 @@ impl Supervisor {
                 Err(Errno::EAGAIN) => return false,
                 // What was said is where it was, and poll(2) says so at once.
                 Err(errno @ (Errno::ENOMEM | Errno::ENOBUFS)) => {
-                    to_stderr(format_args!("the supervisor cannot hear who serves: {}", errno.desc()));
+                    complain(&self.cannot_hear, format_args!("cannot hear who serves: {}", errno.desc()));
                     thread::sleep(SHORTAGE_PAUSE);
                     return false;
                 }
@@ -169,7 +190,10 @@ impl Supervisor {
             // One that is dead already has told it in vain; whoever takes its place tells it again.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => {
-                to_stderr(format_args!("the supervisor cannot follow process {pid}, which serves: {error}"));
+                complain(
+                    &self.cannot_follow,
+                    format_args!("cannot follow process {pid}, which serves: {error}"),
+                );
                 return;
             }
         }
@@ -258,7 +282,7 @@ impl Supervisor {
             }
         }
         self.current().and_then(|it| it.status).or(self.last).unwrap_or_else(|| {
-            to_stderr(format_args!("the supervisor does not know how the service ended"));
+            complain_as_supervisor(format_args!("the supervisor does not know how the service ended"));
             1
         })
     }

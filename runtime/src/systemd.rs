@@ -27,7 +27,7 @@ use nix::unistd::pipe2;
 use crate::environment;
 use crate::error::StartError;
 use crate::poll;
-use crate::report::{complain, printable, to_stderr};
+use crate::report::{complain, printable};
 use crate::shared::Shared;
 use crate::sockets::{self, Entry};
 use crate::spawn::pidfd_open;
@@ -93,19 +93,19 @@ impl Variables {
         self.notify.is_none() && started.is_some_and(|pid| pid == *process::id().to_string())
     }
 
-    /// The connection to the manager; `None` where there is none that can be told.
+    /// The connection to the manager; `None`, and a warning, where there is none that can be told.
     ///
     /// # Errors
     ///
     /// There is no socket to be had. That says nothing of the manager, which may well follow this process one day: were it to
     /// serve without, its end after the next upgrade would be that of the service.
-    pub(crate) fn connect(&self) -> Result<Option<Manager>, StartError> {
+    pub(crate) fn connect(&self, warnings: &mut Vec<String>) -> Result<Option<Manager>, StartError> {
         let Some(at) = self.notify.as_deref() else { return Ok(None) };
         let socket = UnixDatagram::unbound()
             .map_err(StartError::system("make a socket to talk to the service manager"))?;
         // It may be a variable that nobody means for this process.
         if let Err(error) = connect(&socket, at) {
-            to_stderr(format_args!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
+            warnings.push(format!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
             return Ok(None);
         }
         let number = |value: &OsString| value.to_str()?.parse::<u64>().ok();
@@ -391,7 +391,10 @@ mod tests {
         /// The one that listens there.
         pub(crate) fn at(socket: &UnixDatagram) -> Self {
             let notify = socket.local_addr().unwrap().as_pathname().unwrap().to_owned();
-            Variables { notify: Some(notify.into()), ..Variables::default() }.connect().unwrap().unwrap()
+            Variables { notify: Some(notify.into()), ..Variables::default() }
+                .connect(&mut Vec::new())
+                .unwrap()
+                .unwrap()
         }
     }
 
@@ -400,12 +403,17 @@ mod tests {
         let name = format!("tableflip-notify-{}", process::id());
         let at = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let variables = Variables { notify: Some(format!("@{name}").into()), ..Variables::default() };
-        variables.connect().unwrap().unwrap().tell("READY=1".to_owned());
+        variables.connect(&mut Vec::new()).unwrap().unwrap().tell("READY=1".to_owned());
         let mut buffer = [0; 64];
         let length = at.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1");
         let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
-        assert!(nobody.connect().unwrap().is_none());
+        let mut warnings = Vec::new();
+        assert!(nobody.connect(&mut warnings).unwrap().is_none());
+        let start = "no service manager is told: NOTIFY_SOCKET=\"vsock:2:1234\": ";
+        assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
+        assert!(Variables::default().connect(&mut warnings).unwrap().is_none());
+        assert_eq!(warnings.len(), 1);
     }
 
     /// A manager that cannot be reached for the moment is none that is not there.
@@ -415,8 +423,9 @@ mod tests {
         let path = dir.path().join("notify");
         let _at = UnixDatagram::bind(&path).unwrap();
         let variables = Variables { notify: Some(path.into()), ..Variables::default() };
-        let error =
-            fault::failing(libc::SYS_socket, Errno::EMFILE, || variables.connect().map(drop).unwrap_err());
+        let error = fault::failing(libc::SYS_socket, Errno::EMFILE, || {
+            variables.connect(&mut Vec::new()).map(drop).unwrap_err()
+        });
         let said = "cannot make a socket to talk to the service manager: Too many open files";
         assert!(error.to_string().starts_with(said), "{error}");
     }

@@ -156,6 +156,23 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
+/// Every line has the generation and the process ID, and a failure reaches stderr, because one file sees to it.
+#[test]
+fn the_runtime_says_nothing_past_its_report() {
+    let library = sources()
+        .into_iter()
+        .filter(|path| path.starts_with("runtime/src") && !path.starts_with("runtime/src/bin"));
+    for file in library.filter(|path| !path.ends_with("report.rs")) {
+        let source = read(&file);
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            for way in ["tracing::", "eprint", "stderr()"] {
+                assert!(!line.contains(way), "{}: {line}", file.display());
+            }
+        }
+    }
+}
+
 /// Texts of the sources that nobody outside reads, or that are described in other words: events of the log that tell of no
 /// mistake, reasons of lints and of `expect`, and what is said in a test.
 const NOT_DESCRIBED: &[&str] = &[

@@ -13,7 +13,6 @@ use socket2::{SockAddr, SockRef};
 
 use super::{PolledGate, TcpStream, UnixStream};
 use crate::address::Kind;
-use crate::gate::Door;
 use crate::params::{FromListener, ListenerSocket};
 use crate::shared::Counted;
 use crate::sockets;
@@ -35,7 +34,7 @@ impl Acceptor {
                 Ok((stream, peer, shared.count()))
             });
             match accepted {
-                Err(error) => thread::sleep(sockets::out_of_resources(self.gate.name(), shared, error)?),
+                Err(error) => thread::sleep(sockets::out_of_resources(&self.gate.gate, error)?),
                 accepted => return accepted,
             }
         }

@@ -17,7 +17,7 @@ use super::client::Client;
 use super::{Code, PROTOCOL, Reply, Request};
 use crate::gate::{Door, Gate, Passage};
 use crate::poll;
-use crate::report::{complain, tell};
+use crate::report::{Seldom, complain};
 use crate::shared::{Note, Shared};
 use crate::sockets;
 use crate::status::{Phase, Status};
@@ -83,6 +83,7 @@ impl Control {
             status: None,
             told: None,
             backoff: None,
+            cannot_wait: Seldom::default(),
         };
         let thread = thread::Builder::new().name("tableflip-control".to_owned()).spawn(|| server.run())?;
         Ok(Arc::new(Self { desk, thread: Mutex::new(Some(thread)) }))
@@ -166,6 +167,7 @@ struct Server {
     told: Option<Instant>,
     /// Until when nothing is accepted.
     backoff: Option<Instant>,
+    cannot_wait: Seldom,
 }
 
 impl Server {
@@ -173,7 +175,9 @@ impl Server {
         while !self.desk.ended.load(Ordering::Acquire) {
             if let Err(error) = self.wait() {
                 // poll(2) fails for want of memory only.
-                complain!(self.shared, "the control socket cannot wait: {error}");
+                if self.cannot_wait.is_due() {
+                    complain!(self.shared, "the control socket cannot wait: {error}");
+                }
                 thread::sleep(ACCEPT_BACKOFF);
             }
             self.round();
@@ -235,7 +239,7 @@ impl Server {
                 Some(Ok((fd, _))) => self.admit(Client::new(fd)),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Some(Err(error)) => {
-                    tell!(self.shared, WARN, listener = NAME, %error, "cannot accept for now");
+                    gate.complain(&error);
                     self.backoff = Some(Instant::now() + ACCEPT_BACKOFF);
                     return;
                 }

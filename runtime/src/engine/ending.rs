@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
-use super::listeners::unlink;
 use super::{DEATH_AFTER_END, Engine, MAX_ARRIVALS};
 use crate::error::UpgradeError;
 use crate::handover::channel::Received;
@@ -74,9 +73,9 @@ impl Engine {
     pub(super) fn end(&mut self, end: End) {
         self.bury_successor();
         if let End::NotStarted(_) = end {
-            self.held.iter().filter(|held| held.created).for_each(|held| unlink(&self.shared, held));
+            self.held.iter().filter(|held| held.created).for_each(|held| held.remove(&self.shared));
         } else if matches!(end, End::Final | End::RescueFailed) {
-            self.held.iter().for_each(|held| unlink(&self.shared, held));
+            self.held.iter().for_each(|held| held.remove(&self.shared));
         }
         if let Some(pidfile) = &self.pidfile {
             pidfile.unstage();

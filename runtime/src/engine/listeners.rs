@@ -5,8 +5,6 @@ use std::time::Instant;
 use super::{Engine, PAUSE_TIMEOUT};
 use crate::lifecycle::{Drain, Event, Phase};
 use crate::report::{complain, tell};
-use crate::shared::Shared;
-use crate::sockets::Held;
 
 impl Engine {
     /// Whether the successor keeps the listener of this name.
@@ -82,7 +80,7 @@ impl Engine {
         let ours = self.state.phase == Phase::Draining(Drain::Stop { owner: true });
         for held in std::mem::take(&mut self.held) {
             if ours {
-                unlink(&self.shared, &held);
+                held.remove(&self.shared);
             }
         }
     }
@@ -98,7 +96,7 @@ impl Engine {
             held.into_iter().partition(|held| self.is_adopted(&held.name));
         for held in given_up {
             if ours || held.created {
-                unlink(&self.shared, &held);
+                held.remove(&self.shared);
             }
         }
         self.held = kept;
@@ -110,10 +108,4 @@ impl Engine {
 
 fn stuck_in(listener: &str) -> String {
     format!("a thread of this process is stuck in an accept of `{listener}`")
-}
-
-pub(super) fn unlink(shared: &Shared, held: &Held) {
-    if let Err(error) = held.unlink() {
-        complain!(shared, "cannot remove {}: {error}", held.address.identity());
-    }
 }

@@ -5,7 +5,7 @@ use super::ending::pidfile_error;
 use crate::handover::channel::Received;
 use crate::handover::message::{MAX_MESSAGE, Message};
 use crate::lifecycle::{Event, Followed, Phase};
-use crate::report::{printable, tell};
+use crate::report::{complain, printable, tell};
 
 impl Engine {
     pub(super) fn take_from_parent(&mut self) -> bool {
@@ -46,7 +46,9 @@ impl Engine {
                 Event::ChannelLost
             }
             Ok(Received::Message(message, _)) => {
-                tell!(self.shared, WARN, said = ?message, "a message that a predecessor does not send");
+                if self.stray.is_due() {
+                    complain!(self.shared, WARN, "a message that a predecessor does not send: {message:?}");
+                }
                 return true;
             }
             Ok(Received::Unknown(name)) => {
@@ -63,7 +65,9 @@ impl Engine {
             }
             // A process that serves needs to know of its predecessor only when that is gone.
             Err(error) if error.is_of_one_message() => {
-                tell!(self.shared, WARN, %error, "a message of the predecessor is no good");
+                if self.stray.is_due() {
+                    complain!(self.shared, WARN, "a message of the predecessor is no good: {error}");
+                }
                 return true;
             }
             Err(_) => {

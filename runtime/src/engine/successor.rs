@@ -14,7 +14,7 @@ use crate::handover::channel::{Channel, Received};
 use crate::handover::message::{MAX_FDS, Message, Speaker};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::poll;
-use crate::report::{printable, tell};
+use crate::report::{complain, printable, tell};
 use crate::sockets::Held;
 use crate::spawn::What;
 
@@ -219,7 +219,9 @@ impl Engine {
             | Message::Stop
             | Message::Open { .. }
             | Message::Followed) => {
-                tell!(self.shared, WARN, said = ?message, "a message that a successor does not send");
+                if self.stray.is_due() {
+                    complain!(self.shared, WARN, "a message that a successor does not send: {message:?}");
+                }
                 return;
             }
         };

@@ -20,6 +20,7 @@ use super::answer::Answering;
 use super::notice::Noticing;
 use super::version::{Version, detect};
 use crate::drain::Shutdown;
+use crate::report::tell;
 
 /// How long a connection without a request stays open once the drain has begun.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
@@ -165,7 +166,7 @@ pub(super) async fn serve<H, I, S, B>(
     .await;
     // A client that goes away, or does not speak HTTP, ends its own connection.
     if let Err(error) = ended {
-        tracing::debug!(target: "tableflip", error, "an HTTP connection ended early");
+        tell!(shutdown.shared(), DEBUG, error, "an HTTP connection ended early");
     }
 }
 

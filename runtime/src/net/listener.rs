@@ -16,7 +16,7 @@ use super::{TcpStream, UnixStream, read_through};
 use crate::address::Kind;
 #[cfg(feature = "http")]
 use crate::drain::Shutdown;
-use crate::gate::{Door, Gate};
+use crate::gate::Gate;
 use crate::params::{FromListener, ListenerSocket};
 use crate::shared::{Counted, Shared};
 use crate::sockets;
@@ -59,7 +59,7 @@ impl Acceptor {
     }
 
     async fn wait_for_resources(&self, error: io::Error) -> io::Result<()> {
-        let pause = sockets::out_of_resources(self.gate.name(), self.shared(), error)?;
+        let pause = sockets::out_of_resources(&self.gate, error)?;
         tokio::time::sleep(pause).await;
         Ok(())
     }
@@ -117,6 +117,12 @@ macro_rules! managed {
             pub fn local_addr(&self) -> io::Result<$addr> {
                 let address = self.acceptor.local_addr()?;
                 $address(&address).ok_or_else(|| io::Error::other("it is not bound to an address of its kind"))
+            }
+
+            /// Says that it is useless, to whoever tries it all the same.
+            #[cfg(feature = "axum")]
+            pub(crate) fn complain(&self, error: &io::Error) {
+                self.acceptor.gate.complain(error);
             }
 
             #[cfg(feature = "http")]

@@ -10,7 +10,7 @@ use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::{StartError, UpgradeError};
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::to_stderr;
+use crate::report::cannot_start;
 use crate::service::{Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
@@ -38,7 +38,7 @@ pub(crate) fn begin<P>(
     let is_process = matches!(host, Host::Process);
     try_begin(service, host, prepare).inspect_err(|error| {
         if is_process {
-            to_stderr(format_args!("cannot start: {error}"));
+            cannot_start(error);
         }
     })
 }
@@ -85,11 +85,11 @@ fn try_begin<P>(
 
     let mut held = Vec::new();
     for (name, address) in &settings.listeners {
-        held.push(sockets::bind(name, address).inspect_err(|_| sockets::forget(&held))?);
+        held.push(sockets::bind(name, address).inspect_err(|_| sockets::forget(&held, &shared))?);
     }
     let mut start = Start::new(shared.clone(), held, VecDeque::new(), Vec::new());
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
-    let prepared = prepared.inspect_err(|_| sockets::forget(&start.held))?;
+    let prepared = prepared.inspect_err(|_| sockets::forget(&start.held, &shared))?;
     if let Some(started) = started {
         started(&shared, &start.held);
     }

@@ -34,7 +34,7 @@ use std::time::Duration;
 use event_listener::{Listener, listener};
 
 use crate::address::Kind;
-use crate::gate::{Door, Gate, Passage};
+use crate::gate::{Gate, Passage};
 use crate::params::{FromListener, ListenerSocket};
 use crate::sockets;
 
@@ -127,7 +127,7 @@ macro_rules! managed_listener {
                         }
                         Err(error) if sockets::died_in_queue(&error) => {}
                         Err(error) => {
-                            thread::sleep(sockets::out_of_resources(self.gate.name(), shared, error)?);
+                            thread::sleep(sockets::out_of_resources(&self.gate, error)?);
                         }
                     }
                 }

@@ -376,11 +376,7 @@ impl Engine {
 
     /// Closes the listeners that the body does not hold as raw types, and removes the Unix paths that are still ours.
     fn close_listeners(&mut self) {
-        for held in self.held.drain(..) {
-            if let Err(error) = held.unlink() {
-                complain!(self.shared, "cannot remove {}: {error}", held.address.identity());
-            }
-        }
+        self.held.drain(..).for_each(|held| held.remove(&self.shared));
     }
 
     fn end(&mut self, end: End) {

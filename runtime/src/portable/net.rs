@@ -16,7 +16,7 @@ use event_listener::listener;
 use crate::address::Kind;
 #[cfg(feature = "http")]
 use crate::drain::Shutdown;
-use crate::gate::{Door, Gate, Passage};
+use crate::gate::{Gate, Passage};
 use crate::params::{FromListener, ListenerSocket};
 use crate::sockets;
 
@@ -91,7 +91,7 @@ macro_rules! managed_listener {
                     match accepted {
                         Err(error) if sockets::died_in_queue(&error) => {}
                         Err(error) => {
-                            let pause = sockets::out_of_resources(self.gate.name(), shared, error)?;
+                            let pause = sockets::out_of_resources(&self.gate, error)?;
                             tokio::time::sleep(pause).await;
                         }
                         accepted => return accepted,
@@ -109,6 +109,12 @@ macro_rules! managed_listener {
                     Some(io) => io.local_addr().map(Into::into),
                     None => Err(io::Error::new(io::ErrorKind::NotConnected, "the listener has been closed")),
                 }
+            }
+
+            /// Says that it is useless, to whoever tries it all the same.
+            #[cfg(feature = "axum")]
+            pub(crate) fn complain(&self, error: &io::Error) {
+                self.gate.complain(error);
             }
 
             #[cfg(feature = "http")]

@@ -12,7 +12,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use crate::address::{Address, Host, Kind, Place};
 use crate::error::StartError;
 use crate::fd::OwnedFd;
-use crate::report::{tell, to_stderr};
+use crate::gate::Gate;
+use crate::report::complain;
 use crate::shared::Shared;
 
 /// Our default of the backlog, which each system caps.
@@ -74,6 +75,13 @@ impl Held {
     pub(crate) fn unlink(&self) -> io::Result<()> {
         Ok(())
     }
+
+    /// Removes its path as the service ends, or lets go of it.
+    pub(crate) fn remove(&self, shared: &Shared) {
+        if let Err(error) = self.unlink() {
+            complain!(shared, "cannot remove {}: {error}", self.address.identity());
+        }
+    }
 }
 
 /// Binds `address`; its kind listens from now on, if it is of those that do.
@@ -89,9 +97,8 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
         place => return Err(failed("bind")(unsupported(place_of(place)))),
     };
     let held = Held::new(name, address, socket).map_err(failed("look at"))?;
-    set_up(&held).map_err(|error| {
-        forget(std::slice::from_ref(&held));
-        failed("set up")(error)
+    set_up(&held).map_err(|error| match held.unlink() {
+        Ok(()) | Err(_) => failed("set up")(error),
     })?;
     Ok(held)
 }
@@ -250,12 +257,8 @@ pub(crate) fn adopt(_address: &Address, entry: Entry, _fd: OwnedFd) -> Result<He
 }
 
 /// Removes the paths that a start which failed has created.
-pub(crate) fn forget(held: &[Held]) {
-    for held in held {
-        if let Err(error) = held.unlink() {
-            to_stderr(format_args!("cannot remove {}: {error}", held.address.identity()));
-        }
-    }
+pub(crate) fn forget(held: &[Held], shared: &Shared) {
+    held.iter().for_each(|held| held.remove(shared));
 }
 
 /// Whether an accept failed for a connection that died in the queue: it is passed over.
@@ -280,10 +283,13 @@ const PASSING: [i32; 2] = [10024, 10055];
 
 /// How long to wait after an accept that failed for want of something that others may give back. The connection stays
 /// in the queue meanwhile. Any other error is returned.
-pub(crate) fn out_of_resources(listener: &str, shared: &Shared, error: io::Error) -> io::Result<Duration> {
+pub(crate) fn out_of_resources<T>(gate: &Gate<T>, error: io::Error) -> io::Result<Duration>
+where
+    T: Send + Sync,
+{
     match error.raw_os_error() {
         Some(code) if PASSING.contains(&code) => {
-            tell!(shared, WARN, listener, %error, "cannot accept for now");
+            gate.complain(&error);
             Ok(Duration::from_millis(50))
         }
         _ => Err(error),

@@ -14,10 +14,16 @@ fn pid(process: &Process) -> Pid {
 }
 
 /// Sets the soft limit of open files of a process.
-fn limit_files(process: &Process, soft: Option<u64>) {
+pub(crate) fn limit_files(process: &Process, soft: Option<u64>) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     prlimit(Some(pid(process)), Resource::Nofile, Rlimit { current: soft.or(maximum), maximum })
         .expect("prlimit");
+}
+
+/// Not one more than it has: the limit is the lowest number that it has not got.
+pub(crate) fn leave_no_descriptor(process: &Process) {
+    let numbers = look::numbers(process);
+    limit_files(process, (0..).find(|number| !numbers.contains(number)).map(u64::from));
 }
 
 #[test]
@@ -49,9 +55,7 @@ fn k8_a_process_without_descriptors_left_says_so_and_serves_on() {
     let (service, old) = dir.victim().serve();
     let mut client = service.connect();
     client.who();
-    // Not one more than it has: the limit is the lowest number that it has not got.
-    let numbers = look::numbers(&old);
-    limit_files(&old, (0..).find(|number| !numbers.contains(number)).map(u64::from));
+    leave_no_descriptor(&old);
     for _ in 0..3 {
         old.signal(Signal::HUP);
         let reason = service.wait_for_failure(&old);

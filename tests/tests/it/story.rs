@@ -1,6 +1,10 @@
 //! The log of an upgrade, as somebody reads it who was not there: at `info`, from both processes, in the order of what happened.
 
-use crate::harness::{Dir, Exit, Process, Service, Signal};
+use std::io::Write;
+use std::net::TcpStream;
+
+use crate::harness::{Dir, Exit, Process, Service, Signal, skip};
+use crate::limits::{leave_no_descriptor, limit_files};
 
 /// The lines of the harness at `info` and above, without times of day: numbers of processes have a name, and durations are `TIME`.
 fn story(service: &Service, processes: &[(&Process, &str)]) -> Vec<String> {
@@ -90,4 +94,95 @@ fn a_failure_ends_with_the_reason_and_with_who_serves() {
     service.wait_for(&old, "error", "upgrade refused");
     let told = story(&service, &[(&old, "OLD"), (&new, "NEW")]);
     assert_eq!(told.last().unwrap(), "WARN upgrade refused: an upgrade is in progress generation=1 pid=OLD");
+}
+
+/// Of whatever an event tells, and of a connection as well.
+#[test]
+fn every_line_has_the_generation_and_the_process() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown().serve();
+    let mut garbage = TcpStream::connect(service.address("http")).expect("it listens");
+    garbage.write_all(b"this is not HTTP\r\n\r\n").expect("it reads");
+    let ended_early = "an HTTP connection ended early generation=1";
+    dir.wait_until("the end of the connection", || service.log().contains(ended_early).then_some(()));
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+    let log = service.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains(" tableflip: ")).collect();
+    assert!(told.len() > 20, "{log}");
+    for line in told {
+        let both =
+            [(1, &old), (2, &new)].map(|(n, process)| format!(" generation={n} pid={}", process.pid()));
+        assert!(both.iter().any(|both| line.contains(both)), "{line}");
+    }
+}
+
+/// A service without a subscriber, and the beginning of its lines on stderr.
+fn mute(dir: &Dir) -> (Service, String) {
+    let echo = format!("unix://{}", dir.join("echo").display());
+    let service = dir.command(env!("CARGO_BIN_EXE_ten_lines")).env("TABLEFLIP_LISTEN_ECHO", echo).start();
+    dir.wait_until("a pid file", || service.pidfile());
+    let begin = format!("tableflip: [generation 1, pid {}] ", service.first().pid());
+    (service, begin)
+}
+
+/// It tries again every 50 ms, and says so once.
+#[test]
+fn a_shortage_of_descriptors_is_on_stderr_once() {
+    let dir = Dir::new();
+    let (service, begin) = mute(&dir);
+    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
+    for _ in 0..3 {
+        leave_no_descriptor(service.first());
+        let mut waiting = service.connect_unix("echo");
+        dir.wait_until("a line on stderr", || service.log().ends_with('\n').then_some(()));
+        limit_files(service.first(), None);
+        assert_eq!(waiting.ask("hello"), "hello");
+    }
+    let line = "listener `echo`: cannot accept for now: Too many open files (os error 24)\n";
+    assert_eq!(service.log(), format!("{begin}{line}"));
+}
+
+/// `axum::serve` has no way to end by an error, and tries again every second.
+#[test]
+fn a_useless_listener_of_axum_is_told_of_once() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace");
+    }
+    let dir = Dir::new();
+    let inject = "inject=accept4:error=EBADF:when=1..2";
+    let arguments = ["-f", "-D", "-qq", "-e", "trace=accept4", "-e", inject, "-o", "/dev/null"];
+    let command = dir.victim().no_listeners().listen("axum", "tcp://127.0.0.1:0").current_thread();
+    let (service, victim) = command.started_by("strace", &arguments).serve();
+    let mut client = TcpStream::connect(service.address("axum")).expect("it listens");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it reads");
+    let answer = std::io::read_to_string(&client).expect("an answer");
+    assert!(answer.contains(&victim.pid().to_string()), "{answer}");
+    let log = story(&service, &[(&victim, "VICTIM")]);
+    let complaints: Vec<_> = log.iter().filter(|line| !line.starts_with("INFO")).collect();
+    let line = "ERROR listener `axum`: cannot accept for now: Bad file descriptor (os error 9) generation=1 pid=VICTIM";
+    assert_eq!(complaints, [line]);
+}
+
+/// Both are of the start, where there can be no subscriber yet.
+#[test]
+fn what_a_start_does_without_is_on_stderr() {
+    let dir = Dir::new();
+    let pidfile = dir.join("a".repeat(100)).with_extension("pid");
+    let echo = format!("unix://{}", dir.join("echo").display());
+    let command = dir.command(env!("CARGO_BIN_EXE_ten_lines")).env("TABLEFLIP_LISTEN_ECHO", echo);
+    let command = command.env("TABLEFLIP_PIDFILE", &pidfile).env("NOTIFY_SOCKET", "/nowhere/notify");
+    let service = command.start();
+    dir.wait_until("a pid file", || pidfile.exists().then_some(()));
+    let begin = format!("tableflip: [generation 1, pid {}]", service.first().pid());
+    let log = service.log();
+    let lines: Vec<_> = log.lines().collect();
+    let untold = "no service manager is told: NOTIFY_SOCKET=\"/nowhere/notify\": No such file or directory (os error 2)";
+    assert_eq!(lines[0], format!("{begin} {untold}"));
+    let without = format!("{begin} there is no control socket beside the pid file: ");
+    assert!(lines.len() == 2 && lines[1].starts_with(&without), "{log}");
+    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
 }

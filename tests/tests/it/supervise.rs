@@ -187,6 +187,7 @@ fn it_outlives_a_shortage_of_memory() {
     assert_eq!(supervisor.exit(), Exit::Status(0));
     assert!(newer.has_exited());
     for what in ["the supervisor cannot wait: ", "the supervisor cannot hear who serves: "] {
-        assert!(service.log().contains(what), "{what}: {}", service.log());
+        let line = format!("tableflip: [pid {}] {what}", supervisor.pid());
+        assert_eq!(service.log().matches(&line).count(), 1, "once, and by whom: {}", service.log());
     }
 }
