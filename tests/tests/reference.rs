@@ -164,6 +164,31 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
+#[test]
+fn every_message_of_the_protocol_is_described() {
+    let protocol = read("docs/protocol.md");
+    let source = read("runtime/src/handover/message.rs");
+    let variants = between(&source, "pub(crate) enum Message {\n", "\n}").lines();
+    let names: Vec<_> = variants
+        .filter_map(|line| {
+            line.strip_prefix("    ").filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        })
+        .map(|line| kebab(line.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default()))
+        .collect();
+    assert!(names.len() >= 15, "{names:?}");
+    for name in names {
+        assert!(protocol.contains(&format!("`{name}`")), "`{name}` is missing");
+    }
+}
+
+fn kebab(variant: &str) -> String {
+    let parts = variant.chars().enumerate().flat_map(|(at, c)| {
+        let hyphen = (at > 0 && c.is_ascii_uppercase()).then_some('-');
+        hyphen.into_iter().chain([c.to_ascii_lowercase()])
+    });
+    parts.collect()
+}
+
 /// Every line has the generation and the process ID, and a failure reaches stderr, because one file sees to it.
 #[test]
 fn the_runtime_says_nothing_past_its_report() {

@@ -168,6 +168,24 @@ fn a_service_whose_supervisor_is_killed_goes_on() {
     service.wait_until_all_are_gone();
 }
 
+/// Its socket is for the generations; what the service starts does not learn of it.
+#[test]
+fn its_variable_is_gone_before_the_body_runs() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    assert_eq!(service.connect().ask("do run before env"), "done");
+    let new = upgrade(&service, &supervisor, &first);
+    assert_eq!(service.connect().ask("do run after env"), "done");
+    for file in ["before", "after"] {
+        let environment = fs::read_to_string(dir.join(file)).expect("the command has run");
+        assert!(environment.contains("TABLEFLIP_SUPERVISE="), "{environment}");
+        assert!(!environment.contains("TABLEFLIP_SUPERVISOR"), "{environment}");
+    }
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    assert!(new.has_exited());
+}
+
 /// What the kernel has no memory for is tried again.
 #[test]
 fn it_outlives_a_shortage_of_memory() {
