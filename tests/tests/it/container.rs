@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Pid, kill_process};
 
 use crate::harness::booted::until;
-use crate::harness::{Client, DEADLINE, Dir, Signal, skip, skip_unless_root, unpack};
+use crate::harness::{Client, DEADLINE, Dir, Root, Signal, root_or_skip, skip, unpack};
 
 /// Clients that come one after the other, on several threads, until it is ended.
 struct Load {
@@ -133,9 +133,7 @@ fn wait(lines: &mut Lines<BufReader<ChildStdout>>, what: &str) -> String {
 /// M11 and P2.
 #[test]
 fn m11_p2_ten_upgrades_of_a_container_under_load() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     // Of the supervisor and ten generations nothing; the last body has something to say at the stop.
     let mut container = Container::start(&dir, &("\n".repeat(11) + "shutdown return 7\n"));
@@ -175,9 +173,7 @@ fn m11_p2_ten_upgrades_of_a_container_under_load() {
 
 #[test]
 fn a_crash_of_the_one_that_serves_ends_the_container() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let mut container = Container::start(&dir, "");
     container.signal(Signal::HUP);

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::harness::{
-    Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, names_in, skip_unless_root,
+    Client, Command, DEADLINE, Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip,
 };
 
 fn controlled(dir: &Dir) -> Command<'_> {
@@ -377,9 +377,7 @@ fn kilobytes(process: &Process, what: &str) -> u64 {
 /// The mode of the path keeps them out; whoever changed it has not let them in.
 #[test]
 fn another_user_is_not_served() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let (service, old) = controlled(&dir).serve();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -71,13 +71,17 @@ pub(crate) fn skip(reason: &str) {
     writeln!(std::io::stderr(), "skipped: {name}: {reason}").expect("stderr can be written");
 }
 
-/// Whether this test is to return at once, because it needs root.
-pub(crate) fn skip_unless_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
+/// That this process is root's.
+pub(crate) struct Root;
+
+/// What a test begins with that needs root: `let Some(Root) = root_or_skip() else { return };`, which cannot be read, or
+/// written, the wrong way round. A test that is skipped where it could run fails nowhere.
+pub(crate) fn root_or_skip() -> Option<Root> {
+    let root = rustix::process::geteuid().is_root().then_some(Root);
+    if root.is_none() {
         skip("it needs root");
     }
-    !is_root
+    root
 }
 
 /// A directory with packages of this machine's distribution, of the suite with this after its name. They are unpacked once, and

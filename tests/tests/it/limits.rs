@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::{Dir, Exit, Process, Service, Signal, names_in, skip_unless_root};
+use crate::harness::{Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip};
 use crate::look;
 
 fn pid(process: &Process) -> Pid {
@@ -152,9 +152,7 @@ impl OnItsOwnDisk {
 
 #[test]
 fn a_full_disk_refuses_the_upgrade() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let on = OnItsOwnDisk::start(&dir);
     on.fill();
@@ -167,9 +165,7 @@ fn a_full_disk_refuses_the_upgrade() {
 /// The way back is prepared before the successor is told to serve: what is left to do is a rename.
 #[test]
 fn a_disk_that_is_full_once_the_successor_serves_does_not_bar_the_way_back() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let gate = dir.gate("never opened");
     let on = OnItsOwnDisk::start(&dir);
@@ -188,9 +184,7 @@ fn a_disk_that_is_full_once_the_successor_serves_does_not_bar_the_way_back() {
 
 #[test]
 fn a_directory_that_became_read_only_refuses_the_upgrade_and_no_stop() {
-    if skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let on = OnItsOwnDisk::start(&dir);
     on.remount("ro");

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
-use crate::harness::{Dir, Exit, Process, Service, Signal, names_in};
+use crate::harness::{Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tableflip-program");
 
@@ -664,19 +664,14 @@ fn is(name: &Value, value: &Value) -> bool {
 /// Another user is told what to do.
 #[test]
 fn another_user_is_refused_with_1() {
-    if !crate::harness::skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     let (_service, old) = controlled(&dir);
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // Somewhere that this user may execute from.
+    let program = dir.copy(PROGRAM, "tableflip");
     let as_nobody = |line: &str| {
-        let program = dir.join("tableflip");
-        if !program.exists() {
-            fs::copy(PROGRAM, &program).unwrap();
-        }
-        let mut command = Command::new(program);
+        let mut command = Command::new(&program);
         command.current_dir(dir.path()).args(line.split(' ')).uid(65534).gid(65534);
         Ran::from(command.output().expect("it runs"))
     };

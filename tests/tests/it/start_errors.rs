@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::id;
 
-use crate::harness::{Command, Dir, Exit, Signal, skip_unless_root};
+use crate::harness::{Command, Dir, Exit, Root, Signal, root_or_skip};
 
 /// What a service that cannot start says, in its one line.
 #[track_caller]
@@ -47,9 +47,7 @@ fn a_path_that_is_served_is_said_with_the_process_that_serves_it() {
 
 #[test]
 fn a_low_port_is_said_with_what_it_takes() {
-    if !skip_unless_root() {
-        return;
-    }
+    let Some(Root) = root_or_skip() else { return };
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if first.trim().parse::<u16>().unwrap() < 2 {
         return crate::harness::skip("every port is for everybody here");
@@ -65,7 +63,7 @@ fn a_low_port_is_said_with_what_it_takes() {
 }
 
 #[test]
-fn a_directory_that_is_missing_or_not_ours_is_named() {
+fn a_directory_that_is_missing_is_named() {
     let dir = Dir::new();
     let missing = dir.join("missing");
     let address = format!("unix://{}/sock", missing.display());
@@ -81,15 +79,22 @@ fn a_directory_that_is_missing_or_not_ours_is_named() {
     assert_eq!(service.first().exit(), Exit::Status(1));
     let expected = format!("cannot write the pid file {}: {hint}", pidfile.display());
     assert_eq!(service.log().lines().filter(|line| line.contains(&expected)).count(), 1, "{}", service.log());
+}
 
-    if !skip_unless_root() {
-        return;
+#[test]
+fn a_directory_of_another_user_is_named() {
+    let Some(Root) = root_or_skip() else { return };
+    // What the victim writes itself is for everybody; where the socket is to be, root alone may write.
+    let dir = Dir::new();
+    let theirs = dir.join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    for (directory, mode) in [(dir.path(), 0o777), (&theirs, 0o755)] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
     }
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let victim = dir.copy_of_victim("victim");
-    let command = dir.victim().binary(victim).listen_unix("sock");
+    let command = dir.victim().binary(victim).listen("sock", &format!("unix://{}/sock", theirs.display()));
     let said = problem(command.started_by("setpriv", &["--reuid=65534", "--regid=65534", "--clear-groups"]));
-    let hint = format!("user 65534 may not write to {}; it is of user 0", dir.path().display());
+    let hint = format!("user 65534 may not write to {}; it is of user 0", theirs.display());
     assert!(said.ends_with(&hint), "{said}");
 }
 

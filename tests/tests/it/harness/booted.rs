@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Client, DEADLINE, Dir, skip, unpack};
+use super::{Client, DEADLINE, Dir, Root, root_or_skip, skip, unpack};
 
 /// How long a boot may take, and a command.
 const BOOT: Duration = Duration::from_secs(20);
@@ -43,10 +43,7 @@ impl World {
     }
 
     pub(crate) fn of_the_machine() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            skip("a systemd of its own needs root");
-            return None;
-        }
+        let Root = root_or_skip()?;
         if !Path::new("/usr/lib/systemd/systemd").exists() {
             skip("this machine has no systemd");
             return None;
@@ -55,10 +52,7 @@ impl World {
     }
 
     pub(crate) fn of_the_layer() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            skip("a systemd of its own needs root");
-            return None;
-        }
+        let Root = root_or_skip()?;
         match layer() {
             Ok(layer) => Some(Self::new(Some(layer.clone()))),
             Err(why) => {
