@@ -360,7 +360,7 @@ struct State {
     /// All of them, as they came.
     transcript: String,
     processes: HashMap<u32, Process>,
-    /// The addresses of the TCP listeners, by name.
+    /// The addresses of the IP listeners, by name.
     addresses: HashMap<String, String>,
     /// Every process that had stdout is dead.
     ended: bool,
@@ -609,7 +609,7 @@ impl Service {
         Client::unix(&self.dir.join(name))
     }
 
-    /// The address that a TCP listener is bound to.
+    /// The address that an IP listener is bound to.
     pub(crate) fn address(&self, name: &str) -> String {
         self.heard.wait(|| format!("address of `{name}`"), |state| state.addresses.get(name).cloned())
     }

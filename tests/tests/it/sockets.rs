@@ -1,15 +1,19 @@
-//! Listeners over the releases of a service: what one has and the next has not, what moved, and what becomes of the
-//! files of Unix sockets.
+//! Listeners over the releases of a service: what one has and the next has not, what moved, what becomes of the files of Unix
+//! sockets, and of the options of an address.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Service, Signal};
+use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt::GetStruct};
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Root, Service, Signal, root_or_skip};
 use crate::look;
 
 /// Ends the probation of a successor at once: a stop that reaches the old process in it means that process.
@@ -31,6 +35,14 @@ fn wait_until_refused(address: &str) {
             other => panic!("somebody has {address}: {other:?}"),
         }
     }
+}
+
+/// A port that was free a moment ago, of an address that no other process of the tests has.
+fn fixed_address() -> SocketAddrV4 {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, 77, high, low);
+    let free = TcpListener::bind((address, 0)).expect("the whole of 127 is this machine");
+    SocketAddrV4::new(address, free.local_addr().expect("it is bound").port())
 }
 
 /// Who answers on a Unix socket.
@@ -169,10 +181,7 @@ fn a_listener_becomes_one_of_another_kind() {
 #[test]
 fn a_listener_gets_another_name() {
     let dir = Dir::new();
-    // A port that was free a moment ago, of an address that no other test has.
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let address = std::net::Ipv4Addr::new(127, 77, high, low);
-    let fixed = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let fixed = fixed_address();
     let command = dir.victim().listen("before", &format!("tcp://{fixed}")).listen_unix("local");
     let (service, old) = command.serve();
     let path = dir.join("local");
@@ -449,4 +458,245 @@ fn the_mode_of_a_unix_path() {
     service.wait(&new, "alone");
     service.upgrade(&new);
     assert_eq!(mode(), 0o600);
+}
+
+/// What the kernel says of a socket, be it that or what of its file.
+type Reading = fn(&Socket) -> usize;
+
+/// An address without options, a key, what shows its value, and two values with what is read then: one of the first release and
+/// the second, and one of the third. An option that only bind(2) takes keeps its value.
+type Row<'a> = (&'a str, &'a str, Reading, [(&'a str, usize); 2]);
+
+/// The sockets that are made for an address.
+fn made_for(place: &str) -> (Domain, Type) {
+    match place.split_once("://").expect("an address") {
+        ("tcp", host) if host.starts_with('[') => (Domain::IPV6, Type::STREAM),
+        ("tcp", _) => (Domain::IPV4, Type::STREAM),
+        ("udp", host) if host.starts_with('[') => (Domain::IPV6, Type::DGRAM),
+        ("udp", _) => (Domain::IPV4, Type::DGRAM),
+        ("unix", _) => (Domain::UNIX, Type::STREAM),
+        ("unix-dgram", _) => (Domain::UNIX, Type::DGRAM),
+        (_, _) => (Domain::UNIX, Type::SEQPACKET),
+    }
+}
+
+/// As ss(8) has it; 0 of a socket that does not listen.
+fn backlog(socket: &Socket) -> usize {
+    let bound = socket.local_addr().unwrap();
+    let path = bound.as_pathname().map(|path| path.to_str().unwrap().to_owned());
+    let Some(local) = path.or_else(|| Some(bound.as_socket()?.to_string())) else { return 0 };
+    let output = std::process::Command::new("ss").arg("-Hlntx").output().expect("ss runs");
+    assert!(output.status.success());
+    let table = String::from_utf8(output.stdout).unwrap();
+    let Some(row) = table.lines().find(|row| row.split_whitespace().any(|word| word == local)) else {
+        return 0;
+    };
+    let limit = row.split_whitespace().skip_while(|word| *word != "LISTEN").nth(2);
+    limit.and_then(|limit| limit.parse().ok()).expect("the third column is the limit of the queue")
+}
+
+#[derive(Clone, Copy)]
+struct Fastopen;
+nix::getsockopt_impl!(Fastopen, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, u32, GetStruct<u32>);
+
+fn fastopen(socket: &Socket) -> usize {
+    getsockopt(socket, Fastopen).unwrap() as usize
+}
+
+fn receive_buffer(socket: &Socket) -> usize {
+    socket.recv_buffer_size().unwrap()
+}
+
+fn send_buffer(socket: &Socket) -> usize {
+    socket.send_buffer_size().unwrap()
+}
+
+fn nodelay(socket: &Socket) -> usize {
+    socket.tcp_nodelay().unwrap().into()
+}
+
+fn keepalive(socket: &Socket) -> usize {
+    socket.keepalive().unwrap().into()
+}
+
+fn reuse_port(socket: &Socket) -> usize {
+    socket.reuse_port().unwrap().into()
+}
+
+fn v6only(socket: &Socket) -> usize {
+    socket.only_v6().unwrap().into()
+}
+
+fn freebind_v4(socket: &Socket) -> usize {
+    socket.freebind_v4().unwrap().into()
+}
+
+fn freebind_v6(socket: &Socket) -> usize {
+    socket.freebind_v6().unwrap().into()
+}
+
+fn is_of_lo(socket: &Socket) -> usize {
+    (socket.device().unwrap().as_deref() == Some(b"lo")).into()
+}
+
+/// Of the file that a Unix socket is bound to; there is none yet for one that is not.
+fn file(socket: &Socket) -> Option<fs::Metadata> {
+    Some(fs::symlink_metadata(socket.local_addr().unwrap().as_pathname()?).expect("a file"))
+}
+
+fn mode(socket: &Socket) -> usize {
+    file(socket).map_or(0, |file| file.mode() as usize & 0o777)
+}
+
+fn user(socket: &Socket) -> usize {
+    file(socket).map_or(0, |file| file.uid() as usize)
+}
+
+fn group(socket: &Socket) -> usize {
+    file(socket).map_or(0, |file| file.gid() as usize)
+}
+
+/// A listener for each row, which is looked at where it was bound, where it was inherited, and where the release that inherits
+/// it says something else.
+fn each_arrives(rows: &[Row<'_>]) {
+    let dir = Dir::new();
+    let declaration = |(at, (place, key, _, values)): (usize, &Row<'_>), release: usize| {
+        let place = place.replace("PATH", dir.join(format!("socket-{at}")).to_str().unwrap());
+        (format!("row-{at}"), format!("{place}?{key}={}", values[release].0))
+    };
+    let mut first = dir.victim();
+    for row in rows.iter().enumerate() {
+        let (name, address) = declaration(row, 0);
+        first = first.listen(&name, &address);
+    }
+
+    // The sockets of one kind are told apart by their ports, or by their paths.
+    let check = |service: &Service, process: &Process, release: usize| {
+        let sockets: Vec<Socket> = process.sockets().into_iter().map(Socket::from).collect();
+        for (at, (place, key, read, values)) in rows.iter().enumerate() {
+            let path = dir.join(format!("socket-{at}"));
+            let is_it = |socket: &&Socket| {
+                let (Ok(bound), Ok(kind)) = (socket.local_addr(), socket.r#type()) else { return false };
+                (bound.domain(), kind) == made_for(place)
+                    && match bound.as_socket() {
+                        Some(ip) => ip.to_string() == service.address(&format!("row-{at}")),
+                        None => bound.as_pathname() == Some(&path),
+                    }
+            };
+            let socket = sockets.iter().find(is_it).unwrap_or_else(|| panic!("no socket for {place}, {key}"));
+            let (value, expected) = values[release];
+            assert_eq!(read(socket), expected, "{place}?{key}={value}, of {process:?}");
+        }
+    };
+    // None of it is so without the option.
+    for (place, key, read, values) in rows {
+        let (domain, kind) = made_for(place);
+        assert_ne!(read(&Socket::new(domain, kind, None).unwrap()), values[0].1, "{place}, {key}");
+    }
+
+    let (service, old) = first.serve();
+    check(&service, &old, 0);
+    let new = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    check(&service, &new, 0);
+
+    let again = rows.iter().enumerate().map(|row| {
+        let (name, address) = declaration(row, 1);
+        format!("listen without {name}; listen with {name} {address}")
+    });
+    service.plan(&again.collect::<Vec<_>>().join("; "));
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    check(&service, &third, 1);
+}
+
+#[test]
+fn every_option_of_an_ip_socket_arrives() {
+    const ON: [(&str, usize); 2] = [("true", 1); 2];
+    // The kernel has twice what it is asked for, socket(7).
+    const SIZES: [(&str, usize); 2] = [("40000", 80_000), ("30000", 60_000)];
+    let (v4, v6) = (["tcp://127.0.0.1:0", "udp://127.0.0.1:0"], ["tcp://[::1]:0", "udp://[::1]:0"]);
+    // Documentation's own, and no machine's: RFC 5737, RFC 3849.
+    let (foreign_v4, foreign_v6) =
+        (["tcp://192.0.2.1:0", "udp://192.0.2.1:0"], ["tcp://[2001:db8::1]:0", "udp://[2001:db8::1]:0"]);
+    let mut rows: Vec<Row<'_>> = vec![
+        (v4[0], "backlog", backlog, [("17", 17), ("23", 23)]),
+        (v4[0], "nodelay", nodelay, [("true", 1), ("false", 0)]),
+        (v4[0], "keepalive", keepalive, [("true", 1), ("false", 0)]),
+        (v4[0], "fastopen", fastopen, [("16", 16), ("8", 8)]),
+    ];
+    for kind in [0, 1] {
+        rows.extend::<[Row<'_>; 7]>([
+            (v4[kind], "reuse_port", reuse_port, ON),
+            (v6[kind], "v6only", v6only, ON),
+            (foreign_v4[kind], "freebind", freebind_v4, ON),
+            (foreign_v6[kind], "freebind", freebind_v6, ON),
+            (v4[kind], "device", is_of_lo, [("lo", 1); 2]),
+            (v4[kind], "recv_buffer", receive_buffer, SIZES),
+            (v4[kind], "send_buffer", send_buffer, SIZES),
+        ]);
+    }
+    each_arrives(&rows);
+}
+
+#[test]
+fn every_option_of_a_unix_path_arrives() {
+    let Some(Root) = root_or_skip() else { return };
+    const SIZES: [(&str, usize); 2] = [("40000", 80_000), ("30000", 60_000)];
+    // Somebody who has a name, by that and by number.
+    let [users, groups] = ["/etc/passwd", "/etc/group"].map(|table| fs::read_to_string(table).unwrap());
+    fn by_name(table: &str) -> (&str, usize) {
+        let fields = |row| {
+            let mut fields = str::split(row, ':');
+            Some((fields.next()?, fields.nth(1)?.parse().ok()?))
+        };
+        table.lines().filter_map(fields).find(|(_, number)| *number != 0).expect("not only root")
+    }
+    let mut rows: Vec<Row<'_>> = vec![
+        ("unix://PATH", "backlog", backlog, [("17", 17), ("23", 23)]),
+        ("unix-seqpacket://PATH", "backlog", backlog, [("17", 17), ("23", 23)]),
+    ];
+    for place in ["unix://PATH", "unix-dgram://PATH", "unix-seqpacket://PATH"] {
+        rows.extend::<[Row<'_>; 7]>([
+            (place, "recv_buffer", receive_buffer, SIZES),
+            (place, "send_buffer", send_buffer, SIZES),
+            (place, "mode", mode, [("640", 0o640), ("600", 0o640)]),
+            (place, "user", user, [("1234", 1234), ("4321", 1234)]),
+            (place, "group", group, [("2345", 2345), ("5432", 2345)]),
+            (place, "user", user, [by_name(&users); 2]),
+            (place, "group", group, [by_name(&groups); 2]),
+        ]);
+    }
+    each_arrives(&rows);
+}
+
+/// What is said of the connections, not of the listener.
+#[test]
+fn an_accepted_connection_has_the_options_of_its_listener() {
+    let rows: [(&str, Reading, usize); 4] = [
+        ("nodelay=true", nodelay, 1),
+        ("nodelay=false", nodelay, 0),
+        ("keepalive=true", keepalive, 1),
+        ("keepalive=false", keepalive, 0),
+    ];
+    let dir = Dir::new();
+    let mut first = dir.victim();
+    for (at, (option, ..)) in rows.iter().enumerate() {
+        first = first.listen(&format!("row-{at}"), &format!("tcp://127.0.0.1:0?{option}"));
+    }
+    let (service, old) = first.serve();
+    let check = |process: &Process| {
+        for (at, (option, read, expected)) in rows.iter().enumerate() {
+            let stream = TcpStream::connect(service.address(&format!("row-{at}"))).unwrap();
+            let local = stream.local_addr().unwrap();
+            assert_eq!(Client::over_tcp(stream.try_clone().unwrap()).who().1, process.pid());
+            let sockets = process.sockets().into_iter().map(Socket::from);
+            let mut peers =
+                sockets.filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.as_socket() == Some(local)));
+            assert_eq!(read(&peers.next().expect("it has accepted")), *expected, "{option}");
+        }
+    };
+    check(&old);
+    let new = service.upgrade(&old);
+    check(&new);
 }

@@ -5,7 +5,8 @@
 //! `VICTIM_CTRLC` and `VICTIM_TOKIO_SIGNALS` make it handle signals itself, the usual ways. All else is set by the
 //! variables of the harness under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
-//! A client sends lines; [`answer`] has what can be asked for. A listener of the name `http` speaks HTTP: `web.rs`.
+//! A client sends lines, or datagrams that are one; [`answer`] has what can be asked for. A listener of the name `http` speaks
+//! HTTP: `web.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
 
 mod deeds;
 mod plan;
@@ -14,11 +15,12 @@ mod web;
 
 use std::env;
 use std::future::{Future, pending, poll_fn};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tableflip::net::{TcpListener, UnixListener};
+use tableflip::net::{TcpListener, UdpSocket, UnixListener};
 use tableflip::{Flavor, Ready, Service, Shutdown, StartError, Upgrader};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
     for line in declared(plan) {
         let (name, address) = line.split_once(' ').expect("a name and an address");
         service = service.listen(name, address);
-        listeners.push((name.to_owned(), address.starts_with("unix:")));
+        let scheme = address.split(':').next().unwrap_or_default();
+        listeners.push((name.to_owned(), scheme.to_owned()));
     }
     if env::var_os("VICTIM_CURRENT_THREAD").is_some() {
         service = service.flavor(Flavor::CurrentThread);
@@ -53,10 +56,12 @@ fn main() -> ExitCode {
         let ready = env::var_os("VICTIM_READY").map(|_| start.harness::<Ready>()).transpose()?;
         let (commands, orders) = mpsc::unbounded_channel();
         let service = Arc::new(Victim { upgrader: start.harness()?, shutdown: start.harness()?, commands });
-        let listener = |(name, unix): (String, bool)| -> Result<_, StartError> {
-            let listener = match unix {
-                true => Listener::Unix(start.listener(&name)?),
-                false => Listener::Tcp(start.listener(&name)?),
+        let listener = |(name, scheme): (String, String)| -> Result<_, StartError> {
+            let listener = match scheme.as_str() {
+                "unix" => Listener::Unix(start.listener(&name)?),
+                "udp" => Listener::Udp(start.listener(&name)?),
+                "unix-dgram" | "unix-seqpacket" => Listener::Held(start.listener(&name)?),
+                _ => Listener::Tcp(start.listener(&name)?),
             };
             Ok((name, listener))
         };
@@ -107,6 +112,8 @@ impl Victim {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+    Udp(UdpSocket),
+    Held(#[expect(dead_code, reason = "to hold it is all")] OwnedFd),
 }
 
 async fn body(
@@ -117,11 +124,14 @@ async fn body(
 ) -> Result<ExitCode, String> {
     let plan = Plan::of_this_process();
     for (name, listener) in &listeners {
-        if let Listener::Tcp(listener) = listener {
-            // One that is told to stop before it has begun has none any more.
-            if let Ok(address) = listener.local_addr() {
-                victim.say("listening", format_args!("{name} {address}"));
-            }
+        let address = match listener {
+            Listener::Tcp(listener) => listener.local_addr(),
+            Listener::Udp(socket) => socket.local_addr(),
+            Listener::Unix(_) | Listener::Held(_) => continue,
+        };
+        // One that is told to stop before it has begun has none any more.
+        if let Ok(address) = address {
+            victim.say("listening", format_args!("{name} {address}"));
         }
     }
     victim.say("init", "");
@@ -211,6 +221,18 @@ async fn serve(victim: Arc<Victim>, listener: Listener) {
                 let (stream, _) = listener.accept().await.unwrap_or_else(|error| failed(error));
                 tokio::spawn(converse(victim.clone(), stream));
             }
+            Listener::Udp(socket) => {
+                let mut packet = [0; 512];
+                let (length, from) =
+                    socket.recv_from(&mut packet).await.unwrap_or_else(|error| failed(error));
+                let line = String::from_utf8_lossy(&packet[..length]);
+                let answer = answer(&victim, line.trim_end()).await;
+                // A client that is gone has nothing to ask.
+                match socket.send_to(answer.as_bytes(), from).await {
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            Listener::Held(_) => pending().await,
         }
     }
 }

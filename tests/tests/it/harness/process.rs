@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, pidfd_open,
-    pidfd_send_signal, set_child_subreaper, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, pidfd_getfd,
+    pidfd_open, pidfd_send_signal, set_child_subreaper, waitid,
 };
 
 use super::DEADLINE;
@@ -184,6 +184,28 @@ impl Process {
         // The rest of the two calls may find it closed.
         let target = |entry: fs::DirEntry| Some(fs::read_link(entry.path()).ok()?.display().to_string());
         entries.filter_map(|entry| target(entry.ok()?)).collect()
+    }
+
+    /// A duplicate of each socket that it has, pidfd_getfd(2): what one says of itself is what the kernel knows. While they are
+    /// held, the sockets stay open.
+    pub(crate) fn sockets(&self) -> Vec<OwnedFd> {
+        let pidfd = self.inner.pidfd.as_ref().expect("the process lives");
+        let mut sockets = Vec::new();
+        for entry in fs::read_dir(self.proc("fd")).expect("the process lives").flatten() {
+            let is_socket = fs::read_link(entry.path())
+                .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok()).expect("a number");
+            if !is_socket {
+                continue;
+            }
+            match pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty()) {
+                Ok(socket) => sockets.push(socket),
+                // Closed meanwhile.
+                Err(Errno::BADF) => {}
+                Err(error) => panic!("pidfd_getfd of {number} of {self:?}: {error}"),
+            }
+        }
+        sockets
     }
 
     /// Whether each of its listening TCP sockets has O_NONBLOCK, proc_pid_fdinfo(5).
