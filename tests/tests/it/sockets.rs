@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -200,6 +200,43 @@ fn a_listener_gets_another_name() {
     let third = service.upgrade(&new);
     assert_eq!(Client::tcp(&fixed.to_string()).who(), (3, third.pid()));
     assert_eq!(who(&path), (3, third.pid()));
+}
+
+/// K6: TCP and UDP have ports of their own, and one number is two addresses.
+#[test]
+fn k6_tcp_and_udp_on_one_port() {
+    let dir = Dir::new();
+    let fixed = fixed_address();
+    let command = dir.victim().listen("stream", &format!("tcp://{fixed}"));
+    let (service, mut old) = command.listen("packets", &format!("udp://{fixed}")).serve();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ask_udp = |generation: u64, process: &Process| {
+        udp.send_to(b"who", fixed).unwrap();
+        let mut answer = [0; 64];
+        let (length, from) = udp.recv_from(&mut answer).unwrap();
+        assert_eq!(from, fixed.into());
+        assert_eq!(String::from_utf8_lossy(&answer[..length]), format!("{generation} {}", process.pid()));
+    };
+    let ask_both = |generation: u64, process: &Process| {
+        assert_eq!(Client::tcp(&fixed.to_string()).who(), (generation, process.pid()));
+        ask_udp(generation, process);
+    };
+    ask_both(1, &old);
+    for generation in 2..4 {
+        let new = service.upgrade(&old);
+        ask_both(generation, &new);
+        assert_eq!(old.exit(), Exit::Status(0));
+        ask_both(generation, &new);
+        service.wait(&new, "alone");
+        old = new;
+    }
+    // One of the two is given up; the other goes on.
+    service.plan("listen without stream");
+    let last = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    wait_until_refused(&fixed.to_string());
+    ask_udp(4, &last);
 }
 
 #[test]
