@@ -248,6 +248,7 @@ mod tests {
         (Message::Sockets { entries: vec![entry; count] }, (0..count).map(|_| fd()).collect())
     }
 
+    /// K3: they are closed on exec from the moment that they are there.
     #[test]
     fn descriptors_arrive_in_order_and_closed_on_exec() {
         let (mut old, mut new) = pair();
@@ -260,6 +261,7 @@ mod tests {
         assert!(fds.iter().all(is_cloexec));
     }
 
+    /// H9: a send that waits would keep the thread from everything else.
     #[test]
     fn nothing_blocks_and_nothing_is_lost_when_the_socket_is_full() {
         let (mut old, mut new) = pair();

@@ -44,7 +44,7 @@ fn a_service_of_ten_lines() {
     assert_eq!(service.log(), "", "there was nothing to complain of");
 }
 
-/// Without a subscriber there is stderr for what an operator has to know, one line each.
+/// P10. Without a subscriber there is stderr for what an operator has to know, one line each.
 #[test]
 fn what_goes_wrong_is_on_stderr() {
     let dir = Dir::new();

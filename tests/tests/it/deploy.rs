@@ -44,6 +44,7 @@ fn put_executable(dir: &Dir, content: &[u8]) {
     dir.copy(&aside, "svc");
 }
 
+/// P3: it is found by its name, and not by the file that it was.
 #[test]
 fn the_executable_is_removed_and_copied_anew() {
     let dir = Dir::new();
@@ -73,6 +74,7 @@ fn another_executable_is_renamed_over_it() {
     }
 }
 
+/// M18, H14: a start that fails leaves nothing, and the next one is tried afresh.
 #[test]
 fn m18_the_executable_is_missing_at_one_upgrade() {
     let dir = Dir::new();
@@ -322,6 +324,7 @@ fn h10_arguments_arrive_as_they_are() {
     }
 }
 
+/// P3: argv[0] is what somebody has set it to.
 #[test]
 fn a_name_that_is_no_path_is_not_believed() {
     let dir = Dir::new();
@@ -416,6 +419,7 @@ fn the_variable_of_the_handover_is_gone_before_the_body_runs() {
     }
 }
 
+/// M20, P4: what is started in the place of a dead release is not whatever lies at its path by now.
 #[test]
 fn m20_the_image_that_worked_is_started_though_its_file_is_deleted() {
     let dir = Dir::new();

@@ -168,6 +168,7 @@ fn a_guard_holds_a_stop() {
     assert_eq!(service.pidfile(), None);
 }
 
+/// D2, D7: whoever never ends is left behind.
 #[test]
 fn the_deadline_of_a_drain_ends_the_process() {
     let dir = Dir::new();
@@ -190,6 +191,7 @@ fn the_deadline_of_a_drain_ends_the_process() {
     assert_eq!(service.pidfile(), None);
 }
 
+/// D2, D7: a runtime that waits for its threads would wait for ever.
 #[test]
 fn the_deadline_of_a_drain_ends_a_process_whose_body_is_blocked() {
     let dir = Dir::new();
@@ -367,6 +369,7 @@ fn k7_a_unix_path_that_is_somebody_elses_by_now_stays() {
     assert_eq!(fs::read_to_string(dir.join("other")).unwrap(), "precious");
 }
 
+/// P9: it is removed by whom it names.
 #[test]
 fn a_pid_file_that_names_somebody_else_by_now_stays() {
     let dir = Dir::new();

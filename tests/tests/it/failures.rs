@@ -14,6 +14,7 @@ fn assert_untouched(dir: &Dir, service: &Service, old: u32) {
     assert_eq!(leftovers, [""; 0], "left behind beside the pid file");
 }
 
+/// H1: the end of its channel is its death, and not that it is ready.
 #[test]
 fn a_successor_that_exits_before_it_is_ready() {
     let dir = Dir::new();
@@ -130,7 +131,7 @@ fn a_successor_that_is_never_ready() {
     }
 }
 
-/// It may have said why it fails and then not get out.
+/// P11. It may have said why it fails and then not get out.
 #[test]
 fn a_successor_that_hangs_on_its_way_out() {
     let dir = Dir::new();
@@ -182,6 +183,7 @@ fn an_old_one_that_hangs_at(point: &str) {
     assert_untouched(&dir, &service, old.pid());
 }
 
+/// H9: the successor waits for it with a deadline, and not in a call that blocks.
 #[test]
 fn an_old_one_that_hangs_before_it_pauses() {
     an_old_one_that_hangs_at("step:Pausing");
@@ -288,7 +290,7 @@ fn the_listeners_that_a_successor_does_not_serve_are_named() {
     assert_eq!(service.connect_unix("local").who(), (1, old.pid()));
 }
 
-/// M14, H1, H4: at every step of a successor's start there is nothing that its death leaves wrong.
+/// M14, H1, H4, P1: at every step of a successor's start there is nothing that its death leaves wrong.
 #[test]
 fn a_successor_that_dies_at_any_step() {
     let dir = Dir::new();
@@ -377,6 +379,7 @@ fn m16_a_successor_that_clears_o_nonblock() {
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
+/// H3: nobody is asked to open what this process is just opening.
 #[test]
 fn an_upgrade_is_refused_before_the_service_is_ready() {
     let dir = Dir::new();
@@ -429,7 +432,7 @@ fn m12_a_successor_that_somebody_else_reaps() {
     }
 }
 
-/// A successor inherits that SIGCHLD is ignored, unless it is reset; children are then reaped by the kernel.
+/// P12. A successor inherits that SIGCHLD is ignored, unless it is reset; children are then reaped by the kernel.
 #[test]
 fn a_service_that_was_started_with_sigchld_ignored() {
     let dir = Dir::new();

@@ -2,12 +2,15 @@
 //! sees to it that the impostor is dead, and serves on.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use socket2::{SockRef, Type};
 
 use crate::harness::{Command, Dir, Process, Service, Signal};
 use crate::look;
+use crate::many::allow_many_files;
 
 const IMPOSTOR: &str = env!("CARGO_BIN_EXE_impostor");
 
@@ -120,6 +123,43 @@ fn what_is_no_message_fails_the_upgrade() {
         &["receive", r#"send {"type":"sockets","entries":[{"name":"a","address":"b"}]}"#],
         &["sent 0 descriptors where 1 belong"],
     );
+}
+
+/// H8: what it is to get does not go into the channel at once, and it never takes the rest, alive or dead. Nothing is left of
+/// it when the old process goes on, be it a zombie, the channel, or what waits in that.
+#[test]
+fn h8_a_successor_that_cannot_be_given_what_is_offered() {
+    const COUNT: usize = 1300;
+    allow_many_files(4096);
+    let stage = Stage::new();
+    // Names and addresses as long as they may be, which alone are more than a socket has room for.
+    let directory = stage.dir.path().to_str().expect("a temporary directory is UTF-8").len();
+    let room = fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap().trim().parse().unwrap();
+    assert!(COUNT * (64 + 107) > room, "a socket has room for {room} bytes here");
+    let listen = |number: usize| {
+        let path = stage.dir.join(format!("{number:0>width$}", width = 107 - directory - 1));
+        format!("listen with {number:0>64} unix://{}", path.display())
+    };
+    // By the plan: it is too much for a variable of the environment.
+    let listeners = (0..COUNT).map(listen).collect::<Vec<_>>().join("; ");
+    let (service, old) = stage.victim().plan(&listeners).upgrade_timeout("3s").serve();
+    let mut before = service.connect();
+    before.who();
+    let gone = "the successor exited with status 7 before it served";
+    let closed = "the successor cannot be talked to: it closed the channel and went on running";
+    for (steps, reason) in
+        [(&["exit 7"][..], gone), (&["close"], closed), (&[], "the successor was not ready within 3s")]
+    {
+        let said = stage.fails(&service, &old, steps);
+        assert!(said.contains(reason), "{steps:?}: {said}");
+        // The one kind that no listener of this service is.
+        let is_channel = |fd: &OwnedFd| SockRef::from(fd).r#type().is_ok_and(|kind| kind == Type::SEQPACKET);
+        assert!(!old.sockets().iter().any(is_channel), "{steps:?}: the channel is there");
+        assert!(!look::kinds(&old).keys().any(|kind| kind.contains("pidfd")), "{steps:?}");
+    }
+    assert_eq!(before.who(), (1, old.pid()));
+    service.plan(&listeners);
+    stage.is_upgraded(&service, &old);
 }
 
 #[test]

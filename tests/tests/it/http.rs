@@ -215,7 +215,7 @@ fn d5_a_connection_that_became_another_protocol_is_served_to_its_end() {
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
-/// What nobody uses is closed in the end, before the deadline of the drain is there: half of it at most. So is what was begun
+/// K9. What nobody uses is closed in the end, before the deadline of the drain is there: half of it at most. So is what was begun
 /// before the drain, and of which nothing has come since.
 #[test]
 fn a_connection_that_stays_idle_is_closed_before_the_deadline() {

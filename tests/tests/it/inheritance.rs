@@ -44,6 +44,7 @@ fn m8_no_other_child_inherits_anything_of_ours() {
     assert!(witnesses.len() > 10 * 20, "only {} children", witnesses.len());
 }
 
+/// P7: stderr is where it was.
 #[test]
 fn a_successor_inherits_the_standard_streams_and_its_channel() {
     let dir = Dir::new();
@@ -68,7 +69,7 @@ fn a_successor_inherits_the_standard_streams_and_its_channel() {
     assert!(descriptors[3].contains("=socket:["), "{descriptors:?}");
 }
 
-/// Every descriptor of a service is closed on exec, at each stage of an upgrade, in both processes.
+/// M8, K3: every descriptor of a service is closed on exec, at each stage of an upgrade, in both processes.
 #[test]
 fn m8_every_descriptor_is_closed_on_exec() {
     let dir = Dir::new();

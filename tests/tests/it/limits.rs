@@ -26,6 +26,7 @@ pub(crate) fn leave_no_descriptor(process: &Process) {
     limit_files(process, (0..).find(|number| !numbers.contains(number)).map(u64::from));
 }
 
+/// M5, H13: it does not get its sockets, and the next one does.
 #[test]
 fn m5_a_successor_that_may_open_few_files_says_so() {
     let dir = Dir::new();

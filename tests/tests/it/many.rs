@@ -47,7 +47,7 @@ fn settle(service: &Service) -> Client {
 }
 
 /// Raises the soft limit of open files of the tests, and so of the services that they start, to the hard one.
-fn allow_many_files(at_least: u64) {
+pub(crate) fn allow_many_files(at_least: u64) {
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.is_none_or(|maximum| maximum >= at_least);
     assert!(enough, "the hard limit of open files is {limit:?}; this test needs {at_least}");
@@ -86,6 +86,8 @@ fn h2_a_thousand_listeners_change_hands_in_one_upgrade() {
     assert!(!service.has_said(&old, "error") && !service.has_said(&new, "error"));
 }
 
+/// H12, P1, D9: one after the other, as fast as they go. Neither a zombie nor a connection that is counted twice, or not at all,
+/// is left of any.
 #[test]
 fn three_hundred_upgrades_leave_nothing_behind() {
     allow_many_files(1024);
@@ -120,7 +122,7 @@ fn three_hundred_upgrades_leave_nothing_behind() {
     assert_eq!(names_in(dir.path()), ["log", "plan"]);
 }
 
-/// The other way to go on for long: one process that lives through all of it.
+/// H13. The other way to go on for long: one process that lives through all of it.
 #[test]
 fn upgrades_that_fail_leave_nothing_behind() {
     let dir = Dir::new();

@@ -56,6 +56,7 @@ fn managed(dir: &Dir) -> Command<'_> {
     dir.victim().env("NOTIFY_SOCKET", dir.join("notify"))
 }
 
+/// M2, S2: whom to follow, and that it is ready, is said by the one that is followed so far; of another it would not be taken.
 #[test]
 fn s2_the_old_one_waits_until_the_manager_has_heard_whom_to_follow() {
     let dir = Dir::new();

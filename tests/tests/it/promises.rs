@@ -2,6 +2,7 @@
 
 use crate::harness::{Dir, Exit, Signal};
 
+/// D3: every connection that comes after it is served by the new one.
 #[test]
 fn no_old_code_keeps_running_after_a_successful_upgrade() {
     let dir = Dir::new();

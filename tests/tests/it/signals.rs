@@ -96,7 +96,7 @@ fn a_second_ctrl_c_ends_the_process_at_once() {
     assert_eq!(service.pidfile(), None);
 }
 
-/// As at a terminal, which sends it to every process of the group.
+/// P6. As at a terminal, which sends it to every process of the group.
 #[test]
 fn ctrl_c_in_mid_upgrade_stops_everything() {
     let dir = Dir::new();

@@ -239,6 +239,7 @@ fn k6_tcp_and_udp_on_one_port() {
     ask_udp(4, &last);
 }
 
+/// K6, H5: what is offered arrives before anything is bound; a socket that was bound afresh would have another port.
 #[test]
 fn k6_a_port_of_the_kernels_choice_is_inherited() {
     let dir = Dir::new();

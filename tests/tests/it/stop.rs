@@ -248,7 +248,7 @@ fn a_stop_of_every_process_while_the_old_one_drains() {
     assert!(!dir.join("local").exists());
 }
 
-/// And wherever the two happen to be.
+/// H7. And wherever the two happen to be.
 #[test]
 fn a_stop_of_every_process_at_any_moment_of_an_upgrade() {
     let dir = Dir::new();

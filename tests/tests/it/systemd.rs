@@ -380,7 +380,7 @@ fn m3_s6_notify_reload_ends_with_every_upgrade() {
     }
 }
 
-/// S1, S7: the pid file is there when systemd looks, and names who serves when the old one exits.
+/// S1, S7, S8: the pid file is there when systemd looks, and names who serves when the old one exits.
 #[test]
 fn s7_a_forking_unit_follows_the_pid_file() {
     let lines = "Type=forking\nPIDFile=/run/echo/echo.pid\nExecReload=/usr/local/bin/tableflip upgrade /run/echo/echo.pid";

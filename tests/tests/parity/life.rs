@@ -245,7 +245,7 @@ fn a_first_process_has_no_predecessor() {
     first.stop();
 }
 
-/// Go: `TestUpgraderWaitForParent`; and `TestUpgraderReady`, which looks at the same from the other side.
+/// P8. Go: `TestUpgraderWaitForParent`; and `TestUpgraderReady`, which looks at the same from the other side.
 #[test]
 fn a_successor_can_wait_until_its_predecessor_is_gone() {
     let (send, receive) = mpsc::channel();

@@ -94,7 +94,7 @@ fn a_socket_is_passed_on() {
     assert!(path.exists());
 }
 
-/// A connection that was accepted by one process goes on in the next. Go: `AddConn`, `Conn`.
+/// D8. A connection that was accepted by one process goes on in the next. Go: `AddConn`, `Conn`.
 #[test]
 fn a_connection_goes_on_in_the_successor() {
     let service = || declared().listen("line", "tcp://localhost:0");

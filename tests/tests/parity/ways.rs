@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tableflip::testing::{self, Running};
 use tableflip::{
-    Address, FromListener, Kind, ListenerSocket, Ready, Service, Shutdown, Start, StartError, Upgrader,
-    blocking, net,
+    Address, FromListener, Kind, ListenerSocket, Listeners, Ready, Service, Shutdown, Start, StartError,
+    Upgrader, blocking, net,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -508,4 +508,56 @@ fn a_raw_listener_does_not_block() {
     let mut stream = TcpStream::connect(service.address("it").unwrap()).unwrap();
     service.stop();
     assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+/// A body that has its listener from a callback, or from its predecessor, and serves it; `$blocks` is called before it is taken.
+macro_rules! with_a_callback {
+    ($listener:ty, $blocks:expr, $made:expr) => {
+        |start: &mut Start| {
+            let (listeners, generation) = (start.harness::<Listeners>()?, generation(start)?);
+            let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            Ok(async move {
+                $blocks();
+                let it: $listener = listeners.bind_with("it", TCP, $made).unwrap();
+                ready.notify();
+                let serve = async {
+                    loop {
+                        let (mut stream, _) = it.accept().await.unwrap();
+                        stream.write_all(generation.to_string().as_bytes()).await.unwrap();
+                    }
+                };
+                tokio::select! {
+                    () = shutdown => {}
+                    () = serve => {}
+                }
+            })
+        }
+    };
+}
+
+/// K2: tokio panics at a socket that blocks, or hangs in it. One comes from a callback of the body; and the same one, made to
+/// block again while the successor starts, from a predecessor.
+#[test]
+fn k2_a_socket_that_blocks_is_taken_as_a_type_of_tokio() {
+    macro_rules! two_generations_of {
+        ($listener:ty) => {{
+            let made = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = made.local_addr().unwrap();
+            let (first, shared) = (made.try_clone().unwrap(), made);
+            let prepare = with_a_callback!($listener, || (), move |_: &Address| io::Result::Ok(first));
+            let old = testing::start(declared(), prepare).unwrap();
+            assert_eq!(io::read_to_string(TcpStream::connect(address).unwrap()).unwrap(), "1");
+            let prepare = with_a_callback!(
+                $listener,
+                || shared.set_nonblocking(false).unwrap(),
+                |_: &Address| -> io::Result<std::net::TcpListener> { panic!("it is inherited") }
+            );
+            let new: Running<()> = old.replace(declared(), prepare).unwrap();
+            old.wait();
+            assert_eq!(io::read_to_string(TcpStream::connect(address).unwrap()).unwrap(), "2");
+            new.stop();
+        }};
+    }
+    two_generations_of!(tokio::net::TcpListener);
+    two_generations_of!(net::TcpListener);
 }
