@@ -434,6 +434,37 @@ fn at_a_terminal_progress_is_drawn() {
     assert_eq!(watching.0, 3, "{}", watching.1);
 }
 
+/// What it ends with, as elsewhere: the progress that was drawn is not in its way.
+#[test]
+fn at_a_terminal_the_status_says_how_it_ended() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir);
+    let failed = |line: &str, expected: i32, reason: &str| {
+        let (status, drawn) = at_a_terminal(&dir, line);
+        assert_eq!(status, expected, "{line}: {drawn}");
+        let last = drawn.trim_end().rsplit('\n').next().unwrap();
+        assert!(last.contains("tableflip: ") && last.contains(reason), "{line}: {drawn:?}");
+    };
+    let (status, drawn) = at_a_terminal(&dir, "upgrade pid --timeout 3");
+    assert_eq!(status, 2, "{drawn}");
+    assert!(drawn.contains("error: ") && drawn.contains("--timeout"), "{drawn}");
+
+    old.stop();
+    failed("status pid --timeout 200ms", 5, "no answer in time at pid.control");
+    old.signal(Signal::CONT);
+    // It is drawn when the time is over.
+    let gate = dir.gate("slow");
+    service.plan("init gate slow");
+    failed("upgrade pid --timeout 2s", 5, "the upgrade may go on all the same, see `tableflip status`");
+    let open = service.open(&old);
+    failed("upgrade pid", 4, "an upgrade is in progress");
+    gate.open();
+    service.wait(&old, "draining");
+    failed("upgrade pid", 4, "the predecessor is still draining");
+    drop(open);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
 /// Runs it with a terminal as its stdout and stderr, pty(7); the exit status, and all that was written.
 fn at_a_terminal(dir: &Dir, line: &str) -> (i32, String) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
