@@ -215,6 +215,28 @@ fn d5_a_connection_that_became_another_protocol_is_served_to_its_end() {
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
+/// It is told by `Shutdown` as any body is, and counted until it has said its last word.
+#[test]
+fn d5_a_connection_that_became_another_protocol_is_told_of_the_drain() {
+    let dir = Dir::new();
+    let gate = dir.gate("last");
+    let (service, old) = web(&dir).serve();
+    let mut client = Http::connect(&service);
+    client.write(
+        "GET /farewell/last HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: farewell\r\n\r\n",
+    );
+    assert_eq!(client.response().status, 101);
+    let new = replace(&service, &old, 1);
+    // It has been told, and the old process waits for it.
+    service.wait(&old, "gate");
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "the predecessor is still draining");
+    gate.open();
+    assert_eq!(client.line(), format!("1 {}", old.pid()));
+    client.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
 /// K9. What nobody uses is closed in the end, before the deadline of the drain is there: half of it at most. So is what was begun
 /// before the drain, and of which nothing has come since.
 #[test]

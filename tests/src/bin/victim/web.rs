@@ -1,6 +1,7 @@
 //! A listener of the name `http` speaks HTTP: `/` says who answers, `/gate/NAME` once the test has opened that gate,
 //! `/stream/NAME` half of that at once and half then; `/count` counts what is sent to it, `/until-shutdown` answers when the
-//! service is told to finish, and `/switch` becomes a connection that echoes. On one of the name `slow` each connection
+//! service is told to finish, `/switch` becomes a connection that echoes, and `/farewell/NAME` one that is silent until the service
+//! is told to finish, and then, once the test has opened that gate, says who it was. On one of the name `slow` each connection
 //! sends a byte before HTTP, for a handshake; one of the name `axum` is served by `axum::serve`.
 
 use std::io;
@@ -14,9 +15,10 @@ use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use http_body_util::channel::Channel;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tableflip::net::TcpListener;
-use tokio::io::{AsyncRead, AsyncReadExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy, split};
 
 use crate::Victim;
 
@@ -39,6 +41,7 @@ fn router(victim: Arc<Victim>) -> Router {
         .route("/until-shutdown", get(until_shutdown))
         .route("/count", post(count))
         .route("/switch", get(switch))
+        .route("/farewell/{name}", get(farewell))
         .with_state(victim)
 }
 
@@ -82,15 +85,38 @@ async fn count(State(victim): State<Arc<Victim>>, body: Bytes) -> String {
 }
 
 async fn switch(request: Request) -> (StatusCode, HeaderMap) {
-    tokio::spawn(async move {
-        let stream = hyper::upgrade::on(request).await.expect("the answer says so");
-        let (mut read, mut write) = split(TokioIo::new(stream));
+    becomes("echo", request, |stream| async move {
+        let (mut read, mut write) = split(stream);
         // Its end is the client's business.
         match copy(&mut read, &mut write).await {
             Ok(_) | Err(_) => {}
         }
+    })
+}
+
+async fn farewell(
+    State(victim): State<Arc<Victim>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> (StatusCode, HeaderMap) {
+    becomes("farewell", request, |mut stream| async move {
+        victim.shutdown.clone().await;
+        let last_word = gate(State(victim), Path(name)).await + "\n";
+        stream.write_all(last_word.as_bytes()).await.expect("the client reads");
+    })
+}
+
+/// The answer that turns a connection into one of another protocol, which is spoken in a task of its own.
+fn becomes<F: Future<Output = ()> + Send>(
+    protocol: &'static str,
+    request: Request,
+    speak: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,
+) -> (StatusCode, HeaderMap) {
+    tokio::spawn(async move {
+        let stream = hyper::upgrade::on(request).await.expect("the answer says so");
+        speak(TokioIo::new(stream)).await;
     });
-    let headers = [(CONNECTION, "upgrade"), (UPGRADE, "echo")];
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, protocol)];
     let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
     (StatusCode::SWITCHING_PROTOCOLS, HeaderMap::from_iter(headers))
 }
