@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{FdFlags, fcntl_getfd};
-use tableflip::{blocking, testing};
+use tableflip::{Inherited, Upgrader, blocking, net, testing};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
 use crate::{body, declared};
 
@@ -100,7 +101,7 @@ fn a_connection_goes_on_in_the_successor() {
     let service = || declared().listen("line", "tcp://localhost:0");
     let old = testing::start_blocking(service(), |start| {
         let listener: blocking::TcpListener = start.listener("line")?;
-        let upgrader: tableflip::Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.harness()?;
         Ok(move || {
             for stream in listener.incoming() {
                 let mut reader = BufReader::new(stream.unwrap());
@@ -127,7 +128,7 @@ fn a_connection_goes_on_in_the_successor() {
 
     let new = old.replace_blocking(service(), |start| {
         let listener: blocking::TcpListener = start.listener("line")?;
-        let mut inherited: tableflip::Inherited = start.harness()?;
+        let mut inherited: Inherited = start.harness()?;
         Ok(move || {
             let mut stream = TcpStream::from(inherited.take("connection").unwrap());
             std::thread::spawn(move || {
@@ -143,6 +144,66 @@ fn a_connection_goes_on_in_the_successor() {
     client.write_all(b"two\n").unwrap();
     assert_eq!(answer(), "2 two\n");
     assert_eq!(answer(), "", "both processes have closed it");
+    new.stop();
+}
+
+/// The twin for `async` bodies. The one that gets it goes on in a task.
+#[test]
+fn an_async_body_passes_a_connection_on() {
+    let service = || declared().listen("line", "tcp://localhost:0");
+    let old = testing::start(service(), |start| {
+        let listener: net::TcpListener = start.listener("line")?;
+        let (upgrader, mut inherited) = (start.harness::<Upgrader>()?, start.harness::<Inherited>()?);
+        Ok(async move {
+            assert!(inherited.take("connection").is_none(), "a first process inherits nothing");
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut reader = tokio::io::BufReader::new(stream);
+            let mut line = String::new();
+            reader.read_line(&mut line).await.unwrap();
+            assert!(reader.buffer().is_empty(), "what was read ahead would be lost");
+            // Without its guard, the drain of this process does not wait for it.
+            let (mut stream, guard) = reader.into_inner().into_inner();
+            drop(guard);
+            upgrader.pass_on("connection", stream.as_fd().try_clone_to_owned().unwrap());
+            stream.write_all(format!("1 {line}").as_bytes()).await.unwrap();
+            drop(stream);
+            // The next one is the successor's.
+            match listener.accept().await {
+                Ok(_) | Err(_) => {}
+            }
+        })
+    })
+    .unwrap();
+    let mut client = TcpStream::connect(old.address("line").unwrap()).unwrap();
+    let mut answers = BufReader::new(client.try_clone().unwrap());
+    client.write_all(b"one\n").unwrap();
+    let mut answer = String::new();
+    answers.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "1 one\n");
+
+    let new = old.replace(service(), |start| {
+        let listener: net::TcpListener = start.listener("line")?;
+        let mut inherited: Inherited = start.harness()?;
+        Ok(async move {
+            let names: Vec<_> = inherited.iter().map(|(name, _)| name.to_owned()).collect();
+            assert_eq!(names, ["connection"]);
+            let stream = TcpStream::from(inherited.take("connection").unwrap());
+            // It is as the old one had it: tokio's does not block.
+            let mut stream = tokio::io::BufReader::new(tokio::net::TcpStream::from_std(stream).unwrap());
+            tokio::spawn(async move {
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                stream.write_all(format!("2 {line}").as_bytes()).await.unwrap();
+            });
+            match listener.accept().await {
+                Ok(_) | Err(_) => {}
+            }
+        })
+    });
+    let new = new.unwrap();
+    old.wait();
+    client.write_all(b"two\n").unwrap();
+    assert_eq!(io::read_to_string(answers).unwrap(), "2 two\n", "and both processes have closed it");
     new.stop();
 }
 
@@ -191,7 +252,7 @@ fn what_a_successor_does_not_take_is_closed() {
             testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("unwanted", writer)))
                 .unwrap();
         let new = old.replace_blocking(declared(), move |start| {
-            let inherited = takes_inherited.then(|| start.harness::<tableflip::Inherited>()).transpose()?;
+            let inherited = takes_inherited.then(|| start.harness::<Inherited>()).transpose()?;
             drop(inherited);
             let (ready, shutdown) =
                 (start.harness::<tableflip::Ready>()?, start.harness::<tableflip::Shutdown>()?);
