@@ -289,6 +289,7 @@ fn a_start_that_fails_says_why() -> Result {
 
 // The rest of the surface, on threads of this process.
 
+/// Go: `ErrNotSupported`, which `New` returns there; here the service runs, and it is the upgrade that is refused.
 #[test]
 fn an_upgrade_is_not_supported() -> Result {
     let service =

@@ -58,6 +58,8 @@ pub trait Client: Send + 'static {
 #[derive(Debug, Default)]
 struct Tally {
     answered: AtomicU64,
+    /// Requests that were asked later than by the next one's time, because the one before had not been answered.
+    late: AtomicU64,
     lost: Mutex<Vec<String>>,
     over: AtomicBool,
 }
@@ -113,7 +115,19 @@ pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -
     let run = Run { upgrades, answered: tally.answered.load(Ordering::Relaxed), lost, elapsed };
     println!("{}: {run}", service.name());
     assert!(run.lost.is_empty(), "{run}:\n{}\n{}", run.lost.join("\n"), service.log());
-    assert!(run.answered > u64::from(RATE / 10), "hardly anything was asked: {run}");
+    // A machine that is slow, or has other tests to run, may answer less than was meant to be asked. It is under load all the same
+    // where the clients are late: each asks again as soon as it is answered.
+    if run.answered < u64::from(RATE) * elapsed.as_millis() as u64 / 2000 {
+        let late = tally.late.load(Ordering::Relaxed);
+        assert!(
+            late > run.answered / 2 && run.answered > u64::from(RATE / 10),
+            "hardly anything was asked: {run}"
+        );
+        println!(
+            "{}: less than half of {RATE} a second, and {late} of them late: as fast as it goes here",
+            service.name()
+        );
+    }
     run
 }
 
@@ -138,7 +152,10 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 async fn ask_again(mut client: impl Client, every: Duration, after: Duration, tally: Arc<Tally>) {
     let mut ticks = interval_at(tokio::time::Instant::now() + after, every);
     while !tally.over.load(Ordering::Relaxed) {
-        ticks.tick().await;
+        let due = ticks.tick().await;
+        if due.elapsed() > every {
+            tally.late.fetch_add(1, Ordering::Relaxed);
+        }
         let asked = tokio::time::timeout(DEADLINE, client.ask());
         match asked.await.unwrap_or_else(|_| Err("there was no answer".to_owned())) {
             Ok(()) => _ = tally.answered.fetch_add(1, Ordering::Relaxed),

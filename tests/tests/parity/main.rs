@@ -8,6 +8,7 @@
 //! | `Listen`, `ListenWithCallback`, `Listener`, `AddListener`, the packet twins | `Listeners` | `listeners` |
 //! | `AddConn`, `Conn`, `AddFile`, `File`, `Files` | `Upgrader::pass_on`, `Inherited` | `passed_on` |
 //! | package `testing` | `tableflip::testing` | all but `os` |
+//! | `ErrNotSupported` | `UpgradeError::Unsupported` | `runtime/tests/portable.rs` |
 //! | | the ways of taking a listener | `ways` |
 //!
 //! The tests of Go's `child.go`, `parent.go` and `process.go` look at one end of the handover with the other faked; what
