@@ -3,10 +3,8 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
-use load::{Program, Service, have};
-use tokio::net::UdpSocket;
+use load::{Dns, Program, Service, have};
 
 /// That dig sends for an upgrade.
 const QUERIES: usize = 3000;
@@ -18,61 +16,11 @@ fn service() -> Service {
         .start()
 }
 
-/// A client that sends each query once, and takes one answer.
-struct Stub {
-    server: SocketAddr,
-    socket: Option<UdpSocket>,
-    number: u16,
-}
-
-/// RFC 1035: what a query has set is that recursion is desired, and a response the first bit.
-const QUERY: u8 = 1;
-const RESPONSE: u8 = 0x81;
-
-/// One question, A, IN.
-fn message(number: u16, flags: u8, name: &[u8]) -> Vec<u8> {
-    let number = number.to_be_bytes();
-    let head = [number[0], number[1], flags, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    [&head[..], name, b"\0\x01\0\x01"].concat()
-}
-
-impl Stub {
-    async fn connected(&mut self) -> std::io::Result<&UdpSocket> {
-        if self.socket.is_none() {
-            let socket = UdpSocket::bind("127.0.0.1:0").await?;
-            socket.connect(self.server).await?;
-            self.socket = Some(socket);
-        }
-        self.socket.as_ref().ok_or(std::io::ErrorKind::NotConnected.into())
-    }
-
-    async fn exchange(&mut self) -> std::io::Result<Result<(), String>> {
-        self.number = self.number.wrapping_add(1);
-        let id = self.number.to_be_bytes();
-        let query = message(self.number, QUERY, b"\x03www\x07example\x03org\0");
-        let socket = self.connected().await?;
-        socket.send(&query).await?;
-        let mut answer = [0; 512];
-        let received = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await;
-        let Ok(length) = received else { return Ok(Err("no answer in 5 s".to_owned())) };
-        let answer = &answer[..length?];
-        // A second answer to an earlier query has its number.
-        let is_right = answer.get(..2) == Some(&id) && answer.ends_with(&[192, 0, 2, 1]);
-        Ok(if is_right { Ok(()) } else { Err(format!("to {id:?} it is answered {answer:?}")) })
-    }
-}
-
-impl load::Client for Stub {
-    async fn ask(&mut self) -> Result<(), String> {
-        self.exchange().await.unwrap_or_else(|error| Err(error.to_string()))
-    }
-}
-
 #[test]
 fn every_query_over_udp_is_answered_once() {
     let mut service = service();
-    let server = service.address("udp");
-    load::across_upgrades(&mut service, || Stub { server, socket: None, number: 0 });
+    let client = Dns::new(service.address("udp"));
+    load::across_upgrades(&mut service, || client.clone());
     service.stop();
 }
 
@@ -95,9 +43,9 @@ fn a_name_outside_of_the_zone_is_refused_and_a_response_has_no_answer() {
     const REFUSED: u8 = 5;
     let mut service = service();
     let messages = [
-        message(1, RESPONSE, b"\x03www\x07example\x03org\0"),
-        message(2, QUERY, b"\x03www\x0bevilexample\x03org\0"),
-        message(3, QUERY, b"\x03WWW\x07EXAMPLE\x03org\0"),
+        Dns::message(1, Dns::RESPONSE, b"\x03www\x07example\x03org\0"),
+        Dns::message(2, Dns::QUERY, b"\x03www\x0bevilexample\x03org\0"),
+        Dns::message(3, Dns::QUERY, b"\x03WWW\x07EXAMPLE\x03org\0"),
     ];
     answers(service.address("udp"), &messages, &[(2, REFUSED), (3, 0)]);
     service.stop();

@@ -14,7 +14,7 @@ struct Https {
 impl Https {
     fn start() -> Self {
         let command = Service::of(env!("CARGO_BIN_EXE_tls")).listen("https", "tcp://127.0.0.1:0");
-        let made = Certificate::make(&command.path("first"));
+        let made = Certificate::make(&command.path("first")).expect("openssl makes it");
         fs::copy(&made.certificate, command.path("cert.pem")).expect("it is there");
         fs::copy(&made.key, command.path("key.pem")).expect("it is there");
         Self { service: command.start(), first: made.certificate }
@@ -44,7 +44,7 @@ fn no_request_of_http_2_is_lost_over_tls() {
 #[test]
 fn the_successor_reads_the_certificate_again() {
     let mut https = Https::start();
-    let second = Certificate::make(&https.service.path("second"));
+    let second = Certificate::make(&https.service.path("second")).expect("openssl makes it");
     let trusts = |certificate: &PathBuf| {
         let mut client = Http::new(https.service.address("https"), Version::Http1).trusting(&[certificate]);
         load::block_on(async move { client.get().await })

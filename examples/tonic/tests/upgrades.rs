@@ -1,5 +1,6 @@
 //! gRPC over upgrades under load, with the client of tonic.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,7 +38,7 @@ struct Unary {
 const NOT_SENT: &str = r#"hyper::Error(Canceled, "connection closed")"#;
 
 impl load::Client for Unary {
-    async fn ask(&mut self) -> Result<(), String> {
+    async fn ask(&mut self) -> io::Result<()> {
         // Here, for a channel is made within a runtime.
         let client = self.client.get_or_insert_with(|| GreeterClient::new(self.endpoint.connect_lazy()));
         loop {
@@ -48,9 +49,14 @@ impl load::Client for Unary {
                 Err(status) if format!("{status:?}").contains(NOT_SENT) => {
                     self.unsent.fetch_add(1, Ordering::Relaxed);
                 }
-                other => return Err(format!("{other:?}")),
+                other => return Err(io::Error::other(format!("{other:?}"))),
             }
         }
+    }
+
+    /// The channel connects by itself, and again where it has to.
+    fn connections(&self) -> u32 {
+        self.client.is_some().into()
     }
 }
 

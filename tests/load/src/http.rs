@@ -1,6 +1,6 @@
 //! A client of HTTP that keeps its connection, and knows when a request was lost.
 
-use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, TE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,6 +19,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::Client;
+use crate::loss::{bad, lost};
 
 /// Which HTTP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,11 @@ pub struct Http {
     server: SocketAddr,
     version: Version,
     path: &'static str,
+    /// What a method of gRPC is called with, in the frame that it has in a body.
+    call: Option<Bytes>,
     tls: Option<TlsConnector>,
     sender: Option<Sender>,
+    connections: u32,
 }
 
 enum Sender {
@@ -55,15 +59,23 @@ impl std::fmt::Debug for Http {
 
 impl Clone for Http {
     fn clone(&self) -> Self {
-        let Self { server, version, path, ref tls, .. } = *self;
-        Self { server, version, path, tls: tls.clone(), sender: None }
+        let Self { server, version, path, ref call, ref tls, .. } = *self;
+        Self { call: call.clone(), tls: tls.clone(), ..Self::new(server, version).path(path) }
     }
 }
 
 impl Http {
     /// A client of this server, that asks for `/`.
     pub fn new(server: SocketAddr, version: Version) -> Self {
-        Self { server, version, path: "/", tls: None, sender: None }
+        Self { server, version, path: "/", call: None, tls: None, sender: None, connections: 0 }
+    }
+
+    /// A client of gRPC, over HTTP/2: each request calls this method, with this message.
+    pub fn grpc(server: SocketAddr, method: &'static str, message: &[u8]) -> Self {
+        // Not compressed, and its length.
+        let length = u32::try_from(message.len()).expect("a message that is no longer than one may be");
+        let frame = [&[0][..], &length.to_be_bytes(), message].concat();
+        Self { call: Some(frame.into()), ..Self::new(server, Version::Http2).path(method) }
     }
 
     /// It asks for this.
@@ -86,7 +98,7 @@ impl Http {
         Self { tls: Some(Arc::new(config).into()), ..self }
     }
 
-    async fn connect(&self) -> Result<Sender, String> {
+    async fn connect(&self) -> io::Result<Sender> {
         let stream = TcpStream::connect(self.server).await.map_err(lost("connecting"))?;
         stream.set_nodelay(true).map_err(lost("setting TCP_NODELAY"))?;
         let Some(tls) = &self.tls else { return self.begin(stream).await };
@@ -98,7 +110,7 @@ impl Http {
     async fn begin(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Sender, String> {
+    ) -> io::Result<Sender> {
         Ok(match self.version {
             Version::Http1 => {
                 let stream = TokioIo::new(stream);
@@ -121,15 +133,22 @@ impl Http {
             Version::Http1 => Request::get(self.path).header(HOST, "localhost"),
             Version::Http2 => Request::get(format!("{scheme}://localhost{}", self.path)),
         };
+        let builder = match self.call {
+            Some(_) => builder.method("POST").header(CONTENT_TYPE, "application/grpc").header(TE, "trailers"),
+            None => builder,
+        };
         builder.body(body).expect("a request")
     }
 
     /// One request, and its whole answer.
-    pub async fn get(&mut self) -> Result<Bytes, String> {
+    pub async fn get(&mut self) -> io::Result<Bytes> {
         loop {
             let (sender, is_new) = match self.sender.take() {
                 Some(sender) => (sender, false),
-                None => (self.connect().await?, true),
+                None => {
+                    self.connections += 1;
+                    (self.connect().await?, true)
+                }
             };
             let sent = match sender {
                 Sender::Http1(sender) => self.send_1(sender).await,
@@ -137,13 +156,13 @@ impl Http {
             };
             match sent {
                 Ok(answer) if answer.status() == StatusCode::OK => return Ok(answer.into_body()),
-                Ok(answer) => return Err(format!("the answer is {}", answer.status())),
-                Err(NotAnswered::NotSent(error)) if is_new => return Err(format!("new connection: {error}")),
+                Ok(answer) => return Err(bad(format!("the answer is {}", answer.status()))),
+                Err(NotAnswered::NotSent(error)) if is_new => return Err(ended("new connection", &error)),
                 // A GOAWAY had come. The server owes a new connection an answer.
                 Err(NotAnswered::NotSent(_)) if self.version == Version::Http2 => {}
                 // One that has said `Connection: close` was not kept. A client that is a moment slower would have
                 // sent the request into the closed connection.
-                Err(NotAnswered::NotSent(error)) => return Err(format!("closed without notice: {error}")),
+                Err(NotAnswered::NotSent(error)) => return Err(ended("closed without notice", &error)),
                 Err(NotAnswered::Lost(error)) => return Err(error),
             }
         }
@@ -177,14 +196,26 @@ impl Http {
     ) -> Result<Response<Bytes>, NotAnswered> {
         let not_sent = |error: h2::Error| NotAnswered::NotSent(error.to_string());
         let mut sender = sender.ready().await.map_err(not_sent)?;
-        let (answer, _) = sender.send_request(self.request(()), true).map_err(not_sent)?;
+        let (answer, mut request) =
+            sender.send_request(self.request(()), self.call.is_none()).map_err(not_sent)?;
         let lost = |error| NotAnswered::Lost(lost("kept connection")(error));
+        if let Some(call) = &self.call {
+            request.send_data(call.clone(), true).map_err(lost)?;
+        }
         let (head, mut body) = answer.await.map_err(lost)?.into_parts();
         let mut whole = Vec::new();
         while let Some(data) = body.data().await {
             let data = data.map_err(lost)?;
             body.flow_control().release_capacity(data.len()).map_err(lost)?;
             whole.extend(data);
+        }
+        if self.call.is_some() {
+            let trailers = body.trailers().await.map_err(lost)?.unwrap_or_default();
+            // Without a message it is in the head.
+            let status = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status"));
+            if status.is_none_or(|status| status != "0") {
+                return Err(NotAnswered::Lost(bad(format!("the status of gRPC is {status:?}"))));
+            }
         }
         self.sender = Some(Sender::Http2(sender));
         Ok(Response::from_parts(head, whole.into()))
@@ -195,24 +226,20 @@ impl Http {
 enum NotAnswered {
     /// The request has not left this side.
     NotSent(String),
-    Lost(String),
+    Lost(io::Error),
+}
+
+/// The connection was at its end before the request was sent.
+fn ended(when: &str, error: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("{when}: {error}"))
 }
 
 impl Client for Http {
-    async fn ask(&mut self) -> Result<(), String> {
+    async fn ask(&mut self) -> io::Result<()> {
         self.get().await.map(drop)
     }
-}
 
-/// How a request was lost, with what caused the error.
-fn lost<E: std::error::Error>(what: impl Display) -> impl FnOnce(E) -> String {
-    move |error| {
-        let mut text = format!("{what}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        text
+    fn connections(&self) -> u32 {
+        self.connections
     }
 }

@@ -1,4 +1,5 @@
-//! A service, its clients, and upgrades while they are at work: what the tests of the examples are written with.
+//! A service, its clients, and upgrades while they are at work: what the tests of the examples are written with. The demo
+//! has the clients from here that speak something else than its own.
 //!
 //! ```ignore
 //! let mut service = load::Service::of(env!("CARGO_BIN_EXE_axum-hello")).listen("http", "tcp://127.0.0.1:0").start();
@@ -9,14 +10,19 @@
 //! Each of [`CLIENTS`] keeps its connection while the service lets it, half of them ask [`RATE`] times a second together,
 //! and the others wait for longer than a second between two requests. `LOAD_UPGRADES=100` is the long run.
 
+mod dns;
 mod http;
 mod lines;
+mod loss;
 mod program;
+mod proxy;
 mod service;
+mod websocket;
 
 use std::env;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,10 +30,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::interval_at;
 
+pub use dns::Dns;
 pub use http::{Http, Version};
 pub use lines::Lines;
 pub use program::{Program, have};
+pub use proxy::Proxy;
 pub use service::{Certificate, Command, Control, Service};
+pub use websocket::WebSocket;
 
 /// How long anything may take that is to happen.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -50,8 +59,11 @@ pub fn upgrades() -> u32 {
 
 /// A client that sends one request at a time.
 pub trait Client: Send + 'static {
-    /// One request, up to its whole answer. The error is how it was lost.
-    fn ask(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+    /// One request, up to its whole answer. The error is how it was lost; an answer that is none is `InvalidData`.
+    fn ask(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// How many connections it has asked for so far, as far as it knows.
+    fn connections(&self) -> u32;
 }
 
 /// What became of the requests of one run.
@@ -157,9 +169,9 @@ async fn ask_again(mut client: impl Client, every: Duration, after: Duration, ta
             tally.late.fetch_add(1, Ordering::Relaxed);
         }
         let asked = tokio::time::timeout(DEADLINE, client.ask());
-        match asked.await.unwrap_or_else(|_| Err("there was no answer".to_owned())) {
+        match asked.await.unwrap_or_else(|late| Err(late.into())) {
             Ok(()) => _ = tally.answered.fetch_add(1, Ordering::Relaxed),
-            Err(loss) => tally.lost.lock().expect("no client panics").push(loss),
+            Err(loss) => tally.lost.lock().expect("no client panics").push(loss.to_string()),
         }
     }
 }

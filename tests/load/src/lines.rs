@@ -1,5 +1,6 @@
 //! A client of a protocol that asks by a text and is answered by a text.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,13 +9,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::Client;
+use crate::loss::{bad, lost};
 
 /// How long a connection is kept, as by the pools of clients whose protocol knows no notice.
 const KEPT: Duration = Duration::from_millis(500);
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
 
 /// A client that leaves after half a second, and comes back.
 pub struct Lines {
@@ -22,6 +24,7 @@ pub struct Lines {
     ask: &'static str,
     answer: &'static str,
     stream: Option<(Box<dyn Stream>, Instant)>,
+    connections: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -38,45 +41,55 @@ impl std::fmt::Debug for Lines {
 
 impl Clone for Lines {
     fn clone(&self) -> Self {
-        Self { server: self.server.clone(), stream: None, ..*self }
+        Self::new(self.server.clone(), self.ask, self.answer)
     }
 }
 
 impl Lines {
     /// A client that is answered so when it asks so.
     pub fn tcp(server: SocketAddr, ask: &'static str, answer: &'static str) -> Self {
-        Self { server: Server::Tcp(server), ask, answer, stream: None }
+        Self::new(Server::Tcp(server), ask, answer)
     }
 
     /// The same at a path.
     pub fn unix(path: PathBuf, ask: &'static str, answer: &'static str) -> Self {
-        Self { server: Server::Unix(path), ask, answer, stream: None }
+        Self::new(Server::Unix(path), ask, answer)
+    }
+
+    fn new(server: Server, ask: &'static str, answer: &'static str) -> Self {
+        Self { server, ask, answer, stream: None, connections: 0 }
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.server {
+            Server::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            Server::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
     }
 }
 
 impl Client for Lines {
-    async fn ask(&mut self) -> Result<(), String> {
+    async fn ask(&mut self) -> io::Result<()> {
         let kept = self.stream.take().filter(|(_, opened)| opened.elapsed() < KEPT);
         let (mut stream, opened) = match kept {
             Some(kept) => kept,
             None => {
-                let stream: std::io::Result<Box<dyn Stream>> = match &self.server {
-                    Server::Tcp(address) => {
-                        TcpStream::connect(address).await.map(|stream| Box::new(stream) as _)
-                    }
-                    Server::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
-                };
-                (stream.map_err(|error| format!("connecting: {error}"))?, Instant::now())
+                self.connections += 1;
+                (self.connect().await.map_err(lost("connecting"))?, Instant::now())
             }
         };
-        let lost = |error| format!("{error}, {} ms after connecting", opened.elapsed().as_millis());
+        let lost = |error| lost(format!("{} ms after connecting", opened.elapsed().as_millis()))(error);
         stream.write_all(self.ask.as_bytes()).await.map_err(lost)?;
         let mut answer = vec![0; self.answer.len()];
         stream.read_exact(&mut answer).await.map_err(lost)?;
         if answer != self.answer.as_bytes() {
-            return Err(format!("the answer is {:?}", String::from_utf8_lossy(&answer)));
+            return Err(bad(format!("the answer is {:?}", String::from_utf8_lossy(&answer))));
         }
         self.stream = Some((stream, opened));
         Ok(())
+    }
+
+    fn connections(&self) -> u32 {
+        self.connections
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -265,7 +265,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Makes a new one at `PATH.pem` and `PATH.key`.
-    pub fn make(path: &Path) -> Self {
+    pub fn make(path: &Path) -> io::Result<Self> {
         let made = Self { certificate: path.with_extension("pem"), key: path.with_extension("key") };
         let output = std::process::Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
@@ -274,8 +274,12 @@ impl Certificate {
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args([OsStr::new("-keyout"), made.key.as_ref(), OsStr::new("-out"), made.certificate.as_ref()])
             .output()
-            .expect("openssl runs");
-        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-        made
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot start openssl: {error}; is it installed?"))
+            })?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!("openssl: {}", String::from_utf8_lossy(&output.stderr))));
+        }
+        Ok(made)
     }
 }
