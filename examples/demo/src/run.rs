@@ -14,11 +14,12 @@ use std::{
     env,
     error::Error,
     io::{self, Write},
+    os::unix::process::CommandExt,
     path::PathBuf,
     pin::pin,
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -33,7 +34,7 @@ use tokio::{
 
 use self::{
     args::{Args, HELP},
-    client::Client,
+    client::{Client, Http, Named, Other},
     load::Load,
     process::{End, Process, adopt_orphans},
     progress::Progress,
@@ -41,6 +42,7 @@ use self::{
     service::Service,
     tally::{First, Tally},
 };
+use crate::Prepare;
 
 /// How long the service may take to give its first answer.
 const START: Duration = Duration::from_secs(20);
@@ -57,7 +59,7 @@ const STEADY: Duration = Duration::from_secs(2);
 /// What an upgrade, or the end of the run, failed by: an error of the system, or a text.
 type Problem = Box<dyn Error + Send + Sync>;
 
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main(prepare: Option<Prepare>) -> ExitCode {
     let args = match Args::parse(env::args_os().skip(1)) {
         Ok(args) if args.help => {
             print!("{HELP}");
@@ -69,7 +71,7 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match prepare_and_run(args) {
+    match build_and_run(args, prepare) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("demo: {error}");
@@ -78,7 +80,12 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
+fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
+    if args.service.is_foreign && prepare.is_none() {
+        // The same with more clients, and as if it had been started in the place of this one.
+        let program = binary::build("demo-clients")?;
+        return Err(Command::new(program).args(env::args_os().skip(1)).exec());
+    }
     let binary = match &args.binary {
         Some(path) => path.canonicalize().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot find the service {}: {error}", path.display()))
@@ -97,7 +104,7 @@ fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
             (signal(SignalKind::terminate())?, 143),
         ];
         let status = Arc::new(AtomicU8::new(1));
-        let run = tokio::spawn(run(args, binary));
+        let run = tokio::spawn(run(args, binary, prepare));
         for (mut interrupt, code) in interrupts {
             let (run, status) = (run.abort_handle(), Arc::clone(&status));
             tokio::spawn(async move {
@@ -127,20 +134,39 @@ fn prepare_and_run(args: Args) -> io::Result<ExitCode> {
     })
 }
 
-async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
-    let tally = Arc::new(Tally::new());
-    let (service, first) = Service::start(&binary, args.probation, args.log.as_deref())?;
-    let mut client = Client::new(service.address());
-    if !args.service.tells {
-        client.named = Some(Arc::new(Mutex::new((1, first.pid()))));
+async fn run(args: Args, binary: PathBuf, prepare: Option<Prepare>) -> io::Result<Report> {
+    let (service, first) = Service::start(&args, binary, prepare)?;
+    let named = Named::new(first.pid());
+    match service.foreign() {
+        Some(make) => {
+            let client = Other::new(make, named.clone());
+            observe(args, &service, &first, &client, Some(&named), true).await
+        }
+        None => {
+            let named = (!args.service.tells).then_some(named);
+            let client = Http::new(service.address(), named.clone());
+            observe(args, &service, &first, &client, named.as_ref(), false).await
+        }
     }
-    let mut serving = match started(&service, &first, &client, &tally).await {
+}
+
+/// Upgrades the service while this client asks it. Who serves is said by its answers, or noted in `named`.
+async fn observe(
+    args: Args,
+    service: &Service,
+    first: &Process,
+    client: &impl Client,
+    named: Option<&Named>,
+    asked_by_others: bool,
+) -> io::Result<Report> {
+    let tally = Arc::new(Tally::new());
+    let mut serving = match started(service, first, client, &tally).await {
         Ok(first) => first,
-        Err(error) => return Err(with_log(error, &service)),
+        Err(error) => return Err(with_log(error, service)),
     };
 
     let progress = Progress::new(&args, &tally, service.address(), first.pid());
-    let load = Load::start(&client, &tally, args.rate.get(), args.connections)?;
+    let load = Load::start(client, &tally, args.rate.get(), args.connections)?;
     let began = Instant::now();
     progress.phase("the usual load");
     sleep(STEADY).await;
@@ -151,7 +177,7 @@ async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
             progress.phase("the usual load");
             sleep_until(last.signalled + args.every).await;
         }
-        let upgrade = upgrade(number, serving, &service, &client, &tally, &progress).await;
+        let upgrade = upgrade(number, serving, service, named, &tally, &progress).await;
         progress.upgraded(&upgrade);
         let succeeded = upgrade.problem.is_none();
         serving = upgrade.answered.unwrap_or(serving);
@@ -166,23 +192,28 @@ async fn run(args: Args, binary: PathBuf) -> io::Result<Report> {
     let ended = Instant::now();
     load.finish().await.map_err(io::Error::other)?;
     progress.phase("stopping the service");
-    let problems = stop(serving.pid, &service).await;
+    let problems = stop(serving.pid, service).await;
     progress.finish();
 
     let counts = tally.take();
     let log = service.log_tail();
-    Ok(Report::new(&Run { args, began, ended, upgrades, counts, problems, log }))
+    Ok(Report::new(&Run { args, began, ended, upgrades, counts, asked_by_others, problems, log }))
 }
 
 /// Waits until the service answers, and names itself in its pid file.
-async fn started(service: &Service, first: &Process, client: &Client, tally: &Tally) -> io::Result<First> {
+async fn started(
+    service: &Service,
+    first: &Process,
+    client: &impl Client,
+    tally: &Tally,
+) -> io::Result<First> {
     let deadline = Instant::now() + START;
     loop {
         if let Some(end) = first.ended_within(Duration::ZERO)? {
             return Err(io::Error::other(format!("before it answered the service {end}")));
         }
         let began = Instant::now();
-        let exchange = client.exchange(&mut None, "/", false).await;
+        let exchange = client.exchange(&mut None, false, false).await;
         let problem = match &exchange.result {
             Ok(answer) if answer.pid != first.pid() => {
                 return Err(io::Error::other(format!("a process {} answers on its port", answer.pid)));
@@ -212,13 +243,13 @@ async fn upgrade(
     number: u32,
     old: First,
     service: &Service,
-    client: &Client,
+    named: Option<&Named>,
     tally: &Tally,
     progress: &Progress,
 ) -> Upgrade {
     let signalled = Instant::now();
     let mut upgrade = Upgrade { number, old, signalled, answered: None, gone: None, problem: None };
-    let outcome = replace(&mut upgrade, service, client, tally, progress).await;
+    let outcome = replace(&mut upgrade, service, named, tally, progress).await;
     upgrade.problem = outcome.err().map(|problem| problem.to_string());
     upgrade
 }
@@ -227,7 +258,7 @@ async fn upgrade(
 async fn replace(
     upgrade: &mut Upgrade,
     service: &Service,
-    client: &Client,
+    named: Option<&Named>,
     tally: &Tally,
     progress: &Progress,
 ) -> Result<(), Problem> {
@@ -240,7 +271,7 @@ async fn replace(
     let first_answer = async {
         let generation = upgrade.old.generation;
         let (first, ()) =
-            tokio::join!(tally.newer_than(generation), follow(&old, generation, service, client));
+            tokio::join!(tally.newer_than(generation), follow(&old, generation, service, named));
         first
     };
     let new = successor(&old, service, first_answer).await?;
@@ -263,12 +294,12 @@ async fn replace(
 }
 
 /// Notes who answers from now on, for a service whose answers do not say it.
-async fn follow(old: &Process, generation: u64, service: &Service, client: &Client) {
-    let Some(named) = &client.named else { return };
+async fn follow(old: &Process, generation: u64, service: &Service, named: Option<&Named>) {
+    let Some(named) = named else { return };
     loop {
         // A pid file that is being replaced is there all the time.
         if let Some(new) = service.main_process().ok().filter(|new| new.pid() != old.pid()) {
-            *named.lock().unwrap_or_else(PoisonError::into_inner) = (generation + 1, new.pid());
+            named.set(generation + 1, new.pid());
             return;
         }
         sleep(Duration::from_millis(1)).await;

@@ -5,7 +5,7 @@ use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 use lexopt::{Arg, Parser, ValueExt};
 
 pub(crate) const HELP: &str = "\
-Upgrades a real HTTP service while 2,000 requests a second reach it, and counts what its clients lose.
+Upgrades a real service while 2,000 requests a second reach it, and counts what its clients lose.
 
 Usage: demo [options]
 
@@ -15,8 +15,9 @@ Usage: demo [options]
   --rate N           requests a second (2000)
   --connections N    keep-alive connections, half of them idle for longer than a second at a time (64)
   --probation TIME   how long a process stands by after its successor took over (200ms)
-  --service NAME     which of the examples to upgrade: hello, axum, hyper, poem or actix (hello)
-  --binary PATH      upgrade this program, which must answer as examples/hello does, and build nothing
+  --service NAME     which of the examples to upgrade (hello): hello, axum, hyper, poem, actix, tls, tonic,
+                     websocket, dns, redis, leader, threads, echo or nginx
+  --binary PATH      upgrade this program, which must answer as the example does, and do not build it
   --log PATH         write the log of the service there; RUST_LOG=tableflip=debug makes it talk
   --json             print the report as JSON
   --help             print this
@@ -82,25 +83,46 @@ impl Args {
     }
 }
 
-/// A package in `examples` that the demo can upgrade.
+/// A package in `examples`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Example {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
+    /// What it is asked by, as a URL begins.
+    pub(crate) scheme: &'static str,
     /// Its answers say which process gives them, and `/slow` takes its time. Of the others the pid file says it.
     pub(crate) tells: bool,
+    /// It takes more than the demo has of itself: a client of its protocol, or another program.
+    pub(crate) is_foreign: bool,
 }
 
 impl Example {
-    pub(crate) const HELLO: Self = Self { name: "hello", package: "hello", tells: true };
+    pub(crate) const HELLO: Self = Self { tells: true, ..Self::http("hello", "hello") };
 
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 14] = [
         Self::HELLO,
-        Self { name: "axum", package: "axum-hello", tells: false },
-        Self { name: "hyper", package: "hyper-hello", tells: false },
-        Self { name: "poem", package: "poem-hello", tells: false },
-        Self { name: "actix", package: "actix-hello", tells: false },
+        Self::http("axum", "axum-hello"),
+        Self::http("hyper", "hyper-hello"),
+        Self::http("poem", "poem-hello"),
+        Self::http("actix", "actix-hello"),
+        Self::foreign("tls", "tls", "https"),
+        Self::foreign("tonic", "tonic-hello", "http"),
+        Self::foreign("websocket", "websocket", "ws"),
+        Self::foreign("dns", "dns", "udp"),
+        Self::foreign("redis", "redis-line", "redis"),
+        Self::foreign("leader", "leader", "tcp"),
+        Self::foreign("threads", "threads", "tcp"),
+        Self::foreign("echo", "echo", "tcp"),
+        Self::foreign("nginx", "behind-nginx", "http"),
     ];
+
+    const fn http(name: &'static str, package: &'static str) -> Self {
+        Self { name, package, scheme: "http", tells: false, is_foreign: false }
+    }
+
+    const fn foreign(name: &'static str, package: &'static str, scheme: &'static str) -> Self {
+        Self { name, package, scheme, tells: false, is_foreign: true }
+    }
 
     fn named(name: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(|example| example.name).join(", ");
@@ -133,7 +155,7 @@ mod tests {
             rate: NonZeroU32::new(50).expect("not zero"),
             connections: 8,
             probation: Duration::from_secs(1),
-            service: Example { name: "axum", package: "axum-hello", tells: false },
+            service: Example::http("axum", "axum-hello"),
             binary: Some(PathBuf::from("/b")),
             log: Some(PathBuf::from("/l")),
             json: true,
@@ -152,11 +174,32 @@ mod tests {
             (&["--every", "soon"], "soon"),
             (&["--binary"], "--binary"),
             (&["hello"], "hello"),
-            (&["--service", "nginx"], "expected one of hello, axum, hyper, poem, actix"),
         ] {
             let error = parse(wrong).expect_err("this is no command line");
             assert!(error.contains(named), "{wrong:?}: {error}");
         }
+        let error = parse(&["--service", "apache"]).expect_err("there is none");
+        let all = "`apache`; expected one of hello, axum, hyper, poem, actix, tls, tonic, websocket, dns, redis, leader, \
+                   threads, echo, nginx";
+        assert!(error.ends_with(all), "{error}");
+    }
+
+    #[test]
+    fn every_example_is_a_service_and_is_in_the_help() {
+        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let mut count = 0;
+        for entry in std::fs::read_dir(examples).expect("a directory") {
+            let name = entry.expect("an entry").file_name().into_string().expect("a name");
+            if name != "demo" {
+                let example = Example::named(&name).expect("the demo takes it");
+                let manifest = std::fs::read_to_string(format!("{examples}/{name}/Cargo.toml"));
+                let package = format!("name = \"{}\"", example.package);
+                assert!(manifest.expect("a package").contains(&package), "{name}");
+                assert!(HELP.contains(&format!(" {name}")), "{name}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, Example::ALL.len());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Builds the service that is going to be upgraded.
+//! Builds the service that is going to be upgraded, and what asks it.
 
 use std::{
     env,
@@ -26,7 +26,7 @@ pub(crate) fn build(package: &str) -> io::Result<PathBuf> {
     let mut cargo = command.spawn().map_err(|error| {
         io::Error::new(
             error.kind(),
-            format!("cannot start cargo to build the service: {error}; name one that is built by --binary"),
+            format!("cannot start cargo to build {package}: {error}; --binary names a service that is built"),
         )
     })?;
 
@@ -38,9 +38,9 @@ pub(crate) fn build(package: &str) -> io::Result<PathBuf> {
     }
     let status = cargo.wait()?;
     if !status.success() {
-        return Err(io::Error::other(format!("cargo could not build the service ({status})")));
+        return Err(io::Error::other(format!("cargo could not build {package} ({status})")));
     }
-    executable.ok_or_else(|| io::Error::other("cargo did not say where it put the service"))
+    executable.ok_or_else(|| io::Error::other(format!("cargo did not say where it put {package}")))
 }
 
 /// The executable of a package, if this line of cargo's messages names it.

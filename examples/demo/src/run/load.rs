@@ -16,10 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    client::{Client, Connection},
-    tally::Tally,
-};
+use super::{client::Client, tally::Tally};
 
 /// The time between two requests on a keep-alive connection that is mostly idle. More than a second, so that an
 /// upgrade finds connections on which nothing happens.
@@ -64,28 +61,26 @@ struct Ticket {
 }
 
 impl Ticket {
-    async fn carry_out(
+    async fn carry_out<C: Client>(
         self,
-        client: &Client,
+        client: &C,
         tally: &Tally,
-        connection: &mut Option<Connection>,
+        connection: &mut Option<C::Kept>,
         keep_alive: bool,
     ) {
-        let path = if self.manner == Manner::Slow && client.named.is_none() { "/slow" } else { "/" };
         if self.manner == Manner::Hesitant {
             open(client, tally, connection).await;
             sleep(HESITATION).await;
         }
-        let exchange = client.exchange(connection, path, keep_alive).await;
+        let exchange = client.exchange(connection, self.manner == Manner::Slow, keep_alive).await;
         tally.record(self.due, self.manner == Manner::Quick, keep_alive, exchange);
     }
 }
 
 /// Opens a connection that is not needed yet. Where it cannot be opened, that is a loss already.
-async fn open(client: &Client, tally: &Tally, connection: &mut Option<Connection>) {
-    match client.connect().await {
-        Ok(opened) => *connection = Some(opened),
-        Err(loss) => tally.record_lost(loss),
+async fn open<C: Client>(client: &C, tally: &Tally, connection: &mut Option<C::Kept>) {
+    if let Err(loss) = client.open(connection).await {
+        tally.record_lost(loss);
     }
 }
 
@@ -164,7 +159,7 @@ pub(crate) struct Load {
 impl Load {
     /// Begins to send `rate` requests a second, over `connections` keep-alive connections and new ones.
     pub(crate) fn start(
-        client: &Client,
+        client: &impl Client,
         tally: &Arc<Tally>,
         rate: u32,
         connections: usize,
@@ -240,7 +235,11 @@ fn pace(
 }
 
 /// Sends each request on a connection of its own, all at the same time if need be.
-async fn new_connections(client: Client, tally: Arc<Tally>, mut tickets: mpsc::UnboundedReceiver<Ticket>) {
+async fn new_connections(
+    client: impl Client,
+    tally: Arc<Tally>,
+    mut tickets: mpsc::UnboundedReceiver<Ticket>,
+) {
     let mut requests = JoinSet::new();
     while let Some(ticket) = tickets.recv().await {
         let (client, tally) = (client.clone(), Arc::clone(&tally));
@@ -260,7 +259,7 @@ async fn new_connections(client: Client, tally: Arc<Tally>, mut tickets: mpsc::U
 /// if one is to be `ready`, so that an upgrade finds connections that have not carried a request yet, and else with
 /// the next request.
 async fn keep_alive(
-    client: Client,
+    client: impl Client,
     tally: Arc<Tally>,
     ready: bool,
     mut turns: mpsc::UnboundedReceiver<Turn>,

@@ -30,8 +30,9 @@ impl Progress {
         let refresh = tokio::spawn(refresh(bar.clone(), Arc::clone(tally)));
         let progress = Self { bar, tally: Arc::clone(tally), refresh };
         progress.line(&format!(
-            "{} runs on http://{address} as process {pid}; {} requests a second, {} keep-alive connections",
+            "{} runs on {}://{address} as process {pid}; {} requests a second, {} keep-alive connections",
             args.service.package,
+            args.service.scheme,
             grouped(u64::from(args.rate.get())),
             args.connections,
         ));

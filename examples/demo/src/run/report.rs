@@ -37,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) ended: Instant,
     pub(crate) upgrades: Vec<Upgrade>,
     pub(crate) counts: Counts,
+    /// By clients that are not the demo's own.
+    pub(crate) asked_by_others: bool,
     /// What else was not as it should be.
     pub(crate) problems: Vec<String>,
     /// The end of the log of the service, which is shown if the run did not pass.
@@ -60,8 +62,9 @@ pub(crate) struct Report {
     losses: Vec<LossRow>,
     loss_details: Vec<String>,
     served_by_superseded_process: usize,
-    keep_alive_told_to_close: u64,
-    keep_alive_found_closed: u64,
+    /// A client of another protocol sees to its connection by itself, and does not say what became of it.
+    keep_alive_told_to_close: Option<u64>,
+    keep_alive_found_closed: Option<u64>,
     problems: Vec<String>,
     log: Vec<String>,
 }
@@ -152,6 +155,7 @@ impl Report {
         }
 
         let (answered, lost) = (counts.samples.len(), counts.lost.len());
+        let is_own = !run.asked_by_others;
         let complete = upgrades.len() == run.args.upgrades as usize;
         let passed = lost == 0 && answered > 0 && problems.is_empty() && complete;
         Self {
@@ -169,8 +173,8 @@ impl Report {
             losses: losses(&counts.lost),
             loss_details: details(run),
             served_by_superseded_process: stale,
-            keep_alive_told_to_close: counts.told_to_close,
-            keep_alive_found_closed: counts.found_closed,
+            keep_alive_told_to_close: is_own.then_some(counts.told_to_close),
+            keep_alive_found_closed: is_own.then_some(counts.found_closed),
             problems,
             log: if passed { Vec::new() } else { run.log.clone() },
         }
@@ -353,13 +357,15 @@ impl fmt::Display for Report {
             let [new, in_flight, crossing] = Place::ALL.map(count);
             writeln!(f, "  {kind:<16}{new:>19}{in_flight:>13}{crossing:>31}")?;
         }
-        writeln!(
-            f,
-            "\n  Of the keep-alive connections, {} were ended by `Connection: close` in an answer, and {} were found \
-             closed\n  before the next request. Neither loses a request.",
-            grouped(self.keep_alive_told_to_close),
-            grouped(self.keep_alive_found_closed),
-        )?;
+        if let (Some(told), Some(found)) = (self.keep_alive_told_to_close, self.keep_alive_found_closed) {
+            writeln!(
+                f,
+                "\n  Of the keep-alive connections, {} were ended by `Connection: close` in an answer, and {} were \
+                 found closed\n  before the next request. Neither loses a request.",
+                grouped(told),
+                grouped(found),
+            )?;
+        }
         self.write_failures(f)?;
         writeln!(
             f,

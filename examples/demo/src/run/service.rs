@@ -7,14 +7,15 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{self, Command, Stdio},
     time::Duration,
 };
 
 use rustix::process::Signal;
 
-use super::process::Process;
+use super::{args::Args, process::Process};
+use crate::{Make, Prepare, Setting};
 
 /// What systemd tells the program that it starts is not meant for the service in here.
 const NOT_OURS: [&str; 8] = [
@@ -28,27 +29,35 @@ const NOT_OURS: [&str; 8] = [
     "WATCHDOG_USEC",
 ];
 
-/// The running service. Dropping it ends every process of it, and removes its directory.
+/// The running service. Dropping it ends every process of it and what runs beside it, and removes its directory.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// Its program is called so in its directory.
+    name: &'static str,
     release: PathBuf,
+    setting: Setting,
     scratch: Scratch,
     log: PathBuf,
     address: SocketAddr,
 }
 
 impl Service {
-    /// Copies `release` into a directory of its own and starts it on a free port. The process is the first
+    /// Copies `release` into a directory of its own and starts it there, on a free port. The process is the first
     /// generation, which need not be ready yet.
     pub(crate) fn start(
-        release: &Path,
-        probation: Duration,
-        log: Option<&Path>,
+        args: &Args,
+        release: PathBuf,
+        prepare: Option<Prepare>,
     ) -> io::Result<(Self, Process)> {
+        let name = args.service.package;
         let scratch = Scratch::new()?;
-        let log = log.map_or_else(|| scratch.path.join("hello.log"), Path::to_owned);
+        let log = args.log.clone().unwrap_or_else(|| scratch.path.join(name).with_extension("log"));
         let address = free_address()?;
-        let service = Self { release: release.to_owned(), scratch, log, address };
+        let setting = match prepare.filter(|_| args.service.is_foreign) {
+            Some(prepare) => prepare(args.service.name, &scratch.path, address)?,
+            None => Setting::default().listen("http", format!("tcp://{address}")),
+        };
+        let service = Self { name, release, setting, scratch, log, address };
         service.deploy()?;
 
         let output = File::create(&service.log)
@@ -58,9 +67,10 @@ impl Service {
             command.env_remove(name);
         }
         command
-            .env("TABLEFLIP_LISTEN_HTTP", format!("tcp://{address}"))
+            .current_dir(&service.scratch.path)
+            .envs(service.setting.variables.iter().cloned())
             .env("TABLEFLIP_PIDFILE", service.pid_file())
-            .env("TABLEFLIP_PROBATION", humantime::format_duration(probation).to_string())
+            .env("TABLEFLIP_PROBATION", humantime::format_duration(args.probation).to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
@@ -80,7 +90,7 @@ impl Service {
 
     /// Puts the release in the place of the one that runs, as a deploy does: a new file under the old name.
     pub(crate) fn deploy(&self) -> io::Result<()> {
-        let new = self.scratch.path.join("hello.new");
+        let new = self.executable().with_extension("new");
         fs::copy(&self.release, &new)
             .and_then(|_| fs::rename(&new, self.executable()))
             .map_err(|error| explain(error, &format!("cannot deploy {}", self.release.display())))
@@ -88,6 +98,11 @@ impl Service {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How the clients of another protocol than the demo's own are made.
+    pub(crate) fn foreign(&self) -> Option<Make> {
+        self.setting.client.clone()
     }
 
     /// The process that the pid file names.
@@ -131,11 +146,11 @@ impl Service {
     }
 
     fn executable(&self) -> PathBuf {
-        self.scratch.path.join("hello")
+        self.scratch.path.join(self.name)
     }
 
     fn pid_file(&self) -> PathBuf {
-        self.scratch.path.join("hello.pid")
+        self.executable().with_extension("pid")
     }
 }
 

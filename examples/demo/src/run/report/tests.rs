@@ -44,7 +44,8 @@ fn run() -> Run {
     };
     let args = Args { upgrades: 1, rate: NonZeroU32::new(3).expect("not zero"), ..Args::default() };
     let log = vec!["the last line".to_owned()];
-    Run { args, began, ended: at(4_000), upgrades: vec![upgrade], counts, problems: Vec::new(), log }
+    let (upgrades, problems) = (vec![upgrade], Vec::new());
+    Run { args, began, ended: at(4_000), upgrades, counts, asked_by_others: false, problems, log }
 }
 
 fn lose(run: &mut Run) {
@@ -85,6 +86,17 @@ fn a_run_without_a_loss_passes_and_reads_at_a_glance() {
     assert!(text.starts_with(expected), "{text}");
     assert!(text.ends_with("PASSED: 1 of 1 upgrades, 7 requests in 4.0 s, 0 lost\n"), "{text}");
     assert!(!text.contains("the last line"), "{text}");
+}
+
+#[test]
+fn what_a_client_of_another_protocol_does_not_say_is_left_out() {
+    let mut run = run();
+    assert!(Report::new(&run).to_string().contains("1 were ended by `Connection: close` in an answer"));
+    run.asked_by_others = true;
+    let report = Report::new(&run);
+    assert!(report.passed() && !report.to_string().contains("Connection: close"), "{report}");
+    let value: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+    assert!(value["keep_alive_told_to_close"].is_null() && value["keep_alive_found_closed"].is_null());
 }
 
 #[test]

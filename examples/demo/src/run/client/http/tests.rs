@@ -22,9 +22,9 @@ enum Step {
 use Step::{Hang, Read, Reset, Say};
 
 /// Accepts as many connections as there are scripts, one after the other, and does with each what its script says.
-async fn server(scripts: Vec<Vec<Step>>) -> (Client, JoinHandle<io::Result<()>>) {
+async fn server(scripts: Vec<Vec<Step>>) -> (Http, JoinHandle<io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let mut client = Client::new(listener.local_addr().expect("local address"));
+    let mut client = Http::new(listener.local_addr().expect("local address"), None);
     // Nothing here depends on how fast the machine is: a test that wants it otherwise says so.
     client.patience = Duration::from_secs(60);
     client.crossing = Duration::from_secs(60);
@@ -60,7 +60,7 @@ async fn play(mut stream: TcpStream, script: &[Step]) -> io::Result<()> {
 /// How a request on a new connection that is treated like this is lost.
 async fn lost_on_new(script: Vec<Step>) -> (Kind, Place) {
     let (client, _server) = server(vec![script]).await;
-    let exchange = client.exchange(&mut None, "/", true).await;
+    let exchange = client.exchange(&mut None, false, true).await;
     assert!(exchange.opened.is_some());
     let loss = exchange.result.expect_err("there was no answer");
     assert_eq!(loss.last_pid, None);
@@ -68,12 +68,12 @@ async fn lost_on_new(script: Vec<Step>) -> (Kind, Place) {
 }
 
 /// How the second request on a connection that is treated like this is lost.
-async fn lost_on_reused(script: Vec<Step>, change: impl FnOnce(&mut Client)) -> (Kind, Place) {
+async fn lost_on_reused(script: Vec<Step>, change: impl FnOnce(&mut Http)) -> (Kind, Place) {
     let (mut client, _server) = server(vec![script]).await;
     let mut slot = None;
-    client.exchange(&mut slot, "/", true).await.result.expect("the first request is answered");
+    client.exchange(&mut slot, false, true).await.result.expect("the first request is answered");
     change(&mut client);
-    let exchange = client.exchange(&mut slot, "/", true).await;
+    let exchange = client.exchange(&mut slot, false, true).await;
     assert!(exchange.opened.is_none() && slot.is_none());
     let loss = exchange.result.expect_err("there was no second answer");
     assert_eq!(loss.last_pid, Some(12345));
@@ -85,15 +85,15 @@ async fn requests_are_answered_on_one_connection_until_the_server_says_close() {
     let (client, _server) =
         server(vec![vec![Read, Say(ANSWER), Read, Say(LAST_ANSWER)], vec![Read, Say(ANSWER)]]).await;
     let mut slot = None;
-    let first = client.exchange(&mut slot, "/", true).await;
+    let first = client.exchange(&mut slot, false, true).await;
     assert_eq!(first.result, Ok(Answer { generation: 2, pid: 12345, close: false }));
     assert!(first.opened.is_some() && !client.give_up_closed(&mut slot));
 
-    let second = client.exchange(&mut slot, "/", true).await;
+    let second = client.exchange(&mut slot, false, true).await;
     assert_eq!(second.result, Ok(Answer { generation: 2, pid: 12345, close: true }));
     assert!(second.opened.is_none() && slot.is_none());
 
-    let third = client.exchange(&mut slot, "/", true).await;
+    let third = client.exchange(&mut slot, false, true).await;
     assert!(third.result.is_ok() && third.opened.is_some());
 }
 
@@ -103,12 +103,12 @@ async fn a_connection_that_is_found_closed_is_replaced_and_loses_nothing() {
         let script = [vec![Read, Say(ANSWER)], end].concat();
         let (client, _server) = server(vec![script, vec![Read, Say(ANSWER)]]).await;
         let mut slot = None;
-        assert!(client.exchange(&mut slot, "/", true).await.result.is_ok());
+        assert!(client.exchange(&mut slot, false, true).await.result.is_ok());
         let idle = slot.as_ref().expect("the connection is kept");
         drop(idle.stream.readable().await); // which the end of the connection makes it
         assert!(client.give_up_closed(&mut slot) && slot.is_none());
 
-        let exchange = client.exchange(&mut slot, "/", true).await;
+        let exchange = client.exchange(&mut slot, false, true).await;
         assert!(exchange.result.is_ok() && exchange.opened.is_some());
     }
 }
@@ -116,17 +116,18 @@ async fn a_connection_that_is_found_closed_is_replaced_and_loses_nothing() {
 #[tokio::test]
 async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let client = Client::new(listener.local_addr().expect("local address"));
+    let client = Http::new(listener.local_addr().expect("local address"), None);
     drop(listener);
-    let loss = client.exchange(&mut None, "/", false).await.result.expect_err("nobody listens");
+    let loss = client.exchange(&mut None, false, false).await.result.expect_err("nobody listens");
     assert_eq!((loss.kind, loss.place), (Kind::Refused, Place::NewConnection));
 }
 
 #[tokio::test]
 async fn the_client_cannot_even_connect() {
     // No TCP connection leads to the broadcast address.
-    let client = Client::new(SocketAddr::from(([255, 255, 255, 255], 80)));
-    let loss = client.exchange(&mut None, "/", false).await.result.expect_err("there is no such connection");
+    let client = Http::new(SocketAddr::from(([255, 255, 255, 255], 80)), None);
+    let loss =
+        client.exchange(&mut None, false, false).await.result.expect_err("there is no such connection");
     assert_eq!((loss.kind, loss.place), (Kind::Client, Place::NewConnection));
 }
 
@@ -142,7 +143,7 @@ async fn a_new_connection_is_closed_before_anything_was_sent_on_it() {
     let connection = client.connect().await.expect("connect");
     drop(connection.stream.readable().await);
     let loss =
-        client.exchange(&mut Some(connection), "/", false).await.result.expect_err("there is no answer");
+        client.exchange(&mut Some(connection), false, false).await.result.expect_err("there is no answer");
     assert_eq!((loss.kind, loss.place), (Kind::EndOfFile, Place::NewConnection));
 }
 
@@ -166,31 +167,31 @@ async fn a_keep_alive_connection_ends_at_once_after_a_request() {
 async fn a_request_is_written_on_a_connection_that_was_closed_already() {
     let (client, _server) = server(vec![vec![Read, Say(ANSWER)]]).await;
     let mut slot = None;
-    assert!(client.exchange(&mut slot, "/", true).await.result.is_ok());
+    assert!(client.exchange(&mut slot, false, true).await.result.is_ok());
     let idle = slot.as_ref().expect("the connection is kept");
     drop(idle.stream.readable().await);
     // Nobody looked, as a client cannot whose server is far away.
-    let loss = client.exchange(&mut slot, "/", true).await.result.expect_err("there is no answer");
+    let loss = client.exchange(&mut slot, false, true).await.result.expect_err("there is no answer");
     assert_eq!((loss.kind, loss.place), (Kind::EndOfFile, Place::CrossingClose));
 }
 
 #[tokio::test]
 async fn a_connection_ends_long_after_the_request() {
     // So long that the server must have read it: here, any time at all.
-    let long_after = |client: &mut Client| client.crossing = Duration::ZERO;
+    let long_after = |client: &mut Http| client.crossing = Duration::ZERO;
     let ended = lost_on_reused(vec![Read, Say(ANSWER), Read], long_after).await;
     assert_eq!(ended, (Kind::EndOfFile, Place::InFlight));
 }
 
 #[tokio::test]
 async fn the_server_never_answers() {
-    let soon = |client: &mut Client| client.patience = Duration::from_millis(30);
+    let soon = |client: &mut Http| client.patience = Duration::from_millis(30);
     let reused = lost_on_reused(vec![Read, Say(ANSWER), Hang], soon).await;
     assert_eq!(reused, (Kind::Timeout, Place::InFlight));
 
     let (mut client, _server) = server(vec![vec![Hang]]).await;
     soon(&mut client);
-    let loss = client.exchange(&mut None, "/", true).await.result.expect_err("there was no answer");
+    let loss = client.exchange(&mut None, false, true).await.result.expect_err("there was no answer");
     assert_eq!((loss.kind, loss.place), (Kind::Timeout, Place::NewConnection));
 }
 

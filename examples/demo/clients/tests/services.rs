@@ -1,0 +1,152 @@
+//! The demo upgrades each of the examples and loses nothing: it knows their listeners, and what they answer.
+
+use std::collections::HashMap;
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use load::have;
+use serde_json::Value;
+
+/// The program of an example.
+///
+/// All packages are built, with their tests, for that gives their dependencies the features which `cargo test --workspace`
+/// has given them: it has left next to nothing to build. The demo itself would build each with features of its own.
+fn program(package: &str) -> &'static PathBuf {
+    static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--workspace", "--bins", "--tests", "--message-format=json-render-diagnostics"]);
+        cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../../../Cargo.toml")]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let output = cargo.stderr(Stdio::inherit()).output().expect("cargo runs");
+        assert!(output.status.success(), "cargo: {}", output.status);
+        let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
+        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let programs = messages.filter(|message| message["target"]["kind"][0] == "bin");
+        // The tests of a program have an executable as well.
+        let programs = programs.filter(|message| message["profile"]["test"] == false);
+        let named = |message: Value| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, message["executable"].as_str()?.into()))
+        };
+        programs.filter_map(named).collect()
+    });
+    built.get(package).unwrap_or_else(|| panic!("{package} is not among the programs: {built:?}"))
+}
+
+fn demo(service: &str, package: &str) -> Command {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo-clients"));
+    demo.args(["--service", service, "--upgrades", "1", "--rate", "200", "--connections", "16", "--json"]);
+    demo.arg("--binary").arg(program(package));
+    demo
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
+}
+
+/// An upgrade of it, in which each of the two processes answers on new connections and on kept ones.
+fn upgrade(service: &str, package: &str) {
+    let output = demo(service, package).output().expect("the demo runs");
+    assert!(output.status.success(), "{service}: {}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["passed"], &report["lost"]), (&true.into(), &0.into()), "{report}");
+    let number = |value: &Value| value.as_u64().expect("a number");
+    for row in report["generations"].as_array().expect("a list") {
+        let (all, new) = (number(&row["requests"]), number(&row["on_new_connections"]));
+        // Every query of DNS counts as one.
+        assert!(new > 50 && (all > new + 50 || service == "dns"), "{service}: {row}");
+    }
+    assert_eq!(report["generations"].as_array().map(Vec::len), Some(2), "{report}");
+    assert_eq!(report["upgrades"][0]["new_generation"], 2, "{report}");
+    assert!(report["upgrades"][0]["first_answer"].as_f64() < report["upgrades"][0]["old_gone"].as_f64());
+}
+
+#[test]
+fn hello() {
+    upgrade("hello", "hello");
+}
+
+#[test]
+fn axum() {
+    upgrade("axum", "axum-hello");
+}
+
+#[test]
+fn hyper() {
+    upgrade("hyper", "hyper-hello");
+}
+
+#[test]
+fn poem() {
+    upgrade("poem", "poem-hello");
+}
+
+#[test]
+fn actix() {
+    upgrade("actix", "actix-hello");
+}
+
+#[test]
+fn tls() {
+    if have("openssl") {
+        upgrade("tls", "tls");
+    }
+}
+
+#[test]
+fn tonic() {
+    upgrade("tonic", "tonic-hello");
+}
+
+#[test]
+fn websocket() {
+    upgrade("websocket", "websocket");
+}
+
+#[test]
+fn dns() {
+    upgrade("dns", "dns");
+}
+
+#[test]
+fn redis() {
+    upgrade("redis", "redis-line");
+}
+
+#[test]
+fn leader() {
+    upgrade("leader", "leader");
+}
+
+#[test]
+fn threads() {
+    upgrade("threads", "threads");
+}
+
+#[test]
+fn echo() {
+    upgrade("echo", "echo");
+}
+
+#[test]
+fn nginx() {
+    if have("nginx") {
+        upgrade("nginx", "behind-nginx");
+    }
+}
+
+#[test]
+fn a_program_that_is_missing_is_named() {
+    for (service, package, missing) in [("tls", "tls", "openssl"), ("nginx", "behind-nginx", "nginx")] {
+        let output = demo(service, package).env("PATH", "/nonexistent").output().expect("the demo runs");
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("demo: cannot start {missing}: ")), "{said}");
+        assert!(said.ends_with("; is it installed?\n"), "{said}");
+    }
+}
