@@ -17,12 +17,12 @@ pub type Make = Arc<dyn Fn() -> Box<dyn Foreign> + Send + Sync>;
 /// Prepares the service of this name, which is going to run in this directory and to be asked at this address.
 pub type Prepare = fn(&str, &Path, SocketAddr) -> io::Result<Setting>;
 
-/// What is around a service: its environment, whoever asks it, and what runs beside it.
+/// What is around a service: its environment, whoever asks it, and what is in front of it.
 #[derive(Default)]
 pub struct Setting {
     pub(crate) variables: Vec<(String, OsString)>,
     pub(crate) client: Option<Make>,
-    pub(crate) beside: Option<Box<dyn Send + Sync>>,
+    pub(crate) proxy: Option<Box<dyn Send + Sync>>,
 }
 
 impl fmt::Debug for Setting {
@@ -44,9 +44,10 @@ impl Setting {
         self
     }
 
-    /// What is dropped when the service has ended.
-    pub fn beside(mut self, companion: impl Send + Sync + 'static) -> Self {
-        self.beside = Some(Box::new(companion));
+    /// It is asked through this proxy, which is dropped when the service has ended. Its connections do not say which
+    /// process serves them.
+    pub fn behind(mut self, proxy: impl Send + Sync + 'static) -> Self {
+        self.proxy = Some(Box::new(proxy));
         self
     }
 }

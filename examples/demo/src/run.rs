@@ -139,12 +139,13 @@ async fn run(args: Args, binary: PathBuf, prepare: Option<Prepare>) -> io::Resul
     let named = Named::new(first.pid());
     match service.foreign() {
         Some(make) => {
-            let client = Other::new(make, named.clone());
+            let client = Other::new(make, args.patience, named.clone());
             observe(args, &service, &first, &client, Some(&named), true).await
         }
         None => {
             let named = (!args.service.tells).then_some(named);
-            let client = Http::new(service.address(), named.clone());
+            let client =
+                Http::new(service.address(), args.patience, named.clone(), service.is_behind_a_proxy());
             observe(args, &service, &first, &client, named.as_ref(), false).await
         }
     }

@@ -14,6 +14,7 @@ Usage: demo [options]
                      last one is gone (2s)
   --rate N           requests a second (2000)
   --connections N    keep-alive connections, half of them idle for longer than a second at a time (64)
+  --patience TIME    how long a request may take before it counts as lost (5s)
   --probation TIME   how long a process stands by after its successor took over (200ms)
   --service NAME     which of the examples to upgrade (hello): hello, axum, hyper, poem, actix, tls, tonic,
                      websocket, dns, redis, leader, threads, echo or nginx
@@ -32,6 +33,7 @@ pub(crate) struct Args {
     pub(crate) every: Duration,
     pub(crate) rate: NonZeroU32,
     pub(crate) connections: usize,
+    pub(crate) patience: Duration,
     pub(crate) probation: Duration,
     pub(crate) service: Example,
     pub(crate) binary: Option<PathBuf>,
@@ -47,6 +49,7 @@ impl Default for Args {
             every: Duration::from_secs(2),
             rate: NonZeroU32::new(2000).unwrap_or(NonZeroU32::MIN),
             connections: 64,
+            patience: Duration::from_secs(5),
             probation: Duration::from_millis(200),
             service: Example::HELLO,
             binary: None,
@@ -70,6 +73,7 @@ impl Args {
                 Arg::Long("every") => args.every = duration(&mut parser)?,
                 Arg::Long("rate") => args.rate = parser.value()?.parse()?,
                 Arg::Long("connections") => args.connections = parser.value()?.parse()?,
+                Arg::Long("patience") => args.patience = duration(&mut parser)?,
                 Arg::Long("probation") => args.probation = duration(&mut parser)?,
                 Arg::Long("service") => args.service = parser.value()?.parse_with(Example::named)?,
                 Arg::Long("binary") => args.binary = Some(parser.value()?.into()),
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --probation 1s --service axum --binary /b --log /l \
+        let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --patience 1m --probation 1s --service axum --binary /b --log /l \
                      --json";
         let args = parse(&given.split_whitespace().collect::<Vec<_>>());
         let expected = Args {
@@ -154,6 +158,7 @@ mod tests {
             every: Duration::from_millis(500),
             rate: NonZeroU32::new(50).expect("not zero"),
             connections: 8,
+            patience: Duration::from_secs(60),
             probation: Duration::from_secs(1),
             service: Example::http("axum", "axum-hello"),
             binary: Some(PathBuf::from("/b")),
@@ -210,6 +215,7 @@ mod tests {
             format!("last one is gone ({})", humantime::format_duration(default.every)),
             format!("requests a second ({})", default.rate),
             format!("at a time ({})", default.connections),
+            format!("counts as lost ({})", humantime::format_duration(default.patience)),
             format!("took over ({})", humantime::format_duration(default.probation)),
         ] {
             assert!(HELP.contains(&text), "{text}");

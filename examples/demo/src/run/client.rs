@@ -13,9 +13,6 @@ pub(crate) use self::{http::Http, other::Other};
 mod http;
 mod other;
 
-/// How long a connection may take to come about, and then an answer to be complete.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// A close that is seen later than this after a request cannot have crossed it on the way. Over loopback there and back
 /// takes some 0.1 ms; the rest is for a machine with too few processors.
 const CROSSING: Duration = Duration::from_millis(20);

@@ -29,7 +29,7 @@ const NOT_OURS: [&str; 8] = [
     "WATCHDOG_USEC",
 ];
 
-/// The running service. Dropping it ends every process of it and what runs beside it, and removes its directory.
+/// The running service. Dropping it ends every process of it and what is in front of it, and removes its directory.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// Its program is called so in its directory.
@@ -103,6 +103,10 @@ impl Service {
     /// How the clients of another protocol than the demo's own are made.
     pub(crate) fn foreign(&self) -> Option<Make> {
         self.setting.client.clone()
+    }
+
+    pub(crate) fn is_behind_a_proxy(&self) -> bool {
+        self.setting.proxy.is_some()
     }
 
     /// The process that the pid file names.

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Answer, CROSSING, Client, Exchange, Kind, Loss, Named, PATIENCE, Place};
+use super::{Answer, CROSSING, Client, Exchange, Kind, Loss, Named, Place};
 
 /// How long the server may take to close a connection that it said it would close.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -25,15 +25,23 @@ const HEAD: usize = 8 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
     server: SocketAddr,
+    /// How long a connection may take to come about, and then an answer to be complete.
     patience: Duration,
     crossing: Duration,
     /// Who serves, if the answers do not say it.
     named: Option<Named>,
+    /// The next request on a connection may be another process's.
+    is_behind_a_proxy: bool,
 }
 
 impl Http {
-    pub(crate) fn new(server: SocketAddr, named: Option<Named>) -> Self {
-        Self { server, patience: PATIENCE, crossing: CROSSING, named }
+    pub(crate) fn new(
+        server: SocketAddr,
+        patience: Duration,
+        named: Option<Named>,
+        is_behind_a_proxy: bool,
+    ) -> Self {
+        Self { server, patience, crossing: CROSSING, named, is_behind_a_proxy }
     }
 
     async fn connect(&self) -> Result<Connection, Loss> {
@@ -82,6 +90,9 @@ impl Client for Http {
                 Err(loss) => return Exchange { opened: None, result: Err(loss) },
             },
         };
+        if self.is_behind_a_proxy {
+            connection.named = self.named.as_ref().map(Named::get);
+        }
         let path = if slow && self.named.is_none() { "/slow" } else { "/" };
         let ending = if keep_alive { "" } else { "Connection: close\r\n" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{ending}\r\n", self.server);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, CROSSING, Client, Exchange, Kind, Loss, Named, PATIENCE, Place};
+use super::{Answer, CROSSING, Client, Exchange, Kind, Loss, Named, Place};
 use crate::{Foreign, Make};
 
 /// How such a client is made, and who serves it.
@@ -15,13 +15,14 @@ use crate::{Foreign, Make};
 pub(crate) struct Other {
     make: Make,
     named: Named,
+    /// How long an answer may take, with the connection where one is needed.
     patience: Duration,
     crossing: Duration,
 }
 
 impl Other {
-    pub(crate) fn new(make: Make, named: Named) -> Self {
-        Self { make, named, patience: PATIENCE, crossing: CROSSING }
+    pub(crate) fn new(make: Make, patience: Duration, named: Named) -> Self {
+        Self { make, named, patience, crossing: CROSSING }
     }
 
     /// What it means for a request that it failed by this error, this long after it was begun.
@@ -131,8 +132,7 @@ mod tests {
 
     fn client(steps: Vec<Step>) -> Other {
         let make = move || Box::new(Script { steps: steps.clone().into_iter(), connections: 0 }) as _;
-        let mut client = Other::new(Arc::new(make), Named::new(100));
-        client.patience = Duration::from_millis(30);
+        let mut client = Other::new(Arc::new(make), Duration::from_millis(30), Named::new(100));
         client.crossing = Duration::from_secs(60);
         client
     }

@@ -8,6 +8,9 @@ const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 37\r\n\r\nhello 0.1.0, 
 const LAST_ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 37\r\nConnection: keep-alive, Close\r\n\r\n\
                            hello 0.1.0, generation 2, pid 12345\n";
 
+/// Nothing here depends on how fast the machine is: a test that wants it otherwise says so.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the server does next on a connection. It closes it at the end.
 #[derive(Clone, Copy)]
 enum Step {
@@ -24,10 +27,8 @@ use Step::{Hang, Read, Reset, Say};
 /// Accepts as many connections as there are scripts, one after the other, and does with each what its script says.
 async fn server(scripts: Vec<Vec<Step>>) -> (Http, JoinHandle<io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let mut client = Http::new(listener.local_addr().expect("local address"), None);
-    // Nothing here depends on how fast the machine is: a test that wants it otherwise says so.
-    client.patience = Duration::from_secs(60);
-    client.crossing = Duration::from_secs(60);
+    let mut client = Http::new(listener.local_addr().expect("local address"), PATIENCE, None, false);
+    client.crossing = PATIENCE;
     let task = tokio::spawn(async move {
         for script in scripts {
             let (stream, _) = listener.accept().await?;
@@ -98,6 +99,21 @@ async fn requests_are_answered_on_one_connection_until_the_server_says_close() {
 }
 
 #[tokio::test]
+async fn where_answers_do_not_say_it_who_serves_is_known_by_the_connection_or_behind_a_proxy_by_the_time() {
+    for (is_behind_a_proxy, second) in [(false, (1, 100)), (true, (2, 200))] {
+        let (mut client, _server) = server(vec![vec![Read, Say(ANSWER), Read, Say(ANSWER)]]).await;
+        let named = Named::new(100);
+        (client.named, client.is_behind_a_proxy) = (Some(named.clone()), is_behind_a_proxy);
+        let mut slot = None;
+        for expected in [(1, 100), second] {
+            let answer = client.exchange(&mut slot, false, true).await.result.expect("an answer");
+            assert_eq!((answer.generation, answer.pid), expected);
+            named.set(2, 200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_is_found_closed_is_replaced_and_loses_nothing() {
     for end in [vec![], vec![Reset]] {
         let script = [vec![Read, Say(ANSWER)], end].concat();
@@ -116,7 +132,7 @@ async fn a_connection_that_is_found_closed_is_replaced_and_loses_nothing() {
 #[tokio::test]
 async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let client = Http::new(listener.local_addr().expect("local address"), None);
+    let client = Http::new(listener.local_addr().expect("local address"), PATIENCE, None, false);
     drop(listener);
     let loss = client.exchange(&mut None, false, false).await.result.expect_err("nobody listens");
     assert_eq!((loss.kind, loss.place), (Kind::Refused, Place::NewConnection));
@@ -125,7 +141,7 @@ async fn nobody_listens() {
 #[tokio::test]
 async fn the_client_cannot_even_connect() {
     // No TCP connection leads to the broadcast address.
-    let client = Http::new(SocketAddr::from(([255, 255, 255, 255], 80)), None);
+    let client = Http::new(SocketAddr::from(([255, 255, 255, 255], 80)), PATIENCE, None, false);
     let loss =
         client.exchange(&mut None, false, false).await.result.expect_err("there is no such connection");
     assert_eq!((loss.kind, loss.place), (Kind::Client, Place::NewConnection));
