@@ -88,11 +88,8 @@ fn start_variable(parameters: &[Parameter]) -> Ident {
     local(&name)
 }
 
-/// What only the types can tell, but the compiler already: a constant that cannot be evaluated if something is
-/// wrong. In the ordinary case nothing is in doubt and nothing is emitted.
-///
-/// A type that is no listener at all is not reported here: `Start::listener` does that, and once is enough. So
-/// the constants are asked of `Type<T>`, which has an answer for every type as long as `NotAListener` is in scope.
+/// What only the types can tell, but the compiler already: one check of the runtime crate for each, because the evaluation ends
+/// with the first mistake. Where the name of a type leaves no doubt, nothing is emitted.
 fn checks(service: &Service, function: &Function) -> TokenStream {
     let Service { runtime, listeners, parameters, .. } = service;
     let taken = parameters.iter().filter_map(|Parameter { ty, role, .. }| match role {
@@ -103,30 +100,20 @@ fn checks(service: &Service, function: &Function) -> TokenStream {
     let kinds = taken.clone().filter_map(|(ty, kind)| {
         let kind = kind.filter(|kind| !says_that_it_takes(ty, *kind))?;
         let variant = format_ident!("{kind:?}");
-        let arguments = quote!(<#runtime::__private::Type<#ty>>::KINDS, #runtime::Kind::#variant);
         let (first, last) = ends(ty);
-        Some(call_at(first, last, &quote!(#runtime::__private::takes), arguments))
+        Some(check_at(first, last, &quote!(#runtime::__private::takes!), quote!(#ty, #variant)))
     });
 
-    let mut managed = taken.map(|(ty, _)| quote!(<#runtime::__private::Type<#ty>>::MANAGED)).peekable();
+    let mut types = taken.map(|(ty, _)| ty).peekable();
     let decides_itself =
         |parameter: &Parameter| matches!(parameter.role, Role::Harness(Harness::Ready | Harness::Listeners));
-    let in_doubt = managed.peek().is_some() && !parameters.iter().any(decides_itself);
+    let in_doubt = types.peek().is_some() && !parameters.iter().any(decides_itself);
     let readiness = in_doubt.then(|| {
         let parentheses = function.sig.paren_token.span.join();
-        call_at(parentheses, parentheses, &quote!(#runtime::__private::readiness), quote!([#(#managed),*]))
+        check_at(parentheses, parentheses, &quote!(#runtime::__private::readiness!), quote!(#(#types),*))
     });
 
-    // One constant for each, because the evaluation ends with the first mistake.
-    let constants = kinds.chain(readiness).map(|check| {
-        quote! {
-            const _: () = {
-                use #runtime::__private::NotAListener as _;
-                #check
-            };
-        }
-    });
-    constants.collect()
+    kinds.chain(readiness).map(|check| quote!(#check;)).collect()
 }
 
 /// Whether the name of the type leaves no doubt.
@@ -134,9 +121,9 @@ fn says_that_it_takes(ty: &Type, kind: Kind) -> bool {
     last_segment(ty).is_some_and(|name| name == usual_type(kind) || name == "OwnedFd")
 }
 
-/// A call that the compiler finds at this place: whatever goes wrong in it is shown there.
-fn call_at(first: Span, last: Span, function: &TokenStream, arguments: TokenStream) -> TokenStream {
-    let mut call: TokenStream = function
+/// A check of the runtime crate that the compiler finds at this place: whatever goes wrong in it is shown there.
+fn check_at(first: Span, last: Span, check: &TokenStream, arguments: TokenStream) -> TokenStream {
+    let mut call: TokenStream = check
         .clone()
         .into_iter()
         .map(|mut token| {

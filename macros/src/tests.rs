@@ -23,12 +23,7 @@ fn one_listener() {
                 async fn main(echo: TcpListener) -> io::Result<()> {
                     serve(echo).await
                 }
-                const _: () = {
-                    use ::tableflip::__private::NotAListener as _;
-                    ::tableflip::__private::readiness([
-                        <::tableflip::__private::Type<TcpListener>>::MANAGED,
-                    ])
-                };
+                ::tableflip::__private::readiness!(TcpListener);
                 ::tableflip::Service::new()
                     .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("echo", "tcp://127.0.0.1:7000")
@@ -74,9 +69,46 @@ fn three_listeners_and_the_harness() {
         }
     "#]],
     );
+    assert_adds_at_most_15_lines(attr, item);
+}
+
+/// Beyond the user's own.
+#[track_caller]
+fn assert_adds_at_most_15_lines(attr: &str, item: &str) {
     let function = prettyplease::unparse(&syn::parse_str(item).expect("parses"));
     let added = expand(attr, item).lines().count() - function.lines().count();
     assert!(added <= 15, "{added} lines are generated");
+}
+
+#[test]
+fn three_listeners_and_a_pid_file() {
+    let attr = r#"listen = [http = "0.0.0.0:80", admin = "/run/admin.sock", dns = "udp://0.0.0.0:53"], pidfile = "/run/a.pid""#;
+    let item = "async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket) { serve(http, admin, dns).await }";
+    check(
+        attr,
+        item,
+        &expect![[r#"
+        fn main() -> ::std::process::ExitCode {
+            async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket) {
+                serve(http, admin, dns).await
+            }
+            ::tableflip::__private::readiness!(TcpListener, UnixListener, UdpSocket);
+            ::tableflip::Service::new()
+                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .listen("http", "0.0.0.0:80")
+                .listen("admin", "/run/admin.sock")
+                .listen("dns", "udp://0.0.0.0:53")
+                .pidfile("/run/a.pid")
+                .run(|start| {
+                    let http = start.listener::<TcpListener>("http")?;
+                    let admin = start.listener::<UnixListener>("admin")?;
+                    let dns = start.listener::<UdpSocket>("dns")?;
+                    ::core::result::Result::Ok(main(http, admin, dns))
+                })
+        }
+    "#]],
+    );
+    assert_adds_at_most_15_lines(attr, item);
 }
 
 #[test]
@@ -89,12 +121,7 @@ fn a_blocking_body() {
                 fn main(mut echo: TcpListener, shutdown: Shutdown) -> io::Result<()> {
                     serve(&mut echo, shutdown)
                 }
-                const _: () = {
-                    use ::tableflip::__private::NotAListener as _;
-                    ::tableflip::__private::readiness([
-                        <::tableflip::__private::Type<TcpListener>>::MANAGED,
-                    ])
-                };
+                ::tableflip::__private::readiness!(TcpListener);
                 ::tableflip::Service::new()
                     .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("echo", "tcp://127.0.0.1:7000")
@@ -166,13 +193,7 @@ fn every_option() {
                 async fn serve(a: TcpListener, admin: OwnedFd, upgrader: tableflip::Upgrader) {
                     #![deny(missing_docs)]
                 }
-                const _: () = {
-                    use crate::reexport::__private::NotAListener as _;
-                    crate::reexport::__private::readiness([
-                        <crate::reexport::__private::Type<TcpListener>>::MANAGED,
-                        <crate::reexport::__private::Type<OwnedFd>>::MANAGED,
-                    ])
-                };
+                crate::reexport::__private::readiness!(TcpListener, OwnedFd);
                 crate::reexport::Service::new()
                     .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("a", "127.0.0.1:7000")
@@ -203,28 +224,9 @@ fn what_only_the_types_tell_is_asked_of_them() {
         &expect![[r#"
             fn main() -> ::std::process::ExitCode {
                 fn main(a: my::Socket, b: Sequenced, c: Anything) {}
-                const _: () = {
-                    use ::tableflip::__private::NotAListener as _;
-                    ::tableflip::__private::takes(
-                        <::tableflip::__private::Type<my::Socket>>::KINDS,
-                        ::tableflip::Kind::Udp,
-                    )
-                };
-                const _: () = {
-                    use ::tableflip::__private::NotAListener as _;
-                    ::tableflip::__private::takes(
-                        <::tableflip::__private::Type<Sequenced>>::KINDS,
-                        ::tableflip::Kind::UnixSeqpacket,
-                    )
-                };
-                const _: () = {
-                    use ::tableflip::__private::NotAListener as _;
-                    ::tableflip::__private::readiness([
-                        <::tableflip::__private::Type<my::Socket>>::MANAGED,
-                        <::tableflip::__private::Type<Sequenced>>::MANAGED,
-                        <::tableflip::__private::Type<Anything>>::MANAGED,
-                    ])
-                };
+                ::tableflip::__private::takes!(my::Socket, Udp);
+                ::tableflip::__private::takes!(Sequenced, UnixSeqpacket);
+                ::tableflip::__private::readiness!(my::Socket, Sequenced, Anything);
                 ::tableflip::Service::new()
                     .version(::core::option_env!("CARGO_PKG_VERSION"))
                     .listen("a", "udp://[::1]:53")

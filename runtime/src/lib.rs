@@ -212,7 +212,7 @@ pub use tableflip_macros::main;
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::private::{NotAListener, Type, readiness, takes};
+    pub use crate::private::{NotAListener, Type, check_kinds, check_readiness, readiness, takes};
     #[cfg(all(feature = "cli", upgrades))]
     pub use crate::private::{check, handles, pidfd_open, pidfd_send_signal};
 }

@@ -28,9 +28,38 @@ pub trait NotAListener {
 
 impl<T> NotAListener for Type<T> {}
 
+/// Fails to compile unless this type can be the listener of an address of this kind.
+///
+/// A type that is no listener at all is not reported here: `Start::listener` does that, and once is enough. So the constants are
+/// asked of [`Type`], which has an answer for every type as long as [`NotAListener`] is in scope.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __takes {
+    ($type:ty, $kind:ident) => {
+        const _: () = {
+            use $crate::__private::NotAListener as _;
+            $crate::__private::check_kinds(<$crate::__private::Type<$type>>::KINDS, $crate::Kind::$kind)
+        };
+    };
+}
+
+/// Fails to compile if these types are all raw, in a body that takes no `Ready`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __readiness {
+    ($($type:ty),*) => {
+        const _: () = {
+            use $crate::__private::NotAListener as _;
+            $crate::__private::check_readiness([$(<$crate::__private::Type<$type>>::MANAGED),*])
+        };
+    };
+}
+
+pub use {__readiness as readiness, __takes as takes};
+
 /// Fails unless a type with these kinds can be the listener of an address of this kind.
 #[track_caller]
-pub const fn takes(kinds: &[Kind], kind: Kind) {
+pub const fn check_kinds(kinds: &[Kind], kind: Kind) {
     let mut at = 0;
     while at < kinds.len() {
         if kinds[at] as u8 == kind as u8 {
@@ -49,7 +78,7 @@ pub const fn takes(kinds: &[Kind], kind: Kind) {
 
 /// Fails if a body takes only raw listeners, and no `Ready`.
 #[track_caller]
-pub const fn readiness<const N: usize>(managed: [bool; N]) {
+pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
     let mut at = 0;
     while at < N {
         if managed[at] {
