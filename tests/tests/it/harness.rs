@@ -28,6 +28,7 @@
 //!   `draining`, ...), `error` for a complaint or a refusal, or `step:PHASE` for a step of the life cycle.
 //! * [`Process`] is one generation: signal it, wait for its end, look at it in /proc.
 //! * [`Client`] is one connection.
+//! * [`load::Load`] is clients without end, of which none may be lost.
 //! * [`booted`] has a systemd of its own, for what runs under one.
 //!
 //! The rules: nothing sleeps to wait. What a test waits for is a line, the end of a file or of a process, and every
@@ -39,6 +40,7 @@
 
 pub(crate) mod booted;
 mod client;
+pub(crate) mod load;
 mod process;
 
 use std::collections::HashMap;

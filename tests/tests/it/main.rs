@@ -29,5 +29,6 @@ mod start_errors;
 mod stop;
 mod story;
 mod supervise;
+mod supervisors;
 mod systemd;
 mod upgrader;
