@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::A};
 use tableflip::{Shutdown, net::TcpListener, net::TcpStream, net::UdpSocket};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, time::sleep};
 
-fn answer(query: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn answer(query: &[u8]) -> io::Result<Vec<u8>> {
     let is_query = |message: &Message| message.metadata.message_type == MessageType::Query;
     let query = Message::from_vec(query).ok().filter(is_query).ok_or(io::ErrorKind::InvalidData)?;
     let zone = Name::from_ascii("example.org.").map_err(io::Error::other)?;

@@ -36,7 +36,7 @@ async fn command(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<
     Ok(Some(words))
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+pub(crate) async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut stream = BufStream::new(stream);
     while let Some(words) = command(&mut stream).await? {
         let name = words.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();

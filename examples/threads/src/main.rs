@@ -4,16 +4,17 @@
 //! `kill -HUP $(cat threads.pid)`. A line comes back in capital letters; a client that is there is served until it leaves.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::thread;
 
-use tableflip::blocking::{TcpListener, TcpStream};
+use tableflip::blocking::TcpListener;
 
-fn converse(stream: TcpStream) -> io::Result<()> {
-    let mut lines = BufReader::new(&*stream);
+pub(crate) fn converse(mut stream: &TcpStream) -> io::Result<()> {
+    let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     // One that is longer comes back in pieces.
     while lines.by_ref().take(64 << 10).read_until(b'\n', &mut line)? > 0 {
-        (&*stream).write_all(&line.to_ascii_uppercase())?;
+        stream.write_all(&line.to_ascii_uppercase())?;
         line.clear();
     }
     Ok(())
@@ -23,7 +24,7 @@ fn converse(stream: TcpStream) -> io::Result<()> {
 fn main(lines: TcpListener) -> io::Result<()> {
     while let Some((stream, peer)) = lines.accept()? {
         thread::spawn(move || {
-            if let Err(error) = converse(stream) {
+            if let Err(error) = converse(&stream) {
                 eprintln!("{peer}: {error}");
             }
         });

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-fn tls() -> Result<TlsAcceptor, Box<dyn Error>> {
+pub(crate) fn tls() -> Result<TlsAcceptor, Box<dyn Error>> {
     let chain = CertificateDer::pem_file_iter("cert.pem")?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file("key.pem")?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;

@@ -31,7 +31,7 @@ async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
     }
 }
 
-async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Result<(), Error> {
+pub(crate) async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Result<(), Error> {
     let patience = PATIENCE.min(shutdown.drain_timeout() / 2);
     let mut socket = timeout(patience, accept_async(stream)).await.map_err(io::Error::from)??;
     loop {

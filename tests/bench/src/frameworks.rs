@@ -1,20 +1,16 @@
-//! The hello world of each framework with tableflip, over the same without.
+//! The examples and the hello worlds of the frameworks with tableflip, over the same without.
 //!
 //! Both are this binary, each a process of its own, and are driven by the same client in turn: A B B A.
 
-use std::net::SocketAddr;
+mod client;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::client::conn::http2;
-use hyper::header::CONTENT_TYPE;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use load::Certificate;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 use crate::options::Options;
 use crate::process::{Apart, Service};
@@ -22,66 +18,51 @@ use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::summarize;
 use crate::{Result, clock};
 
-/// The frameworks, and what the ratio of requests a second is to reach.
-const FRAMEWORKS: [(&str, Option<f64>); 5] =
-    [("axum", Some(0.98)), ("hyper", None), ("poem", None), ("actix-web", None), ("tonic", None)];
-/// Kept connections, each with one request at a time.
-const CONNECTIONS: usize = 32;
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// The message `name: "World"` of the example, uncompressed.
-const CALL: &[u8] = b"\0\0\0\0\x07\x0a\x05World";
+use client::{Client, Opener};
 
-/// A connection of the client.
-enum Client {
-    Http1 {
-        stream: TcpStream,
-        /// Of an answer; all are of one size.
-        size: usize,
-    },
-    Grpc(http2::SendRequest<Full<Bytes>>),
+/// What is compared, and what the ratio of the rates is to reach.
+#[derive(Clone, Copy, Debug)]
+struct Comparison {
+    framework: &'static str,
+    /// What is counted.
+    unit: &'static str,
+    /// Whether all that one client counts are on one connection. Else each is a connection, with a request.
+    is_kept: bool,
+    target: Option<f64>,
 }
 
-impl Client {
-    async fn open(address: SocketAddr, framework: &str) -> Result<Self> {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        if framework == "tonic" {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-            // What it ends by, the sender of a request learns.
-            tokio::spawn(async { connection.await.unwrap_or_default() });
-            return Ok(Self::Grpc(sender));
-        }
-        stream.write_all(REQUEST).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"Hello, World!") {
-            if stream.read_buf(&mut answer).await? == 0 {
-                return Err("the connection ended".into());
-            }
-        }
-        Ok(Self::Http1 { stream, size: answer.len() })
+impl Comparison {
+    const fn kept(framework: &'static str, unit: &'static str) -> Self {
+        Self { framework, unit, is_kept: true, target: None }
     }
 
-    async fn ask(&mut self) -> Result<()> {
-        match self {
-            Self::Http1 { stream, size } => {
-                stream.write_all(REQUEST).await?;
-                let mut answer = [0; 1024];
-                stream.read_exact(&mut answer[..*size]).await?;
-            }
-            Self::Grpc(sender) => {
-                let request = Request::post("http://localhost/greeter.Greeter/SayHello");
-                let request = request.header(CONTENT_TYPE, "application/grpc").header("te", "trailers");
-                sender.ready().await?;
-                let answer = sender.send_request(request.body(Full::from(CALL))?).await?;
-                let status = answer.status();
-                let body = answer.into_body().collect().await?.to_bytes();
-                if status != StatusCode::OK || !body.ends_with(b"Hello, World!") {
-                    return Err(format!("the answer is {status}, {body:?}").into());
-                }
-            }
-        }
-        Ok(())
+    const fn fresh(framework: &'static str, unit: &'static str) -> Self {
+        Self { framework, unit, is_kept: false, target: None }
     }
+}
+
+const COMPARISONS: [Comparison; 12] = [
+    Comparison { target: Some(0.98), ..Comparison::kept("axum", "requests") },
+    Comparison::kept("hyper", "requests"),
+    Comparison::kept("poem", "requests"),
+    Comparison::kept("actix-web", "requests"),
+    Comparison::kept("tonic", "calls"),
+    Comparison::kept("tls", "requests"),
+    Comparison::fresh("tls", "handshakes"),
+    Comparison::kept("websocket", "messages"),
+    Comparison::kept("redis", "PINGs"),
+    Comparison::kept("threads", "lines"),
+    Comparison::fresh("threads", "connections"),
+    Comparison::kept("dns", "queries"),
+];
+/// Clients, each with one request at a time.
+const CLIENTS: usize = 32;
+
+/// What drives a server.
+struct Load<'r> {
+    runtime: &'r Runtime,
+    comparison: Comparison,
+    tls: TlsConnector,
 }
 
 struct Server {
@@ -94,23 +75,28 @@ struct Server {
 }
 
 impl Server {
-    fn start(apart: &Apart, kind: &str, framework: &str) -> Result<Self> {
-        let service = apart.start(&[kind, framework])?;
+    /// In the directory is its certificate.
+    fn start(apart: &Apart, kind: &str, framework: &str, directory: &Path) -> Result<Self> {
+        let directory = directory.to_str().ok_or("a temporary directory that is not UTF-8")?;
+        let service = apart.start(&[kind, framework, directory])?;
         Ok(Self { service, elapsed: Duration::ZERO, used: Duration::ZERO, latencies: Vec::new() })
     }
 
-    fn load(&mut self, runtime: &Runtime, framework: &str, slice: Duration) -> Result<()> {
-        let (pid, address) = (self.service.process().pid(), self.service.address());
-        runtime.block_on(async {
-            let mut opened = Vec::new();
-            for _ in 0..CONNECTIONS {
-                opened.push(Client::open(address, framework).await?);
+    fn load(&mut self, client: &Load<'_>, slice: Duration) -> Result<()> {
+        let pid = self.service.process().pid();
+        let Comparison { framework, is_kept, .. } = client.comparison;
+        let opener = Opener { framework, address: self.service.address(), tls: client.tls.clone() };
+        client.runtime.block_on(async {
+            let mut kept = Vec::new();
+            for _ in 0..CLIENTS {
+                kept.push(if is_kept { Some(opener.open().await?) } else { None });
             }
             let (begun, used) = (Instant::now(), clock::processor_time(pid)?);
             let mut clients = JoinSet::new();
-            for client in opened {
+            for kept in kept {
+                let opener = opener.clone();
                 clients.spawn(async move {
-                    ask_again(client, begun + slice).await.map_err(|error| error.to_string())
+                    ask_again(opener, kept, begun + slice).await.map_err(|error| error.to_string())
                 });
             }
             while let Some(latencies) = clients.join_next().await {
@@ -139,11 +125,14 @@ impl Server {
     }
 }
 
-async fn ask_again(mut client: Client, until: Instant) -> Result<Vec<Duration>> {
+async fn ask_again(opener: Opener, mut kept: Option<Client>, until: Instant) -> Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     let mut begun = Instant::now();
     while begun < until {
-        client.ask().await?;
+        match &mut kept {
+            Some(client) => client.ask().await?,
+            None => drop(opener.open().await?),
+        }
         let ended = Instant::now();
         latencies.push(ended - begun);
         begun = ended;
@@ -155,25 +144,32 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rounds = options.rounds;
     let apart = Apart::new()?;
+    let directory = tempfile::tempdir()?;
+    // Where the example looks for them.
+    let made = Certificate::make(&directory.path().join("cert"))?;
+    std::fs::rename(made.key, directory.path().join("key.pem"))?;
+    let tls = client::trusting(&made.certificate)?;
     let mut rows = Vec::new();
-    for (framework, target) in FRAMEWORKS {
+    for comparison in COMPARISONS {
+        let Comparison { framework, unit, target, .. } = comparison;
+        let client = Load { runtime: &runtime, comparison, tls: tls.clone() };
         let (mut plain_rate, mut rate, mut plain_p99, mut p99) = (vec![], vec![], vec![], vec![]);
         let (mut plain_cost, mut cost) = (vec![], vec![]);
         for round in 1..=rounds {
-            progress(framework, round, rounds);
-            let mut plain = Server::start(&apart, "plain-hello", framework)?;
-            let mut managed = Server::start(&apart, "managed-hello", framework)?;
+            progress(&format!("{framework}, {unit}"), round, rounds);
+            let mut plain = Server::start(&apart, "plain-hello", framework, directory.path())?;
+            let mut managed = Server::start(&apart, "managed-hello", framework, directory.path())?;
             for server in [&mut plain, &mut managed] {
-                server.load(&runtime, framework, options.slice / 4)?;
+                server.load(&client, options.slice / 4)?;
                 (server.elapsed, server.used, server.latencies) = Default::default();
             }
             // The other way round in every second round.
             let (first, second) =
                 if round % 2 == 0 { (&mut plain, &mut managed) } else { (&mut managed, &mut plain) };
-            first.load(&runtime, framework, options.slice)?;
-            second.load(&runtime, framework, options.slice)?;
-            second.load(&runtime, framework, options.slice)?;
-            first.load(&runtime, framework, options.slice)?;
+            first.load(&client, options.slice)?;
+            second.load(&client, options.slice)?;
+            second.load(&client, options.slice)?;
+            first.load(&client, options.slice)?;
             plain_rate.push(plain.rate());
             rate.push(managed.rate() / plain.rate());
             plain_cost.push(plain.cost());
@@ -183,7 +179,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
             p99.push(managed.p99() / of_plain);
         }
         let rate = summarize(rate);
-        rows.push(Row::per_second(format!("{framework}, requests"), summarize(plain_rate)));
+        rows.push(Row::per_second(format!("{framework}, {unit}"), summarize(plain_rate)));
         let ratio = Row::ratio("… with tableflip, over that", rate);
         rows.push(match target {
             Some(target) => ratio.with_target(Target::at_least(target, rate.median)),
@@ -197,9 +193,10 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
     Ok(Section {
         title: "Frameworks",
         about: format!(
-            "The hello world of each framework as its own pages have it, and as the example here does, driven in turn \
-             (A B B A) by one client thread over loopback, which has a processor of its own where there are two, on {CONNECTIONS} kept connections, HTTP/1.1 and for tonic HTTP/2; \
-             {rounds} rounds of four slices of {} ms, each with new processes.",
+            "The examples, or the hello world of the framework where it has one, and the same as the framework's own pages have it, driven \
+             in turn (A B B A) by one client thread over loopback, which has a processor of its own where there are two; {CLIENTS} clients, \
+             each on a kept connection, HTTP/1.1 and for tonic HTTP/2, but for the handshakes and connections, each of which is a \
+             new connection with a request; {rounds} rounds of four slices of {} ms, each with new processes.",
             options.slice.as_millis()
         ),
         headings: SUMMARY,

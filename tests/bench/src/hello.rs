@@ -1,169 +1,60 @@
-//! The hello world of each framework: as its own pages write it, and as the examples do.
+//! The hello world of each framework, and what comes next to one where there is none: as its own pages write it, and as the
+//! examples do. What an example does with a connection is the example's own source, wherever that is a function.
 
-use std::convert::Infallible;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+mod actix;
+mod dns;
+mod redis;
+mod threads;
+mod tls;
+mod web;
+mod websocket;
+
+use std::env;
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use actix_web::{App, HttpServer};
-use axum::Router;
-use futures_util::stream::{self, Stream};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::http::uri::Scheme;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use poem::listener::TcpAcceptor;
-use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Endpoint, Route};
-use tableflip::net::TcpListener;
-use tableflip::{Ready, Upgrader};
-use tonic::{Request as Call, Response as Reply, Status};
 
 use crate::Result;
 use crate::flavor::{DEFAULT, Flavor};
-use crate::service::{ANY_PORT, BACKLOG, announce, service};
-
-use greeter::greeter_server::{Greeter, GreeterServer};
-use greeter::{HelloReply, HelloRequest};
-
-#[rustfmt::skip]
-#[allow(missing_debug_implementations, missing_docs, unreachable_pub, unused_qualifications, dead_code, reason = "it is generated")]
-#[path = "../../../examples/tonic/src/greeter.rs"]
-mod greeter;
+use crate::service::{listener, service};
 
 const HELLO: &str = "Hello, World!";
 
-async fn hello(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
-    Ok(Response::new(Full::from(HELLO)))
-}
-
-fn router() -> Router {
-    Router::new().route("/", axum::routing::get(|| async { HELLO }))
-}
-
-#[poem::handler]
-fn poem_hello() -> &'static str {
-    HELLO
-}
-
-fn poem_route() -> Route {
-    Route::new().at("/", poem::get(poem_hello))
-}
-
-#[actix_web::get("/")]
-async fn actix_hello() -> impl actix_web::Responder {
-    HELLO
-}
-
-#[derive(Clone)]
-struct Hello;
-
-#[tonic::async_trait]
-impl Greeter for Hello {
-    async fn say_hello(&self, call: Call<HelloRequest>) -> std::result::Result<Reply<HelloReply>, Status> {
-        Ok(Reply::new(HelloReply { message: format!("Hello, {}!", call.into_inner().name) }))
+/// As the framework's own pages write it. In the directory are the certificate and its key.
+pub(crate) fn plain(framework: &str, directory: &str) -> Result<ExitCode> {
+    env::set_current_dir(directory)?;
+    match framework {
+        "threads" => threads::plain()?,
+        _ => DEFAULT.parse::<Flavor>()?.runtime()?.block_on(plain_async(framework))?,
     }
+    Ok(ExitCode::SUCCESS)
+}
 
-    type KeepSayingHelloStream = stream::Empty<std::result::Result<HelloReply, Status>>;
-
-    async fn keep_saying_hello(
-        &self,
-        _: Call<HelloRequest>,
-    ) -> std::result::Result<Reply<Self::KeepSayingHelloStream>, Status> {
-        Ok(Reply::new(stream::empty()))
+async fn plain_async(framework: &str) -> Result<()> {
+    if framework == "dns" {
+        return Ok(dns::plain().await?);
     }
-}
-
-/// As the framework's own pages write it.
-pub(crate) fn plain(framework: &str) -> Result<ExitCode> {
-    let runtime = DEFAULT.parse::<Flavor>()?.runtime()?;
-    runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let listener = socket.listen(BACKLOG)?;
-        println!("{}", listener.local_addr()?);
-        match framework {
-            "axum" => axum::serve(listener, router()).await?,
-            "hyper" => loop {
-                let (stream, _peer) = listener.accept().await?;
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(hello)));
-            },
-            "poem" => {
-                let acceptor = TcpAcceptor::from_tokio(listener)?;
-                poem::Server::new_with_acceptor(acceptor).run(poem_route()).await?;
-            }
-            "actix-web" => {
-                let server = HttpServer::new(|| App::new().service(actix_hello));
-                server.listen(listener.into_std()?)?.run().await?;
-            }
-            "tonic" => {
-                let incoming = connections(listener);
-                let mut server = tonic::transport::Server::builder();
-                server.add_service(GreeterServer::new(Hello)).serve_with_incoming(incoming).await?;
-            }
-            _ => return Err(format!("no such framework: {framework}").into()),
-        }
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-fn connections(listener: tokio::net::TcpListener) -> impl Stream<Item = io::Result<tokio::net::TcpStream>> {
-    stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.and_then(|(stream, _peer)| {
-            // As the server of tonic does with its own listener.
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        });
-        Some((accepted, listener))
-    })
+    let listener = listener()?;
+    println!("{}", listener.local_addr()?);
+    match framework {
+        "actix-web" => actix::plain(listener).await?,
+        "redis" => redis::serve(listener).await?,
+        "tls" => tls::plain(listener).await?,
+        "websocket" => websocket::plain(listener).await?,
+        _ => web::plain(framework, listener).await?,
+    }
+    Ok(())
 }
 
 /// As the example does.
-pub(crate) fn managed(framework: &str) -> Result<ExitCode> {
-    let framework = framework.to_owned();
-    let service = service(DEFAULT.parse()?).listen("http", ANY_PORT);
-    if framework == "actix-web" {
-        return Ok(service.run(|start| {
-            let upgrader: Upgrader = start.harness()?;
-            let ready: Ready = start.harness()?;
-            let listener: std::net::TcpListener = start.listener("http")?;
-            Ok(async move {
-                if !upgrader.has_predecessor() {
-                    println!("{}", listener.local_addr()?);
-                }
-                let server = HttpServer::new(|| App::new().service(actix_hello));
-                let server = server.listen(listener)?.disable_signals().run();
-                ready.notify();
-                server.await
-            })
-        }));
-    }
-    Ok(service.run(|start| {
-        let upgrader: Upgrader = start.harness()?;
-        let listener: TcpListener = start.listener("http")?;
-        Ok(async move {
-            announce(&listener, &upgrader)?;
-            match framework.as_str() {
-                "axum" => tableflip::http::serve(listener, router()).await,
-                "hyper" => tableflip::http::serve(listener, service_fn(hello)).await,
-                "poem" => {
-                    let app = Arc::new(poem_route());
-                    let serve = move |request: Request<Incoming>| {
-                        let app = app.clone();
-                        let (local, remote) = (LocalAddr::default(), RemoteAddr::default());
-                        let request = (request, local, remote, Scheme::HTTP).into();
-                        async move { Ok::<_, Infallible>(Response::from(app.get_response(request).await)) }
-                    };
-                    tableflip::http::serve(listener, service_fn(serve)).await
-                }
-                "tonic" => tableflip::http::serve(listener, GreeterServer::new(Hello)).await,
-                _ => Err(io::Error::other(format!("no such framework: {framework}"))),
-            }
-        })
-    }))
+pub(crate) fn managed(framework: &str, directory: &str) -> Result<ExitCode> {
+    env::set_current_dir(directory)?;
+    let service = service(DEFAULT.parse()?);
+    Ok(match framework {
+        "actix-web" => actix::managed(service),
+        "dns" => dns::managed(service),
+        "redis" => redis::managed(service),
+        "threads" => threads::managed(service),
+        "tls" => tls::managed(service),
+        "websocket" => websocket::managed(service),
+        _ => web::managed(framework, service),
+    })
 }

@@ -12,7 +12,7 @@ Usage: cargo run --release -p bench -- [PART]... [OPTION]...
 Parts (default: all of them):
   upgrade      signal to first answer from the successor, over running this binary with an empty main
   throughput   managed listeners and streams, over those of tokio
-  frameworks   the hello world of each framework with tableflip, over the same without
+  frameworks   the examples and hello worlds of the frameworks with tableflip, over the same without
   stall        largest stall of another thread while a process spawns its successor
   listeners    handover of many listeners, beyond that of one
   endurance    descriptors, threads, zombies and memory after many upgrades

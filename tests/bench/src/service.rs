@@ -20,7 +20,7 @@ use crate::{Result, clock, hello};
 
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 /// How many connections may wait: what the harness asks for by default.
-pub(crate) const BACKLOG: u32 = 4096;
+const BACKLOG: u32 = 4096;
 /// How much is echoed at once, at most.
 const BUFFER: usize = 64 * 1024;
 
@@ -30,8 +30,8 @@ pub(crate) fn run(arguments: &[&str], entered: Duration) -> ExitCode {
         ["probe", listeners, flavor] => probe(listeners, flavor, entered),
         ["plain", flavor] => plain(flavor),
         ["managed", flavor] => managed(flavor),
-        ["plain-hello", framework] => hello::plain(framework),
-        ["managed-hello", framework] => hello::managed(framework),
+        ["plain-hello", framework, directory] => hello::plain(framework, directory),
+        ["managed-hello", framework, directory] => hello::managed(framework, directory),
         ["stall", mebibytes, how] => stalled(mebibytes, how),
         _ => Err(format!("no such service: {arguments:?}").into()),
     };
@@ -66,12 +66,19 @@ pub(crate) fn service(flavor: Flavor) -> Service {
         .drain_timeout(Duration::from_secs(10))
 }
 
+/// A listener of tokio alone, with the options that the harness sets by default.
+pub(crate) fn listener() -> io::Result<tokio::net::TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    socket.listen(BACKLOG)
+}
+
 /// Says the address. A successor has the same.
-pub(crate) fn announce(listener: &TcpListener, upgrader: &Upgrader) -> io::Result<()> {
+pub(crate) fn announce(address: SocketAddr, upgrader: &Upgrader) {
     if !upgrader.has_predecessor() {
-        println!("{}", listener.local_addr()?);
+        println!("{address}");
     }
-    Ok(())
 }
 
 /// Answers every connection with an [`Answer`]. The client asks the last of its listeners.
@@ -87,7 +94,7 @@ fn probe(listeners: &str, flavor: &str, entered: Duration) -> Result<ExitCode> {
         Ok(async move {
             let body = clock::now();
             let Some(last) = listeners.pop() else { return Ok(()) };
-            announce(&last, &upgrader)?;
+            announce(last.local_addr()?, &upgrader);
             let answer = move || Answer {
                 generation: upgrader.generation(),
                 pid: std::process::id(),
@@ -126,8 +133,8 @@ async fn accept_all(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-/// What the two echo services differ in.
-trait Accept {
+/// What two services differ in that do the same with a connection.
+pub(crate) trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>>;
@@ -170,10 +177,7 @@ async fn echo(listener: impl Accept) -> io::Result<()> {
 /// Echo as `#[tokio::main]` runs it.
 fn plain(flavor: &str) -> Result<ExitCode> {
     flavor.parse::<Flavor>()?.runtime()?.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let listener = socket.listen(BACKLOG)?;
+        let listener = listener()?;
         println!("{}", listener.local_addr()?);
         echo(listener).await?;
         Ok(ExitCode::SUCCESS)
@@ -186,7 +190,7 @@ fn managed(flavor: &str) -> Result<ExitCode> {
         let upgrader: Upgrader = start.harness()?;
         let listener: TcpListener = start.listener("echo")?;
         Ok(async move {
-            announce(&listener, &upgrader)?;
+            announce(listener.local_addr()?, &upgrader);
             echo(listener).await
         })
     }))
@@ -221,7 +225,7 @@ fn stalled(mebibytes: &str, how: &str) -> Result<ExitCode> {
             });
         }
         Ok(async move {
-            announce(&listener, &upgrader)?;
+            announce(listener.local_addr()?, &upgrader);
             // The client opens one to see that this process serves.
             accept_all(&listener).await
         })

@@ -176,10 +176,10 @@ fn gaps<'a>(
         // A step that is prime to any size of heap, and so large that no prefetcher foresees it.
         *place = (*place + 1_000_003 * PAGE) % heap.len();
         heap[*place] = heap[*place].wrapping_add(1);
-        if readings % STRIDE == 0 {
-            if let Some(page) = fresh.next() {
-                page[0] = 1;
-            }
+        if readings % STRIDE == 0
+            && let Some(page) = fresh.next()
+        {
+            page[0] = 1;
         }
         let now = Instant::now();
         let gap = now - last;
