@@ -42,6 +42,7 @@ pub(crate) mod booted;
 mod client;
 pub(crate) mod load;
 mod process;
+pub(crate) mod terminal;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -4,12 +4,11 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
+use crate::harness::terminal::terminal;
 use crate::harness::{Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tableflip-program");
@@ -467,12 +466,7 @@ fn at_a_terminal_the_status_says_how_it_ended() {
 
 /// Runs it with a terminal as its stdout and stderr, pty(7); the exit status, and all that was written.
 fn at_a_terminal(dir: &Dir, line: &str) -> (i32, String) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-    grantpt(&ours).expect("grantpt");
-    unlockpt(&ours).expect("unlockpt");
-    let name = ptsname(&ours, Vec::new()).expect("it has a name");
-    let theirs =
-        File::options().read(true).write(true).open(Path::new(name.to_str().unwrap())).expect("it opens");
+    let (ours, theirs) = terminal();
     let mut program = command(dir, line);
     program.env("TERM", "xterm").stdout(theirs.try_clone().unwrap()).stderr(theirs);
     let mut child = program.spawn().expect("it runs");

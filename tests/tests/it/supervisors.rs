@@ -1,19 +1,22 @@
 //! The parent that stays under supervisord and runit, from the packages of the distribution, with the entries of
-//! docs/containers.md as they stand there.
+//! docs/containers.md as they stand there; and under a shell at a terminal.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, kill_process};
 
 use crate::harness::booted::until;
 use crate::harness::load::{Load, ask};
-use crate::harness::{Client, Dir, Signal, skip, unpack};
+use crate::harness::terminal::terminal;
+use crate::harness::{Client, Dir, Signal, names_in, skip, unpack};
 
 /// The packages of a supervisor, or why this test is skipped.
 fn packages(name: &str, packages: &[&str]) -> Option<PathBuf> {
@@ -47,13 +50,16 @@ fn command(program: impl AsRef<OsStr>, dir: &Dir) -> Command {
     command
 }
 
+fn signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process ID"), signal)
+}
+
 /// Has a supervisor stop what it has started, and itself. A test that fails prints what the service said.
 fn end(supervisor: &mut Child, dir: &Dir) {
     if thread::panicking() {
         eprintln!("--- out\n{}---", fs::read_to_string(dir.join("out")).unwrap_or_default());
     }
-    let pid = i32::try_from(supervisor.id()).ok().and_then(Pid::from_raw).expect("a process ID");
-    kill_process(pid, Signal::TERM).expect("it is a child");
+    signal(supervisor.id(), Signal::TERM).expect("it is a child");
     supervisor.wait().expect("it is a child");
 }
 
@@ -62,7 +68,7 @@ fn addresses(dir: &Dir, generation: u64) -> Vec<String> {
     let out = fs::read_to_string(dir.join("out")).unwrap_or_default();
     let begin = format!("generation {generation} is process ");
     let lines = out.split_inclusive('\n').filter_map(|line| line.strip_prefix(&begin)?.strip_suffix('\n'));
-    lines.filter_map(|line| Some(line.split_once(" at ")?.1.to_owned())).collect()
+    lines.filter_map(|line| Some(line.split_once(" at ")?.1.trim_end().to_owned())).collect()
 }
 
 /// The state of a service, and the process that its supervisor takes it for.
@@ -97,7 +103,8 @@ fn upgrade_thrice(dir: &Dir, address: &str, reload: impl Fn(), status: impl Fn()
     for generation in 2..=4 {
         reload();
         let pid = wait_until_it_serves(address, generation);
-        assert_eq!(addresses(dir, generation), [address]);
+        // What it has said comes by way of whoever reads its stdout.
+        until("its address", || (addresses(dir, generation) == [address]).then_some(()));
         assert_eq!(status(), before, "the same state, and the same process");
         // One that still drains would have the next refused, and is the parent of the one that serves; one that is not reaped
         // would be a child as well.
@@ -269,4 +276,134 @@ fn runit_sees_one_process_through_every_upgrade() {
     assert_eq!(runit.status().state, "down");
     assert_eq!(children(runit.process.id()), [""; 0]);
     assert!(!dir.join("run/echo.pid").exists());
+}
+
+/// A shell with job control, at a terminal of its own. All that was on the terminal is in the file `out`.
+struct Shell<'d> {
+    dir: &'d Dir,
+    process: Child,
+    keyboard: File,
+    screen: Option<JoinHandle<()>>,
+}
+
+const PROMPT: &str = "at your service> ";
+
+impl<'d> Shell<'d> {
+    fn start(dir: &'d Dir) -> Self {
+        let (ours, theirs) = terminal();
+        let (mut ours, mut out) = (File::from(ours), File::create(dir.join("out")).expect("a file"));
+        let keyboard = ours.try_clone().expect("a descriptor");
+        // It leads a session of its own, whose terminal this is.
+        let process = command("setsid", dir)
+            .args(["--ctty", "sh", "-i"])
+            .env("PS1", PROMPT)
+            .env("TABLEFLIP_PIDFILE", dir.join("pid"))
+            .env("TABLEFLIP_SUPERVISE", "always")
+            .stdin(theirs.try_clone().expect("a descriptor"))
+            .stdout(theirs.try_clone().expect("a descriptor"))
+            .stderr(theirs)
+            .spawn()
+            .expect("setsid");
+        let screen = thread::spawn(move || match io::copy(&mut ours, &mut out) {
+            // EIO once nobody has the other end.
+            Ok(_) | Err(_) => {}
+        });
+        Self { dir, process, keyboard, screen: Some(screen) }
+    }
+
+    fn press(&self, keys: &str) {
+        (&self.keyboard).write_all(keys.as_bytes()).expect("it has room");
+    }
+
+    fn screen(&self) -> String {
+        fs::read_to_string(self.dir.join("out")).expect("a file")
+    }
+
+    fn prompts(&self) -> usize {
+        self.screen().matches(PROMPT).count()
+    }
+
+    fn wait_for_prompt(&self, number: usize) {
+        self.dir.wait_until("prompt", || (self.prompts() >= number).then_some(()));
+        assert_eq!(self.prompts(), number, "{}", self.screen());
+    }
+
+    /// The process group that has the terminal.
+    fn foreground(&self) -> u32 {
+        stat(self.process.id()).expect("the shell lives")[5].parse().expect("a process group")
+    }
+
+    /// The processes of the shell's session that live.
+    fn session(&self) -> Vec<u32> {
+        let session = self.process.id().to_string();
+        let processes = names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
+        let is_of_it = |pid: &u32| stat(*pid).is_some_and(|stat| stat[0] != "Z" && stat[3] == session);
+        processes.filter(is_of_it).collect()
+    }
+}
+
+/// What is behind the name in /proc/PID/stat, proc_pid_stat(5): the state, the parent, the group, the session, the terminal and the
+/// group that has it.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(") ")?.1.split(' ').take(6).map(str::to_owned).collect())
+}
+
+impl Drop for Shell<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the terminal\n{}---", self.screen());
+        }
+        // As long as the shell is not reaped, the number of the session is its own. Again and again, because an old process whose
+        // successor is killed starts another.
+        until("end of the session", || {
+            let session = self.session();
+            for pid in &session {
+                match signal(*pid, Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(error) => eprintln!("process {pid}: {error}"),
+                }
+            }
+            session.is_empty().then_some(())
+        });
+        self.process.wait().expect("it is a child");
+        if let Some(screen) = self.screen.take() {
+            screen.join().expect("it does not panic");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_is_the_services_until_it_has_drained() {
+    let dir = Dir::new();
+    let shell = Shell::start(&dir);
+    shell.wait_for_prompt(1);
+    shell.press(concat!(env!("CARGO_BIN_EXE_unit"), "\n"));
+    let address = dir.wait_until("a generation that serves", || addresses(&dir, 1).pop());
+    let job = shell.foreground();
+    assert_ne!(job, shell.process.id(), "the shell has job control");
+    let status = || Status { state: format!("{} prompts", shell.prompts()), pid: shell.foreground() };
+    upgrade_thrice(&dir, &address, || signal(job, Signal::HUP).expect("it lives"), status);
+
+    // ^Z stops the parent, and the shell goes on; so does the service, which is no process of the job. fg has it back.
+    shell.press("\x1a");
+    shell.wait_for_prompt(2);
+    assert_eq!(shell.foreground(), shell.process.id());
+    wait_until_it_serves(&address, 4);
+    shell.press("fg\n");
+    until("the job in the foreground", || (shell.foreground() == job).then_some(()));
+
+    let mut client = Client::tcp(&address);
+    let who = client.who();
+    shell.press("\x03");
+    drains(&mut client, &address, who);
+    assert_eq!(status(), Status { state: "2 prompts".to_owned(), pid: job });
+    client.close();
+    shell.wait_for_prompt(3);
+    assert_eq!(shell.session(), [shell.process.id()], "the prompt comes when nothing is left");
+    assert!(!dir.join("pid").exists());
+    shell.press("echo status $?\n");
+    dir.wait_until("status of a service that was stopped", || {
+        shell.screen().contains("\nstatus 0\r\n").then_some(())
+    });
 }

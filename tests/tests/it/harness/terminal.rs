@@ -1,0 +1,19 @@
+//! Terminals, pty(7).
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+/// A new terminal: our end, and that of the programs. Reading from ours fails with EIO once nobody has the other.
+pub(crate) fn terminal() -> (OwnedFd, File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&ours).expect("grantpt");
+    unlockpt(&ours).expect("unlockpt");
+    let name = ptsname(&ours, Vec::new()).expect("it has a name");
+    let theirs = Path::new(name.to_str().expect("it is UTF-8"));
+    // This process leads no session, so that it does not become its own.
+    let theirs = File::options().read(true).write(true).open(theirs).expect("it opens");
+    (ours, theirs)
+}
