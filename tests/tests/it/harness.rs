@@ -111,6 +111,14 @@ pub(crate) fn unpack(suite: &str, name: &str, packages: &[&str]) -> Result<PathB
     }
 }
 
+/// The first block of this language in docs/containers.md.
+pub(crate) fn block_of_the_page(language: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/containers.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let begin = format!("```{language}\n");
+    page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block").to_owned()
+}
+
 /// The names in a directory, in order.
 pub(crate) fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");

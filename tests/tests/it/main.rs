@@ -13,6 +13,7 @@ mod fake_successor;
 mod harness;
 mod http;
 mod http2;
+mod image;
 mod inheritance;
 mod limits;
 mod look;

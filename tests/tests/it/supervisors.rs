@@ -16,7 +16,7 @@ use rustix::process::{Pid, kill_process};
 use crate::harness::booted::until;
 use crate::harness::load::{Load, ask};
 use crate::harness::terminal::terminal;
-use crate::harness::{Client, Dir, Signal, names_in, skip, unpack};
+use crate::harness::{Client, Dir, Signal, block_of_the_page, names_in, skip, unpack};
 
 /// The packages of a supervisor, or why this test is skipped.
 fn packages(name: &str, packages: &[&str]) -> Option<PathBuf> {
@@ -25,10 +25,7 @@ fn packages(name: &str, packages: &[&str]) -> Option<PathBuf> {
 
 /// The entry of docs/containers.md in this language, for the service and the directory of a test.
 fn entry_of_the_page(language: &str, dir: &Dir) -> String {
-    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/containers.md");
-    let page = fs::read_to_string(page).expect("the page");
-    let begin = format!("```{language}\n");
-    let entry = page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).expect("an entry");
+    let entry = block_of_the_page(language);
     let log = dir.join("out");
     let text = |path: &Path| path.to_str().expect("it is UTF-8").to_owned();
     entry
@@ -50,7 +47,7 @@ fn command(program: impl AsRef<OsStr>, dir: &Dir) -> Command {
     command
 }
 
-fn signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+pub(crate) fn signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
     kill_process(i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process ID"), signal)
 }
 
@@ -79,7 +76,7 @@ struct Status {
 }
 
 /// The children of a process, dead or alive.
-fn children(pid: u32) -> Vec<String> {
+pub(crate) fn children(pid: u32) -> Vec<String> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
     children.split_whitespace().map(str::to_owned).collect()
 }

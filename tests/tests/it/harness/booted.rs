@@ -12,7 +12,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -276,15 +276,19 @@ impl Booted {
     }
 
     pub(crate) fn try_connect(&self, port: u16) -> std::io::Result<TcpStream> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let connect = || {
-            let network = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(self.network.as_fd(), network).expect("root may enter");
-            TcpStream::connect(address)
-        };
-        // A thread of its own, which stays in there.
-        thread::scope(|scope| scope.spawn(connect).join().expect("it does not panic"))
+        connect_inside(self.network.as_fd(), port)
     }
+}
+
+/// A connection to a port of the loopback of another network.
+pub(crate) fn connect_inside(network: BorrowedFd<'_>, port: u16) -> std::io::Result<TcpStream> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let connect = || {
+        move_into_link_name_space(network, Some(LinkNameSpaceType::Network)).expect("root may enter");
+        TcpStream::connect(address)
+    };
+    // A thread of its own, which stays in there.
+    thread::scope(|scope| scope.spawn(connect).join().expect("it does not panic"))
 }
 
 impl Drop for Booted {
