@@ -27,7 +27,7 @@ use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
 use crate::hint;
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::{cannot_start, complain};
+use crate::report::cannot_start;
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
@@ -97,7 +97,7 @@ fn try_begin<P>(
     // A service manager that is told, and that follows the generations itself.
     let mut manager = None;
     let mut follows = false;
-    // What is to be said of the start as soon as it is known of which generation it is.
+    // What the service does without, to be said once it serves: a start that fails says why, and nothing else.
     let mut warnings = Vec::new();
     let mut passed = Vec::new();
     match host {
@@ -165,9 +165,6 @@ fn try_begin<P>(
         signals::wake_through(shared.waker().as_fd()).map_err(StartError::system("duplicate an eventfd"))?;
     }
     drop(blocked);
-    for warning in warnings {
-        complain!(shared, WARN, "{warning}");
-    }
 
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
@@ -192,7 +189,7 @@ fn try_begin<P>(
     let mut opened =
         open_listeners(mem::take(&mut settings.listeners), sockets, passed, manager.as_mut(), &shared)?;
     let control = match settings.control.take().filter(|_| is_process) {
-        Some(control) => open_control(&control, &mut opened, &shared)?,
+        Some(control) => open_control(&control, &mut opened, &shared, &mut warnings)?,
         None => None,
     };
     let Opened { held, adopted, left, passed } = opened;
@@ -231,6 +228,7 @@ fn try_begin<P>(
         manual_ready,
         parent,
         manager.map(|manager| Told::new(manager, follows, offered_names.unwrap_or_default())),
+        warnings,
         is_process,
     );
     thread::Builder::new()
@@ -489,9 +487,10 @@ fn open_control(
     control: &ControlAt,
     opened: &mut Opened,
     shared: &Shared,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Held>, StartError> {
-    let without = |problem: &dyn fmt::Display| {
-        complain!(shared, WARN, "there is no control socket beside the pid file: {problem}");
+    let mut without = |problem: &dyn fmt::Display| {
+        warnings.push(format!("there is no control socket beside the pid file: {problem}"));
         Ok(None)
     };
     let (address, is_asked_for) = match control {

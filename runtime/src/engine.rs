@@ -149,6 +149,8 @@ pub(crate) struct Engine {
     upgrades: Upgrades,
     /// The deadline of the drain was brought near.
     hastened: bool,
+    /// What the start had to do without.
+    warnings: Vec<String>,
     cannot_wait: Seldom,
     /// Another process has said what does not belong there.
     stray: Seldom,
@@ -181,6 +183,7 @@ impl Engine {
         manual_ready: bool,
         parent: Option<Parent>,
         told: Option<Told>,
+        warnings: Vec<String>,
         is_process: bool,
     ) -> Self {
         let managed = told.as_ref().is_some_and(|told| told.follows);
@@ -225,6 +228,7 @@ impl Engine {
             told_open: None,
             upgrades: Upgrades::default(),
             hastened: false,
+            warnings,
             cannot_wait: Seldom::default(),
             stray: Seldom::default(),
             verdict: None,

@@ -33,6 +33,9 @@ impl Engine {
                 return Event::PidfileFailed;
             }
         }
+        for warning in self.warnings.drain(..) {
+            complain!(self.shared, WARN, "{warning}");
+        }
         Event::TookOver
     }
 
