@@ -53,6 +53,15 @@ impl Http2 {
         Self { stream, data: BTreeMap::new() }
     }
 
+    /// Has had the answer to its first request, by the first generation.
+    fn answered_by(service: &Service, first: &Process) -> Self {
+        let mut client = Self::connect(service);
+        client.begin();
+        client.ask(1, "/");
+        assert_eq!(client.next(), by(1, first, 1));
+        client
+    }
+
     /// The preface.
     fn begin(&mut self) {
         self.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the connection is open");
@@ -162,10 +171,7 @@ fn replace(service: &Service, old: &Process, open: usize) -> Process {
 fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
     let dir = Dir::new();
     let (service, old) = web(&dir).serve();
-    let mut client = Http2::connect(&service);
-    client.begin();
-    client.ask(1, "/");
-    assert_eq!(client.next(), by(1, &old, 1));
+    let mut client = Http2::answered_by(&service, &old);
     replace(&service, &old, 1);
     assert_eq!(client.next(), Frame::GoAway { last: ANY });
     // As if it had been on its way.
@@ -179,10 +185,7 @@ fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
 fn d6_in_standby_the_next_request_brings_the_goaway() {
     let dir = Dir::new();
     let (service, old) = web(&dir).probation("1h").serve();
-    let mut client = Http2::connect(&service);
-    client.begin();
-    client.ask(1, "/");
-    assert_eq!(client.next(), by(1, &old, 1));
+    let mut client = Http2::answered_by(&service, &old);
     service.upgrade(&old);
     client.ask(3, "/");
     client.first_goaway_and(by(1, &old, 3));
@@ -198,10 +201,7 @@ fn m17_a_connection_that_has_sent_nothing_yet_is_served_over_http_2() {
     let mut silent = Http2::connect(&service);
     let mut begun = Http2::connect(&service);
     begun.begin();
-    let mut other = Http2::connect(&service);
-    other.begin();
-    other.ask(1, "/");
-    assert_eq!(other.next(), by(1, &old, 1));
+    let mut other = Http2::answered_by(&service, &old);
     replace(&service, &old, 3);
     silent.begin();
     for client in [&mut silent, &mut begun] {
@@ -247,10 +247,7 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
     let (service, old) = web(&dir).drain_timeout("2s").serve();
     let mut client = Http2::connect(&service);
     client.begin();
-    let mut other = Http2::connect(&service);
-    other.begin();
-    other.ask(1, "/");
-    assert_eq!(other.next(), by(1, &old, 1));
+    let mut other = Http2::answered_by(&service, &old);
     replace(&service, &old, 2);
     for (client, last) in [(&mut other, 1), (&mut client, 0)] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
@@ -265,10 +262,7 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
 fn a_client_that_is_gone_does_not_hold_the_drain_over_http_2() {
     let dir = Dir::new();
     let (service, old) = web(&dir).drain_timeout("2s").serve();
-    let mut client = Http2::connect(&service);
-    client.begin();
-    client.ask(1, "/");
-    assert_eq!(client.next(), by(1, &old, 1));
+    let mut client = Http2::answered_by(&service, &old);
     replace(&service, &old, 1);
     assert_eq!(client.next(), Frame::GoAway { last: ANY });
     client.second_goaway();
@@ -287,10 +281,7 @@ fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
     client.begin();
     client.ask(1, "/gate/answer");
     service.wait(&old, "gate");
-    let mut gone = Http2::connect(&service);
-    gone.begin();
-    gone.ask(1, "/");
-    assert_eq!(gone.next(), by(1, &old, 1));
+    let mut gone = Http2::answered_by(&service, &old);
     replace(&service, &old, 2);
     for client in [&mut client, &mut gone] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
@@ -316,10 +307,7 @@ fn an_answer_that_waits_for_the_window_is_sent_to_its_end() {
     client.begin();
     client.frame(SETTINGS, 0, 0, &INITIAL_WINDOW_OF_ONE);
     client.ask(1, "/");
-    let mut gone = Http2::connect(&service);
-    gone.begin();
-    gone.ask(1, "/");
-    assert_eq!(gone.next(), by(1, &old, 1));
+    let mut gone = Http2::answered_by(&service, &old);
     replace(&service, &old, 2);
     for client in [&mut client, &mut gone] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
