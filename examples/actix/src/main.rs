@@ -13,12 +13,11 @@ use tableflip::{Ready, Shutdown};
 const GRACE: Duration = Duration::from_secs(5);
 
 #[get("/")]
-async fn hello() -> impl Responder {
+pub(crate) async fn hello() -> impl Responder {
     "Hello, World!"
 }
 
-#[tableflip::main(pidfile = "actix-hello.pid", listen = [http = "tcp://127.0.0.1:8080"])]
-async fn main(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result<()> {
+pub(crate) async fn serve(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result<()> {
     let drain = shutdown.clone();
     let app = move || {
         let drain = drain.clone();
@@ -44,4 +43,9 @@ async fn main(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result
     });
     ready.notify();
     server.await
+}
+
+#[tableflip::main(pidfile = "actix-hello.pid", listen = [http = "tcp://127.0.0.1:8080"])]
+async fn main(http: TcpListener, ready: Ready, shutdown: Shutdown) -> io::Result<()> {
+    serve(http, ready, shutdown).await
 }
