@@ -176,7 +176,10 @@ fn what_a_start_does_without_is_on_stderr() {
     let command = dir.command(env!("CARGO_BIN_EXE_ten_lines")).env("TABLEFLIP_LISTEN_ECHO", echo);
     let command = command.env("TABLEFLIP_PIDFILE", &pidfile).env("NOTIFY_SOCKET", "/nowhere/notify");
     let service = command.start();
-    dir.wait_until("a pid file", || pidfile.exists().then_some(()));
+    dir.wait_until("both lines", || (service.log().matches('\n').count() >= 2).then_some(()));
+    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
+    service.first().signal(Signal::TERM);
+    assert_eq!(service.first().exit(), Exit::Status(0));
     let begin = format!("tableflip: [generation 1, pid {}]", service.first().pid());
     let log = service.log();
     let lines: Vec<_> = log.lines().collect();
@@ -184,5 +187,4 @@ fn what_a_start_does_without_is_on_stderr() {
     assert_eq!(lines[0], format!("{begin} {untold}"));
     let without = format!("{begin} there is no control socket beside the pid file: ");
     assert!(lines.len() == 2 && lines[1].starts_with(&without), "{log}");
-    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
 }
