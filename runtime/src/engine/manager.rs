@@ -27,6 +27,8 @@ pub(crate) struct Told {
     known: Known,
     /// Why the last upgrade failed, until the next.
     failure: Option<String>,
+    /// An upgrade was refused that the manager may wait for: it may follow this process before that knows.
+    owes_refusal: bool,
     stored: bool,
     /// The names of the listeners that the predecessor has offered, and may have had stored.
     offered: Vec<String>,
@@ -43,6 +45,7 @@ impl Told {
             follows,
             known: Known::Starting,
             failure: None,
+            owes_refusal: false,
             stored: false,
             offered,
             next_sign: None,
@@ -70,6 +73,10 @@ impl Told {
         self.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
     }
 
+    fn tell_refusal(&mut self) {
+        self.manager.tell_reloading("an upgrade is refused");
+    }
+
     pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let barrier = self.manager.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let blocked = self.manager.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
@@ -93,6 +100,9 @@ impl Engine {
             // Whoever waits for the end of a reload waits no longer for a manager that may not listen.
             Known::Ready if told.next_try.is_some() && before != Known::Reloading => {}
             Known::Ready => {
+                if mem::take(&mut told.owes_refusal) {
+                    told.tell_refusal();
+                }
                 told.tell_ready(generation);
                 self.store();
             }
@@ -124,12 +134,18 @@ impl Engine {
     /// An upgrade was refused: to a manager that waits for one it has begun and failed.
     pub(super) fn tell_manager_of_refusal(&mut self, reason: &str) {
         let known = self.state.known();
-        if let Some(told) =
-            self.told.as_mut().filter(|told| (told.known, known) == (Known::Ready, Known::Ready))
-        {
-            told.manager.tell_reloading("an upgrade is refused");
-            told.known = Known::Reloading;
-            self.tell_manager_of_failure(reason);
+        let Some(told) = &mut self.told else { return };
+        match (told.known, known) {
+            (Known::Ready, Known::Ready) => {
+                told.tell_refusal();
+                told.known = Known::Reloading;
+                self.tell_manager_of_failure(reason);
+            }
+            (Known::Nothing, Known::Nothing) => {
+                told.owes_refusal = true;
+                told.failure = Some(reason.to_owned());
+            }
+            _ => {}
         }
     }
 

@@ -87,6 +87,34 @@ fn s2_the_old_one_waits_until_the_manager_has_heard_whom_to_follow() {
     assert_eq!(new.exit(), Exit::Status(0), "it is a child of the test, which has started the first");
 }
 
+/// A manager that was told whom to follow, and has it upgraded before that one knows of it, hears of the refusal as soon as it
+/// does; it would wait for it to its timeout, of 90 s with systemd.
+#[test]
+fn m3_an_upgrade_is_refused_to_a_manager_that_is_ahead() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    assert!(manager.line().starts_with("READY=1"));
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert!(manager.line().starts_with(&format!("MAINPID={}\n", new.pid())));
+    let barrier = manager.hear();
+    assert_eq!(barrier.0, "BARRIER=1");
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "upgrade refused");
+    drop(barrier);
+    assert!(manager.line().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    let refused =
+        "READY=1\nSTATUS=generation 2 serves; the last upgrade failed: the predecessor is still draining";
+    assert_eq!(manager.line(), refused);
+    service.wait(&new, "alone");
+    let newer = service.upgrade(&new);
+    assert!(manager.line().starts_with("RELOADING=1"), "it is told once");
+    assert!(
+        manager.line().starts_with(&format!("MAINPID={}\nREADY=1\nSTATUS=generation 3 serves", newer.pid()))
+    );
+}
+
 #[test]
 fn s13_a_manager_that_is_gone_keeps_nobody_from_an_upgrade() {
     let dir = Dir::new();
