@@ -173,23 +173,26 @@ struct Server {
 impl Server {
     fn run(mut self) {
         while !self.desk.ended.load(Ordering::Acquire) {
-            if let Err(error) = self.wait() {
+            let calls = self.wait().unwrap_or_else(|error| {
                 // poll(2) fails for want of memory only.
                 if self.cannot_wait.is_due() {
                     complain!(self.shared, "the control socket cannot wait: {error}");
                 }
                 thread::sleep(ACCEPT_BACKOFF);
-            }
-            self.round();
+                false
+            });
+            self.round(calls);
         }
         // Whatever was set before the end, such as the outcome of an upgrade, is there now.
         self.answer();
         self.clients.iter_mut().for_each(Client::flush);
     }
 
-    fn round(&mut self) {
+    fn round(&mut self, calls: bool) {
         self.desk.wake.clear();
-        self.accept();
+        if calls {
+            self.accept();
+        }
         // One request of each, so that no client keeps another waiting.
         for client in &mut self.clients {
             if let Some(request) = client.request() {
@@ -201,7 +204,9 @@ impl Server {
         self.clients.retain(|client| !client.is_done());
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    /// Whether somebody calls. An accept(2) where nobody does fails for want of descriptors all the same.
+    fn wait(&mut self) -> io::Result<bool> {
+        self.backoff = self.backoff.filter(|until| Instant::now() < *until);
         let mut fds = vec![PollFd::new(self.desk.wake.as_fd(), PollFlags::POLLIN)];
         let listener = match self.desk.gate.passage() {
             Passage::Open(listener) if self.backoff.is_none() => Some(listener),
@@ -216,20 +221,17 @@ impl Server {
         poll::until(&mut fds, next.into_iter().chain(self.backoff).chain(at_once).min())?;
         let hung_up =
             |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+        let calls = fds[1..before].iter().any(|fd| fd.any().unwrap_or(true));
         let hung_up: Vec<bool> = fds[before..].iter().map(hung_up).collect();
         self.clients
             .iter_mut()
             .zip(hung_up)
             .filter(|(_, hung_up)| *hung_up)
             .for_each(|(client, _)| client.hung_up());
-        Ok(())
+        Ok(calls)
     }
 
     fn accept(&mut self) {
-        if self.backoff.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
-        self.backoff = None;
         let take = |listener: &OwnedFd| sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK);
         // Not all of a crowd at once: those who are there are served in between.
         for _ in 0..MAX_CLIENTS {
