@@ -90,6 +90,13 @@ fn served_and_followed(systemd: &Booted) -> u32 {
     })
 }
 
+/// A reload, and the end of the process that it replaces: until then the next one is refused.
+fn upgrade(systemd: &Booted) {
+    let before = systemd.processes("echo").len();
+    systemd.run("timeout 20 systemctl reload echo");
+    until("end of the predecessor", || (systemd.processes("echo").len() == before).then_some(()));
+}
+
 /// A stop waits for a connection that is open, and leaves nothing.
 fn stop_waits(systemd: &Booted) {
     let (mut client, _, pid) = open(systemd);
@@ -144,7 +151,7 @@ fn m1_s1_s2_s4_after_upgrades_a_stop_waits_for_the_drain() {
         let (_, generation, mut old) = open(&systemd);
         assert_eq!((generation, old), (1, systemd.main_pid("echo")));
         for generation in 2..=11 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!(now, generation);
             assert_eq!(systemd.main_pid("echo"), pid, "it is the new one at once");
@@ -158,7 +165,7 @@ fn m1_s1_s2_s4_after_upgrades_a_stop_waits_for_the_drain() {
         }
         stop_waits(&systemd);
         systemd.run("systemctl start echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         stop_waits(&systemd);
     }
 }
@@ -181,7 +188,7 @@ fn s12_a_reload_fails_when_the_upgrade_fails_and_the_service_is_up() {
         let status = systemd.show("echo", "StatusText");
         assert!(status.contains("cannot run /usr/local/bin/echo-service: No such file"), "{status}");
         systemd.run("cd /usr/local/bin && mv good echo-service");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         assert_eq!(systemd.show("echo", "StatusText"), "generation 2 serves");
         assert_eq!(systemd.main_pid("echo"), open(&systemd).2);
         stop_waits(&systemd);
@@ -333,7 +340,7 @@ fn s14_the_last_client_of_the_old_one_leaves() {
 fn s3_what_the_service_starts_cannot_notify() {
     for systemd in boot(NOTIFY) {
         systemd.run("systemctl start echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         let (mut client, _, pid) = open(&systemd);
         assert_eq!(client.ask("environment"), "None");
         let executed = systemd.run(&format!("tr '\\0' '\\n' </proc/{pid}/environ"));
@@ -352,7 +359,7 @@ fn m3_s6_notify_reload_ends_with_every_upgrade() {
         assert!(systemd.version() >= 253);
         systemd.run("systemctl start echo");
         for generation in 2..=4 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
         }
@@ -374,7 +381,7 @@ fn m3_s6_notify_reload_ends_with_every_upgrade() {
         systemd.run("cd /usr/local/bin && rm echo-service");
         systemd.run("timeout 20 systemctl reload echo");
         systemd.run("cd /usr/local/bin && mv good echo-service");
-        systemd.run("timeout 20 systemctl reload echo");
+        upgrade(&systemd);
         assert_eq!(open(&systemd).1, 6);
         stop_waits(&systemd);
     }
@@ -394,7 +401,7 @@ fn s7_a_forking_unit_follows_the_pid_file() {
         let (_, _, first) = open(&systemd);
         assert_eq!(systemd.main_pid("echo"), first);
         for generation in 2..=4 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
         }
@@ -424,7 +431,7 @@ fn s5_a_simple_unit_with_a_parent_that_stays() {
         served_by(&systemd, 1);
         let main = systemd.main_pid("echo");
         for generation in 2..=3 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             assert_eq!(open(&systemd).1, generation);
         }
         assert_eq!((systemd.main_pid("echo"), systemd.show("echo", "NRestarts")), (main, "0".to_owned()));
@@ -442,7 +449,7 @@ fn s5_a_simple_unit_without_one_is_told() {
         until("warning", || systemd.journal("echo").contains(warning).then_some(()));
         served_by(&systemd, 1);
         for generation in 2..=3 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
         }
@@ -463,7 +470,7 @@ fn a_socket_unit_and_a_parent_that_stays() {
         let (_, generation, pid) = open(&systemd);
         let main = systemd.main_pid("echo");
         assert!(generation == 1 && pid != main);
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         assert_eq!((open(&systemd).1, systemd.main_pid("echo")), (2, main));
         let sockets = systemd.run(&format!("readlink /proc/{main}/fd/* | grep -c socket: || true"));
         assert_eq!(sockets, "3", "stdout, stderr and that of the generations");
@@ -480,7 +487,7 @@ fn a_user_of_its_own_and_a_file_system_that_is_read_only() {
     for systemd in boot(&format!("{NOTIFY}\n{lines}")) {
         systemd.run("systemctl start echo");
         for generation in 2..=3 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
             assert_eq!(systemd.run(&format!("stat -c %U /proc/{pid}")), "nobody");
@@ -502,7 +509,7 @@ fn s10_the_queue_outlives_a_kill_and_a_restart() {
         let systemd = world(it, &service(&lines)).boot();
         systemd.run("systemctl start echo");
         for _ in 0..3 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
         }
         assert_eq!(systemd.show("echo", "NFileDescriptorStore"), "1", "it is kept once");
         let gate = systemd.shared().gate("restart");
@@ -519,7 +526,7 @@ fn s10_the_queue_outlives_a_kill_and_a_restart() {
             assert_ne!(systemd.main_pid("echo"), before);
             assert_eq!(systemd.show("echo", "NFileDescriptorStore"), "1");
             drop(client);
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
         }
         assert_quiet(&systemd);
         // A listener that is given up is none that anybody waits at.
@@ -548,15 +555,18 @@ fn s11_a_socket_unit_and_upgrades() {
         systemd.run("systemctl start echo.socket");
         let (_, generation, pid) = open(&systemd);
         assert_eq!((generation, pid), (1, systemd.main_pid("echo")));
+        // Before that a reload is part of the start.
+        systemd.wait_for("echo", "ActiveState", "active");
         for generation in 2..=4 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, now, pid) = open(&systemd);
             assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
         }
         systemd.run("systemctl kill -s KILL --kill-who=main echo");
         assert_eq!(open(&systemd).1, 1, "nobody was refused meanwhile");
+        systemd.wait_for("echo", "ActiveState", "active");
         systemd.run("systemctl restart echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         systemd.run("systemctl stop echo");
         // The next client starts it.
         assert_eq!(open(&systemd).1, 1);
@@ -609,7 +619,7 @@ fn the_watchdog_fires_when_the_body_hangs_and_not_in_an_upgrade() {
     );
     for systemd in boot(&lines) {
         systemd.run("systemctl start echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         let (_, generation, pid) = open(&systemd);
         assert_eq!((generation, pid), (2, systemd.main_pid("echo")));
         assert_eq!(systemd.show("echo", "NRestarts"), "0");
@@ -627,7 +637,7 @@ fn the_watchdog_fires_when_the_body_hangs_and_not_in_an_upgrade() {
 fn a_drain_asks_for_the_time_that_it_takes() {
     for systemd in boot(&format!("{NOTIFY}\nTimeoutStopSec=1s")) {
         systemd.run("systemctl start echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         let (mut client, _, pid) = open(&systemd);
         let mut stop = begin(&systemd, "systemctl stop echo");
         let begun = Instant::now();
@@ -646,7 +656,7 @@ fn s9_the_journal_knows_who_has_logged() {
     for systemd in boot(NOTIFY) {
         systemd.run("systemctl start echo");
         for generation in 2..=3 {
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, _, pid) = open(&systemd);
             let line = format!("generation {generation} is process {pid}");
             let command =
@@ -663,7 +673,7 @@ fn s9_the_journal_knows_who_has_logged() {
 fn a_service_that_stops_itself_drains() {
     for systemd in boot(&format!("{NOTIFY}\nRestart=on-failure")) {
         systemd.run("systemctl start echo");
-        systemd.run("systemctl reload echo");
+        upgrade(&systemd);
         let (mut client, _, pid) = open(&systemd);
         assert_eq!(client.ask("stop"), "stopping");
         systemd.wait_for("echo", "ActiveState", "deactivating");
@@ -711,6 +721,7 @@ fn the_units_of_the_page_work_as_they_stand() {
                 for generation in 2..=3 {
                     let (mut before, now, _) = open(&systemd);
                     assert_eq!(now, generation - 1, "{name}");
+                    systemd.wait_for(name, "ActiveState", "active");
                     systemd.run(&format!("systemctl reload {name}"));
                     let (_, now, pid) = open(&systemd);
                     assert_eq!((now, pid), (generation, systemd.main_pid(name)), "{name}");
@@ -749,7 +760,7 @@ fn the_unit_that_the_program_prints_works() {
             systemd.run(&format!("{print} && sed -i '{change}' /etc/systemd/system/echo.service"));
             systemd.run("systemctl daemon-reload && systemctl start echo");
             assert_eq!(open(&systemd).2, systemd.main_pid("echo"));
-            systemd.run("systemctl reload echo");
+            upgrade(&systemd);
             let (_, generation, pid) = open(&systemd);
             assert_eq!((generation, pid), (2, systemd.main_pid("echo")));
             until("listener in the store", || {
