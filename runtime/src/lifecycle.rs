@@ -171,7 +171,7 @@ pub(crate) enum Event {
     Hasten,
     /// The service manager follows the successor.
     Announced,
-    /// From the predecessor: the service manager follows this process.
+    /// From the predecessor: the service manager is told to follow this process.
     Followed,
     /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
     /// the one to the predecessor.
@@ -235,7 +235,7 @@ pub(crate) enum Action {
     SendFailed(StartFailure),
     SendLeaving,
     SendHasten,
-    /// Tell the successor that it is the one which the service manager follows.
+    /// Tell the successor that it is the one which the service manager is about to follow.
     SendFollowed,
     /// Tell the service manager to follow the successor; `Announced` comes once it has heard.
     Announce,
@@ -578,10 +578,11 @@ impl State {
                 let failure = A::Report(Err(Failure::Stopped));
                 self.leave(true, [A::Disarm(Timer::Probation), A::SendStop, failure])
             }
-            // Not before: the death of whom it follows is the end of the service to the manager.
+            // Not before: the death of whom it follows is the end of the service to the manager. The successor is told
+            // first, so that it knows whatever the manager does once it has heard.
             E::Expired(Timer::Probation) if self.followed == Followed::This => self.to(
                 P::Announcing { stop: false, leaving: false },
-                [A::Disarm(Timer::Probation), A::Arm(Timer::Announce), A::Announce],
+                [A::Disarm(Timer::Probation), A::Arm(Timer::Announce), A::SendFollowed, A::Announce],
             ),
             // The pid file names the successor: a stop that reaches this process means this process.
             E::Expired(Timer::Probation) | E::Stop => {
@@ -603,7 +604,7 @@ impl State {
             // One that does not hear is not waited for: without this process the service goes on all the same.
             E::Announced | E::Expired(Timer::Announce) => {
                 self.followed = Followed::Other;
-                let actions = [A::Disarm(Timer::Announce), A::SendFollowed, A::Report(Ok(()))];
+                let actions = [A::Disarm(Timer::Announce), A::Report(Ok(()))];
                 if leaving {
                     self.leave(stop, actions)
                 } else {

@@ -24,11 +24,9 @@ pub(crate) struct Told {
     pub(super) manager: Manager,
     /// Whether it follows the generations itself, and not a parent that stays.
     pub(super) follows: bool,
-    known: Known,
+    pub(super) known: Known,
     /// Why the last upgrade failed, until the next.
     failure: Option<String>,
-    /// An upgrade was refused that the manager may wait for: it may follow this process before that knows.
-    owes_refusal: bool,
     stored: bool,
     /// The names of the listeners that the predecessor has offered, and may have had stored.
     offered: Vec<String>,
@@ -45,7 +43,6 @@ impl Told {
             follows,
             known: Known::Starting,
             failure: None,
-            owes_refusal: false,
             stored: false,
             offered,
             next_sign: None,
@@ -73,10 +70,6 @@ impl Told {
         self.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
     }
 
-    fn tell_refusal(&mut self) {
-        self.manager.tell_reloading("an upgrade is refused");
-    }
-
     pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let barrier = self.manager.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let blocked = self.manager.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
@@ -91,18 +84,19 @@ impl Engine {
         let Some(told) = self.told.as_mut().filter(|told| told.known != known) else { return };
         let before = mem::replace(&mut told.known, known);
         let now = Instant::now();
-        let serves = matches!(known, Known::Ready | Known::Reloading);
-        told.next_sign = (serves && told.manager.watchdog.is_some()).then_some(now);
+        // With whom to follow the predecessor has said that this one is ready and lives. What this one says at once may
+        // come before that, and be refused.
+        let is_said = known == Known::Ready && before == Known::Nothing && self.parent.is_some();
+        let limit = told.manager.watchdog.filter(|_| matches!(known, Known::Ready | Known::Reloading));
+        told.next_sign = limit.map(|limit| if is_said { now + limit / 2 } else { now });
         told.next_extension = matches!(known, Known::Reloading | Known::Stopping).then_some(now);
         let generation = self.shared.generation;
         match known {
             Known::Starting | Known::Nothing => {}
+            Known::Ready if is_said => {}
             // Whoever waits for the end of a reload waits no longer for a manager that may not listen.
             Known::Ready if told.next_try.is_some() && before != Known::Reloading => {}
             Known::Ready => {
-                if mem::take(&mut told.owes_refusal) {
-                    told.tell_refusal();
-                }
                 told.tell_ready(generation);
                 self.store();
             }
@@ -134,18 +128,12 @@ impl Engine {
     /// An upgrade was refused: to a manager that waits for one it has begun and failed.
     pub(super) fn tell_manager_of_refusal(&mut self, reason: &str) {
         let known = self.state.known();
-        let Some(told) = &mut self.told else { return };
-        match (told.known, known) {
-            (Known::Ready, Known::Ready) => {
-                told.tell_refusal();
-                told.known = Known::Reloading;
-                self.tell_manager_of_failure(reason);
-            }
-            (Known::Nothing, Known::Nothing) => {
-                told.owes_refusal = true;
-                told.failure = Some(reason.to_owned());
-            }
-            _ => {}
+        if let Some(told) =
+            self.told.as_mut().filter(|told| (told.known, known) == (Known::Ready, Known::Ready))
+        {
+            told.manager.tell_reloading("an upgrade is refused");
+            told.known = Known::Reloading;
+            self.tell_manager_of_failure(reason);
         }
     }
 
@@ -182,9 +170,12 @@ impl Engine {
         }
     }
 
-    /// Has the manager keep the listeners for whoever it starts after a crash. What a socket unit has passed it keeps
-    /// anyway.
-    fn store(&mut self) {
+    /// Has the manager keep the listeners for whoever it starts after a crash, once no predecessor can serve again with
+    /// those that are kept so far. What a socket unit has passed it keeps anyway.
+    pub(super) fn store(&mut self) {
+        if self.parent.is_some() {
+            return;
+        }
         let held = self.held.iter().take(self.held_by_body().len()).filter(|held| !held.activated);
         let Some(told) = self.told.as_mut().filter(|told| told.manager.store > 0 && !told.stored) else {
             return;

@@ -40,8 +40,8 @@ struct Process {
     /// The listeners were closed, and the last thread inside one is not out yet.
     pausing: bool,
     draining: bool,
-    /// The manager has not heard yet whom it is to follow.
-    announcing: bool,
+    /// The manager was told whom it is to follow; whether it has heard, and this process not yet that it has.
+    announced: Option<bool>,
     /// Every pid that this process has reaped.
     reaped: BTreeSet<usize>,
 }
@@ -83,7 +83,7 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, ma
         timers: BTreeSet::from([Timer::Upgrade]),
         pausing: false,
         draining: false,
-        announcing: false,
+        announced: None,
         reaped: BTreeSet::new(),
     }
 }
@@ -212,7 +212,7 @@ impl World {
             A::SendCommit => self.send_down(who, Message::Commit),
             A::SendStop => self.send_down(who, Message::Stop),
             A::SendFollowed => self.send_down(who, Message::Followed),
-            A::Announce => self.processes[who].announcing = true,
+            A::Announce => self.processes[who].announced = Some(false),
             A::SendPrepared => {
                 if self.faults > 0 {
                     let mut failed = self.clone();
@@ -344,18 +344,23 @@ impl World {
             // The engine lets a timer fire, or takes the body's word that it is finished, only when nothing has
             // arrived: neither wins against a message, an end of file or a death that is already there.
             let arrived = next.len() > before;
+            if process.announced == Some(false) {
+                let mut world = self.clone();
+                world.processes[who].announced = Some(true);
+                if world.main == Some(who) {
+                    world.main = process.child;
+                }
+                next.push(world);
+            }
             let mut feed = |world: &World, event| next.extend(world.feed(who, event));
             if process.pausing {
                 let mut world = self.clone();
                 world.processes[who].pausing = false;
                 feed(&world, E::Paused);
             }
-            if process.announcing {
+            if process.announced == Some(true) {
                 let mut world = self.clone();
-                world.processes[who].announcing = false;
-                if world.main == Some(who) {
-                    world.main = process.child;
-                }
+                world.processes[who].announced = None;
                 feed(&world, E::Announced);
             }
             match process.state.phase {
@@ -372,7 +377,7 @@ impl World {
             let may_fire = |timer: &&Timer| !arrived && (self.disturbed || !process.is_fault(**timer));
             for timer in process.timers.iter().filter(may_fire) {
                 let mut world = self.clone();
-                world.processes[who].announcing &= *timer != Timer::Announce;
+                world.processes[who].announced.take_if(|_| *timer == Timer::Announce);
                 world.processes[who].timers.remove(timer);
                 feed(&world, E::Expired(*timer));
             }
@@ -423,7 +428,7 @@ impl World {
             }
             for timer in process.timers.iter().filter(|timer| process.is_fault(**timer)) {
                 let mut world = world.clone();
-                world.processes[who].announcing &= *timer != Timer::Announce;
+                world.processes[who].announced.take_if(|_| *timer == Timer::Announce);
                 world.processes[who].timers.remove(timer);
                 next.extend(world.feed(who, E::Expired(*timer)));
             }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::IoSliceMut;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::harness::{Command, DEADLINE, Dir, Exit, Signal, skip};
+use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal, skip};
 use crate::look;
 
 struct Manager(UnixDatagram);
@@ -80,39 +80,66 @@ fn s2_the_old_one_waits_until_the_manager_has_heard_whom_to_follow() {
     drop(barrier);
     service.wait(&old, "draining");
     assert_eq!(old.exit(), Exit::Status(0));
-    // Told that it is followed, the new one speaks for itself.
-    assert_eq!(manager.line(), "READY=1\nSTATUS=generation 2 serves");
+    // Told that it is followed, the new one speaks for itself, of what was not said for it.
     new.signal(Signal::TERM);
     assert_eq!(manager.line(), "STOPPING=1\nSTATUS=stopping; 0 connections are open");
     assert_eq!(new.exit(), Exit::Status(0), "it is a child of the test, which has started the first");
 }
 
-/// A manager that was told whom to follow, and has it upgraded before that one knows of it, hears of the refusal as soon as it
-/// does; it would wait for it to its timeout, of 90 s with systemd.
+/// An upgrade as far as to where the manager has received whom to follow, and the old one does not know that: with what is
+/// dropped it hears.
+fn announced(service: &Service, manager: &Manager, old: &Process) -> (Process, OwnedFd) {
+    assert!(manager.line().starts_with("READY=1"));
+    let new = service.start_upgrade(old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert!(manager.line().starts_with(&format!("MAINPID={}\n", new.pid())));
+    let (message, barrier) = manager.hear();
+    assert_eq!(message, "BARRIER=1");
+    (new, barrier.expect("what it is dropped by"))
+}
+
+/// The successor knows that it is followed before the manager does, which else waited for the refusal to its timeout, of 90 s
+/// with systemd.
 #[test]
 fn m3_an_upgrade_is_refused_to_a_manager_that_is_ahead() {
     let dir = Dir::new();
     let manager = Manager::new(&dir);
     let (service, old) = managed(&dir).serve();
-    assert!(manager.line().starts_with("READY=1"));
-    let new = service.start_upgrade(&old);
-    assert!(manager.line().starts_with("RELOADING=1"));
-    assert!(manager.line().starts_with(&format!("MAINPID={}\n", new.pid())));
-    let barrier = manager.hear();
-    assert_eq!(barrier.0, "BARRIER=1");
+    let (new, barrier) = announced(&service, &manager, &old);
     new.signal(Signal::HUP);
-    service.wait_for(&new, "error", "upgrade refused");
-    drop(barrier);
     assert!(manager.line().starts_with("RELOADING=1\nMONOTONIC_USEC="));
     let refused =
         "READY=1\nSTATUS=generation 2 serves; the last upgrade failed: the predecessor is still draining";
     assert_eq!(manager.line(), refused);
+    drop(barrier);
     service.wait(&new, "alone");
     let newer = service.upgrade(&new);
     assert!(manager.line().starts_with("RELOADING=1"), "it is told once");
     assert!(
         manager.line().starts_with(&format!("MAINPID={}\nREADY=1\nSTATUS=generation 3 serves", newer.pid()))
     );
+}
+
+/// A manager that follows the new one already may stop it before the old one knows. Its end would be that of the service, and
+/// the old one be sent a second SIGTERM.
+#[test]
+fn s15_who_is_stopped_by_a_manager_that_is_ahead_outlives_its_predecessor() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    let mut client = service.open(&old);
+    let (new, barrier) = announced(&service, &manager, &old);
+    new.signal(Signal::TERM);
+    assert_eq!(manager.line(), "STOPPING=1\nSTATUS=stopping; 0 connections are open");
+    service.wait(&new, "step:Draining(Last");
+    drop(barrier);
+    service.wait(&old, "draining");
+    assert_eq!(client.who(), (1, old.pid()));
+    assert!(!new.has_exited());
+    client.close();
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
 }
 
 #[test]
@@ -150,11 +177,40 @@ fn the_store_has_what_is_served() {
     assert!(manager.line().starts_with("MAINPID="));
     assert_eq!(manager.hear().0, "BARRIER=1");
     service.wait(&new, "alone");
-    assert!(manager.line().starts_with("READY=1"));
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.other");
     for name in ["echo", "more"] {
         assert_eq!(manager.hear().0, format!("FDSTORE=1\nFDNAME=tableflip.{name}"));
     }
+}
+
+/// Under a parent that stays each generation speaks for itself, and an old one that serves again finds kept what was.
+#[test]
+fn the_store_has_what_is_served_after_a_crash_in_the_probation() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let command = managed(&dir).listen("other", "tcp://127.0.0.1:0").env("TABLEFLIP_SUPERVISE", "always");
+    let service = command.env("FDSTORE", "8").probation("1h").start();
+    let (_supervisor, old) = (service.next_process(), service.next_process());
+    service.wait_until_it_serves(&old);
+    assert!(manager.line().starts_with("READY=1"));
+    for name in ["echo", "other"] {
+        assert_eq!(manager.hear().0, format!("FDSTORE=1\nFDNAME=tableflip.{name}"));
+    }
+    service.plan("listen without other; listen with more tcp://127.0.0.1:0");
+    let new = service.start_upgrade(&old);
+    service.wait(&old, "standby");
+    service.wait(&new, "serving");
+    // What it had to tell it has told by then.
+    new.signal(Signal::HUP);
+    service.wait_for(&new, "error", "upgrade refused");
+    new.kill();
+    let failed = "READY=1\nSTATUS=generation 1 serves; the last upgrade failed: ";
+    let mut said = manager.line();
+    while !said.starts_with(failed) {
+        assert!(!said.starts_with("FDSTORE"), "{said}");
+        said = manager.line();
+    }
+    assert_eq!(service.connect_to("other").who(), (1, old.pid()));
 }
 
 /// One that has another name in the successor is kept under that, and not under both.
@@ -172,7 +228,6 @@ fn the_store_has_a_listener_under_the_name_that_it_has() {
     assert!(manager.line().starts_with("MAINPID="));
     assert_eq!(manager.hear().0, "BARRIER=1");
     service.wait(&new, "alone");
-    assert!(manager.line().starts_with("READY=1"));
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.other");
 }
