@@ -278,8 +278,14 @@ impl Engine {
 
     /// Waits for something to happen, and deals with all of it.
     fn round(&mut self) {
+        // Looked at before the signals, and told after them: whatever the manager has sent this process, it has sent before
+        // it heard whom to follow, and meant for the service.
+        let manager_has_heard = self.manager_has_heard();
         // Before the first wait as well: a signal or a listener that was asked for may have come already.
         self.take_requests();
+        if manager_has_heard {
+            self.feed(Event::Announced);
+        }
         self.take_arrivals();
         self.look_at_body();
         if self.verdict.is_some() {
@@ -339,10 +345,7 @@ impl Engine {
         let mut taken = 0;
         while taken < MAX_ARRIVALS
             && self.verdict.is_none()
-            && (self.take_from_parent()
-                || self.take_from_successor()
-                || self.take_from_check()
-                || self.take_from_manager())
+            && (self.take_from_parent() || self.take_from_successor() || self.take_from_check())
         {
             taken += 1;
         }

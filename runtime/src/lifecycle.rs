@@ -598,7 +598,9 @@ impl State {
     fn announcing(mut self, event: Event, stop: bool, leaving: bool) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
-            E::Stop if !stop => self.to(P::Announcing { stop: true, leaving }, []),
+            // As in standby. A manager that had not heard yet follows this one, and one that has followed that one since
+            // does not tell it.
+            E::Stop if !stop => self.to(P::Announcing { stop: true, leaving: true }, [A::SendStop]),
             E::Stop => self.end(End::AtOnce),
             E::Leaving => self.to(P::Announcing { stop, leaving: true }, []),
             // One that does not hear is not waited for: without this process the service goes on all the same.

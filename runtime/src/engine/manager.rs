@@ -212,11 +212,7 @@ impl Engine {
         told.manager.ask_whether_heard().is_err().then_some(Event::Announced)
     }
 
-    pub(super) fn take_from_manager(&mut self) -> bool {
-        let has_heard = self.told.as_mut().is_some_and(|told| told.manager.has_heard());
-        if has_heard {
-            self.feed(Event::Announced);
-        }
-        has_heard
+    pub(super) fn manager_has_heard(&mut self) -> bool {
+        self.told.as_mut().is_some_and(|told| told.manager.has_heard())
     }
 }

@@ -55,6 +55,8 @@ struct World {
     faults: u8,
     /// Somebody asked the service to stop.
     stopped: bool,
+    /// The manager did, of the process that it follows, and of that alone.
+    ordered: bool,
     /// A fault hit the only process there was, or every attempt of a rescue: no tool can do anything about that.
     alone: bool,
     /// A fault kept the pid file from being written.
@@ -105,6 +107,7 @@ impl World {
             stops,
             faults,
             stopped: false,
+            ordered: false,
             alone: false,
             pidfile_fault: false,
             managed,
@@ -403,6 +406,7 @@ impl World {
                 let mut world = self.clone();
                 world.stops -= 1;
                 world.stopped = true;
+                world.ordered |= world.main == Some(who);
                 next.extend(world.feed(who, E::Stop));
             }
             if self.faults == 0 {
@@ -457,6 +461,7 @@ impl World {
             return Ok(());
         }
         check(open == 1 || self.stopped || self.alone, "nobody serves")?;
+        check(open == 0 || !self.ordered || self.disturbed, "one serves on that the manager has stopped")?;
         let followed =
             |who: usize| self.main == Some(who) && self.processes[who].state.followed == Followed::This;
         let serving = self.processes.iter().position(|process| process.open);

@@ -142,6 +142,26 @@ fn s15_who_is_stopped_by_a_manager_that_is_ahead_outlives_its_predecessor() {
     assert_eq!(service.pidfile(), None);
 }
 
+/// With `KillMode=mixed` or `process` it is sent to the one alone that is followed at that moment: the successor, which is
+/// followed a moment later, is not sent it.
+#[test]
+fn s15_a_stop_while_the_manager_is_told_whom_to_follow_reaches_both() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).serve();
+    let (new, barrier) = announced(&service, &manager, &old);
+    let mut client = service.connect();
+    assert_eq!(client.who(), (2, new.pid()));
+    old.signal(Signal::TERM);
+    assert_eq!(manager.line(), "STOPPING=1\nSTATUS=stopping; 1 connections are open");
+    drop(barrier);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(client.who(), (2, new.pid()));
+    client.close();
+    assert_eq!(new.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
 #[test]
 fn s13_a_manager_that_is_gone_keeps_nobody_from_an_upgrade() {
     let dir = Dir::new();
