@@ -415,9 +415,11 @@ impl Engine {
     }
 
     /// A request to stop. Only a second signal is a second one. A program that says it twice means it once; and the stop
-    /// of a service reaches a process by a signal and by way of its predecessor, in either order.
+    /// of a service reaches a process by a signal and by way of the other process, in either order.
     fn stop(&mut self, signal: Option<Signal>) {
-        let is_known = self.stopping.is_some() && !(signal.is_some() && self.signalled);
+        let is_under_way =
+            self.stopping.is_some() || matches!(self.state.phase, Phase::Draining(Drain::Stop { .. }));
+        let is_known = is_under_way && !(signal.is_some() && self.signalled);
         self.signalled |= signal.is_some();
         tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));

@@ -162,6 +162,27 @@ fn s15_a_stop_while_the_manager_is_told_whom_to_follow_reaches_both() {
     assert_eq!(service.pidfile(), None);
 }
 
+/// A stop is sent to each process in turn. The one that was sent it first may be gone when the other, which it has told, is
+/// sent it: that is no second one.
+#[test]
+fn s15_a_stop_that_comes_after_the_successor_has_gone_is_the_first() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).probation("1h").serve();
+    let mut client = service.open(&old);
+    let new = service.start_upgrade(&old);
+    service.wait(&old, "standby");
+    manager.nod();
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&old, "step:Draining(Stop");
+    old.signal(Signal::TERM);
+    service.wait(&old, "stop");
+    assert_eq!(client.who(), (1, old.pid()));
+    client.close();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
 #[test]
 fn s13_a_manager_that_is_gone_keeps_nobody_from_an_upgrade() {
     let dir = Dir::new();
