@@ -388,6 +388,13 @@ impl Engine {
                     self.feed(Event::Upgrade);
                 }
                 Note::Stop => self.stop(None),
+                // Whoever had called before the socket was handed over means the service, which the successor serves by now.
+                Note::StopService => {
+                    if self.successor.as_ref().is_some_and(|successor| successor.active_after.is_some()) {
+                        self.say_down(&Message::Stop);
+                    }
+                    self.stop(None);
+                }
                 Note::Alive => self.hear_pulse(),
                 Note::Status(reply) => {
                     reply.set(self.status());

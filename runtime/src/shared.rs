@@ -31,6 +31,9 @@ pub(crate) enum Note {
     Upgrade(Arc<Reply>),
     /// `Upgrader::stop`.
     Stop,
+    /// The same at the control socket.
+    #[cfg(upgrades)]
+    StopService,
     /// The runtime of the body runs: the answer to a [`Pulse`].
     #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "there is no runtime"))]
     Alive,

@@ -329,7 +329,7 @@ fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared)
         }
         Ok(Request::Stop) => {
             client.begin_stop();
-            shared.post(Note::Stop);
+            shared.post(Note::StopService);
         }
         Err(problem) => client.say(&Reply::error(Code::BadRequest, problem)),
     }

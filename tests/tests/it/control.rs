@@ -162,6 +162,23 @@ fn a_stop_is_told_to_the_end() {
     assert!(!names_in(dir.path()).contains(&"control".to_owned()), "its path is gone");
 }
 
+/// Who had called before the socket was handed over is heard by the old process still, and means the service.
+#[test]
+fn a_stop_on_a_connection_from_before_the_handover_stops_the_service() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).probation("1h").serve();
+    let mut client = operator(&service);
+    client.send(r#"{"command":"status"}"#);
+    assert_eq!(receive(&mut client)["pid"], old.pid());
+    let new = service.upgrade(&old);
+    client.send(r#"{"command":"stop"}"#);
+    assert_eq!(receive(&mut client)["reply"], "stopping");
+    service.wait(&new, "stop");
+    service.wait_until_all_are_gone();
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
 #[test]
 fn whoever_watches_is_told_of_every_change() {
     let dir = Dir::new();
