@@ -177,7 +177,7 @@ fn try_begin<P>(
     let offered_names = offered.as_ref().map(|offered| {
         let entries = offered.sockets.iter().map(|(entry, _)| entry);
         let stored = entries.filter(|entry| !entry.activated && entry.name != control::NAME);
-        stored.map(|entry| entry.name.clone()).collect::<Vec<_>>()
+        stored.map(|entry| (entry.name.clone(), entry.address.clone())).collect::<Vec<_>>()
     });
     let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
     if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {

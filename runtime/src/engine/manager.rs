@@ -28,8 +28,8 @@ pub(crate) struct Told {
     /// Why the last upgrade failed, until the next.
     failure: Option<String>,
     stored: bool,
-    /// The names of the listeners that the predecessor has offered, and may have had stored.
-    offered: Vec<String>,
+    /// The names and addresses of the listeners that the predecessor has offered, and may have had stored.
+    offered: Vec<(String, String)>,
     next_sign: Option<Instant>,
     next_extension: Option<Instant>,
     /// When it is to be told again what it may have refused, and how long that is after the time before.
@@ -37,7 +37,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) fn new(manager: Manager, follows: bool, offered: Vec<String>) -> Self {
+    pub(crate) fn new(manager: Manager, follows: bool, offered: Vec<(String, String)>) -> Self {
         Self {
             manager,
             follows,
@@ -182,7 +182,10 @@ impl Engine {
         };
         told.stored = true;
         // What is served no longer, or under another name: the manager keeps it under this one, and would for good.
-        for former in told.offered.drain(..).filter(|name| held.clone().all(|held| held.name != *name)) {
+        let is_kept = |(name, address): &(String, String)| {
+            held.clone().any(|held| held.name == *name && held.address.identity() == *address)
+        };
+        for (former, _) in told.offered.drain(..).filter(|former| !is_kept(former)) {
             told.manager.forget(&former);
         }
         let room = told.manager.store;

@@ -224,6 +224,24 @@ fn the_store_has_what_is_served() {
     }
 }
 
+/// The socket of an address that has changed is let go of: its clients would wait for nobody.
+#[test]
+fn the_store_has_a_listener_at_the_address_that_it_has() {
+    let dir = Dir::new();
+    let manager = Manager::new(&dir);
+    let (service, old) = managed(&dir).no_listeners().listen_unix("sock").env("FDSTORE", "8").serve();
+    assert!(manager.line().starts_with("READY=1"));
+    assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
+    service.plan(&format!("listen without sock; listen with sock unix://{}", dir.join("other").display()));
+    let new = service.start_upgrade(&old);
+    assert!(manager.line().starts_with("RELOADING=1"));
+    assert!(manager.line().starts_with("MAINPID="));
+    assert_eq!(manager.hear().0, "BARRIER=1");
+    service.wait(&new, "alone");
+    assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
+    assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
+}
+
 /// Under a parent that stays each generation speaks for itself, and an old one that serves again finds kept what was.
 #[test]
 fn the_store_has_what_is_served_after_a_crash_in_the_probation() {
