@@ -80,10 +80,13 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
             complain(&supervisor.cannot_wait, format_args!("cannot wait: {error}"));
             thread::sleep(SHORTAGE_PAUSE);
         }
-        // Who serves is known before a signal is passed on.
+        // Read in this order, and passed on at the end: whoever has seen a process serve and asks for something means that
+        // one. Read the other way round, its word and the signal could both come in between, and the signal go to the
+        // process before it, which may be dead.
+        let asked = supervisor.read_signals();
         supervisor.follow();
         let is_over = supervisor.hear();
-        supervisor.take_signals();
+        supervisor.pass_on(asked);
         supervisor.reap();
         if is_over {
             signals::exit_now(supervisor.last_status());
@@ -200,9 +203,16 @@ impl Supervisor {
         self.announced = None;
     }
 
-    fn take_signals(&mut self) {
+    fn read_signals(&mut self) -> Vec<libc::c_int> {
+        let mut asked = Vec::new();
         while let Ok(Some(info)) = self.signals.read_signal() {
-            let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
+            asked.extend(i32::try_from(info.ssi_signo));
+        }
+        asked
+    }
+
+    fn pass_on(&mut self, asked: Vec<libc::c_int>) {
+        for signal in asked {
             match Signal::try_from(signal) {
                 // It is enough that it has woken this process.
                 Ok(Signal::SIGCHLD) => {}

@@ -1,6 +1,7 @@
 //! The parent that stays: one process ID through every upgrade.
 
 use std::fs;
+use std::time::Instant;
 
 use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip};
 use crate::look;
@@ -155,6 +156,37 @@ fn it_follows_a_successor_whose_predecessor_is_killed() {
     assert!(third.has_exited());
 }
 
+/// It says so before anybody can see that it serves. The supervisor is slow after it has looked who serves, whom it finds as
+/// before.
+#[test]
+fn a_signal_is_passed_on_to_whoever_was_seen_to_serve() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace");
+    }
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    // Without -f, for the supervisor alone; in microseconds.
+    let inject = "inject=recvmsg:delay_exit=500000";
+    let arguments = ["-D", "-qq", "-e", "trace=recvmsg", "-e", inject, "-o", "/dev/null"];
+    let program = dir.copy_of_victim("svc");
+    let command = dir.victim().binary(&program).started_by("strace", &arguments);
+    let (service, supervisor, first) = supervised(command);
+    service.plan("init gate init");
+    supervisor.signal(Signal::HUP);
+    let new = service.next_process();
+    service.wait(&new, "gate");
+    // Its death has the supervisor look.
+    first.kill();
+    first.exit();
+    gate.open();
+    service.wait_until_it_serves(&new);
+    supervisor.signal(Signal::HUP);
+    let newer = service.next_process();
+    service.wait_until_it_serves(&newer);
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+}
+
 /// The service does not depend on it.
 #[test]
 fn a_service_whose_supervisor_is_killed_goes_on() {
@@ -193,6 +225,7 @@ fn it_outlives_a_shortage_of_memory() {
         return skip("there is no strace");
     }
     let dir = Dir::new();
+    let begun = Instant::now();
     // Without -f, for the supervisor alone. The first poll(2) of a program is that of the standard library, before main.
     let inject = "inject=poll,recvmsg:error=ENOMEM:when=2+3";
     let arguments = ["-D", "-qq", "-e", "trace=poll,recvmsg", "-e", inject, "-o", "/dev/null"];
@@ -206,6 +239,9 @@ fn it_outlives_a_shortage_of_memory() {
     assert!(newer.has_exited());
     for what in ["the supervisor cannot wait: ", "the supervisor cannot hear who serves: "] {
         let line = format!("tableflip: [pid {}] {what}", supervisor.pid());
-        assert_eq!(service.log().matches(&line).count(), 1, "once, and by whom: {}", service.log());
+        // What goes on for longer is said every ten seconds.
+        let said = service.log().matches(&line).count();
+        let is_seldom = u64::try_from(said).is_ok_and(|said| said <= 1 + begun.elapsed().as_secs() / 10);
+        assert!(said > 0 && is_seldom, "seldom, and by whom: {}", service.log());
     }
 }
