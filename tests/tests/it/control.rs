@@ -113,7 +113,9 @@ fn an_upgrade_is_told_phase_by_phase_to_its_outcome() {
 #[test]
 fn two_operators_get_one_upgrade() {
     let dir = Dir::new();
-    let (service, _old) = controlled(&dir).probation("1s").serve();
+    let gate = dir.gate("slow");
+    let (service, _old) = controlled(&dir).serve();
+    service.plan("init gate slow");
     let (mut one, mut two) = (operator(&service), operator(&service));
     one.send(r#"{"command":"upgrade"}"#);
     assert_eq!(receive(&mut one)["phase"], "upgrading");
@@ -125,6 +127,7 @@ fn two_operators_get_one_upgrade() {
     one.send(r#"{"command":"upgrade"}"#);
     let (_, refusal) = story(&mut one);
     assert_eq!(refusal["code"], "in-progress");
+    gate.open();
     let (_, outcome) = story(&mut one);
     assert_eq!((&outcome["reply"], &outcome["generation"]), (&"upgraded".into(), &2.into()));
 }
@@ -274,8 +277,9 @@ fn hostile_clients_cost_little_and_delay_nothing() {
     assert!(failed || answer.is_ok_and(|answer| answer.contains("a line has at most 4096 bytes")));
 
     let (descriptors, kilobytes) = (old.descriptors().len(), kilobytes(&old, "VmRSS:"));
-    println!("{} descriptors more, {} kB more", descriptors - before.0, kilobytes - before.1);
-    assert!(descriptors <= before.0 + 32, "{descriptors} descriptors, {} before", before.0);
+    println!("{descriptors} descriptors, {kilobytes} kB; before {before:?}");
+    // As many as are served, and one that is about to be, or to be turned away.
+    assert!(descriptors <= before.0 + 33, "{descriptors} descriptors, {} before", before.0);
     assert!(kilobytes < before.1 + 8192, "{kilobytes} kB, {} before", before.1);
 
     assert_eq!(service.served_by(), old.pid());

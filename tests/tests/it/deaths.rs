@@ -250,16 +250,25 @@ fn a_stop_in_mid_rescue_stops_the_service() {
 #[test]
 fn a_stop_between_two_attempts_of_a_rescue_stops_the_service() {
     let dir = Dir::new();
-    let (service, old) = dir.victim().listen_unix("local").serve();
+    // It stands still at each step of its drain: between two attempts there is but a second.
+    let gate = dir.gate("step");
+    let command = dir.victim().listen_unix("local").plan("step:Draining gate step");
+    let (service, old) = command.serve();
     let mut before = service.open(&old);
     let new = service.upgrade(&old);
+    service.wait(&old, "gate");
+    gate.open();
     service.wait_for(&old, "draining", "open=1");
     service.plan("init exit 3");
     new.kill();
-    service.wait_for(&old, "step:Draining", "event=Exited");
-    service.wait_for(&old, "step:Draining", "event=Exited");
+    service.wait(&old, "gate");
+    gate.open();
+    service.wait(&old, "gate");
     old.signal(Signal::TERM);
+    gate.open();
     service.wait(&old, "stop");
+    service.wait_for(&old, "step:Draining", "event=Stop");
+    gate.open();
     assert_eq!(before.who(), (1, old.pid()));
     // K5. What is still in its hands nobody will accept.
     old.signal(Signal::HUP);

@@ -122,7 +122,7 @@ fn a_successor_that_is_never_ready() {
     // The second does not get to where it could be told anything.
     for plan in ["init never", "init block", "main block"] {
         service.plan(plan);
-        let new = service.start_upgrade(&old);
+        let new = service.start_late_upgrade(&old);
         let reason = service.wait_for_failure(&old);
         assert!(reason.contains("the successor was not ready within 200ms"), "{plan}: {reason}");
         assert!(reason.contains("its body has not asked for a connection of `echo`"), "{plan}: {reason}");
@@ -258,7 +258,7 @@ fn failed_upgrades_leave_nothing_open() {
         for plan in ["main exit 3", "init panic boom", "init never", "serving abort", "step:TakingOver abort"]
         {
             service.plan(plan);
-            service.start_upgrade(&old);
+            service.start_late_upgrade(&old);
             service.wait_for_failure(&old);
         }
     };
@@ -277,7 +277,7 @@ fn the_listeners_that_a_successor_does_not_serve_are_named() {
     let dir = Dir::new();
     // Long enough for it to have served the others by then.
     let (service, old) =
-        dir.victim().listen("admin", "tcp://127.0.0.1:0").listen_unix("local").upgrade_timeout("3s").serve();
+        dir.victim().listen("admin", "tcp://127.0.0.1:0").listen_unix("local").upgrade_timeout("5s").serve();
     service.plan("init skip admin");
     service.start_upgrade(&old);
     let reason = service.wait_for_failure(&old);
@@ -295,16 +295,24 @@ fn the_listeners_that_a_successor_does_not_serve_are_named() {
 fn a_successor_that_dies_at_any_step() {
     let dir = Dir::new();
     let (service, old) = dir.victim().serve();
+    // The body dies at `serve`, and the engine goes no further meanwhile.
+    let _gate = dir.gate("never opened");
     let mut before = service.connect();
-    for point in ["main", "init", "serve", "step:Prepared", "step:TakingOver"] {
-        service.plan(&format!("{point} signal KILL"));
+    for plan in [
+        "main signal KILL",
+        "init signal KILL",
+        "serve signal KILL; step:Prepared gate never opened",
+        "step:Prepared signal KILL",
+        "step:TakingOver signal KILL",
+    ] {
+        service.plan(plan);
         let new = service.start_upgrade(&old);
         let reason = service.wait_for_failure(&old);
-        assert!(reason.contains("was killed by SIGKILL before it served"), "{point}: {reason}");
-        assert!(new.is_gone(), "{point}");
-        assert_eq!(before.who(), (1, old.pid()), "{point}");
-        assert_eq!(service.served_by(), old.pid(), "{point}");
-        assert_eq!(service.pidfile(), Some(old.pid()), "{point}");
+        assert!(reason.contains("was killed by SIGKILL before it served"), "{plan}: {reason}");
+        assert!(new.is_gone(), "{plan}");
+        assert_eq!(before.who(), (1, old.pid()), "{plan}");
+        assert_eq!(service.served_by(), old.pid(), "{plan}");
+        assert_eq!(service.pidfile(), Some(old.pid()), "{plan}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tests::channel::{Channel, MAX_MESSAGE, listen_at};
 
-use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until_refused};
 
 /// A service that is started as a successor, and the test's end of its channel.
 struct Heir {
@@ -436,10 +436,7 @@ fn sockets_after_the_commit_are_dropped() {
     assert_eq!(Client::tcp(&kept.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
     let at = late.local_addr().unwrap();
     drop(late);
-    // An answer to what was sent after it: by then the engine has let go of the message before.
-    heir.channel.send(&json!({"type": "sing"}));
-    heir.channel.wait_for("not-understood");
-    assert!(std::net::TcpStream::connect(at).is_err(), "nobody has it any more");
+    wait_until_refused(at);
 }
 
 /// Nor is it the death of who said it: there are two processes still, and what it says next counts.
@@ -524,9 +521,7 @@ fn what_does_not_match_is_closed() {
     heir.channel.send(&json!({"type": "commit"}));
     heir.channel.expect("active");
     assert_eq!(heir.service.connect().who(), (42, heir.process.pid()));
-    for address in addresses {
-        assert!(std::net::TcpStream::connect(address).is_err(), "nobody has it any more");
-    }
+    addresses.into_iter().for_each(wait_until_refused);
 }
 
 /// M15: a predecessor that dies in the middle of its offer leaves nobody else to serve.

@@ -45,7 +45,7 @@ impl Stage {
     /// Starts an upgrade to an impostor.
     fn impostor(&self, service: &Service, old: &Process, steps: &[&str]) -> Process {
         self.put_impostor(steps);
-        service.start_upgrade(old)
+        service.start_late_upgrade(old)
     }
 
     /// An upgrade to an impostor fails; returns the reason.
@@ -72,7 +72,7 @@ impl Stage {
     fn is_upgraded(&self, service: &Service, old: &Process) {
         self.put(env!("CARGO_BIN_EXE_victim"));
         let new = loop {
-            let new = service.start_upgrade(old);
+            let new = service.start_late_upgrade(old);
             // A deadline that is short because a test waits for it can pass on a machine that is busy.
             if service.wait_for_either((&new, "step:Serving"), (old, "error")) {
                 break new;
@@ -142,13 +142,13 @@ fn h8_a_successor_that_cannot_be_given_what_is_offered() {
     };
     // By the plan: it is too much for a variable of the environment.
     let listeners = (0..COUNT).map(listen).collect::<Vec<_>>().join("; ");
-    let (service, old) = stage.victim().plan(&listeners).upgrade_timeout("3s").serve();
+    let (service, old) = stage.victim().plan(&listeners).upgrade_timeout("10s").serve();
     let mut before = service.connect();
     before.who();
     let gone = "the successor exited with status 7 before it served";
     let closed = "the successor cannot be talked to: it closed the channel and went on running";
     for (steps, reason) in
-        [(&["exit 7"][..], gone), (&["close"], closed), (&[], "the successor was not ready within 3s")]
+        [(&["exit 7"][..], gone), (&["close"], closed), (&[], "the successor was not ready within 10s")]
     {
         let said = stage.fails(&service, &old, steps);
         assert!(said.contains(reason), "{steps:?}: {said}");

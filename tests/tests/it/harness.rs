@@ -50,6 +50,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::mem::MaybeUninit;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Stdio};
@@ -117,6 +118,12 @@ pub(crate) fn block_of_the_page(language: &str) -> String {
     let page = fs::read_to_string(page).expect("the page");
     let begin = format!("```{language}\n");
     page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block").to_owned()
+}
+
+/// Waits until nobody listens at an address. A listener of this process is not gone with its drop: whatever another test starts
+/// at that moment has a copy of each descriptor until its exec.
+pub(crate) fn wait_until_refused(address: impl ToSocketAddrs) {
+    booted::until("refused client", || TcpStream::connect(&address).is_err().then_some(()));
 }
 
 /// The names in a directory, in order.
@@ -575,6 +582,14 @@ impl Service {
         self.heard.lock().lines.clear();
         old.signal(Signal::HUP);
         self.next_process()
+    }
+
+    /// Starts an upgrade that ends by a deadline, at which the successor may have yet to say its first word: on a machine that is
+    /// busy it takes its time to come to `main`.
+    pub(crate) fn start_late_upgrade(&self, old: &Process) -> Process {
+        self.heard.lock().lines.clear();
+        old.signal(Signal::HUP);
+        self.successor_of(old)
     }
 
     /// Starts an upgrade and waits until the successor serves and `old` knows it.

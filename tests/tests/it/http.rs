@@ -242,7 +242,7 @@ fn d5_a_connection_that_became_another_protocol_is_told_of_the_drain() {
 #[test]
 fn a_connection_that_stays_idle_is_closed_before_the_deadline() {
     let dir = Dir::new();
-    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let (service, old) = web(&dir).drain_timeout("6s").serve();
     let silent = Http::connect(&service);
     let mut idle = Http::connect(&service);
     idle.get("/");
@@ -310,7 +310,7 @@ fn an_answer_can_wait_for_the_drain() {
 #[test]
 fn m17_a_connection_in_mid_handshake_is_served_unless_it_stays_silent() {
     let dir = Dir::new();
-    let listeners = web(&dir).listen("slow", "tcp://127.0.0.1:0").drain_timeout("2s");
+    let listeners = web(&dir).listen("slow", "tcp://127.0.0.1:0").drain_timeout("6s");
     let (service, old) = listeners.serve();
     let mut late = Http::connect_to(&service, "slow");
     let mut silent = Http::connect_to(&service, "slow");

@@ -244,7 +244,7 @@ fn d4_streams_in_flight_are_answered_after_the_goaway() {
 #[test]
 fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
     let dir = Dir::new();
-    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let (service, old) = web(&dir).drain_timeout("6s").serve();
     let mut client = Http2::connect(&service);
     client.begin();
     let mut other = Http2::answered_by(&service, &old);
@@ -261,7 +261,7 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
 #[test]
 fn a_client_that_is_gone_does_not_hold_the_drain_over_http_2() {
     let dir = Dir::new();
-    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let (service, old) = web(&dir).drain_timeout("6s").serve();
     let mut client = Http2::answered_by(&service, &old);
     replace(&service, &old, 1);
     assert_eq!(client.next(), Frame::GoAway { last: ANY });
@@ -276,7 +276,7 @@ fn a_client_that_is_gone_does_not_hold_the_drain_over_http_2() {
 fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
     let dir = Dir::new();
     let gate = dir.gate("answer");
-    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let (service, old) = web(&dir).drain_timeout("6s").serve();
     let mut client = Http2::connect(&service);
     client.begin();
     client.ask(1, "/gate/answer");
@@ -302,7 +302,7 @@ fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
 #[test]
 fn an_answer_that_waits_for_the_window_is_sent_to_its_end() {
     let dir = Dir::new();
-    let (service, old) = web(&dir).drain_timeout("2s").serve();
+    let (service, old) = web(&dir).drain_timeout("6s").serve();
     let mut client = Http2::connect(&service);
     client.begin();
     client.frame(SETTINGS, 0, 0, &INITIAL_WINDOW_OF_ONE);

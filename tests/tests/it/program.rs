@@ -249,7 +249,7 @@ fn no_answer_in_time_is_5() {
     // One that answers, and does not come to an end.
     let gate = dir.gate("slow");
     service.plan("init gate slow");
-    run(&dir, "upgrade pid --timeout 2s")
+    run(&dir, "upgrade pid --timeout 5s")
         .failed(5, "; the upgrade may go on all the same, see `tableflip status`");
     gate.open();
     service.wait(&old, "standby");
@@ -454,7 +454,7 @@ fn at_a_terminal_the_status_says_how_it_ended() {
     // It is drawn when the time is over.
     let gate = dir.gate("slow");
     service.plan("init gate slow");
-    failed("upgrade pid --timeout 2s", 5, "the upgrade may go on all the same, see `tableflip status`");
+    failed("upgrade pid --timeout 5s", 5, "the upgrade may go on all the same, see `tableflip status`");
     let open = service.open(&old);
     failed("upgrade pid", 4, "an upgrade is in progress");
     gate.open();

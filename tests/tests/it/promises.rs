@@ -112,7 +112,7 @@ fn only_one_upgrade_runs_at_a_time() {
 fn crashing_just_after_it_became_ready_is_harmless_too() {
     let dir = Dir::new();
     let (service, old) = dir.victim().probation("1h").serve();
-    let mut before = service.connect();
+    let mut before = service.open(&old);
     for (crash, reason) in [
         ("do abort", "was killed by SIGABRT"),
         ("do exit 3", "exited with status 3"),

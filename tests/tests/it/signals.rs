@@ -199,8 +199,11 @@ fn ctrlcs_termination_without_a_handler_of_the_program() {
 fn a_body_that_listens_to_the_signals_by_tokio() {
     let dir = Dir::new();
     let (service, old) = dir.victim().env("VICTIM_TOKIO_SIGNALS", "1").serve();
+    // It stays until its tasks have said what they got.
+    let open = service.open(&old);
     let new = service.upgrade(&old);
     service.wait(&old, "tokio-signal");
+    drop(open);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&new, "alone");
     let third = service.upgrade(&new);

@@ -2,8 +2,7 @@
 //! sockets, and of the options of an address.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +12,10 @@ use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt::GetStruct};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Root, Service, Signal, root_or_skip};
+use crate::harness::booted::until;
+use crate::harness::{
+    Client, DEADLINE, Dir, Exit, Process, Root, Service, Signal, root_or_skip, wait_until_refused,
+};
 use crate::look;
 
 /// Ends the probation of a successor at once: a stop that reaches the old process in it means that process.
@@ -22,27 +24,15 @@ fn end_probation(service: &Service, old: &Process) {
     service.wait_for(old, "draining", "open=");
 }
 
-/// Waits until nobody listens at an address: what still gets into the queue of a listener that is being closed is
-/// reset when it is.
-#[track_caller]
-fn wait_until_refused(address: &str) {
-    let address: SocketAddr = address.parse().expect("an address");
-    while let Ok(mut stream) = TcpStream::connect(address) {
-        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        match stream.read(&mut [0]) {
-            Ok(0) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => panic!("somebody has {address}: {other:?}"),
-        }
-    }
-}
-
 /// A port that was free a moment ago, of an address that no other process of the tests has.
 fn fixed_address() -> SocketAddrV4 {
     let [.., high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 77, high, low);
     let free = TcpListener::bind((address, 0)).expect("the whole of 127 is this machine");
-    SocketAddrV4::new(address, free.local_addr().expect("it is bound").port())
+    let fixed = SocketAddrV4::new(address, free.local_addr().expect("it is bound").port());
+    drop(free);
+    wait_until_refused(fixed);
+    fixed
 }
 
 /// Who answers on a Unix socket.
@@ -235,7 +225,7 @@ fn k6_tcp_and_udp_on_one_port() {
     service.plan("listen without stream");
     let last = service.upgrade(&old);
     assert_eq!(old.exit(), Exit::Status(0));
-    wait_until_refused(&fixed.to_string());
+    wait_until_refused(fixed);
     ask_udp(4, &last);
 }
 
@@ -297,6 +287,7 @@ fn an_address_in_use_fails_the_upgrade() {
     assert!(reason.contains("in use"), "{reason}");
     assert_eq!(service.served_by(), old.pid());
     drop(taken);
+    wait_until_refused(address);
     service.plan(&format!("listen with more tcp://{address}"));
     service.upgrade(&old);
     assert_eq!(service.connect_to("more").who().0, 2);
@@ -370,6 +361,8 @@ fn k7_a_stale_socket_is_replaced() {
     let dir = Dir::new();
     let path = dir.join("local");
     drop(UnixListener::bind(&path).unwrap());
+    // As at an address.
+    until("refused client", || UnixStream::connect(&path).is_err().then_some(()));
     assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
     let (_service, old) = dir.victim().listen_unix("local").serve();
     assert_eq!(who(&path), (1, old.pid()));

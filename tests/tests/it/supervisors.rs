@@ -96,6 +96,7 @@ fn wait_until_it_serves(address: &str, generation: u64) -> String {
 fn upgrade_thrice(dir: &Dir, address: &str, reload: impl Fn(), status: impl Fn() -> Status) {
     wait_until_it_serves(address, 1);
     let before = status();
+    assert_ne!(before.pid, 0, "{before:?}");
     let load = Load::start(address);
     for generation in 2..=4 {
         reload();
@@ -246,6 +247,8 @@ fn runit_sees_one_process_through_every_upgrade() {
     let dir = Dir::new();
     let runit = Runit::start(root, &dir);
     let address = dir.wait_until("a generation that serves", || addresses(&dir, 1).pop());
+    // What runs is quicker than its status.
+    until("run", || (runit.status().state == "run").then_some(()));
     upgrade_thrice(&dir, &address, || assert!(succeeds(&mut runit.sv(&["hup"]))), || runit.status());
     let watched = runit.status();
     assert_eq!(children(runit.process.id()), [watched.pid.to_string()], "runsv has one child");
@@ -258,15 +261,17 @@ fn runit_sees_one_process_through_every_upgrade() {
     assert_eq!(runit.status().pid, watched.pid);
     client.close();
     let address = dir.wait_until("another first generation", || addresses(&dir, 1).get(1).cloned());
-    let again = runit.status();
-    assert_eq!(again.state, "run");
-    assert_ne!(again.pid, watched.pid);
+    let again = until("status of the other one", || {
+        Some(runit.status()).filter(|status| status.state == "run" && status.pid != watched.pid)
+    });
 
     let mut client = Client::tcp(&address);
     let who = client.who();
     let mut stop = runit.sv(&["-w", "40", "stop"]).spawn().expect("sv");
     drains(&mut client, &address, who);
-    assert_eq!(runit.status(), Status { state: "run, want down, got TERM".to_owned(), pid: again.pid });
+    // It is written down after the signal is sent.
+    let stopping = Status { state: "run, want down, got TERM".to_owned(), pid: again.pid };
+    until("status of a stop", || (runit.status() == stopping).then_some(()));
     assert!(stop.try_wait().expect("it is a child").is_none(), "it waits");
     client.close();
     assert!(stop.wait().expect("it is a child").success());
