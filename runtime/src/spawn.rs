@@ -533,6 +533,11 @@ impl Process {
     fn new(pid: libc::pid_t) -> io::Result<Self> {
         match pidfd_open(pid.unsigned_abs()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, is_child: true }),
+            // It is dead already, and was reaped: by the kernel, where SIGCHLD is ignored, or by somebody here who calls
+            // waitpid(-1). Its number may be another's by now, who is not to be killed.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(io::Error::other(
+                "it exited at once; its status was taken by another wait in this process",
+            )),
             Err(error) => {
                 // Not watched is not wanted: it would serve beside this process.
                 // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.
@@ -592,6 +597,20 @@ impl AsFd for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::failing;
+
+    #[test]
+    fn a_number_that_is_no_childs_any_more_is_not_killed() {
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = libc::pid_t::try_from(other.id()).unwrap();
+        let gone = failing(libc::SYS_pidfd_open, Errno::ESRCH, || Process::new(pid).map(drop));
+        assert!(gone.unwrap_err().to_string().starts_with("it exited at once"));
+        assert!(other.try_wait().unwrap().is_none(), "it lives");
+        // One that is, and cannot be watched, is not wanted.
+        let unwatched = failing(libc::SYS_pidfd_open, Errno::EMFILE, || Process::new(pid).map(drop));
+        assert_eq!(unwatched.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        assert!(other.wait().is_err(), "it was reaped");
+    }
 
     #[test]
     fn the_path_is_the_one_that_was_executed() {
