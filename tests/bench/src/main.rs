@@ -12,6 +12,7 @@ mod hello;
 mod listeners;
 mod machine;
 mod options;
+mod peers;
 mod probe;
 mod process;
 mod report;
@@ -70,6 +71,7 @@ fn measure_part(part: Part, options: &Options) -> Result<Section> {
     eprintln!("{}", part.name());
     let measured = match part {
         Part::Upgrade => upgrade::measure(options),
+        Part::Peers => peers::measure(options),
         Part::Throughput => throughput::measure(options),
         Part::Frameworks => frameworks::measure(options),
         Part::Stall => stall::measure(options),

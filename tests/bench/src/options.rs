@@ -11,6 +11,7 @@ Usage: cargo run --release -p bench -- [PART]... [OPTION]...
 
 Parts (default: all of them):
   upgrade      signal to first answer from the successor, over running this binary with an empty main
+  peers        signal to first answer, beside ecdysis, Go's tableflip, nginx and HAProxy
   throughput   managed listeners and streams, over those of tokio
   frameworks   the examples and hello worlds of the frameworks with tableflip, over the same without
   stall        largest stall of another thread while a process spawns its successor
@@ -27,6 +28,7 @@ Options:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Upgrade,
+    Peers,
     Throughput,
     Frameworks,
     Stall,
@@ -35,12 +37,20 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Upgrade, Self::Throughput, Self::Frameworks, Self::Stall, Self::Listeners, Self::Endurance];
+    const ALL: [Self; 7] = [
+        Self::Upgrade,
+        Self::Peers,
+        Self::Throughput,
+        Self::Frameworks,
+        Self::Stall,
+        Self::Listeners,
+        Self::Endurance,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Upgrade => "upgrade",
+            Self::Peers => "peers",
             Self::Throughput => "throughput",
             Self::Frameworks => "frameworks",
             Self::Stall => "stall",

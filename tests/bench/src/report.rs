@@ -82,6 +82,10 @@ impl Row {
         Self { what: what.into(), value: format!("{ratio:.3}"), spread: String::new(), target: None }
     }
 
+    pub(crate) fn count(what: impl Into<String>, count: usize) -> Self {
+        Self { what: what.into(), value: count.to_string(), spread: String::new(), target: None }
+    }
+
     pub(crate) fn ratio(what: impl Into<String>, summary: Summary) -> Self {
         Self::new(what.into(), summary, |value| format!("{value:.3}"))
     }

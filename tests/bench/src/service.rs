@@ -14,13 +14,14 @@ use tableflip::{Service, Shutdown, Upgrader};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::flavor::Flavor;
+use crate::peers::{self, services};
 use crate::probe::Answer;
 use crate::stall::{How, Watch};
 use crate::{Result, clock, hello};
 
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 /// How many connections may wait: what the harness asks for by default.
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 /// How much is echoed at once, at most.
 const BUFFER: usize = 64 * 1024;
 
@@ -32,6 +33,8 @@ pub(crate) fn run(arguments: &[&str], entered: Duration) -> ExitCode {
         ["managed", flavor] => managed(flavor),
         ["plain-hello", framework, directory] => hello::plain(framework, directory),
         ["managed-hello", framework, directory] => hello::managed(framework, directory),
+        [peers::TABLEFLIP, address] => services::tableflip(address),
+        [peers::ECDYSIS, address] => services::ecdysis(address),
         ["stall", mebibytes, how] => stalled(mebibytes, how),
         _ => Err(format!("no such service: {arguments:?}").into()),
     };
