@@ -65,6 +65,7 @@ async fn converse(
                 "stopping".to_owned()
             }
             "environment" => format!("{:?}", std::env::var_os("NOTIFY_SOCKET")),
+            "draining" => shutdown.is_raised().to_string(),
             "drain-timeout" => format!("{:?}", shutdown.drain_timeout()),
             other => format!("echo {other}"),
         };

@@ -783,6 +783,9 @@ fn the_unit_that_the_program_prints_works() {
             // The death of the new one cuts nothing of what the old one has begun.
             let (mut client, _, _) = open(&systemd);
             systemd.run("systemctl reload echo");
+            // systemd, which is told that the reload is over together with whom it follows, may be ahead of the old one, which
+            // would go on serving if the new one died before it knew that systemd had heard it.
+            until("drain of the old one", || (client.ask("draining") == "true").then_some(()));
             let new = systemd.main_pid("echo");
             open(&systemd).0.send("abort");
             until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
