@@ -48,6 +48,7 @@ impl Check {
         let mut child = shell.spawn()?;
         match spawn::pidfd_open(child.id()) {
             Ok(pidfd) => Ok(Self { child, pidfd, pipe: Some(ours.into()), output: Vec::new() }),
+            Err(error) if spawn::is_reaped(&error) => Err(io::Error::other(spawn::EXITED_AT_ONCE)),
             Err(error) => {
                 kill_group(&child);
                 child.wait()?;

@@ -520,6 +520,16 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
     };
 }
 
+/// Whether there is no pidfd of a child because it is dead already, and was reaped: by the kernel, where SIGCHLD is ignored, or
+/// by somebody here who calls waitpid(-1). Its number may be another's by now, who is not to be killed.
+pub(crate) fn is_reaped(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// How one ended that was.
+pub(crate) const EXITED_AT_ONCE: &str =
+    "it exited at once; its status was taken by another wait in this process";
+
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -533,11 +543,7 @@ impl Process {
     fn new(pid: libc::pid_t) -> io::Result<Self> {
         match pidfd_open(pid.unsigned_abs()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, is_child: true }),
-            // It is dead already, and was reaped: by the kernel, where SIGCHLD is ignored, or by somebody here who calls
-            // waitpid(-1). Its number may be another's by now, who is not to be killed.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(io::Error::other(
-                "it exited at once; its status was taken by another wait in this process",
-            )),
+            Err(error) if is_reaped(&error) => Err(io::Error::other(EXITED_AT_ONCE)),
             Err(error) => {
                 // Not watched is not wanted: it would serve beside this process.
                 // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.

@@ -31,6 +31,21 @@ fn a_release_that_fails_it_is_not_started() {
     assert_eq!(service.connect().who(), (2, new.pid()));
 }
 
+/// Where SIGCHLD is ignored the kernel keeps no status, and may have reaped it before anybody can watch it.
+#[test]
+fn one_whose_status_nobody_knows_has_not_passed() {
+    let dir = Dir::new();
+    let (service, old) = checked_by(&dir, ":").started_by("env", &["--ignore-signal=CHLD"]).serve();
+    for _ in 0..3 {
+        old.signal(Signal::HUP);
+        let reason = service.wait_for_failure(&old);
+        let expected = "its status was taken by another wait in this process; this process serves on";
+        assert!(reason.ends_with(expected), "{reason}");
+    }
+    assert_eq!(service.processes().len(), 1, "nothing was started");
+    assert_eq!(service.connect().who(), (1, old.pid()));
+}
+
 /// `"$0"`, `"$@"`, the working directory, the descriptors and the environment of the command.
 #[test]
 fn it_has_what_it_needs_and_nothing_else() {
