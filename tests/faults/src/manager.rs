@@ -185,18 +185,21 @@ impl Manager {
         self.violation.get_or_insert(violation);
     }
 
-    /// Takes what has happened. `killed`: those of the processes that a fault has ended.
-    pub(crate) fn heed(&mut self, processes: &[i32], killed: &[i32]) {
-        // Looked at first: what was said before a death is heard before it, as by systemd, to which messages are more
-        // urgent than SIGCHLD.
+    /// Whether the process that it follows has died, and it has not dealt with that.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.unit != Unit::Ended && !is_running(self.followed)
+    }
+
+    /// Takes what has happened. `has_lost`: what [`has_lost`](Self::has_lost) has said, before the processes were looked for;
+    /// `killed`: those of them that a fault has ended.
+    pub(crate) fn heed(&mut self, has_lost: bool, processes: &[i32], killed: &[i32]) {
         let followed = self.followed;
-        let has_died = self.unit != Unit::Ended && !is_running(followed);
         while let Some(said) = self.receive() {
             writeln!(self.heard, "  {}: {:?}", said.by, said.text).expect("a string takes it");
             self.hear(said, processes, killed);
         }
         self.end_barriers(killed);
-        if has_died && self.followed == followed {
+        if has_lost && self.followed == followed {
             let died_at = *self.died_at.get_or_insert_with(Instant::now);
             if died_at.elapsed() >= self.delay {
                 self.lose(processes, killed);

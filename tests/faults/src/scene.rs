@@ -226,7 +226,15 @@ impl Scene {
         });
         exited.extend(ended);
         if let Some(manager) = manager {
-            manager.heed(processes, killed);
+            // Looked at before what was said is heard: what was said before a death is heard before it, as by systemd, to
+            // which messages are more urgent than SIGCHLD.
+            let has_lost = manager.has_lost();
+            if has_lost {
+                let found: Vec<_> =
+                    tracer.traced().into_iter().filter(|it| !processes.contains(it)).collect();
+                processes.extend(found);
+            }
+            manager.heed(has_lost, processes, killed);
         }
     }
 

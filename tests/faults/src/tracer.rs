@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 /// What is to become of a system call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,6 +122,17 @@ impl Tracer {
                 Err(errno) => panic!("waitpid: {errno}"),
             }
         }
+    }
+
+    /// The processes that this thread traces, from /proc. What a thread has started at the moment of its death is among them
+    /// before it has been heard of.
+    pub(crate) fn traced(&self) -> Vec<i32> {
+        let tracer = format!("TracerPid:\t{}\n", gettid());
+        let is_ours = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains(&tracer))
+        };
+        let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
     fn task(&mut self, thread: Pid) -> &mut Task {
