@@ -24,7 +24,7 @@ pub(crate) struct Told {
     pub(super) manager: Manager,
     /// Whether it follows the generations itself, and not a parent that stays.
     pub(super) follows: bool,
-    pub(super) known: Known,
+    known: Known,
     /// Why the last upgrade failed, until the next.
     failure: Option<String>,
     stored: bool,
@@ -63,6 +63,11 @@ impl Told {
         self.next_sign.into_iter().chain(self.next_extension).chain(next_try).min()
     }
 
+    /// Whether this process serves, and is the one that speaks for the service.
+    fn serves(&self) -> bool {
+        matches!(self.known, Known::Ready | Known::Reloading)
+    }
+
     fn tell_ready(&mut self, generation: u64) {
         let failure = self.failure.as_deref();
         let failure = failure.map(|reason| format!("; the last upgrade failed: {}", printable(reason)));
@@ -87,7 +92,7 @@ impl Engine {
         // With whom to follow the predecessor has said that this one is ready and lives. What this one says at once may
         // come before that, and be refused.
         let is_said = known == Known::Ready && before == Known::Nothing && self.parent.is_some();
-        let limit = told.manager.watchdog.filter(|_| matches!(known, Known::Ready | Known::Reloading));
+        let limit = told.manager.watchdog.filter(|_| told.serves());
         told.next_sign = limit.map(|limit| if is_said { now + limit / 2 } else { now });
         told.next_extension = matches!(known, Known::Reloading | Known::Stopping).then_some(now);
         let generation = self.shared.generation;
@@ -177,9 +182,8 @@ impl Engine {
             return;
         }
         let held = self.held.iter().take(self.held_by_body().len()).filter(|held| !held.activated);
-        let Some(told) = self.told.as_mut().filter(|told| told.manager.store > 0 && !told.stored) else {
-            return;
-        };
+        let is_due = |told: &&mut Told| told.serves() && told.manager.store > 0 && !told.stored;
+        let Some(told) = self.told.as_mut().filter(is_due) else { return };
         told.stored = true;
         // What is served no longer, or under another name: the manager keeps it under this one, and would for good.
         let is_kept = |(name, address): &(String, String)| {

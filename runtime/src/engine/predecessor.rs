@@ -4,7 +4,7 @@ use super::Engine;
 use super::ending::pidfile_error;
 use crate::handover::channel::Received;
 use crate::handover::message::{MAX_MESSAGE, Message};
-use crate::lifecycle::{Event, Followed, Known, Phase};
+use crate::lifecycle::{Event, Followed, Phase};
 use crate::report::{complain, printable, tell};
 
 impl Engine {
@@ -87,9 +87,7 @@ impl Engine {
                 told.is_unsure();
             }
             self.lose_company();
-            if self.told.as_ref().is_some_and(|told| matches!(told.known, Known::Ready | Known::Reloading)) {
-                self.store();
-            }
+            self.store();
             tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
         }
         self.shared.predecessor_gone.set(());
