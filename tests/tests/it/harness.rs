@@ -88,6 +88,18 @@ pub(crate) fn root_or_skip() -> Option<Root> {
     root
 }
 
+/// That there is strace(1).
+pub(crate) struct Strace;
+
+/// The same for a test that is started by it.
+pub(crate) fn strace_or_skip() -> Option<Strace> {
+    let strace = std::process::Command::new("strace").arg("-V").output().is_ok().then_some(Strace);
+    if strace.is_none() {
+        skip("there is no strace");
+    }
+    strace
+}
+
 /// A directory with packages of this machine's distribution, of the suite with this after its name. They are unpacked once, and
 /// kept for the next run; why not, where they cannot be had.
 pub(crate) fn unpack(suite: &str, name: &str, packages: &[&str]) -> Result<PathBuf, String> {

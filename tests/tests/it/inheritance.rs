@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Command, Dir, Exit, Signal, skip};
+use crate::harness::{Command, Dir, Exit, Signal, Strace, strace_or_skip};
 use crate::look;
 
 const WITNESS: &str = env!("CARGO_BIN_EXE_witness");
@@ -160,9 +160,7 @@ fn p5_a_successor_starts_with_no_signal_blocked_or_ignored() {
 /// threads and the successor, nothing has memory of its own.
 #[test]
 fn m10_a_successor_is_started_without_a_copy_of_the_heap() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skip("there is no strace");
-    }
+    let Some(Strace) = strace_or_skip() else { return };
     let dir = Dir::new();
     let trace = dir.join("trace");
     let path = trace.to_str().expect("temporary directories are UTF-8");

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::IoSliceMut;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal, skip};
+use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::look;
 
 struct Manager(UnixDatagram);
@@ -90,6 +90,11 @@ fn s2_the_old_one_waits_until_the_manager_has_heard_whom_to_follow() {
 /// dropped it hears.
 fn announced(service: &Service, manager: &Manager, old: &Process) -> (Process, OwnedFd) {
     assert!(manager.line().starts_with("READY=1"));
+    announced_next(service, manager, old)
+}
+
+/// The same, once what comes with the first `READY=1` was heard.
+fn announced_next(service: &Service, manager: &Manager, old: &Process) -> (Process, OwnedFd) {
     let new = service.start_upgrade(old);
     assert!(manager.line().starts_with("RELOADING=1"));
     assert!(manager.line().starts_with(&format!("MAINPID={}\n", new.pid())));
@@ -213,10 +218,7 @@ fn the_store_has_what_is_served() {
         assert!(fd.is_some());
     }
     service.plan("listen without other; listen with more tcp://127.0.0.1:0");
-    let new = service.start_upgrade(&old);
-    assert!(manager.line().starts_with("RELOADING=1"));
-    assert!(manager.line().starts_with("MAINPID="));
-    assert_eq!(manager.hear().0, "BARRIER=1");
+    let (new, _) = announced_next(&service, &manager, &old);
     service.wait(&new, "alone");
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.other");
     for name in ["echo", "more"] {
@@ -233,10 +235,7 @@ fn the_store_has_a_listener_at_the_address_that_it_has() {
     assert!(manager.line().starts_with("READY=1"));
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
     service.plan(&format!("listen without sock; listen with sock unix://{}", dir.join("other").display()));
-    let new = service.start_upgrade(&old);
-    assert!(manager.line().starts_with("RELOADING=1"));
-    assert!(manager.line().starts_with("MAINPID="));
-    assert_eq!(manager.hear().0, "BARRIER=1");
+    let (new, _) = announced_next(&service, &manager, &old);
     service.wait(&new, "alone");
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
@@ -282,10 +281,7 @@ fn the_store_has_a_listener_under_the_name_that_it_has() {
     assert!(manager.line().starts_with("READY=1"));
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
     service.plan(&format!("listen without sock; listen with other unix://{}", path.display()));
-    let new = service.start_upgrade(&old);
-    assert!(manager.line().starts_with("RELOADING=1"));
-    assert!(manager.line().starts_with("MAINPID="));
-    assert_eq!(manager.hear().0, "BARRIER=1");
+    let (new, _) = announced_next(&service, &manager, &old);
     service.wait(&new, "alone");
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.other");
@@ -294,9 +290,7 @@ fn the_store_has_a_listener_under_the_name_that_it_has() {
 /// The memory is shared and not copied, on the way of a service manager as well; what cannot be run is said at once.
 #[test]
 fn m10_a_sibling_is_started_without_a_copy_of_the_heap() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skip("there is no strace");
-    }
+    let Some(Strace) = strace_or_skip() else { return };
     let dir = Dir::new();
     Manager::new(&dir).nod();
     let trace = dir.join("trace");

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
-use crate::harness::{Dir, Exit, Process, Service, Signal, skip};
+use crate::harness::{Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::limits::{leave_no_descriptor, limit_files};
 
 /// The lines of the harness at `info` and above, without times of day: numbers of processes have a name, and durations are `TIME`.
@@ -153,9 +153,7 @@ fn a_shortage_of_descriptors_is_on_stderr_once() {
 /// `axum::serve` has no way to end by an error, and tries again every second.
 #[test]
 fn a_useless_listener_of_axum_is_told_of_once() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skip("there is no strace");
-    }
+    let Some(Strace) = strace_or_skip() else { return };
     let dir = Dir::new();
     let inject = "inject=accept4:error=EBADF:when=1..2";
     let arguments = ["-f", "-D", "-qq", "-e", "trace=accept4", "-e", inject, "-o", "/dev/null"];

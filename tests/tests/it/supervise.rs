@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip};
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::look;
 
 /// A service under a supervisor, and its first generation.
@@ -160,9 +160,7 @@ fn it_follows_a_successor_whose_predecessor_is_killed() {
 /// before.
 #[test]
 fn a_signal_is_passed_on_to_whoever_was_seen_to_serve() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skip("there is no strace");
-    }
+    let Some(Strace) = strace_or_skip() else { return };
     let dir = Dir::new();
     let gate = dir.gate("init");
     // Without -f, for the supervisor alone; in microseconds.
@@ -221,9 +219,7 @@ fn its_variable_is_gone_before_the_body_runs() {
 /// What the kernel has no memory for is tried again.
 #[test]
 fn it_outlives_a_shortage_of_memory() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skip("there is no strace");
-    }
+    let Some(Strace) = strace_or_skip() else { return };
     let dir = Dir::new();
     let begun = Instant::now();
     // Without -f, for the supervisor alone. The first poll(2) of a program is that of the standard library, before main.
