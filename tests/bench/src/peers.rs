@@ -161,25 +161,26 @@ fn start(directory: &Path) -> Result<Vec<Peer>> {
         })?),
         Err(why) => left_out("Go's tableflip", &why.to_string()),
     }
-    if is_here("nginx") {
-        peers.push(Peer::start("nginx", Kind::Nginx, directory, |address| nginx(directory, address))?);
-    } else {
-        left_out("nginx", "it is not installed");
+    match found("nginx") {
+        Ok(program) => {
+            peers.push(Peer::start("nginx", Kind::Nginx, directory, |address| {
+                nginx(program, directory, address)
+            })?);
+        }
+        Err(why) => left_out("nginx", &why.to_string()),
     }
-    if is_here("haproxy") {
-        peers.push(Peer::start("HAProxy", Kind::HaProxy, directory, |address| haproxy(directory, address))?);
-    } else {
-        left_out("HAProxy", "it is not installed");
+    match found("haproxy") {
+        Ok(program) => {
+            let haproxy = |address| haproxy(program, directory, address);
+            peers.push(Peer::start("HAProxy", Kind::HaProxy, directory, haproxy)?);
+        }
+        Err(why) => left_out("HAProxy", &why.to_string()),
     }
     Ok(peers)
 }
 
 fn left_out(name: &str, why: &str) {
     eprintln!("  {name} is left out: {why}");
-}
-
-fn is_here(program: &str) -> bool {
-    Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
 /// By the package of Debian, which has the sources where Go looked for them before there were modules.
@@ -196,7 +197,7 @@ fn build_go(directory: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn nginx(directory: &Path, address: SocketAddr) -> Result<Command> {
+fn nginx(program: PathBuf, directory: &Path, address: SocketAddr) -> Result<Command> {
     let path = directory.join("nginx.conf");
     let here = directory.display();
     let text = format!(
@@ -211,12 +212,12 @@ fn nginx(directory: &Path, address: SocketAddr) -> Result<Command> {
     );
     fs::write(&path, text)?;
     // It finds itself again by its first argument.
-    let mut command = Command::new(found("nginx")?);
+    let mut command = Command::new(program);
     command.arg("-c").arg(path).arg("-p").arg(directory).arg("-e").arg(directory.join("error.log"));
     Ok(command)
 }
 
-fn haproxy(directory: &Path, address: SocketAddr) -> Result<Command> {
+fn haproxy(program: PathBuf, directory: &Path, address: SocketAddr) -> Result<Command> {
     let path = directory.join("haproxy.cfg");
     let text = format!(
         "global\n nbthread 2\n stats socket {}/haproxy.sock expose-fd listeners\n\
@@ -225,7 +226,7 @@ fn haproxy(directory: &Path, address: SocketAddr) -> Result<Command> {
         directory.display()
     );
     fs::write(&path, text)?;
-    let mut command = Command::new(found("haproxy")?);
+    let mut command = Command::new(program);
     command.arg("-W").arg("-q").arg("-f").arg(path);
     Ok(command)
 }
