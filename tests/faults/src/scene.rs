@@ -230,9 +230,7 @@ impl Scene {
             // which messages are more urgent than SIGCHLD.
             let has_lost = manager.has_lost();
             if has_lost {
-                let found: Vec<_> =
-                    tracer.traced().into_iter().filter(|it| !processes.contains(it)).collect();
-                processes.extend(found);
+                find_unheard_of(tracer, processes);
             }
             manager.heed(has_lost, processes, killed);
         }
@@ -412,7 +410,7 @@ impl Scene {
                 hit = Some(Hit {
                     call: errors::name(number),
                     victim,
-                    alone: victim == Some(old) && processes == 1,
+                    alone: false,
                     is_unregistered: victim.is_none() && number == libc::SYS_epoll_ctl,
                     old,
                     log,
@@ -430,12 +428,18 @@ impl Scene {
                 // The old process had decided to go when the new one was killed.
                 return Ok(None);
             }
-            let old_goes_on =
-                side == Side::Old || victim.is_none() || calls_of_old >= LAST_CALLS || self.has_ended();
-            if hit.is_some() && old_goes_on && victim.is_none_or(|victim| !is_running(victim))
-                || hit.is_none() && !is_running(old)
-            {
-                return Ok(hit);
+            let is_over = match victim {
+                Some(victim) => {
+                    let old_goes_on = side == Side::Old || calls_of_old >= LAST_CALLS || self.has_ended();
+                    old_goes_on && !is_running(victim)
+                }
+                None => hit.is_some() || !is_running(old),
+            };
+            if is_over {
+                // The old process may have been starting its successor when it was killed.
+                find_unheard_of(&self.tracer, &mut self.processes);
+                let count = self.processes.len();
+                return Ok(hit.map(|hit| Hit { alone: victim == Some(old) && count == 1, ..hit }));
             }
             if Instant::now() > deadline {
                 return Err("the upgrade did not come to an end".to_owned());
@@ -470,7 +474,11 @@ impl Drop for Scene {
         self.load.stop();
         self.manager = None;
         let deadline = Instant::now() + DEADLINE;
-        while !self.alive().is_empty() && Instant::now() < deadline {
+        loop {
+            find_unheard_of(&self.tracer, &mut self.processes);
+            if self.alive().is_empty() || Instant::now() > deadline {
+                return;
+            }
             self.alive().into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
             self.pump();
             match self.first.try_wait() {
@@ -479,6 +487,12 @@ impl Drop for Scene {
             thread::yield_now();
         }
     }
+}
+
+/// Adds the processes that have been started, and have made no system call yet, by one that is dead by now.
+fn find_unheard_of(tracer: &Tracer, processes: &mut Vec<i32>) {
+    let found: Vec<_> = tracer.traced().into_iter().filter(|process| !processes.contains(process)).collect();
+    processes.extend(found);
 }
 
 /// Starts the service, with this probation.
@@ -514,9 +528,12 @@ fn is_there(pid: i32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
+/// Whether any thread of a process runs: what one of them is doing is done although the first has ended.
 pub(crate) fn is_running(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    let is_first_running =
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']));
+    is_first_running || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// The parent of a process.
