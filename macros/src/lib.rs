@@ -90,16 +90,16 @@ use proc_macro::TokenStream;
 ///
 /// # Parameters
 ///
-/// Each parameter of the body is a plain name with a type, and is prepared by both:
+/// Each parameter of the body is a plain name with a type; the two together say what it is:
 ///
 /// * One that is named like an entry is that listener. The names must be the same; an entry whose parameter is
 ///   called `_echo` is called `_echo` as well.
-/// * A `Shutdown`, `Ready` or `Upgrader` is a part of the harness. It is known by the last segment of its path, so
+/// * A `Shutdown`, `Ready`, `Upgrader`, `Listeners` or `Inherited` is a part of the harness. It is known by the last segment of its path, so
 ///   it cannot be renamed in an import.
 /// * The entries without a name go to the other parameters, in order, and are called like them.
 ///
-/// A listener can be taken as any type that is `tableflip::FromListener`: the managed types of `tableflip::net`, the
-/// raw ones of tokio and std, an `OwnedFd`, and those of other crates.
+/// A listener can be taken as any type that is `tableflip::FromListener`: the managed types of `tableflip::net` and
+/// `tableflip::blocking`, the raw ones of tokio and std, an `OwnedFd`, and those of other crates.
 ///
 /// # Readiness
 ///
@@ -134,6 +134,7 @@ use proc_macro::TokenStream;
 ///     ::tableflip::Service::new()
 ///         .listen("echo", "tcp://127.0.0.1:7000")
 ///         .pidfile("/run/echo.pid")
+///         .version(::core::option_env!("CARGO_PKG_VERSION"))
 ///         .run(|start| {
 ///             let echo = start.listener::<TcpListener>("echo")?;
 ///             ::core::result::Result::Ok(main(echo))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::address::{Address, ParseAddressError};
 
-/// Why an upgrade did not happen. The process that was asked serves on.
+/// Why an upgrade did not happen. The process that was asked serves on, unless it is stopping.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {

@@ -37,7 +37,8 @@
 //!
 //! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net` in
 //! an `async fn`, of [`blocking`] in a plain `fn`, or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
-//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within.
+//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within; [`Listeners`], to bind more;
+//! [`Inherited`], what the predecessor has passed on.
 //!
 //! ```no_run
 //! use tableflip::{Ready, Shutdown, net::TcpListener};
@@ -69,7 +70,7 @@
 //! |---|---|
 //! | that of the body | it returned; 1 for an `Err`, 101 after a panic |
 //! | 0 | the process was replaced or stopped, and its body was dropped |
-//! | 1 | the start failed: one line on stderr says why, and so does the log of the predecessor |
+//! | 1 | the start failed: one line on stderr says why, and so does the log of the predecessor; or the service is down: its successor died, and no other could be started |
 //! | killed by the signal | a second SIGTERM or Ctrl-C |
 //!
 //! # Signals

@@ -6,8 +6,8 @@
 //!
 //! Three rules carry the weight, and every transition below keeps them:
 //!
-//! * Listeners are opened only by a process that was told to (`COMMIT`), or whose predecessor is dead, or whose
-//!   successor is dead. So no two processes ever accept from the same listener.
+//! * Listeners are opened only by a process that never had a predecessor, that was told to (`COMMIT`), whose predecessor
+//!   is dead, or whose successor is dead and reaped. So no two processes ever accept from the same listener.
 //! * A successor that is not wanted any more is killed and *waited for* before its predecessor resumes.
 //! * The process that a service manager follows exits last: its exit is the end of the service to the manager, which ends
 //!   all others then. So it becomes another one only when that one has passed its probation, and in a stop of both it

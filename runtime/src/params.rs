@@ -18,7 +18,7 @@ use crate::sync::Latch;
 
 /// A type that a declared listener can be taken as.
 ///
-/// The types of `tableflip::net` are *managed*: they stop handing out connections when the service is replaced, and
+/// The types of `tableflip::net` and `tableflip::blocking` are *managed*: they stop handing out connections when the service is replaced, and
 /// count the streams that a drain waits for. `std::net::TcpListener`, `tokio::net::TcpListener`, their Unix twins and
 /// `OwnedFd` (on Windows `OwnedSocket`) are *raw*: the descriptor and nothing else. Another crate adds a type of its own by wrapping one of them.
 #[diagnostic::on_unimplemented(

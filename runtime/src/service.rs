@@ -158,8 +158,8 @@ impl Service {
     }
 
     /// Whether the process that was started stays as the parent of the generations, with its process ID, for whoever watches
-    /// that: `auto` if it is PID 1, as in a container; `always`; `never`. It passes every signal on to the generation that
-    /// serves, reaps orphans, and exits with the status of the last generation. Default: `auto`.
+    /// that: `auto` if it is PID 1, as in a container; `always`; `never`. It passes on what signals it gets to the generation
+    /// that serves, reaps orphans, and exits with the status of the last generation. Default: `auto`.
     pub fn supervise(mut self, when: impl Into<String>) -> Self {
         self.supervise = when.into();
         self

@@ -97,7 +97,7 @@ pub struct Generation {
     pub open: Option<u64>,
 }
 
-/// A file that is run, as it was when the process began to serve.
+/// A file that is run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Executable {

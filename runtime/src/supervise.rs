@@ -1,7 +1,7 @@
 //! A parent that stays: one process ID for whoever watches the service, through every upgrade of it.
 //!
 //! docker, Kubernetes, runit and supervisord take the process that they started for the service, and its end for the end of
-//! it. So that process can be this one, which serves nothing: it starts the first generation, passes every signal on to the
+//! it. So that process can be this one, which serves nothing: it starts the first generation, passes its signals on to the
 //! generation that serves, reaps what is orphaned, and exits like the last one.
 //!
 //! Each generation has one end of a socket, which the first gets as it starts and every other from its predecessor, and

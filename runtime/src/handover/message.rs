@@ -51,7 +51,7 @@ pub(crate) enum Message {
     Open {
         open: u64,
     },
-    /// The service manager follows the successor by now.
+    /// The service manager is told next that it is to follow the new process.
     Followed,
 
     // From the new process to the old one.
