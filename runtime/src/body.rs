@@ -66,6 +66,7 @@ where
     });
     // Not a plain drop, which would wait for blocking tasks that never end.
     runtime.shutdown_background();
+    shared.left.set(());
     Ok(ended)
 }
 
@@ -126,9 +127,11 @@ where
         complain!(shared, "cannot start a thread for the body: {error}");
         shared.post(Note::BodyReturned { panic: None });
         shared.verdict.wait_blocking();
+        shared.left.set(());
         return Err(StartError::system("start a thread")(error));
     }
     let verdict = *shared.verdict.wait_blocking();
+    shared.left.set(());
     let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Ended { returned, verdict })
 }

@@ -61,7 +61,7 @@ const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
 const DEATH_AFTER_END: Duration = Duration::from_millis(500);
 /// How long a panic that has dropped `Ready` may take to unwind the body.
 const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long `main` may take to return once the process has ended.
+/// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a service manager may take to hear whom it is to follow: as long as everything of the kind takes together.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -271,7 +271,9 @@ impl Engine {
             return;
         }
         self.shared.verdict.set(verdict);
-        std::thread::sleep(LEAVE_TIMEOUT);
+        if self.shared.left.wait_for(LEAVE_TIMEOUT).is_some() {
+            return;
+        }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
     }

@@ -114,7 +114,9 @@
 //!
 //! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where
 //! the service has no subscriber, warnings and errors reach stderr, each as one line with both. What is tried over and over
-//! and fails each time, such as an accept without a descriptor left, is said once in 10 s.
+//! and fails each time, such as an accept without a descriptor left, is said once in 10 s. A stderr that takes nothing, as a pipe
+//! that nobody reads, is waited for 100 ms, and what it does not take is left out. A subscriber is called by the thread that
+//! upgrades and stops the service: it must not block.
 //!
 //! # Platforms
 //!

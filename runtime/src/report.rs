@@ -80,13 +80,51 @@ pub(crate) fn complain_as_supervisor(message: fmt::Arguments<'_>) {
     to_stderr(format_args!("[pid {}] {message}", std::process::id()));
 }
 
-/// One line to stderr, in one write where the system allows it. A stderr that is closed or full is no reason to fail.
+/// How much a pipe takes at once if it takes anything, pipe(7).
+const ONE_WRITE: usize = 4096;
+/// How long somebody who reads stderr may keep the service waiting; and not again before stderr has taken something.
+#[cfg(upgrades)]
+const READER_PAUSE: u16 = 100;
+
+/// One line to stderr, in one write where the system allows it. A stderr that is closed is no reason to fail, nor is one that is full
+/// a reason to wait: the rest of the line is left out.
 pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
     // What is reported may quote a variable or a panic, whose line breaks would look like lines of somebody else.
     let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
-    match std::io::stderr().write_all(line.as_bytes()) {
-        Ok(()) | Err(_) => {}
+    for part in line.as_bytes().chunks(ONE_WRITE) {
+        if !stderr_has_room() || std::io::stderr().write_all(part).is_err() {
+            return;
+        }
     }
+}
+
+#[cfg(upgrades)]
+fn stderr_has_room() -> bool {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, poll};
+
+    static IS_FULL: AtomicBool = AtomicBool::new(false);
+
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut fds, if IS_FULL.load(Ordering::Relaxed) { 0 } else { READER_PAUSE }) {
+            Err(Errno::EINTR) => {}
+            // What else is wrong with it, the write finds.
+            answer => {
+                IS_FULL.store(answer == Ok(0), Ordering::Relaxed);
+                return answer != Ok(0);
+            }
+        }
+    }
+}
+
+#[cfg(not(upgrades))]
+fn stderr_has_room() -> bool {
+    true
 }
 
 /// The longest reason of another process that is passed on, in bytes; the rest is cut.

@@ -200,7 +200,9 @@ impl Service {
     /// to the predecessor if there is one, which serves on.
     ///
     /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
-    /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked.
+    /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked. A body
+    /// that cannot be dropped, as it blocks its thread, is not waited for longer than 2 s: the process ends. What the program
+    /// does after `run` takes as long as it likes.
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where

@@ -106,6 +106,8 @@ pub(crate) struct Shared {
     /// Set to true when this service begins to serve, and to false if it ends without.
     pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
+    /// The thread of the body has let go of it, and of its runtime: what the process does from now on is its own affair.
+    pub(crate) left: Latch<()>,
     /// Asked by the engine, answered by the runtime of the body.
     #[cfg_attr(
         not(any(upgrades, feature = "tokio")),
@@ -136,6 +138,7 @@ impl Shared {
             had_predecessor,
             serving: Latch::new(),
             verdict: Latch::new(),
+            left: Latch::new(),
             pulse: Pulse::new(),
             drain_timeout,
         })

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use event_listener::{Event, Listener, listener};
 
@@ -53,6 +54,15 @@ impl<T> Latch<T> {
             }
             changed.wait();
         }
+    }
+
+    /// The value, if it is set within this time.
+    pub(crate) fn wait_for(&self, time: Duration) -> Option<&T> {
+        listener!(self.changed => changed);
+        if self.get().is_none() {
+            changed.wait_timeout(time);
+        }
+        self.get()
     }
 
     /// What is notified when the value is set, for a future that keeps its place in the queue between polls.

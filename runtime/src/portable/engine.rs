@@ -23,7 +23,7 @@ use crate::status::Status;
 
 /// How long a thread may be inside an accept, which does not block.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long `main` may take to return once the process has ended.
+/// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an engine starts with.
@@ -127,7 +127,9 @@ impl Engine {
             return;
         }
         self.shared.verdict.set(verdict);
-        std::thread::sleep(LEAVE_TIMEOUT);
+        if self.shared.left.wait_for(LEAVE_TIMEOUT).is_some() {
+            return;
+        }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
     }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Dir, Exit, Signal, names_in};
+use crate::harness::booted::until;
+use crate::harness::{Dir, Exit, Signal, names_in, wait_until_refused};
 use crate::look;
 
 #[test]
@@ -323,6 +324,28 @@ fn the_exit_status_is_that_of_the_body() {
         assert_eq!(service.pidfile(), None, "by itself: {plan}");
         assert!(!dir.join("local").exists(), "by itself: {plan}");
     }
+}
+
+/// The engine ends a process whose body cannot be dropped, and not one that has something to do after the service.
+#[test]
+fn what_the_program_does_after_the_service_takes_its_time() {
+    let dir = Dir::new();
+    let gate = dir.gate("after");
+    let plan = "shutdown fail disk full; exit gate after";
+    let (service, process) = dir.victim().awaits_shutdown().plan(plan).serve();
+    process.signal(Signal::TERM);
+    service.wait(&process, "gate");
+    let threads = format!("/proc/{}/task", process.pid());
+    until("end of the engine", || {
+        let mut threads = fs::read_dir(&threads).expect("it lives").flatten();
+        let is_engine = |thread: &fs::DirEntry| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "tableflip\n")
+        };
+        (!threads.any(|thread| is_engine(&thread))).then_some(())
+    });
+    wait_until_refused(service.address("echo"));
+    gate.open();
+    assert_eq!(process.exit(), Exit::Status(1));
 }
 
 /// A body that awaits `Shutdown` is waited for, though nothing is counted.

@@ -1,9 +1,12 @@
 //! The log of an upgrade, as somebody reads it who was not there: at `info`, from both processes, in the order of what happened.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 
-use crate::harness::{Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::harness::{DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::limits::{leave_no_descriptor, limit_files};
 
 /// The lines of the harness at `info` and above, without times of day: numbers of processes have a name, and durations are `TIME`.
@@ -167,6 +170,36 @@ fn a_useless_listener_of_axum_is_told_of_once() {
     let complaints: Vec<_> = log.iter().filter(|line| !line.starts_with("INFO")).collect();
     let line = "ERROR listener `axum`: cannot accept for now: Bad file descriptor (os error 9) generation=1 pid=VICTIM";
     assert_eq!(complaints, [line]);
+}
+
+/// A pipe that nobody reads, as that of a log shipper that hangs.
+#[test]
+fn a_stderr_that_takes_nothing_holds_nothing_up() {
+    let dir = Dir::new();
+    let pipe = dir.join("full");
+    rustix::fs::mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a FIFO");
+    // For reading as well, so that the open does not wait for anybody.
+    let pipe = rustix::fs::open(&pipe, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()).expect("it is there");
+    while rustix::io::write(&pipe, &[b'.'; 4096]).is_ok() {}
+    let (echo, control) = (dir.join("echo"), dir.join("control"));
+    let command = dir.command(env!("CARGO_BIN_EXE_ten_lines"));
+    let command = command.env("TABLEFLIP_LISTEN_ECHO", format!("unix://{}", echo.display()));
+    let command = command.env("TABLEFLIP_CONTROL", &control).env("TABLEFLIP_PREFLIGHT", "false");
+    let service = command.started_by("sh", &["-c", "exec \"$0\" 2<>full"]).start();
+    dir.wait_until("a pid file", || service.pidfile());
+    for _ in 0..2 {
+        let mut operator = UnixStream::connect(&control).expect("there is a control socket");
+        operator.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
+        writeln!(operator, r#"{{"command":"upgrade"}}"#).expect("it is read");
+        let mut answers = BufReader::new(operator).lines().map(|line| line.expect("a line"));
+        let outcome = answers.find(|answer| !answer.contains(r#""reply":"phase""#));
+        assert!(
+            outcome.is_some_and(|outcome| outcome.contains("the preflight command exited with status 1"))
+        );
+    }
+    assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
+    service.first().signal(Signal::TERM);
+    assert_eq!(service.first().exit(), Exit::Status(0));
 }
 
 /// Both are of the start, where there can be no subscriber yet.
