@@ -193,6 +193,10 @@ fn try_begin<P>(
         None => None,
     };
     let Opened { held, adopted, left, passed } = opened;
+    warnings.extend(held.iter().filter(|held| held.is_cut_off()).map(|held| {
+        let (name, address) = (&held.name, &held.address);
+        format!("listener `{name}`: no client finds {address}, somebody has removed or replaced the file; stop and start the service")
+    }));
     let left = left.into_iter().chain(passed.into_iter().map(offered_by_manager)).collect();
     let mut start = Start::new(shared.clone(), held, left, files);
     let forget = |start: &Start| {
@@ -499,6 +503,11 @@ fn open_control(
         ControlAt::Beside(Err(problem)) => return without(problem),
     };
     match opened.open(control::NAME, address, None) {
+        // Somebody has removed the file: the one that was inherited reaches nobody.
+        Ok(held) if held.is_cut_off() => {
+            let bound = opened.bind(control::NAME, address, None);
+            Ok(bound.inspect_err(|error| warnings.push(error.to_string())).ok())
+        }
         Ok(held) => Ok(Some(held)),
         Err(StartError::Bind { source, .. })
             if !is_asked_for && source.kind() != io::ErrorKind::AddrInUse =>

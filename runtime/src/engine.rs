@@ -152,6 +152,7 @@ pub(crate) struct Engine {
     /// What the start had to do without.
     warnings: Vec<String>,
     cannot_wait: Seldom,
+    not_ready: Seldom,
     /// Another process has said what does not belong there.
     stray: Seldom,
     verdict: Option<Verdict>,
@@ -230,6 +231,7 @@ impl Engine {
             hastened: false,
             warnings,
             cannot_wait: Seldom::default(),
+            not_ready: Seldom::default(),
             stray: Seldom::default(),
             verdict: None,
         };
@@ -520,11 +522,12 @@ impl Engine {
             Action::Postpone => self.postpone(),
             Action::ReportActive => self.report_active(),
             Action::Report(outcome) => self.report(outcome),
-            Action::WarnNotReady => {
+            Action::WarnNotReady if self.not_ready.is_due() => {
                 let unserved = self.unserved();
                 let after = humantime::format_duration(self.settings.timeouts.upgrade);
                 complain!(self.shared, "not ready after {after}: {}", self.not_ready_because(&unserved));
             }
+            Action::WarnNotReady => {}
             Action::Check => return self.check(),
             Action::EndCheck => self.end_check(),
             Action::Spawn => return self.spawn(What::Release),

@@ -22,6 +22,9 @@
 //!
 //! What is left at `drain_timeout` is aborted.
 //!
+//! A client that pipelines, as hardly any does, RFC 9112 section 9.3.2, has the requests behind the answer with `Connection: close` to
+//! ask again: that answer says that they were not looked at.
+//!
 //! There is one limit besides: while the service serves, a client has 30 s for the handshake, and for the head of a
 //! request of HTTP/1.1, or the preface of HTTP/2, from its first byte on. What is left half said is closed then, and costs
 //! no descriptor for longer.

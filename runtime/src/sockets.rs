@@ -69,6 +69,12 @@ impl Held {
         (self.address.kind() == Kind::Tcp).then(|| accept_queue(self.fd.as_fd()))?
     }
 
+    /// Whether clients find something else than this socket at its path, or nothing.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let bound = self.address.path().zip(self.inode);
+        bound.is_some_and(|(path, inode)| inode_of(path).ok() != Some(inode))
+    }
+
     /// Removes its path, unless the file there is not the one that was bound.
     pub(crate) fn unlink(&self) -> io::Result<()> {
         let (Some(path), Some(inode)) = (self.address.path(), self.inode) else { return Ok(()) };

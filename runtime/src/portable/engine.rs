@@ -14,7 +14,7 @@ use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
 use crate::pidfile::Pidfile;
-use crate::report::{complain, printable, tell};
+use crate::report::{Seldom, complain, printable, tell};
 use crate::service::Settings;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
@@ -49,6 +49,7 @@ pub(crate) struct Engine {
     /// A signal has asked to stop.
     signalled: bool,
     serving_since: Option<Instant>,
+    not_ready: Seldom,
     verdict: Option<Verdict>,
 }
 
@@ -88,6 +89,7 @@ impl Engine {
             stopping: None,
             signalled: false,
             serving_since: None,
+            not_ready: Seldom::default(),
             verdict: None,
         };
         for action in actions {
@@ -275,7 +277,8 @@ impl Engine {
     /// Carries out one action. One that has a result returns it as an event.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::WarnNotReady => self.warn_not_ready(),
+            Action::WarnNotReady if self.not_ready.is_due() => self.warn_not_ready(),
+            Action::WarnNotReady => {}
             Action::Open => self.open(),
             Action::TakeOver => return Some(self.take_over()),
             Action::Arm(timer) => match Instant::now().checked_add(self.duration(timer)) {

@@ -415,6 +415,25 @@ fn another_user_is_not_served() {
     assert_eq!(ask(&service, "status")["pid"], old.pid());
 }
 
+/// Nobody could come to the one that was inherited.
+#[test]
+fn one_whose_file_is_gone_is_made_again_by_the_next_process() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).serve();
+    fs::remove_file(dir.join("control")).unwrap();
+    let new = service.upgrade(&old);
+    assert_eq!(ask(&service, "status")["pid"], new.pid());
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&new, "alone");
+    let last = service.upgrade(&new);
+    assert_eq!(ask(&service, "status")["pid"], last.pid());
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&last, "alone");
+    last.signal(Signal::TERM);
+    assert_eq!(last.exit(), Exit::Status(0));
+    assert!(!dir.join("control").exists());
+}
+
 #[test]
 fn one_that_is_served_is_not_taken_and_a_stale_one_is() {
     let dir = Dir::new();
