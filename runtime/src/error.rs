@@ -96,14 +96,6 @@ pub enum StartError {
         /// What is wrong.
         problem: String,
     },
-    /// The pid file cannot be written.
-    #[error("cannot write the pid file {}: {source}", path.display())]
-    Pidfile {
-        /// Where.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
     /// The predecessor's offer cannot be taken.
     #[error("cannot take over from the predecessor: {0}")]
     Handover(String),

@@ -24,8 +24,8 @@ pub(crate) fn serve() -> ExitCode {
         .run(|start| {
             let who: TcpListener = start.listener("who")?;
             let upgrader: Upgrader = start.harness()?;
-            let address = who.local_addr().map_err(unknown)?;
-            writeln!(io::stdout(), "{address}").map_err(unknown)?;
+            let address = who.local_addr().map_err(cannot_say)?;
+            writeln!(io::stdout(), "{address}").map_err(cannot_say)?;
             Ok(async move {
                 let me = format!("{} {}\n", upgrader.generation(), std::process::id());
                 loop {
@@ -44,6 +44,6 @@ pub(crate) fn serve() -> ExitCode {
         })
 }
 
-fn unknown(error: io::Error) -> StartError {
-    StartError::Pidfile { path: "stdout".into(), source: error }
+fn cannot_say(error: io::Error) -> StartError {
+    StartError::System { action: "say where it listens", source: error }
 }
