@@ -172,10 +172,14 @@ fn every_option() {
             crate = crate::reexport,
             listen = ["127.0.0.1:7000", admin = ADMIN],
             pidfile = directory().join("a.pid"),
+            control = false,
             upgrade_timeout = "1m 30s",
             probation = Duration::from_secs(3),
             drain_timeout = "500ms",
             upgrade_signal = "SIGUSR2",
+            overlap = "hasten",
+            supervise = "never",
+            preflight = "test -x \"$0\"",
             flavor = "multi_thread",
             worker_threads = 2 * CORES,
         "#,
@@ -199,10 +203,14 @@ fn every_option() {
                     .listen("a", "127.0.0.1:7000")
                     .listen("admin", ADMIN)
                     .pidfile(directory().join("a.pid"))
+                    .control(false)
                     .upgrade_timeout("1m 30s")
                     .probation(Duration::from_secs(3))
                     .drain_timeout("500ms")
                     .upgrade_signal("SIGUSR2")
+                    .overlap("hasten")
+                    .supervise("never")
+                    .preflight("test -x \"$0\"")
                     .flavor(crate::reexport::Flavor::MultiThread)
                     .worker_threads(2 * CORES)
                     .run(|start| {
