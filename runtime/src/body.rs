@@ -144,3 +144,45 @@ fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
     });
     shared.post(Note::BodyReturned { panic });
 }
+
+#[cfg(feature = "tokio")]
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+
+    use crate::{Flavor, Ready, Service, Shutdown, testing};
+
+    /// What the body of a service finds that it runs on: the flavor, and how many threads it has.
+    fn runs_on(service: Service) -> (RuntimeFlavor, usize) {
+        let (say, said) = mpsc::channel();
+        let running = testing::start(service, move |start| {
+            let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            Ok(async move {
+                say.send(seen(&Handle::current())).unwrap();
+                ready.notify();
+                shutdown.await;
+            })
+        });
+        running.unwrap().stop();
+        said.recv().unwrap()
+    }
+
+    fn seen(runtime: &Handle) -> (RuntimeFlavor, usize) {
+        (runtime.runtime_flavor(), runtime.metrics().num_workers())
+    }
+
+    #[test]
+    fn the_body_runs_on_the_runtime_that_is_declared() {
+        for threads in [1, 3] {
+            let service = Service::new().worker_threads(threads);
+            assert_eq!(runs_on(service), (RuntimeFlavor::MultiThread, threads));
+        }
+        let one = (RuntimeFlavor::CurrentThread, 1);
+        assert_eq!(runs_on(Service::new().flavor(Flavor::CurrentThread)), one);
+        // As many as tokio takes by itself: one for each core, unless its own variable says otherwise.
+        let of_tokio = Builder::new_multi_thread().build().unwrap();
+        assert_eq!(runs_on(Service::new()), seen(of_tokio.handle()));
+    }
+}

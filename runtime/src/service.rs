@@ -578,3 +578,68 @@ impl FromStr for UpgradeSignal {
         }
     }
 }
+
+#[cfg(upgrades)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The default of each option, as docs/reference.md has it in its table.
+    fn documented() -> HashMap<String, String> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        let (_, table) =
+            page.split_once("\n| option | value | default | environment |\n|---|---|---|---|\n").unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let row = |line: &str| {
+            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+            (cells[1].clone(), cells[3].trim_matches('"').to_owned())
+        };
+        rows.map(row).collect()
+    }
+
+    fn settle(service: Service) -> Settings {
+        service.settle(Environment::default(), Path::new("/srv")).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_page() {
+        let mut documented = documented();
+        let mut documented =
+            |option: &str| documented.remove(option).unwrap_or_else(|| panic!("no row of {option}"));
+        let duration = |text: String| humantime::parse_duration(&text).unwrap();
+        let service = Service::new();
+        #[cfg(feature = "tokio")]
+        {
+            assert_eq!(
+                (documented("flavor"), service.flavor),
+                ("multi_thread".to_owned(), Flavor::MultiThread)
+            );
+            // Left to tokio: `body.rs` shows how many it takes.
+            let threads = (documented("worker_threads"), service.worker_threads);
+            assert_eq!(threads, ("one for each core".to_owned(), None));
+        }
+        let settings = settle(service);
+        assert_eq!((documented("listen"), settings.listeners.len()), ("[]".to_owned(), 0));
+        assert_eq!((documented("pidfile"), settings.pidfile), ("none".to_owned(), None));
+        assert_eq!((documented("preflight"), settings.preflight), ("none".to_owned(), None));
+        assert_eq!(settings.version, None);
+        assert_eq!(duration(documented("upgrade_timeout")), settings.timeouts.upgrade);
+        assert_eq!(duration(documented("probation")), settings.timeouts.probation);
+        assert_eq!(duration(documented("drain_timeout")), settings.timeouts.drain);
+        let UpgradeSignal(signal) = documented("upgrade_signal").parse().unwrap();
+        assert_eq!(signal, settings.upgrade_signal);
+        assert_eq!(documented("overlap").parse(), Ok(settings.overlap));
+        assert_eq!(documented("supervise").parse(), Ok(settings.supervise));
+
+        let beside = "the pid file with extension control; none without a pid file";
+        assert_eq!(documented("control"), beside);
+        assert!(settings.control.is_none());
+        let settings = settle(Service::new().pidfile("run/echo.pid"));
+        assert_eq!(settings.pidfile.as_deref(), Some(Path::new("/srv/run/echo.pid")));
+        let Some(ControlAt::Beside(Ok(control))) = settings.control else {
+            panic!("it is beside the pid file")
+        };
+        assert_eq!(control.to_string(), "unix:///srv/run/echo.control?mode=600");
+    }
+}

@@ -288,3 +288,95 @@ mod milliseconds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No two values are one, so that none can stand for another.
+    fn status() -> Status {
+        let listener = |name: &str, taken, waiting, backlog| {
+            let address = "tcp://127.0.0.1:7000".to_owned();
+            Listener { name: name.to_owned(), address, taken, waiting, backlog }
+        };
+        let generation = |generation, pid, open| Generation { generation, pid, open };
+        Status {
+            generation: 3,
+            pid: 4711,
+            version: Some("1.4.0".to_owned()),
+            phase: Phase::Upgrading,
+            uptime: Duration::from_millis(3_009_900),
+            serving: Some(Duration::from_millis(3_001_100)),
+            executable: None,
+            predecessor: Some(4700),
+            successor: None,
+            open: 17,
+            generations: vec![
+                generation(2, 4700, Some(5)),
+                generation(3, 4711, Some(17)),
+                generation(4, 4712, None),
+            ],
+            listeners: vec![
+                listener("echo", Some(90_210), Some(6), Some(4096)),
+                listener("raw", None, None, None),
+            ],
+            upgrades: Upgrades { done: 2, refused: 8, failed: 9, last_failure: Some("no disk".to_owned()) },
+        }
+    }
+
+    #[test]
+    fn it_is_text_for_prometheus() {
+        let expected = "\
+# HELP tableflip_generation 1 for the process that was started first.
+# TYPE tableflip_generation gauge
+tableflip_generation 3
+# HELP tableflip_pid The process that answers.
+# TYPE tableflip_pid gauge
+tableflip_pid 4711
+# HELP tableflip_uptime_seconds Since when it runs.
+# TYPE tableflip_uptime_seconds gauge
+tableflip_uptime_seconds 3009
+# HELP tableflip_serving_seconds Since when it serves.
+# TYPE tableflip_serving_seconds gauge
+tableflip_serving_seconds 3001
+# HELP tableflip_open Connections and guards that are open in it.
+# TYPE tableflip_open gauge
+tableflip_open 17
+# HELP tableflip_predecessor Whether its predecessor lives.
+# TYPE tableflip_predecessor gauge
+tableflip_predecessor 1
+# HELP tableflip_successor Whether its successor lives.
+# TYPE tableflip_successor gauge
+tableflip_successor 0
+# HELP tableflip_generation_open Connections and guards that are open in each process of the service.
+# TYPE tableflip_generation_open gauge
+tableflip_generation_open{generation=\"2\"} 5
+tableflip_generation_open{generation=\"3\"} 17
+# HELP tableflip_upgrades_done_total Upgrades of the service.
+# TYPE tableflip_upgrades_done_total counter
+tableflip_upgrades_done_total 2
+# HELP tableflip_upgrades_refused_total Upgrades that it refused.
+# TYPE tableflip_upgrades_refused_total counter
+tableflip_upgrades_refused_total 8
+# HELP tableflip_upgrades_failed_total Upgrades of it that failed.
+# TYPE tableflip_upgrades_failed_total counter
+tableflip_upgrades_failed_total 9
+# HELP tableflip_taken_total Connections and datagrams that it has taken.
+# TYPE tableflip_taken_total counter
+tableflip_taken_total{listener=\"echo\"} 90210
+# HELP tableflip_waiting Connections in the queue of a listener.
+# TYPE tableflip_waiting gauge
+tableflip_waiting{listener=\"echo\"} 6
+# HELP tableflip_backlog Connections that the queue of a listener has room for.
+# TYPE tableflip_backlog gauge
+tableflip_backlog{listener=\"echo\"} 4096
+";
+        assert_eq!(status().prometheus(), expected);
+        // The other way round, and one that does not serve yet.
+        let other =
+            Status { predecessor: None, successor: Some(4712), serving: None, ..status() }.prometheus();
+        for sample in ["predecessor 0", "successor 1", "serving_seconds 0"] {
+            assert!(other.contains(&format!("\ntableflip_{sample}\n")), "{other}");
+        }
+    }
+}
