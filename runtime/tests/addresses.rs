@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tableflip::Service;
-use tableflip::testing;
+use tableflip::{Address, Service, testing};
 
 /// Runs a service with a listener of this type, in threads and in tasks, whose body says its own address and then that of
 /// each peer; `$with` is what listens to it.
@@ -103,9 +102,15 @@ fn of_tcp_sockets() {
             eprintln!("skipped: no IPv6 here");
             continue;
         }
-        in_both_flavours!(TcpListener, address, |said: &Receiver<std::net::SocketAddr>| {
-            let client = TcpStream::connect(said.recv().unwrap()).unwrap();
+        let listens = |said: &Receiver<std::net::SocketAddr>| {
+            let own = said.recv().unwrap();
+            assert_eq!(format!("tcp://{own}"), address.replace(":0", &format!(":{}", own.port())));
+            let client = TcpStream::connect(own).unwrap();
             assert_eq!(said.recv().unwrap(), client.local_addr().unwrap());
-        });
+        };
+        in_both_flavours!(TcpListener, address, listens);
+        // An expression of the attribute may be of each of these types as well.
+        in_both_flavours!(TcpListener, address.to_owned(), listens);
+        in_both_flavours!(TcpListener, address.parse::<Address>().unwrap(), listens);
     }
 }

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tableflip::net::{TcpListener, UnixListener};
+use tableflip::Address;
+use tableflip::net::{TcpListener, UdpSocket, UnixListener};
 
 const ADDRESS: &str = "tcp://127.0.0.1:7000";
 const DRAIN: Duration = Duration::from_secs(5);
@@ -10,8 +11,16 @@ fn run_dir() -> PathBuf {
     Path::new("/run").join("echo")
 }
 
+fn statistics() -> Address {
+    "udp://127.0.0.1:7001".parse().expect("an address")
+}
+
 #[tableflip::main(
-    listen = [echo = ADDRESS, admin = format!("unix://{}", run_dir().join("admin.sock").display())],
+    listen = [
+        echo = ADDRESS,
+        admin = format!("unix://{}", run_dir().join("admin.sock").display()),
+        statistics = statistics(),
+    ],
     pidfile = run_dir().join("echo.pid"),
     control = run_dir().join("echo.control"),
     upgrade_timeout = DRAIN * 2,
@@ -20,8 +29,8 @@ fn run_dir() -> PathBuf {
     preflight = run_dir().join("check"),
     worker_threads = 2 * CORES,
 )]
-async fn service(echo: TcpListener, admin: UnixListener) {
-    drop((echo, admin));
+async fn service(echo: TcpListener, admin: UnixListener, statistics: UdpSocket) {
+    drop((echo, admin, statistics));
 }
 
 fn main() {
