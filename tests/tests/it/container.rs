@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, kill_process};
 
 use crate::harness::booted::until;
 use crate::harness::load::Load;
-use crate::harness::{Client, Dir, Root, Signal, root_or_skip};
+use crate::harness::{Client, Dir, Root, Signal, root_or_skip, wait_until_refused};
+use crate::look;
 
 /// A victim that is the first process of a namespace of processes.
 struct Container {
@@ -22,8 +24,16 @@ struct Container {
 }
 
 impl Container {
-    /// `plan` is that of each process, one a line; the first line is the supervisor's.
-    fn start(dir: &Dir, plan: &str) -> Self {
+    /// One with a supervisor, which is what there is unless somebody says otherwise. `plan` is that of each process, one a line;
+    /// the first line is the supervisor's.
+    fn supervised(dir: &Dir, plan: &str, supervise: Option<&str>) -> Self {
+        let (container, serving) = Self::start(dir, plan, supervise);
+        assert!(!serving.starts_with("1 "), "another one serves: {serving}");
+        container
+    }
+
+    /// And the line of the process that serves.
+    fn start(dir: &Dir, plan: &str, supervise: Option<&str>) -> (Self, String) {
         fs::write(dir.join("plan"), plan).expect("a file");
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -35,6 +45,7 @@ impl Container {
             .env("VICTIM_AWAIT", "1")
             .env("TABLEFLIP_PIDFILE", dir.join("pid"))
             .env("TABLEFLIP_PROBATION", "10ms")
+            .envs(supervise.map(|when| ("TABLEFLIP_SUPERVISE", when)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.join("log")).expect("a file"))
@@ -44,11 +55,12 @@ impl Container {
         let mut lines = BufReader::new(unshare.stdout.take().expect("it is a pipe")).lines();
         assert!(wait(&mut lines, "main").starts_with("1 0"), "it is the first process");
         let address = wait(&mut lines, "listening").rsplit(' ').next().expect("an address").to_owned();
-        assert!(!wait(&mut lines, "step:Serving").starts_with("1 "), "another one serves");
+        let serving = wait(&mut lines, "step:Serving");
         let children = format!("/proc/{0}/task/{0}/children", unshare.id());
         let first =
             fs::read_to_string(children).expect("it lives").trim().parse().ok().and_then(Pid::from_raw);
-        Self { unshare, first: first.expect("a process ID"), address, lines, _lifeline: lifeline }
+        let first = first.expect("a process ID");
+        (Self { unshare, first, address, lines, _lifeline: lifeline }, serving)
     }
 
     fn signal(&self, signal: Signal) {
@@ -60,10 +72,8 @@ impl Container {
     }
 
     /// Of the first process: the processes that it is the parent of.
-    fn children(&self) -> Vec<String> {
-        let pid = self.first.as_raw_pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
-        children.split_whitespace().map(str::to_owned).collect()
+    fn children(&self) -> Vec<u32> {
+        look::children_of(Path::new(&format!("/proc/{}", self.first.as_raw_pid())))
     }
 
     /// How the container has ended, as a container engine would say it.
@@ -86,7 +96,7 @@ fn m11_p2_ten_upgrades_of_a_container_under_load() {
     let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
     // Of the supervisor and ten generations nothing; the last body has something to say at the stop.
-    let mut container = Container::start(&dir, &("\n".repeat(11) + "shutdown return 7\n"));
+    let mut container = Container::supervised(&dir, &("\n".repeat(11) + "shutdown return 7\n"), None);
     // What a service leaves behind is its parent's, which reaps it.
     let mut client = Client::tcp(&container.address);
     assert_eq!(client.ask("do run orphan setsid -f true"), "done");
@@ -125,9 +135,31 @@ fn m11_p2_ten_upgrades_of_a_container_under_load() {
 fn a_crash_of_the_one_that_serves_ends_the_container() {
     let Some(Root) = root_or_skip() else { return };
     let dir = Dir::new();
-    let mut container = Container::start(&dir, "");
+    // Said or not, it is the same.
+    let mut container = Container::supervised(&dir, "", Some("auto"));
     container.signal(Signal::HUP);
     container.wait("alone");
     Client::tcp(&container.address).send("do signal KILL");
     assert_eq!(container.exit(), 128 + 9, "as a shell says of SIGKILL");
+}
+
+/// It is the service itself then, as docs/reference.md says: the first upgrade is the end of the container.
+#[test]
+fn a_first_process_that_is_to_supervise_nobody_serves() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let (mut container, serving) = Container::start(&dir, "", Some("never"));
+    assert!(serving.starts_with("1 1 "), "{serving}");
+    let mut client = Client::tcp(&container.address);
+    assert_eq!(client.who(), (1, 1));
+    assert_eq!(container.children(), [0_u32; 0]);
+    container.signal(Signal::HUP);
+    container.wait("upgrading");
+    let draining = container.wait("draining");
+    assert!(draining.starts_with("1 1 "), "{draining}");
+    assert_eq!(container.children().len(), 1);
+    client.close();
+    let address = container.address.clone();
+    assert_eq!(container.exit(), 0, "as it ends outside of a container");
+    wait_until_refused(address);
 }

@@ -89,7 +89,12 @@ pub(crate) fn status_of_thread(process: &Process, name: &str) -> String {
 
 /// Its children, the dead ones that nobody has reaped among them.
 pub(crate) fn children(process: &Process) -> Vec<u32> {
-    let tasks = fs::read_dir(process.proc("task")).expect("the process lives");
+    children_of(&process.proc(""))
+}
+
+/// The same of a process by its directory in /proc: each of its threads has a list of its own.
+pub(crate) fn children_of(proc: &Path) -> Vec<u32> {
+    let tasks = fs::read_dir(proc.join("task")).expect("the process lives");
     let lists = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
     lists
         .flat_map(|list| {
