@@ -1,6 +1,6 @@
 //! A service as a user writes it, without a subscriber of `tracing`: what the harness has to say is on stderr.
 //!
-//! Every option of the attribute that the environment overrides is set, to a value that a test can tell from its own.
+//! Options of the attribute that the environment overrides are set, to values that a test can tell from its own.
 //! Each process says `PID GENERATION ADDRESS` on stdout, and writes `NAME PID` into each file that it inherits. A client
 //! sends lines; `answer` has what can be asked for. With `PLAIN_MUTE` set, a successor is never ready.
 
@@ -20,6 +20,7 @@ use tableflip::{Inherited, Shutdown, UpgradeError, Upgraded, Upgrader};
     probation = Duration::from_millis(10),
     drain_timeout = "59m",
     upgrade_signal = "SIGUSR1",
+    overlap = "wait",
     listen = [talk = "tcp://127.0.0.1:0", other_talk = format!("unix:@tableflip-plain-{}", std::process::id())],
 )]
 fn main(
@@ -84,6 +85,7 @@ impl Plain {
                 outcome(runtime.block_on(self.upgrader.upgrade()))
             }
             "upgrade-blocking" => outcome(self.upgrader.upgrade_blocking()),
+            "status" => serde_json::to_string(&self.upgrader.status_blocking()).expect("it is JSON"),
             // Something that is never finished.
             "hold" => {
                 std::mem::forget(self.shutdown.guard());

@@ -1,6 +1,8 @@
 //! `Upgrader`: upgrades and stops that the service asks for itself.
 
-use crate::harness::{Dir, Exit, Signal};
+use serde_json::Value;
+
+use crate::harness::{Client, Dir, Exit, Signal};
 
 #[test]
 fn upgrade_returns_the_successor() {
@@ -150,4 +152,48 @@ fn an_upgrade_works_though_the_runtime_is_blocked() {
     let new = service.upgrade(&old);
     // What it would not have accepted for a long time yet.
     assert_eq!(waiting.receive().unwrap(), format!("2 {}", new.pid()));
+}
+
+/// The body in a task asks with `status`, that in a thread with `status_blocking`.
+#[test]
+fn status_is_what_the_control_socket_says() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().env("TABLEFLIP_CONTROL", "control").serve();
+    service.plan("init exit 3");
+    service.start_upgrade(&old);
+    service.wait_for_failure(&old);
+    let status = same_status(&mut service.connect(), &mut service.connect_unix("control"));
+    assert_eq!((&status["pid"], &status["version"]), (&old.pid().into(), &"7.7.7".into()));
+    assert_eq!(status["upgrades"]["failed"], 1);
+
+    let dir = Dir::new();
+    let service = dir.command(env!("CARGO_BIN_EXE_plain")).start();
+    dir.wait_until("pid file", || dir.join("declared.pid").exists().then_some(()));
+    // It tells the address as well.
+    let mut operator = service.connect_unix("declared.control");
+    let listeners = ask_control(&mut operator)["listeners"].take();
+    let address =
+        listeners[0]["address"].as_str().and_then(|it| it.strip_prefix("tcp://")).expect("it has one");
+    let status = same_status(&mut Client::tcp(address), &mut operator);
+    assert_eq!(status["pid"], service.first().pid());
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "that of its package");
+}
+
+/// What the body answers: the same as what an operator is told, but for the time that passes between the two.
+fn same_status(client: &mut Client, operator: &mut Client) -> Value {
+    let mut status: Value = serde_json::from_str(&client.ask("status")).unwrap();
+    let mut told = ask_control(operator);
+    for about_the_reply in ["reply", "protocol", "release"] {
+        told.as_object_mut().unwrap().remove(about_the_reply).expect("it is there");
+    }
+    for time in ["uptime_ms", "serving_ms"] {
+        let [earlier, later] = [&mut status, &mut told].map(|it| it[time].take().as_u64().expect("a time"));
+        assert!(earlier <= later, "{time}: {earlier}, {later}");
+    }
+    assert_eq!(status, told);
+    status
+}
+
+fn ask_control(operator: &mut Client) -> Value {
+    serde_json::from_str(&operator.ask(r#"{"command":"status"}"#)).unwrap()
 }

@@ -295,6 +295,7 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
                     .expect("it does not panic"),
             )
         }
+        "status" => serde_json::to_string(&victim.upgrader.status().await).expect("it is JSON"),
         "stop" => {
             victim.upgrader.stop();
             "stopping".to_owned()
