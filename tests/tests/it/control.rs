@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::harness::booted::until;
 use crate::harness::{
     Client, Command, DEADLINE, Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip,
 };
@@ -68,14 +70,22 @@ fn it_tells_how_things_stand() {
         "backlog": 7,
     }]);
     assert_eq!(status["listeners"], echo);
-    let running = fs::read_link(old.proc("exe")).unwrap();
-    assert_eq!(status["executable"]["path"], running.to_str().unwrap());
+    let running = old.proc("exe");
+    let file = fs::metadata(&running).unwrap();
+    let executable = serde_json::json!({
+        "path": fs::read_link(running).unwrap(), "inode": file.ino(), "modified": file.mtime(),
+    });
+    assert_eq!(status["executable"], executable);
 
     let new = service.upgrade(&old);
     let status = ask(&service, "status");
     assert_eq!((&status["generation"], &status["pid"]), (&2.into(), &new.pid().into()));
     assert_eq!(status["predecessor"], old.pid());
     assert_eq!((&status["open"], &status["upgrades"]["done"]), (&0.into(), &1.into()));
+    let refused = "the predecessor is still draining";
+    assert_eq!(ask(&service, "upgrade")["message"], refused);
+    let upgrades = serde_json::json!({"done": 1, "refused": 1, "failed": 0, "last_failure": refused});
+    assert_eq!(ask(&service, "status")["upgrades"], upgrades);
     // What is open in the predecessor it says itself, at once and when it has changed.
     let open = |open: u32| {
         serde_json::json!([
@@ -91,6 +101,26 @@ fn it_tells_how_things_stand() {
     old.kill();
     service.wait(&new, "alone");
     assert_eq!(ask(&service, "status")["predecessor"], Value::Null);
+}
+
+/// Of a listener that nobody accepts from.
+#[test]
+fn it_tells_how_many_connections_wait() {
+    let dir = Dir::new();
+    let idle = "tcp://127.0.0.1:0?backlog=5";
+    let command = controlled(&dir).listen("idle", idle).takes_ready().plan("init skip idle");
+    let (service, _process) = command.serve();
+    let queue = || {
+        let listener = ask(&service, "status")["listeners"][1].take();
+        assert_eq!((&listener["name"], &listener["taken"]), (&"idle".into(), &0.into()));
+        (listener["waiting"].as_u64().unwrap(), listener["backlog"].as_u64().unwrap())
+    };
+    assert_eq!(queue(), (0, 5));
+    let connect = |_| TcpStream::connect(service.address("idle")).unwrap();
+    let waiting: Vec<_> = (0..3).map(connect).collect();
+    // The last of a handshake may be on its way still.
+    until("queue of three", || (queue() == (3, 5)).then_some(()));
+    drop(waiting);
 }
 
 #[test]
@@ -202,7 +232,7 @@ fn it_moves_to_the_successor_and_back() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).probation("1h").serve();
     let pid_of = |service: &Service| ask(service, "status")["pid"].as_u64().unwrap();
-    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.join("control")).unwrap());
+    let inode = || fs::metadata(dir.join("control")).unwrap().ino();
     let first = inode();
     let new = service.upgrade(&old);
     assert_eq!(pid_of(&service), u64::from(new.pid()));

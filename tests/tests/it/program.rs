@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::harness::terminal::terminal;
 use crate::harness::{Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip};
+use crate::look;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tableflip-program");
 
@@ -126,6 +127,29 @@ fn refused_or_failed_is_1() {
         .failed(1, "the check exited with status 3: no disk; no upgrade was asked for");
     assert!(!service.has_said(&old, "standby"), "it has heard of one upgrade, which failed");
     check("test -x \"$0\"").done();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// The stop comes while the operator's check runs. Whoever calls later finds no control socket: it is gone with the listeners.
+#[test]
+fn a_service_that_stops_refuses_an_upgrade_with_1() {
+    let dir = Dir::new();
+    let gate = dir.gate("check");
+    let (service, old) = controlled(&dir);
+    let open = service.open(&old);
+    let mut upgrade = command(&dir, "upgrade pid --check");
+    upgrade.arg("echo >checks; head -c 1 <gate-check").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let upgrading = upgrade.spawn().expect("it runs");
+    dir.wait_until("check", || dir.join("checks").exists().then_some(()));
+    old.signal(Signal::TERM);
+    service.wait_for(&old, "draining", "open=1");
+    gate.open();
+    end(upgrading).failed(1, "tableflip: this process is terminating");
+    run(&dir, "upgrade --timeout 300ms pid")
+        .failed(5, "whether it refused, failed or goes on, and why, only its log tells");
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    drop(open);
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
@@ -705,4 +729,28 @@ fn another_user_is_refused_with_1() {
     fs::remove_file(dir.join("pid.control")).unwrap();
     as_nobody("stop pid").failed(1, &format!("process {} is of another user", old.pid()));
     assert!(!old.has_exited());
+}
+
+/// The other half of it: the service is that user's, and so is one who asks; the other is root.
+#[test]
+fn root_and_the_user_of_the_service_are_served() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
+    // What this user may execute and write.
+    let (binary, program) = (dir.copy_of_victim("svc"), dir.copy(PROGRAM, "tableflip"));
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let command = dir.victim().binary(&binary).started_by("setpriv", &user);
+    let (service, old) = command.env("TABLEFLIP_CONTROL", "pid.control").serve();
+    assert_eq!(look::status(&old, "Uid"), "65534\t65534\t65534\t65534");
+    let first = format!("generation 1, process {}: serving", old.pid());
+    let mut theirs = Command::new(program);
+    theirs.current_dir(dir.path()).args(["status", "pid"]).uid(65534).gid(65534);
+    let status = Ran::from(theirs.output().expect("it runs"));
+    assert!(status.done().starts_with(&first), "{}", status.out);
+    let status = run(&dir, "status pid");
+    assert!(status.done().starts_with(&first), "{}", status.out);
+    run(&dir, "upgrade pid").done();
+    let new = service.next_process();
+    assert_eq!(run(&dir, "stop pid").done(), format!("process {} is gone\n", new.pid()));
 }
