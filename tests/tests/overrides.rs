@@ -67,11 +67,11 @@ fn pidfile() {
 #[test]
 fn upgrade_timeout() {
     let dir = Dir::new();
-    let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_UPGRADE_TIMEOUT", "70ms"), ("PLAIN_MUTE", "1")]);
+    let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_UPGRADE_TIMEOUT", "70ms"), ("PLAIN_MUTE", "1")]);
     let failed = "err the successor was not ready within 70ms: its body has not asked for a connection of `talk`, \
                   `other_talk`";
+    // On a machine that is busy the successor may not have come to its first word by then.
     assert_eq!(Client::connect(old.address).ask("upgrade"), failed);
-    plain.hello();
     assert_eq!(Client::connect(old.address).ask("who"), format!("1 {}", old.pid));
 }
 
