@@ -14,13 +14,25 @@ use crate::look;
 
 /// A victim that is the first process of a namespace of processes.
 struct Container {
-    unshare: Child,
+    unshare: Unshare,
     /// That process, as it is seen from outside.
     first: Pid,
     address: String,
     lines: Lines<BufReader<ChildStdout>>,
     /// Its end is how a victim learns that the test is over.
     _lifeline: ChildStdin,
+}
+
+/// unshare(1), whose end is that of the container: a victim that is the first process there cannot end itself when the test
+/// is over, for no process of its namespace can kill it.
+struct Unshare(Child);
+
+impl Drop for Unshare {
+    fn drop(&mut self) {
+        match self.0.kill().and_then(|()| self.0.wait()) {
+            Ok(_) | Err(_) => {}
+        }
+    }
 }
 
 impl Container {
@@ -35,7 +47,7 @@ impl Container {
     /// And the line of the process that serves.
     fn start(dir: &Dir, plan: &str, supervise: Option<&str>) -> (Self, String) {
         fs::write(dir.join("plan"), plan).expect("a file");
-        let mut unshare = Command::new("unshare")
+        let unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(env!("CARGO_BIN_EXE_victim"))
             .env_clear()
@@ -51,12 +63,13 @@ impl Container {
             .stderr(fs::File::create(dir.join("log")).expect("a file"))
             .spawn()
             .expect("unshare");
-        let lifeline = unshare.stdin.take().expect("it is a pipe");
-        let mut lines = BufReader::new(unshare.stdout.take().expect("it is a pipe")).lines();
+        let mut unshare = Unshare(unshare);
+        let lifeline = unshare.0.stdin.take().expect("it is a pipe");
+        let mut lines = BufReader::new(unshare.0.stdout.take().expect("it is a pipe")).lines();
         assert!(wait(&mut lines, "main").starts_with("1 0"), "it is the first process");
         let address = wait(&mut lines, "listening").rsplit(' ').next().expect("an address").to_owned();
         let serving = wait(&mut lines, "step:Serving");
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        let children = format!("/proc/{0}/task/{0}/children", unshare.0.id());
         let first =
             fs::read_to_string(children).expect("it lives").trim().parse().ok().and_then(Pid::from_raw);
         let first = first.expect("a process ID");
@@ -78,7 +91,7 @@ impl Container {
 
     /// How the container has ended, as a container engine would say it.
     fn exit(mut self) -> i32 {
-        let status = self.unshare.wait().expect("it is a child");
+        let status = self.unshare.0.wait().expect("it is a child");
         status.code().expect("unshare exits like it")
     }
 }
