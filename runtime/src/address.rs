@@ -540,3 +540,52 @@ fn applies(scope: For, kind: Kind, place: &Place) -> Result<(), &'static str> {
     };
     if fits { Ok(()) } else { Err(only) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is at fault is named to the byte: the compiler shows it in the literal.
+    #[test]
+    fn an_error_names_the_part_that_is_at_fault() {
+        for (text, part) in [
+            ("", ""),
+            ("tcp://h\u{85}st:80", "\u{85}"),
+            ("http://127.0.0.1:80", "http"),
+            ("tcp://[::1:80", "[::1:80"),
+            ("udp://[fe80::x]:53", "fe80::x"),
+            ("tcp://[::1]?backlog=5", "[::1]"),
+            ("localhost?backlog=5", "localhost"),
+            ("tcp://:80?backlog=5", ":80"),
+            ("tcp://::1:80", "::1"),
+            ("127.0.0.1:?backlog=5", "127.0.0.1:"),
+            ("tcp://127.0.0.1:70000?nodelay=1", "70000"),
+            ("[::1]:+80", "+80"),
+            ("tcp://127.1:80", "127.1"),
+            ("udp://a..b:80", "a..b"),
+            ("unix:?mode=660", "unix:"),
+            ("unix:@?mode=660", "@"),
+            ("unix://run/a.sock", "run/a.sock"),
+            ("unix-dgram:///run/?mode=660", "/run/"),
+            ("127.0.0.1:80?backlog=5&reuse_port", "reuse_port"),
+            ("127.0.0.1:80?backlog=5&reuseport=1&nodelay=1", "reuseport"),
+            ("udp://127.0.0.1:53?reuse_port=1&backlog=5", "backlog"),
+            ("127.0.0.1:80?backlog=5&nodelay=1&backlog=6", "backlog"),
+            ("127.0.0.1:80?backlog=many&nodelay=1", "many"),
+            ("/run/a.sock?user=&mode=661", ""),
+            ("/run/a.sock?user=a&mode=888", "888"),
+        ] {
+            let error = text.parse::<Address>().expect_err(text);
+            assert_eq!(&text[error.at()], part, "{text}: {error}");
+        }
+        // Of two that read alike it is the later one.
+        let twice = "127.0.0.1:80?backlog=5&nodelay=1&backlog=6";
+        assert_eq!(twice.parse::<Address>().expect_err(twice).at(), 33..40);
+        for place in ["/run/", "@"] {
+            let long = format!("unix:{place}{}", "a".repeat(108));
+            let error = long.parse::<Address>().expect_err(&long);
+            let part = long.trim_start_matches("unix:");
+            assert_eq!(&long[error.at()], part, "{error}");
+        }
+    }
+}
