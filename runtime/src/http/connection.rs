@@ -225,13 +225,15 @@ async fn until_closed<C: Future>(
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::io::Write;
 
     use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::net::TcpStream;
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::http::activity::Connection;
+    use crate::http::activity::{Connection, is_quiet};
     use crate::http::sealed::Stream;
     use crate::shared::Shared;
 
@@ -239,6 +241,12 @@ mod tests {
         /// What has been written to the other end is known at once.
         fn is_quiet(&self) -> bool {
             true
+        }
+    }
+
+    impl Stream for TcpStream {
+        fn is_quiet(&self) -> bool {
+            is_quiet(self)
         }
     }
 
@@ -282,17 +290,10 @@ mod tests {
             H: Future<Output = Result<Connection<DuplexStream>, BoxError>> + Send + 'static,
         {
             let (stream, server) = tokio::io::duplex(1024);
-            let shared = Arc::new(Shared::new(1, false, Duration::from_secs(30)).unwrap());
-            let activity = Arc::new(Activity::default());
-            let io = handshake(Connection::new(server, activity.clone()));
-            let service = service_fn(|mut request: Request<Incoming>| async move {
-                while poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await.is_some() {}
-                Ok::<_, Infallible>(Response::new("yes".to_owned()))
-            });
-            let shutdown = Shutdown::new(shared.clone());
-            let service = Answering::new(service, shutdown.clone(), activity.clone());
-            let served = tokio::spawn(serve(io, service, activity, shutdown));
-            Self { stream, served, shared }
+            let activity = Arc::default();
+            let io = handshake(Connection::new(server, Arc::clone(&activity)));
+            let (served, shared) = begin(io, activity);
+            Self { stream, served: tokio::spawn(served), shared }
         }
 
         async fn write(&mut self, text: &str) {
@@ -300,11 +301,7 @@ mod tests {
         }
 
         async fn assert_is_answered(&mut self) {
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"\r\n\r\nyes") {
-                let read = self.stream.read_buf(&mut answer).await.unwrap();
-                assert_ne!(read, 0, "{answer:?}");
-            }
+            take_answer(&mut self.stream).await;
         }
 
         /// It is closed, and so many seconds from now.
@@ -318,6 +315,30 @@ mod tests {
         async fn wait(&self, time: Duration) {
             tokio::time::sleep(time).await;
             assert!(!self.served.is_finished());
+        }
+    }
+
+    /// The service of a connection, which is yet to be polled.
+    fn begin<I, H>(io: H, activity: Arc<Activity>) -> (impl Future<Output = ()>, Arc<Shared>)
+    where
+        I: Stream,
+        H: Future<Output = Result<Connection<I>, BoxError>>,
+    {
+        let shared = Arc::new(Shared::new(1, false, Duration::from_secs(30)).unwrap());
+        let service = service_fn(|mut request: Request<Incoming>| async move {
+            while poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await.is_some() {}
+            Ok::<_, Infallible>(Response::new("yes".to_owned()))
+        });
+        let shutdown = Shutdown::new(shared.clone());
+        let service = Answering::new(service, shutdown.clone(), activity.clone());
+        (serve(io, service, activity, shutdown), shared)
+    }
+
+    async fn take_answer(stream: &mut (impl AsyncRead + Unpin)) {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nyes") {
+            let read = stream.read_buf(&mut answer).await.unwrap();
+            assert_ne!(read, 0, "{answer:?}");
         }
     }
 
@@ -428,6 +449,49 @@ mod tests {
                 client.write(&byte.to_string()).await;
             }
             client.assert_is_answered().await;
+        }
+    }
+
+    /// K9. A request has arrived of which tokio has not heard, at the very moment at which the grace is over: a close would
+    /// reset the connection, and lose the answer.
+    #[test]
+    fn k9_a_request_that_crosses_the_close_is_answered() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = runtime.unwrap();
+        for before in ["", GET] {
+            runtime.block_on(async {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                // One and the same: what is written by the first, tokio does not hear of.
+                let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                client.set_nonblocking(true).unwrap();
+                let mut reading = TcpStream::from_std(client.try_clone().unwrap()).unwrap();
+                let server = listener.accept().unwrap().0;
+                server.set_nonblocking(true).unwrap();
+                let server = TcpStream::from_std(server).unwrap();
+                let activity = Arc::default();
+                let connection = Connection::new(server, Arc::clone(&activity));
+                let (served, shared) = begin(async { Ok(connection) }, activity);
+                let mut served = pin!(served);
+                let write = |text: &str| (&client).write_all(text.as_bytes()).unwrap();
+                if !before.is_empty() {
+                    write(before);
+                    tokio::select! {
+                        () = served.as_mut() => panic!("it has ended"),
+                        () = take_answer(&mut reading) => {}
+                    }
+                }
+                shared.shutdown.set(());
+                let begins = poll_fn(|cx| Poll::Ready(served.as_mut().poll(cx))).await;
+                assert!(begins.is_pending(), "{before:?}: the grace has begun");
+                tokio::time::sleep(secs(5)).await;
+                write(GET);
+                let ends = poll_fn(|cx| Poll::Ready(served.as_mut().poll(cx))).await;
+                assert!(ends.is_pending(), "{before:?}: closed with a request in it");
+                tokio::join!(served, async {
+                    take_answer(&mut reading).await;
+                    assert_eq!(reading.read(&mut [0]).await.unwrap(), 0, "{before:?}: it ends in order");
+                });
+            });
         }
     }
 }
