@@ -311,6 +311,36 @@ fn every_message_is_described() {
     assert!(missing.is_empty(), "not in docs/reference.md:\n{}", missing.join("\n"));
 }
 
+/// What the compiler says of the attribute is shown by `tests/ui/fail`: the messages of the tables, and those that the macro puts
+/// together.
+#[test]
+fn every_message_of_the_compiler_has_its_file() {
+    let reference = reference();
+    let tables = between(&reference, "## Messages of the compiler", "## Messages about addresses");
+    let cells = tables.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let cells = cells.filter(|cell| cell.starts_with('`')).flat_map(|cell| cell.split("`, "));
+    let mut messages: Vec<_> = cells.map(|text| text.trim_matches(['`', ' ']).to_owned()).collect();
+    assert!(messages.len() > 40, "the tables are not read as they should be: {messages:?}");
+    // What is said of an address is that of the file for both crates, and has a table of its own.
+    let files = sources().into_iter().filter(|file| file.starts_with("macros/src"));
+    for file in files.filter(|file| !file.ends_with("address.rs")) {
+        let source = read(&file);
+        messages.extend(literals(source.split("#[cfg(test)]\nmod tests").next().unwrap()));
+    }
+    let directory = root().join("tests/ui/fail");
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let shown: Vec<_> = files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "stderr"))
+        .map(|file| read(file).split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let is_shown = |message: &&String| {
+        let fragments = fragments(message);
+        shown.iter().any(|text| fragments.iter().all(|fragment| text.contains(fragment.trim())))
+    };
+    let missing: Vec<_> = messages.iter().filter(|message| !is_shown(message)).collect();
+    assert!(missing.is_empty(), "no file of tests/ui/fail shows: {missing:#?}");
+}
+
 /// What an operator may be told, and is no reason why something did not happen: what goes on, what is known, what a test says.
 const NO_REASONS: &[&str] = &[
     "checking {}",

@@ -1,0 +1,2 @@
+#[tableflip::main(preflight = 7)]
+fn main() {}
