@@ -113,6 +113,34 @@ fn ctrl_c_in_mid_upgrade_stops_everything() {
     assert_eq!(service.pidfile(), None);
 }
 
+/// P6. The same by somebody who does not wait for what is open, wherever the upgrade is: nobody is left, and nothing that is in the
+/// way of the next start.
+#[test]
+fn ctrl_c_twice_in_mid_upgrade_ends_everything_at_once() {
+    for point in ["main", "init", "step:Prepared", "step:TakingOver", "serving", "step:Serving"] {
+        let dir = Dir::new();
+        let gate = dir.gate("here");
+        let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+        let mut open = service.open(&old);
+        service.plan(&format!("{point} gate here"));
+        let new = service.start_upgrade(&old);
+        service.wait(&new, "gate");
+        old.signal_group(Signal::INT);
+        service.wait(&old, "stop");
+        assert_eq!(open.who(), (1, old.pid()), "{point}: the first leaves it what is open");
+        old.signal_group(Signal::INT);
+        gate.open();
+        assert_eq!(old.exit(), Exit::by(Signal::INT), "{point}");
+        service.wait_until_all_are_gone();
+        assert_eq!(service.pidfile(), None, "{point}");
+        open.wait_for_the_end();
+        drop(service);
+        let (service, next) = dir.victim().listen_unix("local").serve();
+        assert_eq!(service.connect().who(), (1, next.pid()), "{point}");
+        assert_eq!(service.pidfile(), Some(next.pid()), "{point}");
+    }
+}
+
 #[test]
 fn every_upgrade_signal_upgrades() {
     for (name, signal) in [
