@@ -21,7 +21,7 @@ fn no_request_is_lost_behind_nginx() {
     let directory = socket.parent().expect("that of the service");
     let _proxy = Proxy::nginx(directory, &socket, address).expect("nginx listens");
     let http = Http::new(address, Version::Http1);
-    load::across_upgrades(&mut service, || http.clone());
+    load::across_uncounted_upgrades(&mut service, || http.clone());
     service.stop();
 }
 
@@ -43,6 +43,6 @@ fn no_request_is_lost_behind_haproxy() {
     let directory = socket.parent().expect("that of the service");
     let _proxy = Proxy::start(haproxy, directory, address).expect("HAProxy listens");
     let http = Http::new(address, Version::Http1);
-    load::across_upgrades(&mut service, || http.clone());
+    load::across_uncounted_upgrades(&mut service, || http.clone());
     service.stop();
 }

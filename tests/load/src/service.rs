@@ -135,9 +135,14 @@ impl Service {
         answer["message"].as_str().unwrap_or_else(|| panic!("it did not fail: {answer}")).to_owned()
     }
 
-    /// Waits until the process that serves has as many connections open.
-    pub fn wait_for_connections(&self, open: u64) {
-        wait_until("its connections are open", || self.status()["open"].as_u64() >= Some(open));
+    /// Waits until the process that serves has as many connections open, and says how many they are.
+    pub fn wait_for_connections(&self, at_least: u64) -> u64 {
+        let mut open = 0;
+        wait_until("its connections are open", || {
+            open = self.status()["open"].as_u64().expect("it counts them");
+            open >= at_least
+        });
+        open
     }
 
     /// Stops it, and waits until it has exited. None of its processes may have aborted what it had open.
