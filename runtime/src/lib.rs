@@ -192,6 +192,8 @@ mod handover;
 #[cfg(upgrades)]
 mod hint;
 #[cfg(upgrades)]
+mod outgoing;
+#[cfg(upgrades)]
 mod poll;
 #[cfg(upgrades)]
 mod preflight;

@@ -3,22 +3,18 @@
 //! What it is told, and when, is decided elsewhere, by the life cycle. No send blocks. A manager that is gone is told
 //! nothing, and the service goes on without it.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 use nix::time::{ClockId, clock_gettime};
@@ -26,6 +22,7 @@ use nix::unistd::pipe2;
 
 use crate::environment;
 use crate::error::StartError;
+use crate::outgoing::Outgoing;
 use crate::poll;
 use crate::report::{complain, printable};
 use crate::shared::Shared;
@@ -46,8 +43,6 @@ const FDSTORE: &str = "FDSTORE";
 const FIRST: i32 = 3;
 /// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
 const PIDFS: i64 = 0x5049_4446;
-/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
 const STORED: &str = "tableflip.";
 
@@ -114,7 +109,7 @@ impl Variables {
         let store = std::env::var_os(FDSTORE).as_ref().and_then(number);
         Ok(Some(Manager {
             socket,
-            waiting: VecDeque::new(),
+            outgoing: Outgoing::default(),
             barrier: None,
             watchdog: watchdog.map(Duration::from_micros),
             store: store.map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX)),
@@ -234,7 +229,7 @@ pub(crate) fn let_go(
 pub(crate) struct Manager {
     socket: UnixDatagram,
     /// What its socket had no room for yet.
-    waiting: VecDeque<(String, Option<Arc<OwnedFd>>)>,
+    outgoing: Outgoing,
     /// The reading end of a pipe whose other end the manager closes when it comes to it.
     barrier: Option<OwnedFd>,
     /// How long it waits for a sign of life before it takes the service for dead.
@@ -314,40 +309,26 @@ impl Manager {
 
     /// What is writable when it can be told more, if there is more.
     pub(crate) fn blocked(&self) -> Option<BorrowedFd<'_>> {
-        (!self.waiting.is_empty()).then(|| self.socket.as_fd())
+        (!self.outgoing.is_empty()).then(|| self.socket.as_fd())
     }
 
     fn send(&mut self, lines: String, fd: Option<Arc<OwnedFd>>) {
-        self.waiting.push_back((lines, fd));
+        self.outgoing.push(lines.into_bytes(), fd.into_iter().collect());
         self.flush();
     }
 
-    /// Sends what it has room for.
+    /// Sends what it has room for. What waits keeps its place, ahead of a barrier.
     pub(crate) fn flush(&mut self) {
-        while let Some((lines, fd)) = self.waiting.front() {
-            let numbers: Vec<_> = fd.iter().map(AsRawFd::as_raw_fd).collect();
-            let rights = [ControlMessage::ScmRights(&numbers)];
-            let control = if numbers.is_empty() { &[][..] } else { &rights[..] };
-            let data = [IoSlice::new(lines.as_bytes())];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match sendmsg::<()>(self.socket.as_raw_fd(), &data, control, flags, None) {
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => return,
-                // A shortage that passes. What waits keeps its place, ahead of a barrier; poll(2) may find room at once.
-                Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {
-                    return thread::sleep(SHORTAGE_PAUSE);
-                }
-                // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
-                Err(_) => return self.waiting.clear(),
-                Ok(_) => {}
-            }
-            self.waiting.pop_front();
+        if self.outgoing.flush(&self.socket).is_err() {
+            // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
+            self.outgoing.clear();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
     use nix::libc;
 
     use super::*;

@@ -3,12 +3,11 @@
 //! It lives until one of the two is dead, and its end of file is how the other one learns of that.
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -18,17 +17,17 @@ use nix::sys::socket::{
 };
 
 use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
+use crate::outgoing::{Outgoing, SHORTAGE_PAUSE};
 use crate::poll;
-
-/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
 /// One end of the channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
     fd: OwnedFd,
-    /// What the socket had no room for yet. No send blocks.
-    outgoing: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+    /// What the socket had no room for yet.
+    outgoing: Outgoing,
+    /// Why a message could not be sent. What comes after it is sent all the same: it may say so to the other process.
+    unsent: Option<Errno>,
     buffer: Vec<u8>,
 }
 
@@ -78,13 +77,13 @@ impl Channel {
     }
 
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, outgoing: VecDeque::new(), buffer: vec![0; MAX_MESSAGE] }
+        Self { fd, outgoing: Outgoing::default(), unsent: None, buffer: vec![0; MAX_MESSAGE] }
     }
 
     /// Queues a message for which the other process need not wake: it travels ahead of the next one, at the next
     /// [`flush`](Self::flush), or before this process waits.
     pub(crate) fn queue(&mut self, message: &Message) {
-        self.outgoing.push_back((message.encode(), Vec::new()));
+        self.outgoing.push(message.encode(), Vec::new());
     }
 
     /// Queues a message and sends what the socket takes.
@@ -95,7 +94,7 @@ impl Channel {
     /// The same, with descriptors.
     pub(crate) fn send_with(&mut self, message: &Message, fds: Vec<Arc<OwnedFd>>) -> io::Result<()> {
         debug_assert!(fds.len() <= MAX_FDS);
-        self.outgoing.push_back((message.encode(), fds));
+        self.outgoing.push(message.encode(), fds);
         self.flush()
     }
 
@@ -110,23 +109,13 @@ impl Channel {
         Ok(true)
     }
 
-    /// Sends what is queued, as far as the socket takes it.
+    /// Sends what is queued, as far as the socket takes it. A message that cannot be sent is dropped, and its error is that of
+    /// every later call.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while let Some((packet, fds)) = self.outgoing.front() {
-            let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-            let rights = [ControlMessage::ScmRights(&raw)];
-            let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let data = [IoSlice::new(packet)];
-            match sendmsg::<UnixAddr>(self.fd.as_raw_fd(), &data, control, flags, None) {
-                Ok(_) => _ = self.outgoing.pop_front(),
-                Err(Errno::EINTR) => {}
-                // The last one says that the descriptors on their way are too many for this user, unix(7).
-                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => return Ok(()),
-                Err(errno) => return Err(errno.into()),
-            }
+        while let Err(errno) = self.outgoing.flush(&self.fd) {
+            self.unsent.get_or_insert(errno);
         }
-        Ok(())
+        self.unsent.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     /// Whether something is queued.
