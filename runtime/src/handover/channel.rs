@@ -3,22 +3,29 @@
 //! It lives until one of the two is dead, and its end of file is how the other one learns of that.
 #![allow(unsafe_code)]
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::slice;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
-    sendmsg, socketpair,
-};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
 use crate::outgoing::{Outgoing, SHORTAGE_PAUSE};
-use crate::poll;
+use crate::poll::until;
+
+/// How many descriptors the kernel lets a peer send with one packet, unix(7).
+const SCM_MAX_FD: usize = 253;
+/// The room that those take, so that none is lost for want of it.
+// SAFETY: it computes with a number.
+const CONTROL_SPACE: libc::c_uint =
+    unsafe { libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as libc::c_uint) };
 
 /// One end of the channel.
 #[derive(Debug)]
@@ -125,11 +132,8 @@ impl Channel {
 
     /// Takes the next message, without waiting for it.
     pub(crate) fn receive(&mut self) -> Result<Received, ChannelError> {
-        let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
-        let mut data = [IoSliceMut::new(&mut self.buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let result = loop {
-            match recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
+        let packet = loop {
+            match receive_packet(self.fd.as_fd(), &mut self.buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
                 // A shortage that passes; the message is where it was, and poll(2) says so at once.
@@ -141,34 +145,22 @@ impl Channel {
                 // queue still; then come those messages, and the end.
                 Err(Errno::ECONNRESET) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
-                Ok(result) => break result,
+                Ok(packet) => break packet,
             }
         };
-        let (length, flags) = (result.bytes, result.flags);
-        let mut fds = Vec::new();
-        // With MSG_CTRUNC nix hands out nothing, though the kernel has installed what had room: these few stay
-        // open in a process that is about to give up.
-        if !flags.contains(MsgFlags::MSG_CTRUNC) {
-            for message in result.cmsgs().map_err(io::Error::from)? {
-                if let ControlMessageOwned::ScmRights(raw) = message {
-                    // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows
-                    // their numbers.
-                    fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                }
-            }
-        }
-        if flags.contains(MsgFlags::MSG_CTRUNC) {
+        let Packet { length, flags, fds } = packet;
+        if flags & libc::MSG_CTRUNC != 0 {
             return Err(ChannelError::FdsLost);
         }
-        if flags.contains(MsgFlags::MSG_TRUNC) {
+        if flags & libc::MSG_TRUNC != 0 {
             return Err(ChannelError::Oversized);
         }
         if length == 0 {
-            return Ok(Received::End);
+            return self.end();
         }
         match Message::decode(&self.buffer[..length]) {
             Ok(message) => {
-                let expected = message.descriptors();
+                let expected = message.descriptors().min(MAX_FDS);
                 if fds.len() != expected {
                     return Err(ChannelError::WrongCount { expected, got: fds.len() });
                 }
@@ -186,6 +178,31 @@ impl Channel {
         }
     }
 
+    /// What a read of no bytes is. At the end of the channel it is one, and so is a packet that has none: only of the end does
+    /// poll(2) say that the other process has closed it.
+    fn end(&self) -> Result<Received, ChannelError> {
+        // POLLHUP is said unasked.
+        if self.is_said(0)? {
+            return Ok(Received::End);
+        }
+        if self.is_said(libc::POLLRDHUP)? {
+            // It lives and can say nothing more, shutdown(2).
+            return Err(io::Error::other("the other process has shut down its half").into());
+        }
+        Err(ChannelError::Garbled("an empty packet".to_owned()))
+    }
+
+    /// Whether poll(2) says one of these events, or what it says unasked.
+    fn is_said(&self, events: libc::c_short) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::from_bits_retain(events))];
+        loop {
+            match poll(&mut fds, PollTimeout::ZERO) {
+                Err(Errno::EINTR) => {}
+                said => return Ok(said? > 0),
+            }
+        }
+    }
+
     /// Waits for the next message until `deadline`; `Nothing` if there was none.
     pub(crate) fn receive_by(&mut self, deadline: Instant) -> Result<Received, ChannelError> {
         loop {
@@ -197,12 +214,59 @@ impl Channel {
                         Ok(()) | Err(_) => {}
                     }
                     let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-                    poll::until(&mut fds, Some(deadline))?;
+                    until(&mut fds, Some(deadline))?;
                 }
                 received => return Ok(received),
             }
         }
     }
+}
+
+/// A packet as it came.
+struct Packet {
+    length: usize,
+    /// Of recvmsg(2), `MSG_TRUNC` and `MSG_CTRUNC` among them.
+    flags: libc::c_int,
+    fds: Vec<OwnedFd>,
+}
+
+/// recvmsg(2) without waiting. Every descriptor that the kernel has installed is in the packet, so that none stays open of one that
+/// is refused: neither where there are too many, nor where this process had no number left for the rest of them.
+fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Packet> {
+    // Of `usize`, which a `cmsghdr` is aligned as.
+    let mut control = [0_usize; (CONTROL_SPACE as usize).div_ceil(size_of::<usize>())];
+    let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are values.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control) as _; // A `socklen_t` with musl.
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: what `header` points to is there until the end of this function, and as long as it says.
+    let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let length = Errno::result(result)?.unsigned_abs();
+    let mut fds = Vec::new();
+    // SAFETY: the kernel has set the length of what is in `control`.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: it is null, or points to a header that is in `control` as a whole.
+    while let Some(message) = unsafe { next.as_ref() } {
+        if (message.cmsg_level, message.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the data follow the header.
+            let data: *const RawFd = unsafe { libc::CMSG_DATA(next) }.cast();
+            // SAFETY: it computes with a number.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let length: usize = message.cmsg_len as _;
+            let count = length.saturating_sub(head) / size_of::<RawFd>();
+            // SAFETY: the length of the message says that there are so many, and the header before them is aligned for more.
+            let numbers = unsafe { slice::from_raw_parts(data, count) };
+            // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows their numbers.
+            fds.extend(numbers.iter().map(|number| unsafe { OwnedFd::from_raw_fd(*number) }));
+        }
+        // SAFETY: `next` is a header in what `header` describes.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
+    }
+    Ok(Packet { length, flags: header.msg_flags, fds })
 }
 
 impl AsFd for Channel {
@@ -213,9 +277,13 @@ impl AsFd for Channel {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{IoSlice, Read};
+    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use nix::sys::socket::{getsockopt, send, sockopt};
+    use nix::sys::socket::{
+        ControlMessage, MsgFlags, Shutdown, getsockopt, send, sendmsg, shutdown, sockopt,
+    };
 
     use super::super::message::Entry;
     use super::*;
@@ -362,22 +430,43 @@ mod tests {
         assert!(matches!(new.receive(), Err(ChannelError::WrongCount { expected: 2, got: 1 })));
     }
 
+    /// B7: the process that is sent too many refuses them, and may serve on for years.
     #[test]
-    fn more_descriptors_than_fit_are_an_error_and_not_a_silence() {
-        let (old, mut new) = pair();
-        let fds: Vec<_> = sockets(MAX_FDS + 8).1;
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let packet = sockets(MAX_FDS + 8).0.encode();
-        let data = [IoSlice::new(&packet)];
-        sendmsg::<UnixAddr>(
-            old.fd.as_raw_fd(),
-            &data,
-            &[ControlMessage::ScmRights(&raw)],
-            MsgFlags::empty(),
-            None,
-        )
-        .unwrap();
-        assert!(matches!(new.receive(), Err(ChannelError::FdsLost)));
+    fn more_descriptors_than_a_message_may_have_are_an_error_and_closed() {
+        for (message, expected) in [(Message::Active, 0), (sockets(SCM_MAX_FD).0, MAX_FDS)] {
+            let (mut old, mut new) = pair();
+            let (mut reader, writer) = UnixStream::pair().unwrap();
+            reader.set_nonblocking(true).unwrap();
+            let control = [ControlMessage::ScmRights(&[writer.as_raw_fd(); SCM_MAX_FD])];
+            let packet = message.encode();
+            let data = [IoSlice::new(&packet)];
+            sendmsg::<()>(new.fd.as_raw_fd(), &data, &control, MsgFlags::empty(), None).unwrap();
+            drop(writer);
+            let wrong = old.receive().unwrap_err().to_string();
+            let said = format!("sent {SCM_MAX_FD} descriptors where {expected} belong");
+            assert!(wrong.ends_with(&said), "{wrong}");
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has its other end");
+            new.send(&Message::Active).unwrap();
+            assert!(matches!(old.receive().unwrap(), Received::Message(Message::Active, _)));
+        }
+    }
+
+    /// B10: the end says that the other process is dead, and a dead process is succeeded.
+    #[test]
+    fn an_empty_packet_is_not_the_end() {
+        let (mut old, mut new) = pair();
+        send(old.fd.as_raw_fd(), b"", MsgFlags::empty()).unwrap();
+        old.send(&Message::Commit).unwrap();
+        let garbled = new.receive().unwrap_err();
+        assert!(garbled.is_of_one_message(), "{garbled}");
+        assert!(garbled.to_string().ends_with("an empty packet"), "{garbled}");
+        assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
+        // Nor is the silence of one that lives and has shut down its half. It is announced without end.
+        shutdown(old.fd.as_raw_fd(), Shutdown::Write).unwrap();
+        let silent = new.receive().unwrap_err();
+        assert!(!silent.is_of_one_message(), "{silent}");
+        drop(old);
+        assert!(matches!(new.receive().unwrap(), Received::End));
     }
 
     #[test]

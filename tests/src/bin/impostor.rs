@@ -7,6 +7,7 @@
 //! wait TYPE                 takes messages until one of this type
 //! send JSON                 sends it as it stands, be it JSON or not
 //! send-with JSON            the same, with a descriptor
+//! send-with-many N JSON     the same, with N of them
 //! oversized                 sends a message that is one byte too long
 //! empty                     sends an empty packet
 //! flood JSON                sends it for ever, and reads nothing
@@ -78,6 +79,11 @@ impl Impostor {
             }
             "send" => channel.send_packet(argument.as_bytes(), &[]),
             "send-with" => channel.send_packet(argument.as_bytes(), &[stdin()]),
+            "send-with-many" => {
+                let (count, message) = argument.split_once(' ').expect("a number and a message");
+                let count = count.parse().expect("a number");
+                channel.send_packet(message.as_bytes(), &vec![stdin(); count]);
+            }
             "oversized" => {
                 let mut message = br#"{"type":"prepared","adopted":[]}"#.to_vec();
                 message.resize(MAX_MESSAGE + 1, b' ');

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use socket2::{SockRef, Type};
 
 use crate::harness::{Command, Dir, Process, Service, Signal};
+use crate::limits::limit_files;
 use crate::look;
 use crate::many::allow_many_files;
 
@@ -190,8 +191,34 @@ fn a_successor_that_closes_the_channel_and_stays_is_killed() {
     let what = "it closed the channel and went on running";
     assert_fails(&["close"], &[what]);
     assert_fails(&["receive", &hello(), "close"], &[what]);
-    // A packet of no bytes is what the end looks like.
-    assert_fails(&["receive", "empty"], &[what]);
+    // A packet of no bytes looks like the end to a read(2), and is none.
+    assert_fails(&["receive", "empty"], &["what is not a message: an empty packet"]);
+}
+
+/// What came with a message that is refused is closed, be it too much or, in a process without numbers left, too little: the old
+/// process serves on, and what it kept of each attempt would add up.
+#[test]
+fn m5_descriptors_of_a_message_that_is_refused_are_closed() {
+    let message = r#"send-with-many 100 {"type":"active"}"#;
+    for (spare, reason) in
+        [(None, "sent 100 descriptors where 0 belong"), (Some(5), "descriptors were lost on the way")]
+    {
+        let stage = Stage::new();
+        let (service, old) = stage.victim().serve();
+        let before = look::numbers(&old);
+        let gate = stage.dir.gate("send");
+        let new = stage.impostor(&service, &old, &["receive", "gate send", message]);
+        service.wait(&new, "gate");
+        let numbers = look::numbers(&old);
+        let free = (0..).filter(|number| !numbers.contains(number));
+        limit_files(&old, spare.and_then(|spare| free.clone().nth(spare)).map(u64::from));
+        gate.open();
+        let said = service.wait_for_failure(&old);
+        assert!(said.contains(reason), "{said}");
+        assert_eq!(look::numbers(&old), before, "{reason}");
+        limit_files(&old, None);
+        stage.is_upgraded(&service, &old);
+    }
 }
 
 /// Told by `commit` alone: until then the old process serves.
