@@ -8,6 +8,7 @@
 
 use std::env;
 use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,7 +21,6 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::environment::{HANDOVER, SUPERVISOR};
 use crate::hint;
@@ -480,13 +480,49 @@ pub(crate) fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Waits for the end of a child, waitid(2): its number, and its status as a shell says it, for signals that have no name as
-/// well. `None` if there is none yet, which only WNOHANG returns for.
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(libc::c_int),
+    /// By a signal, which need not have a name.
+    Killed {
+        signal: libc::c_int,
+        core: bool,
+    },
+}
+
+impl Ended {
+    /// The status as a shell says it.
+    pub(crate) fn status(self) -> i32 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Killed { signal, .. } => 128 + signal,
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Killed { signal, core } => {
+                let core = if core { " and dumped core" } else { "" };
+                match Signal::try_from(signal) {
+                    Ok(signal) => write!(f, "was killed by {signal}{core}"),
+                    Err(_) => write!(f, "was killed by signal {signal}{core}"),
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the end of a child, waitid(2): its number, and how it ended. `None` if there is none yet, which only WNOHANG returns
+/// for. That of nix has no word for a signal without a name, and has reaped the child by then.
 pub(crate) fn wait(
     kind: libc::idtype_t,
     id: libc::id_t,
     flags: libc::c_int,
-) -> nix::Result<Option<(u32, i32)>> {
+) -> nix::Result<Option<(u32, Ended)>> {
     // SAFETY: it is a C struct of numbers and pointers, for which zeroes are values.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
@@ -502,8 +538,11 @@ pub(crate) fn wait(
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    let status = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
-    Ok((pid != 0).then(|| (pid.unsigned_abs(), status)))
+    let ended = match info.si_code {
+        libc::CLD_EXITED => Ended::Exited(status),
+        code => Ended::Killed { signal: status, core: code == libc::CLD_DUMPED },
+    };
+    Ok((pid != 0).then(|| (pid.unsigned_abs(), ended)))
 }
 
 /// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead, or of another user.
@@ -576,14 +615,8 @@ impl Child for Process {
         if !self.is_child {
             return is_dead(self.as_fd()).then(|| "exited (the service manager has its status)".to_owned());
         }
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
-            Ok(WaitStatus::Exited(_, status)) => Some(format!("exited with status {status}")),
-            Ok(WaitStatus::Signaled(_, signal, core)) => {
-                let core = if core { " and dumped core" } else { "" };
-                Some(format!("was killed by {signal}{core}"))
-            }
-            Ok(_) | Err(Errno::EINTR) => None,
+        match wait(libc::P_PIDFD, self.pidfd.as_raw_fd().unsigned_abs(), libc::WNOHANG) {
+            Ok(ended) => ended.map(|(_, ended)| ended.to_string()),
             // SIGCHLD is ignored, or somebody here calls waitpid(-1). That it is dead the pidfd tells all the same.
             Err(_) if is_dead(self.as_fd()) => {
                 Some("exited; its status was taken by another wait in this process".into())
@@ -602,6 +635,8 @@ impl AsFd for Process {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags};
+
     use super::*;
     use crate::fault::failing;
 
@@ -616,6 +651,20 @@ mod tests {
         let unwatched = failing(libc::SYS_pidfd_open, Errno::EMFILE, || Process::new(pid).map(drop));
         assert_eq!(unwatched.unwrap_err().raw_os_error(), Some(libc::EMFILE));
         assert!(other.wait().is_err(), "it was reaped");
+    }
+
+    #[test]
+    fn a_signal_is_told_whether_it_has_a_name_or_not() {
+        for (signal, said) in [(libc::SIGTERM, "SIGTERM"), (40, "signal 40")] {
+            let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let process = Process::new(libc::pid_t::try_from(other.id()).unwrap()).unwrap();
+            assert_eq!(process.reap(), None, "it lives");
+            pidfd_send_signal(process.as_fd(), signal);
+            let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            crate::poll::until(&mut fds, None).unwrap();
+            assert_eq!(process.reap(), Some(format!("was killed by {said}")));
+            assert!(other.wait().is_err(), "it was reaped");
+        }
     }
 
     #[test]

@@ -259,9 +259,9 @@ impl Supervisor {
     fn reap_generation(&mut self, at: usize, flags: libc::c_int) -> bool {
         let generation = &mut self.generations[at];
         let pidfd = generation.pidfd.as_raw_fd().unsigned_abs();
-        let Ok(Some((_, status))) = wait(libc::P_PIDFD, pidfd, flags) else { return false };
-        generation.status = Some(status);
-        self.last = Some(status);
+        let Ok(Some((_, ended))) = wait(libc::P_PIDFD, pidfd, flags) else { return false };
+        generation.status = Some(ended.status());
+        self.last = generation.status;
         true
     }
 
