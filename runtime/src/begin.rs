@@ -23,11 +23,11 @@ use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::StartError;
 use crate::gate::Door;
 use crate::handover::channel::{Channel, ChannelError, Received};
-use crate::handover::message::{Entry, MAX_SOCKETS, Message, Speaker};
+use crate::handover::message::{Entry, MAX_DESCRIPTORS, Message, Speaker};
 use crate::hint;
 use crate::params::Start;
 use crate::pidfile::Pidfile;
-use crate::report::cannot_start;
+use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
@@ -71,7 +71,7 @@ pub(crate) fn begin<P>(
     try_begin(service, host, &mut channel, prepare).inspect_err(|error| {
         if let Some(mut channel) = channel {
             // To a predecessor that is gone there is nobody to say it to.
-            match channel.send(&Message::Failed { reason: error.to_string() }) {
+            match channel.send(&Message::Failed { reason: printable(&error.to_string()) }) {
                 Ok(()) | Err(_) => {}
             }
         }
@@ -314,8 +314,8 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
     speaker.understands_us().map_err(StartError::Handover)?;
     let generation = generation.map_err(StartError::Handover)?;
     let count = socket_count.saturating_add(file_count);
-    if count > MAX_SOCKETS {
-        let problem = format!("it offers {count} descriptors; at most {MAX_SOCKETS} are taken");
+    if count > MAX_DESCRIPTORS {
+        let problem = format!("it offers {count} descriptors; at most {MAX_DESCRIPTORS} are taken");
         return Err(StartError::Handover(problem));
     }
     let (mut sockets, mut files) = (Vec::new(), Vec::new());

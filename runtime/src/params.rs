@@ -10,7 +10,7 @@ use crate::drain::Shutdown;
 use crate::error::{StartError, UpgradeError};
 use crate::fd::{self, BorrowedFd, OwnedFd};
 use crate::gate::Door;
-use crate::service::{IntoAddress, check_name, collide};
+use crate::service::{IntoAddress, MAX_LISTENERS, check_name, collide, too_many_listeners};
 use crate::shared::{Note, Pool, Reply, Shared, Upgraded};
 use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
@@ -396,6 +396,8 @@ impl Upgrader {
     ///
     /// A connection that both processes read is garbled: stop reading it before the upgrade. This process keeps its own
     /// until it exits, in case it has to start another successor: only then does a peer see that nobody has it any more.
+    ///
+    /// A name has at most 4,096 bytes; with a longer one every upgrade is refused.
     pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
         self.shared.passed_on().insert(name.into(), Arc::new(fd.into()));
     }
@@ -473,7 +475,7 @@ impl Listeners {
     /// # Errors
     ///
     /// The address does not parse or cannot be bound, the name or the address is in use here, `T` is not for this kind of
-    /// socket, or the service is ready.
+    /// socket, the service is ready, or has 10,000 listeners.
     pub fn bind<T: FromListener>(&self, name: &str, address: impl IntoAddress) -> Result<T, StartError> {
         self.obtain(name, address, |address| sockets::bind(name, address))
     }
@@ -604,6 +606,9 @@ impl Listeners {
         let fail = |problem: String| StartError::Listener { listener: name.to_owned(), problem };
         let mut pool = self.shared.pool();
         let pool = pool.as_mut().ok_or_else(|| too_late(name))?;
+        if pool.used.len() >= MAX_LISTENERS {
+            return Err(fail(too_many_listeners()));
+        }
         if pool.used.iter().any(|(used, _)| used == name) {
             return Err(fail("there is one of this name already".to_owned()));
         }

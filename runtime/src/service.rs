@@ -22,6 +22,8 @@ use crate::signals::{self, Signal};
 
 /// The longest name of a listener, in bytes.
 const MAX_NAME: usize = 64;
+/// How many listeners a service may have, beside its control socket: a successor names those that it keeps in one message.
+pub(crate) const MAX_LISTENERS: usize = 10_000;
 
 /// A service: what the attribute says, and what it expands to.
 ///
@@ -297,6 +299,9 @@ impl Service {
         let preflight =
             any_bytes(&mut environment, "preflight", variable("preflight"), self.preflight, command)?;
 
+        if self.listeners.len() > MAX_LISTENERS {
+            return Err(StartError::Option { option: "listen", problem: too_many_listeners() });
+        }
         let mut listeners: Vec<(String, Address)> = Vec::new();
         let mut variables = HashMap::new();
         for (name, declared) in self.listeners {
@@ -410,6 +415,10 @@ fn control_at(path: &Path) -> Result<Address, String> {
 
 fn listen_variable(name: &str) -> String {
     environment::LISTEN.to_owned() + &name.to_uppercase().replace('-', "_")
+}
+
+pub(crate) fn too_many_listeners() -> String {
+    format!("a service has at most {MAX_LISTENERS} listeners")
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), StartError> {

@@ -274,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::blocking::TcpListener;
+    use crate::service::MAX_LISTENERS;
 
     fn declared() -> Service {
         Service::new().listen("greet", "tcp://127.0.0.1:0").probation("0s").upgrade_timeout("10s")
@@ -306,6 +307,48 @@ mod tests {
             Ok(|| ())
         });
         assert!(started.unwrap_err().to_string().contains("`missing`: it is not declared"));
+    }
+
+    /// What a successor would have to say of more does not fit into a message.
+    #[test]
+    fn there_are_as_many_listeners_as_a_handover_can_name() {
+        let problem = format!("a service has at most {MAX_LISTENERS} listeners");
+        let listen = |service: Service, at| service.listen(format!("l{at}"), "tcp://127.0.0.1:0");
+        let declared = (0..=MAX_LISTENERS).fold(Service::new(), listen);
+        let refused = start_blocking(declared, greet("many")).map(drop).unwrap_err().to_string();
+        assert_eq!(refused, format!("option `listen`: {problem}"));
+        let refused = start_blocking(Service::new(), |start| -> Result<Body, StartError> {
+            let listeners: crate::Listeners = start.harness()?;
+            let used = ("used".to_owned(), "tcp://127.0.0.1:0".parse().unwrap());
+            start.shared.pool().as_mut().unwrap().used = vec![used; MAX_LISTENERS];
+            listeners.bind::<TcpListener>("late", "tcp://127.0.0.1:0")?;
+            Ok(Box::new(|| Ok(())))
+        });
+        assert_eq!(refused.map(drop).unwrap_err().to_string(), format!("listener `late`: {problem}"));
+    }
+
+    /// However long their names are together, they fit into the messages of an offer.
+    #[test]
+    #[cfg(upgrades)]
+    fn what_is_passed_on_under_long_names_arrives() {
+        let old = start_blocking(declared(), greet("old")).unwrap();
+        let upgrader = old.upgrader();
+        let names: Vec<_> = (0..40).map(|at| format!("{at:02}{}", "x".repeat(4094))).collect();
+        let file = || std::fs::File::open("/dev/null").unwrap();
+        names.iter().for_each(|name| upgrader.pass_on(name, file()));
+        let inherited = names.clone();
+        let new = old.replace_blocking(declared(), move |start| {
+            let files: crate::Inherited = start.harness()?;
+            assert_eq!(files.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), inherited);
+            greet("new")(start)
+        });
+        let new = new.unwrap();
+        old.wait();
+        new.upgrader().pass_on("x".repeat(4097), file());
+        let refused = new.replace_blocking(declared(), greet("newer")).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("a name of 4097 bytes; it may have at most 4096"), "{refused}");
+        assert_eq!(ask(new.address("greet").unwrap()).unwrap(), "new");
+        new.stop();
     }
 
     #[test]
@@ -345,6 +388,14 @@ mod tests {
         });
         let reason = early.unwrap_err().to_string();
         assert!(reason.contains("the body returned before it was ready"), "{reason}");
+        assert_eq!(ask(address).unwrap(), "old");
+
+        // However much it has to say.
+        let wordy = old.replace_blocking(declared(), |_| -> Result<Body, StartError> {
+            Err(StartError::NotReady("x".repeat(1 << 20)))
+        });
+        let reason = wordy.map(drop).unwrap_err().to_string();
+        assert!(reason.contains("the successor could not start: not ready: xxx"), "{}", reason.len());
         assert_eq!(ask(address).unwrap(), "old");
 
         let panicking = old.replace_blocking(declared(), |start| {

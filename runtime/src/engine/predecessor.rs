@@ -11,11 +11,16 @@ impl Engine {
     pub(super) fn take_from_parent(&mut self) -> bool {
         let Some(parent) = &mut self.parent else { return false };
         // A send fails once the other end is closed. What it said before is read all the same, and then its end.
-        match parent.channel.flush() {
-            Ok(()) | Err(_) => {}
-        }
+        let flushed = parent.channel.flush();
         let event = match parent.channel.receive() {
-            Ok(Received::Nothing) => return false,
+            Ok(Received::Nothing) => match flushed {
+                // It lives, and waits for what it will not hear.
+                Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
+                    self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
+                    Event::ChannelLost
+                }
+                Ok(()) | Err(_) => return false,
+            },
             Ok(Received::Message(Message::Commit, _)) => Event::Commit,
             Ok(Received::Message(Message::Followed, _)) => Event::Followed,
             Ok(Received::Message(Message::Stop, _)) => {

@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::{DEATH_AFTER_END, Engine, Successor};
 use crate::control;
 use crate::handover::channel::{Channel, Received};
-use crate::handover::message::{MAX_FDS, Message, Speaker};
+use crate::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, Speaker, parts};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::poll;
 use crate::report::{complain, printable, tell};
@@ -49,7 +49,8 @@ impl Engine {
         let speaker = Speaker::us(self.shared.generation);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
-        let files: Vec<_> = self.shared.passed_on().clone().into_iter().collect();
+        let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on().clone().into_iter().unzip();
+        check_offer(self.held.len(), &names)?;
         check_budget(self.held.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
@@ -57,14 +58,16 @@ impl Engine {
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
         let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
-        for part in self.held.chunks(MAX_FDS) {
-            let entries = part.iter().map(Held::entry).collect();
-            let fds = part.iter().map(|held| held.fd.clone()).collect();
-            channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
+        let entries: Vec<_> = self.held.iter().map(Held::entry).collect();
+        let mut fds = self.held.iter().map(|held| held.fd.clone());
+        for part in parts(&entries) {
+            let fds = fds.by_ref().take(part.len()).collect();
+            channel.send_with(&Message::Sockets { entries: part.to_vec() }, fds).map_err(cannot)?;
         }
-        for part in files.chunks(MAX_FDS) {
-            let (names, fds) = part.iter().cloned().unzip();
-            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
+        let mut fds = files.into_iter();
+        for part in parts(&names) {
+            let fds = fds.by_ref().take(part.len()).collect();
+            channel.send_with(&Message::Files { names: part.to_vec() }, fds).map_err(cannot)?;
         }
         self.expect_company()?;
         let child = self.spawner.spawn(what, theirs)?;
@@ -232,6 +235,24 @@ impl Engine {
 /// What a successor has open before it has taken anything: the standard streams and its channel.
 const OPEN_AT_EXEC: usize = 4;
 
+/// Whether a successor would take what it is to be offered. It would refuse it by itself, and this process would hear of it only
+/// then.
+fn check_offer(sockets: usize, names: &[String]) -> Result<(), String> {
+    let files = names.len();
+    if sockets + files > MAX_DESCRIPTORS {
+        return Err(format!(
+            "a successor takes at most {MAX_DESCRIPTORS} descriptors, and there are {sockets} sockets and {files} files passed on"
+        ));
+    }
+    match names.iter().find(|name| name.len() > MAX_FILE_NAME) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "a file is passed on under a name of {} bytes; it may have at most {MAX_FILE_NAME}",
+            name.len()
+        )),
+    }
+}
+
 /// Whether a successor, which inherits the limit of this process, can take what it would be offered. It would find out
 /// by itself, once it has lost some of it; this process can say it beforehand, with the number.
 fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
@@ -245,4 +266,20 @@ fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_successor_would_take_is_refused_by_its_number() {
+        let names = |count: usize| vec!["a".to_owned(); count];
+        check_offer(1, &names(MAX_DESCRIPTORS - 1)).unwrap();
+        let many = check_offer(1, &names(MAX_DESCRIPTORS)).unwrap_err();
+        assert!(many.contains("at most 65536") && many.contains("1 sockets and 65536 files"), "{many}");
+        check_offer(1, &["x".repeat(MAX_FILE_NAME)]).unwrap();
+        let long = check_offer(1, &["x".repeat(MAX_FILE_NAME + 1)]).unwrap_err();
+        assert!(long.contains("4097 bytes") && long.contains("at most 4096"), "{long}");
+    }
 }

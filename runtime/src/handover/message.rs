@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::report::printable;
+use crate::service::MAX_LISTENERS;
 
 /// The protocol that this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -18,7 +19,22 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// How many descriptors travel with one packet. The kernel's limit is 253, SCM_MAX_FD in unix(7).
 pub(crate) const MAX_FDS: usize = 64;
 /// How many descriptors one offer may announce: a bound of ours on what a peer can make us expect.
-pub(crate) const MAX_SOCKETS: usize = 65_536;
+pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
+/// The longest name of what is passed on, in bytes.
+pub(crate) const MAX_FILE_NAME: usize = 4096;
+
+/// What is around the entries of a message that is one list, at its longest.
+const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
+
+// `prepared` fits into a packet though it names every socket that there may be, the control socket with them, by the last places of
+// an offer; and so does a name of which JSON writes each byte as an escape.
+const _: () = {
+    assert!(MAX_DESCRIPTORS - 1 <= 65_535);
+    assert!(
+        r#"{"type":"prepared","adopted":[]}"#.len() + (MAX_LISTENERS + 1) * "65535,".len() <= MAX_MESSAGE
+    );
+    assert!(AROUND + r#""","#.len() + MAX_FILE_NAME * r"\u0000".len() <= MAX_MESSAGE);
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -165,6 +181,26 @@ pub(crate) enum Malformed {
     Garbled(String),
 }
 
+/// What an offer has, in parts that each fit into a message, by their number and by what they take of it.
+pub(crate) fn parts<T: Serialize>(items: &[T]) -> Vec<&[T]> {
+    let mut parts = Vec::new();
+    let (mut first, mut size) = (0, AROUND);
+    for (at, item) in items.iter().enumerate() {
+        let length = encode(item).len() + ",".len();
+        if at > first && (at - first == MAX_FDS || size + length > MAX_MESSAGE) {
+            parts.push(&items[first..at]);
+            (first, size) = (at, AROUND);
+        }
+        size += length;
+    }
+    parts.extend(Some(&items[first..]).filter(|last| !last.is_empty()));
+    parts
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them always encode")
+}
+
 impl Message {
     /// How many descriptors travel with it.
     pub(crate) fn descriptors(&self) -> usize {
@@ -176,7 +212,7 @@ impl Message {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("strings, numbers and lists of them always encode")
+        encode(self)
     }
 
     pub(crate) fn decode(packet: &[u8]) -> Result<Self, Malformed> {
@@ -297,6 +333,25 @@ mod tests {
         assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![] }));
         let unknown = br#"{"type":"sing","song":1}"#;
         assert_eq!(Message::decode(unknown), Err(Malformed::UnknownType("sing".into())));
+    }
+
+    #[test]
+    fn every_part_of_an_offer_fits_into_a_message() {
+        let long = |at: usize| format!("{at:03}{}", "\0".repeat(MAX_FILE_NAME - 3));
+        let short = |at: usize| at.to_string();
+        for (names, at_most) in [
+            ((0..100).map(long).collect::<Vec<_>>(), 2),
+            ((0..200).map(short).collect(), MAX_FDS),
+            (Vec::new(), 0),
+        ] {
+            let parts = parts(&names);
+            assert_eq!(parts.concat(), names);
+            assert_eq!(parts.iter().map(|part| part.len()).max().unwrap_or(0), at_most);
+            for part in parts {
+                assert!(!part.is_empty());
+                assert!(Message::Files { names: part.to_vec() }.encode().len() <= MAX_MESSAGE);
+            }
+        }
     }
 
     #[test]
