@@ -205,6 +205,11 @@ fn nothing_running_is_3() {
     }
     fs::write(dir.join("pid"), "nonsense").unwrap();
     run(&dir, "status pid").failed(3, "pid is neither a control socket nor a pid file");
+    // Whether somebody has opened it to write or not, nobody is waited for.
+    let fifo = dir.gate("fifo");
+    run(&dir, "status gate-fifo").failed(3, "gate-fifo is neither a control socket nor a pid file");
+    drop(fifo);
+    run(&dir, "status gate-fifo").failed(3, "gate-fifo is neither a control socket nor a pid file");
 }
 
 #[test]

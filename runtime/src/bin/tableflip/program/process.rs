@@ -1,12 +1,14 @@
 //! A service that is known by its pid file alone: what signals can do, and what cannot be known then.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
+use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -161,13 +163,17 @@ fn is_dead(pidfd: &OwnedFd, timeout: PollTimeout) -> bool {
 
 fn read(pidfile: &Path) -> Result<u32, Failure> {
     let mut text = String::new();
-    let read = File::open(pidfile).and_then(|file| file.take(MAX_TEXT).read_to_string(&mut text));
+    // Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(pidfile);
+    let read = file.and_then(|file| file.take(MAX_TEXT).read_to_string(&mut text));
     match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::nothing_running(format!("nothing is running there: {}: {error}", pidfile.display())))
         }
-        Err(error) => Err(Failure::refused("failed", format!("{}: {error}", pidfile.display()))),
-        Ok(_) => {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+            Err(Failure::refused("failed", format!("{}: {error}", pidfile.display())))
+        }
+        Ok(_) | Err(_) => {
             text.trim().parse().ok().filter(|pid| *pid > 0 && i32::try_from(*pid).is_ok()).ok_or_else(|| {
                 Failure::nothing_running(format!(
                     "{} is neither a control socket nor a pid file",
