@@ -31,7 +31,7 @@ use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::Shared;
 use crate::signals;
-use crate::sockets::{self, Held};
+use crate::sockets::{self, Held, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
 use crate::supervise;
 use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables};
@@ -393,8 +393,8 @@ impl Opened {
         address: &Address,
         manager: Option<&mut Manager>,
     ) -> Result<Held, StartError> {
-        let is_in_use = |result: &Result<Held, StartError>| matches!(result, Err(StartError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse);
-        let try_bind = || sockets::bind_with(name, address, |_, _, error| error);
+        let is_in_use = |result: &Result<Held, Unbound>| result.as_ref().is_err_and(Unbound::is_in_use);
+        let try_bind = || sockets::try_bind(name, address);
         let mut bound = try_bind();
         // What was stored for a listener that is declared otherwise by now is in the way as long as it is open.
         if is_in_use(&bound) && self.forget_stored(manager, |stored| is_in_the_way(stored, address)) {
@@ -406,8 +406,8 @@ impl Opened {
                 bound = try_bind();
             }
         }
-        // What is behind an error is looked for once, at the end: that may be a look at every process.
-        bound.or_else(|_| sockets::bind(name, address))
+        // What is behind an error is looked for once, at the end.
+        bound.map_err(Unbound::explained)
     }
 
     /// Closes what an earlier process has had stored and is not wanted, here and at the manager. Returns whether there was

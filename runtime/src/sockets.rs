@@ -115,17 +115,43 @@ fn inode_of(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Binds `address`; its kind listens from now on, if it is of those that do.
-pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
-    bind_with(name, address, hint::bind)
+/// Why an address could not be bound.
+pub(crate) struct Unbound {
+    error: StartError,
+    /// What was tried, if it is an error of bind(2).
+    tried: Option<Vec<SocketAddr>>,
 }
 
-/// The same, where `explain` says what is behind an error of bind(2).
-pub(crate) fn bind_with(
-    name: &str,
-    address: &Address,
-    explain: impl Fn(&Address, &[SocketAddr], io::Error) -> io::Error,
-) -> Result<Held, StartError> {
+impl Unbound {
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(&self.error, StartError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    /// With what is behind an error of bind(2), which may take a look at every process.
+    pub(crate) fn explained(self) -> StartError {
+        match (self.error, self.tried) {
+            (StartError::Bind { listener, address, action, source }, Some(tried)) => {
+                let source = hint::bind(&address, &tried, source);
+                StartError::Bind { listener, address, action, source }
+            }
+            (error, _) => error,
+        }
+    }
+}
+
+impl From<StartError> for Unbound {
+    fn from(error: StartError) -> Self {
+        Self { error, tried: None }
+    }
+}
+
+/// Binds `address`; its kind listens from now on, if it is of those that do.
+pub(crate) fn bind(name: &str, address: &Address) -> Result<Held, StartError> {
+    try_bind(name, address).map_err(Unbound::explained)
+}
+
+/// The same for whoever may try it again.
+pub(crate) fn try_bind(name: &str, address: &Address) -> Result<Held, Unbound> {
     let failed = |action| {
         move |source| StartError::Bind {
             listener: name.to_owned(),
@@ -137,8 +163,8 @@ pub(crate) fn bind_with(
     let (socket, inode) = match address.place() {
         Place::Ip { host, port } => {
             let candidates = resolve(host, *port).map_err(failed("resolve"))?;
-            let bound = bind_first(address, &candidates);
-            (bound.map_err(|error| explain(address, &candidates, error)).map_err(failed("bind"))?, None)
+            let bound = bind_first(address, &candidates).map_err(failed("bind"));
+            (bound.map_err(|error| Unbound { error, tried: Some(candidates) })?, None)
         }
         Place::Abstract(abstract_name) => {
             let mut bytes = vec![0];
@@ -148,8 +174,8 @@ pub(crate) fn bind_with(
         }
         Place::Path(path) => {
             let path = Path::new(path);
-            let socket = bind_path(address, path);
-            let socket = socket.map_err(|error| explain(address, &[], error)).map_err(failed("bind"))?;
+            let socket = bind_path(address, path).map_err(failed("bind"));
+            let socket = socket.map_err(|error| Unbound { error, tried: Some(Vec::new()) })?;
             let file = hold_own_socket(path).map_err(failed("look at"))?;
             let inode = file.metadata().map(|file| (file.dev(), file.ino())).map_err(failed("look at"))?;
             // The permissions are set before anybody can connect.
@@ -164,7 +190,7 @@ pub(crate) fn bind_with(
             let permitted = set_permissions(address, &file).and_then(|()| listen(address, held.fd.as_fd()));
             if let Err(error) = permitted {
                 return Err(match held.unlink() {
-                    Ok(()) | Err(_) => failed("set up")(error),
+                    Ok(()) | Err(_) => failed("set up")(error).into(),
                 });
             }
             return Ok(held);
