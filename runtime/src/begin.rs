@@ -29,7 +29,7 @@ use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Supervise};
-use crate::shared::Shared;
+use crate::shared::{Shared, start_engine_thread};
 use crate::signals;
 use crate::sockets::{self, Held, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
@@ -205,6 +205,12 @@ fn try_begin<P>(
     };
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
     let prepared = prepared.inspect_err(|_| forget(&start))?;
+    // What can fail is done while there is something to be forgotten, and a channel to say it on.
+    let engine_thread = start_engine_thread(Engine::run).inspect_err(|_| forget(&start))?;
+    let serve = |held: &Held| Control::start(shared.clone(), held.duplicate()?);
+    let desk = control.as_ref().map(serve).transpose();
+    let desk =
+        desk.inspect_err(|_| forget(&start)).map_err(StartError::system("serve the control socket"))?;
     if parent_pid.is_none() {
         shared.predecessor_gone.set(());
     }
@@ -213,10 +219,6 @@ fn try_begin<P>(
     }
     let parent =
         parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, open: None, adopted });
-    let serve = |held: &Held| Control::start(shared.clone(), held.duplicate()?);
-    let desk = control.as_ref().map(serve).transpose();
-    let desk =
-        desk.inspect_err(|_| forget(&start)).map_err(StartError::system("serve the control socket"))?;
     let Start { mut held, mut doors, manual_ready, left, .. } = start;
     systemd::let_go(left, &shared, manager.as_mut());
     held.extend(control);
@@ -235,10 +237,7 @@ fn try_begin<P>(
         warnings,
         is_process,
     );
-    thread::Builder::new()
-        .name("tableflip".to_owned())
-        .spawn(move || engine.run())
-        .map_err(StartError::system("start a thread"))?;
+    engine_thread(engine);
     Ok((shared, prepared))
 }
 
@@ -526,9 +525,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
+    use nix::errno::Errno;
+    use nix::libc;
     use nix::sys::socket::accept;
 
     use super::*;
+    use crate::preflight::Check;
+    use crate::spawn::{Child, What};
+    use crate::{blocking, fault};
 
     fn stored(name: &str, fd: impl Into<OwnedFd>) -> Passed {
         Passed { name: name.to_owned(), fd: fd.into(), stored: true }
@@ -571,6 +575,46 @@ mod tests {
         assert_eq!(opened.passed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["late"]);
         assert_eq!(heard.join().unwrap(), ["FDSTOREREMOVE=1\nFDNAME=tableflip.http", "BARRIER=1"]);
         assert!(accept(opened.held[1].fd.as_raw_fd()).is_ok(), "{client:?} is there still");
+    }
+
+    /// A predecessor is told, and nothing is left at the paths that were bound.
+    #[test]
+    fn a_start_that_gets_no_thread_says_so_and_leaves_nothing() {
+        struct Nobody;
+        impl Spawner for Nobody {
+            fn spawn(&mut self, _: What, _: OwnedFd) -> Result<Box<dyn Child>, String> {
+                unreachable!("it does not start")
+            }
+            fn executable(&self) -> Option<&Path> {
+                None
+            }
+            fn check(&self, _: &OsStr) -> io::Result<Check> {
+                unreachable!("it does not start")
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("http");
+        let (mut predecessor, parent) = Channel::pair().unwrap();
+        let offer = Message::Offer { speaker: Speaker::us(1), sockets: 0, files: 0, executable: None };
+        predecessor.send(&offer).unwrap();
+        let service = Service::new().listen("http", path.to_str().unwrap());
+        let host =
+            Host::Test { parent: Some(parent), spawner: Box::new(Nobody), started: Box::new(|_, _| ()) };
+        let begun = fault::failing(libc::SYS_clone3, Errno::EAGAIN, || {
+            begin(service, host, |start| start.listener::<blocking::UnixListener>("http")).map(drop)
+        });
+        let error = begun.unwrap_err().to_string();
+        assert!(error.starts_with("cannot start a thread: "), "{error}");
+        let mut heard = Vec::new();
+        loop {
+            match predecessor.receive().unwrap() {
+                Received::Message(message, _) => heard.push(message),
+                Received::End => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard.pop(), Some(Message::Failed { reason: error }));
+        assert!(!path.exists(), "it was bound, and nobody will remove it");
     }
 
     fn shared() -> Shared {

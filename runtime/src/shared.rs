@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
-use crate::error::UpgradeError;
+use crate::error::{StartError, UpgradeError};
 use crate::fd::OwnedFd;
 use crate::gate::Door;
 use crate::sockets::{Entry, Held};
@@ -68,6 +69,21 @@ pub struct Upgraded {
 pub(crate) enum Verdict {
     Success,
     Failure,
+}
+
+/// Starts the thread of an engine that is yet to be made, and that the returned function gives it. Dropped, that ends the thread.
+pub(crate) fn start_engine_thread<E: Send + 'static>(run: fn(E)) -> Result<impl FnOnce(E), StartError> {
+    let (give, take) = mpsc::channel();
+    let engine = move || {
+        if let Ok(engine) = take.recv() {
+            run(engine);
+        }
+    };
+    thread::Builder::new()
+        .name("tableflip".to_owned())
+        .spawn(engine)
+        .map_err(StartError::system("start a thread"))?;
+    Ok(move |engine| give.send(engine).expect("the thread waits for it"))
 }
 
 /// What a body that takes `Listeners` may still adopt, until it is ready.

@@ -257,6 +257,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the release passed the check",
     "the service manager is told to follow the successor",
     "the successor is ready",
+    "the thread waits for it",
     "there is neither of the two",
     "there is no predecessor to be told why",
     "there is no runtime",

@@ -1,9 +1,9 @@
 //! The start of a service: everything before the body. There is no predecessor to take over from.
 
 use std::collections::VecDeque;
+use std::env;
 use std::path::Path;
 use std::sync::Arc;
-use std::{env, thread};
 
 use crate::engine::Engine;
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
@@ -12,7 +12,7 @@ use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::cannot_start;
 use crate::service::{Service, Supervise};
-use crate::shared::Shared;
+use crate::shared::{Shared, start_engine_thread};
 use crate::signals;
 use crate::sockets::{self, Held};
 
@@ -90,15 +90,14 @@ fn try_begin<P>(
     let mut start = Start::new(shared.clone(), held, VecDeque::new(), Vec::new());
     let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
     let prepared = prepared.inspect_err(|_| sockets::forget(&start.held, &shared))?;
+    let engine_thread =
+        start_engine_thread(Engine::run).inspect_err(|_| sockets::forget(&start.held, &shared))?;
     if let Some(started) = started {
         started(&shared, &start.held);
     }
     let Start { held, doors, manual_ready, .. } = start;
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     let engine = Engine::new(shared.clone(), settings, pidfile, held, doors, manual_ready, is_process);
-    thread::Builder::new()
-        .name("tableflip".to_owned())
-        .spawn(move || engine.run())
-        .map_err(StartError::system("start a thread"))?;
+    engine_thread(engine);
     Ok((shared, prepared))
 }
