@@ -524,6 +524,7 @@ fn open_control(
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::sync::mpsc;
 
     use nix::errno::Errno;
     use nix::libc;
@@ -531,8 +532,9 @@ mod tests {
 
     use super::*;
     use crate::preflight::Check;
+    use crate::shared::Verdict;
     use crate::spawn::{Child, What};
-    use crate::{blocking, fault};
+    use crate::{Ready, blocking, fault};
 
     fn stored(name: &str, fd: impl Into<OwnedFd>) -> Passed {
         Passed { name: name.to_owned(), fd: fd.into(), stored: true }
@@ -577,29 +579,36 @@ mod tests {
         assert!(accept(opened.held[1].fd.as_raw_fd()).is_ok(), "{client:?} is there still");
     }
 
-    /// A predecessor is told, and nothing is left at the paths that were bound.
-    #[test]
-    fn a_start_that_gets_no_thread_says_so_and_leaves_nothing() {
-        struct Nobody;
-        impl Spawner for Nobody {
-            fn spawn(&mut self, _: What, _: OwnedFd) -> Result<Box<dyn Child>, String> {
-                unreachable!("it does not start")
-            }
-            fn executable(&self) -> Option<&Path> {
-                None
-            }
-            fn check(&self, _: &OsStr) -> io::Result<Check> {
-                unreachable!("it does not start")
-            }
+    /// It starts no successor.
+    struct Nobody;
+    impl Spawner for Nobody {
+        fn spawn(&mut self, _: What, _: OwnedFd) -> Result<Box<dyn Child>, String> {
+            unreachable!("it is not asked to")
         }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("http");
+        fn executable(&self) -> Option<&Path> {
+            None
+        }
+        fn check(&self, _: &OsStr) -> io::Result<Check> {
+            unreachable!("it is not asked to")
+        }
+    }
+
+    /// A predecessor that offers nothing, and where its successor runs.
+    fn predecessor() -> (Channel, Host) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
         let offer = Message::Offer { speaker: Speaker::us(1), sockets: 0, files: 0, executable: None };
         predecessor.send(&offer).unwrap();
+        let started = Box::new(|_: &Arc<Shared>, _: &[Held]| ());
+        (predecessor, Host::Test { parent: Some(parent), spawner: Box::new(Nobody), started })
+    }
+
+    /// A predecessor is told, and nothing is left at the paths that were bound.
+    #[test]
+    fn a_start_that_gets_no_thread_says_so_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("http");
+        let (mut predecessor, host) = predecessor();
         let service = Service::new().listen("http", path.to_str().unwrap());
-        let host =
-            Host::Test { parent: Some(parent), spawner: Box::new(Nobody), started: Box::new(|_, _| ()) };
         let begun = fault::failing(libc::SYS_clone3, Errno::EAGAIN, || {
             begin(service, host, |start| start.listener::<blocking::UnixListener>("http")).map(drop)
         });
@@ -615,6 +624,21 @@ mod tests {
         }
         assert_eq!(heard.pop(), Some(Message::Failed { reason: error }));
         assert!(!path.exists(), "it was bound, and nobody will remove it");
+    }
+
+    /// It lives, and would wait for `prepared` until its deadline.
+    #[test]
+    fn a_start_that_cannot_be_told_the_predecessor_ends() {
+        let (_predecessor, host) = predecessor();
+        // The thread of the engine has the filter of the one that starts it.
+        let shared = fault::failing(libc::SYS_sendmsg, Errno::EMSGSIZE, || {
+            let (shared, ready) = begin(Service::new(), host, Start::harness::<Ready>).unwrap();
+            ready.notify();
+            shared
+        });
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(*shared.verdict.wait_blocking()));
+        assert_eq!(told.recv_timeout(OFFER_TIMEOUT), Ok(Verdict::Failure));
     }
 
     fn shared() -> Shared {
