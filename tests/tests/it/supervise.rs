@@ -42,9 +42,10 @@ fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() 
     assert_eq!(fs::read_dir(supervisor.proc("task")).unwrap().count(), 1);
     let sockets = supervisor.descriptors().into_iter().filter(|it| it.starts_with("socket:")).count();
     assert_eq!(sockets, 1, "no listener: {:?}", supervisor.descriptors());
-    let client = service.open(&old);
+    let mut client = service.open(&old);
     supervisor.signal(Signal::TERM);
-    service.wait_for(&old, "draining", "open=1");
+    service.wait(&old, "draining");
+    assert_eq!(client.who(), (4, old.pid()), "it is waited for");
     drop(client);
     assert_eq!(supervisor.exit(), Exit::Status(0));
     assert_eq!(service.pidfile(), None);
