@@ -98,6 +98,9 @@ use proc_macro::TokenStream;
 ///   it cannot be renamed in an import.
 /// * The entries without a name go to the other parameters, in order, and are called like them.
 ///
+/// Beside `Listeners` an entry that has a name need not be a parameter: `Listeners::declared` takes it, before the service is
+/// ready.
+///
 /// A listener can be taken as any type that is `tableflip::FromListener`: the managed types of `tableflip::net` and
 /// `tableflip::blocking`, the raw ones of tokio and std, an `OwnedFd`, and those of other crates.
 ///
@@ -113,7 +116,7 @@ use proc_macro::TokenStream;
 ///
 /// * an option that does not exist, is given twice or does not fit the function, or a value that is no such thing;
 /// * an address that does not parse, or that another listener has;
-/// * a listener that no parameter takes, and a parameter that is neither a listener nor a part of the harness;
+/// * a listener that no parameter takes, unless it has a name and one is `Listeners`, and a parameter that is neither a listener nor a part of the harness;
 /// * a listener whose literal address is not of a kind that its type is for;
 /// * only raw listeners and no `Ready`, so that nothing would say when the service is ready;
 /// * a function that is generic or `const`, `unsafe` or `extern`, or that takes `self`.

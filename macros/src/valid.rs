@@ -315,9 +315,14 @@ impl Draft {
                 Some(Role::Harness(_)) => {}
             }
         }
-        // A parameter that could not be read may be the one that takes the listener.
-        if signature_is_known && !takes_the_rest {
-            errors.extend(left_over.into_iter().map(|index| self.no_parameter(&self.entries[index], sig)));
+        for entry in left_over.into_iter().map(|index| &self.entries[index]) {
+            match &entry.name {
+                // It is taken by its name.
+                Some(name) if takes_the_rest => errors.extend(unfit_name(name)),
+                // A parameter that could not be read may be the one that takes the listener.
+                _ if !signature_is_known => {}
+                _ => errors.push(no_parameter(entry, takes_the_rest, sig)),
+            }
         }
         errors.into_iter().for_each(|error| self.errors.push(error));
     }
@@ -356,19 +361,29 @@ impl Draft {
         };
         Error::new(parameter.name.span(), format!("no `listen` entry is named `{typed}`; {fix}"))
     }
+}
 
-    fn no_parameter(&self, entry: &Entry, sig: &Signature) -> Error {
-        let ty = usual_type(entry.literal.as_ref().map_or(Kind::Tcp, Address::kind));
-        let function = &sig.ident;
-        match &entry.name {
-            Some(name) => Error::new(
-                name.span(),
-                format!("no parameter takes this listener; add `{name}: {ty}` to those of `{function}`"),
-            ),
-            None => Error::new_spanned(
+/// The error for a listener that nobody can take.
+fn no_parameter(entry: &Entry, has_listeners: bool, sig: &Signature) -> Error {
+    let ty = usual_type(entry.literal.as_ref().map_or(Kind::Tcp, Address::kind));
+    let function = &sig.ident;
+    match &entry.name {
+        Some(name) => Error::new(
+            name.span(),
+            format!("no parameter takes this listener; add `{name}: {ty}` to those of `{function}`"),
+        ),
+        None => {
+            let named = if has_listeners {
+                ", or give it a name, by which `Listeners::declared` takes it"
+            } else {
+                ""
+            };
+            Error::new_spanned(
                 &entry.address,
-                format!("no parameter takes this listener; add one of type `{ty}` to those of `{function}`"),
-            ),
+                format!(
+                    "no parameter takes this listener; add one of type `{ty}` to those of `{function}`{named}"
+                ),
+            )
         }
     }
 }
