@@ -26,10 +26,12 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::control::{self, Control};
+use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
 use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
+use crate::params;
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
@@ -261,10 +263,12 @@ impl Engine {
             if self.shared.verdict.get().is_some() {
                 let deadline = Instant::now() + PAUSE_TIMEOUT;
                 self.doors.iter().for_each(|door| door.retire(deadline));
+                self.close();
                 return;
             }
             self.round();
         };
+        self.close();
         if !self.is_process {
             // As the end of a process closes what it has: whoever waited for this one finds nothing left of it.
             let shared = self.shared.clone();
@@ -278,6 +282,14 @@ impl Engine {
         }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+    }
+
+    /// Nobody waits for an answer of an engine that has ended.
+    fn close(&mut self) {
+        for reply in self.waiting.drain(..) {
+            reply.set(Err(UpgradeError::Terminating));
+        }
+        self.shared.close(UpgradeError::Terminating, self.status());
     }
 
     /// Waits for something to happen, and deals with all of it.
@@ -408,9 +420,11 @@ impl Engine {
                     if let (Some(at), Some(parent)) = (adopted, &mut self.parent) {
                         parent.adopted.push(at);
                     }
-                    self.ports.extend(held.port());
-                    // The control socket stays the last.
-                    self.held.insert(self.held_by_body().len(), *held);
+                    if let Some(held) = held {
+                        self.ports.extend(held.port());
+                        // The control socket stays the last.
+                        self.held.insert(self.held_by_body().len(), *held);
+                    }
                     self.doors.extend(doors);
                 }
             }
@@ -441,20 +455,25 @@ impl Engine {
 
     fn look_at_body(&mut self) {
         if self.verdict.is_none() && self.state.phase == Phase::Starting {
-            let unserved = self.unserved();
             // Whoever binds at run time is ready when it has bound something, and serves it.
             let nothing_yet =
                 self.doors.iter().all(|door| door.name() == control::NAME) && self.shared.pool().is_some();
-            if self.body.ready || (!self.manual_ready && unserved.is_empty() && !nothing_yet) {
-                // From now on nothing is bound or adopted. What was a moment ago has been posted by then.
-                let left = self.shared.pool().take().map(|pool| pool.offered).unwrap_or_default();
-                systemd::let_go(left, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
+            let all_asked = self.doors.iter().all(|door| door.asked());
+            if self.body.ready || (!self.manual_ready && all_asked && !nothing_yet) {
+                // From now on nothing is bound, taken or adopted. What was a moment ago has been posted by then.
+                let pool = self.shared.pool().take().unwrap_or_default();
+                if let Some(held) = pool.declared.first() {
+                    self.reason = Some(params::not_taken(&held.name).to_string());
+                    self.feed(Event::NotReady);
+                    return;
+                }
+                systemd::let_go(pool.offered, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
                 self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped && self.body.panic.is_none() {
                 self.feed(Event::NotReady);
             } else {
-                self.tell_unserved(unserved);
+                self.tell_unserved(self.unserved());
             }
         }
         // In a drain it is `Drained` that counts: the tasks and threads that a body has left behind finish first.
@@ -480,8 +499,12 @@ impl Engine {
         asked && self.shared.counted() == 0 && (self.body.returned || !awaited)
     }
 
+    /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
     fn unserved(&self) -> Vec<String> {
-        self.doors.iter().filter(|door| !door.asked()).map(|door| door.name().to_owned()).collect()
+        let not_asked = self.doors.iter().filter(|door| !door.asked()).map(|door| door.name().to_owned());
+        let pool = self.shared.pool();
+        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.clone());
+        not_asked.chain(not_taken).collect()
     }
 
     /// Feeds one event and what comes of its actions.

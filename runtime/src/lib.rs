@@ -37,7 +37,7 @@
 //!
 //! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net` in
 //! an `async fn`, of [`blocking`] in a plain `fn`, or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
-//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within; [`Listeners`], to bind more;
+//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within; [`Listeners`], to take and bind more at run time;
 //! [`Inherited`], what the predecessor has passed on.
 //!
 //! ```no_run

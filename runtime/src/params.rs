@@ -88,10 +88,14 @@ impl Start {
         let fail =
             |problem: &str| StartError::Listener { listener: name.to_owned(), problem: problem.to_owned() };
         let Some(held) = self.held.iter().find(|held| held.name == name) else {
-            return Err(fail("it is not declared"));
+            return Err(fail(NOT_DECLARED));
         };
         if self.taken.iter().any(|taken| taken == name) {
-            return Err(fail("it has been taken already"));
+            return Err(fail(TAKEN));
+        }
+        if let Some(pool) = self.shared.pool().as_mut() {
+            let at = pool.declared.iter().position(|held| held.name == name);
+            pool.declared.remove(at.ok_or_else(|| fail(TAKEN))?);
         }
         self.taken.push(name.to_owned());
         make(held, &self.shared, &mut self.doors)
@@ -108,12 +112,14 @@ impl Start {
 
     /// What must hold before the body may run.
     pub(crate) fn check(&self) -> Result<(), StartError> {
-        let binds_itself = self.shared.pool().is_some();
-        if let Some(held) = self.held.iter().find(|held| !self.taken.contains(&held.name)) {
-            let problem = "it is declared, and the body does not take it".to_owned();
-            return Err(StartError::Listener { listener: held.name.clone(), problem });
+        // A body that has `Listeners` takes what is left later, until it is ready.
+        if self.shared.pool().is_some() {
+            return Ok(());
         }
-        if !self.manual_ready && !binds_itself && self.doors.is_empty() && !self.held.is_empty() {
+        if let Some(held) = self.held.iter().find(|held| !self.taken.contains(&held.name)) {
+            return Err(not_taken(&held.name));
+        }
+        if !self.manual_ready && self.doors.is_empty() && !self.held.is_empty() {
             return Err(StartError::NotReady(
                 "every listener is taken as a raw type, so nobody sees when the body serves; take a managed type, \
                  or `tableflip::Ready`"
@@ -131,6 +137,15 @@ impl fmt::Debug for Start {
             .field("taken", &self.taken)
             .finish_non_exhaustive()
     }
+}
+
+const NOT_DECLARED: &str = "it is not declared";
+const TAKEN: &str = "it has been taken already";
+
+/// The error for a listener that is declared in vain.
+pub(crate) fn not_taken(name: &str) -> StartError {
+    let problem = "it is declared, and the body does not take it".to_owned();
+    StartError::Listener { listener: name.to_owned(), problem }
 }
 
 /// Makes of a socket what the body takes it as.
@@ -349,8 +364,9 @@ impl Upgrader {
     ///
     /// # Errors
     ///
-    /// Why it was refused, or why the successor failed; in both cases this process serves on. Other platforms than
-    /// Linux always answer [`Unsupported`](UpgradeError::Unsupported).
+    /// Why it was refused, or why the successor failed; in both cases this process serves on. A service that has ended
+    /// answers [`Terminating`](UpgradeError::Terminating). Other platforms than Linux always answer
+    /// [`Unsupported`](UpgradeError::Unsupported).
     pub async fn upgrade(&self) -> Result<Upgraded, UpgradeError> {
         self.request().wait().await.clone()
     }
@@ -375,7 +391,8 @@ impl Upgrader {
         self.shared.post(Note::Stop);
     }
 
-    /// How this process stands: for an endpoint of the service's own, or its metrics.
+    /// How this process stands, or a service that has ended stood then: for an endpoint of the service's own, or its
+    /// metrics.
     pub async fn status(&self) -> Status {
         self.ask_status().wait().await.clone()
     }
@@ -459,18 +476,43 @@ impl FromHarness for Inherited {
     }
 }
 
-/// Binds listeners at run time: their number or their addresses may come from a configuration.
+/// Takes declared listeners at run time, and binds others: their number or their addresses may come from a configuration.
 ///
-/// They can be bound until the service is ready. Without a [`Ready`] that is when every managed listener, of which there
-/// must be one, has been asked for its first connection: bind them all before the first is served. What was offered by
-/// the predecessor and is not bound again by then is closed.
+/// They can be taken and bound until the service is ready. Without a [`Ready`] that is when every managed listener, of which
+/// there must be one, has been asked for its first connection: take and bind them all before the first is served. A declared
+/// listener that nobody has taken by then fails the start. What was offered by the predecessor and is not bound again by
+/// then is closed.
 #[derive(Clone, Debug)]
 pub struct Listeners {
     shared: Arc<Shared>,
 }
 
 impl Listeners {
-    /// Inherits the listener of this name and address from the predecessor, or binds it.
+    /// Takes the declared listener of this name, which no parameter has taken.
+    ///
+    /// # Errors
+    ///
+    /// No listener of this name is declared, it has been taken, `T` is not for this kind of socket, or the service is ready.
+    pub fn declared<T: FromListener>(&self, name: &str) -> Result<T, StartError> {
+        // The lock is not held meanwhile: what makes a `T` is anybody's code.
+        let held = {
+            let pool = self.shared.pool();
+            let pool = pool.as_ref().ok_or_else(|| too_late(name))?;
+            pool.declared[untaken(pool, name)?].clone()
+        };
+        let mut doors = Vec::new();
+        let made = make(&held, &self.shared, &mut doors)?;
+        // As in `enter`: the engine sees that it is taken or, once ready, that it is not.
+        let mut pool = self.shared.pool();
+        let pool = pool.as_mut().ok_or_else(|| too_late(name))?;
+        let at = untaken(pool, name)?;
+        drop(pool.declared.remove(at));
+        self.shared.post(Note::Listener { held: None, doors, adopted: None });
+        Ok(made)
+    }
+
+    /// Inherits the listener of this name and address from the predecessor, or binds it. One that is declared so and has not
+    /// been taken is that listener.
     ///
     /// # Errors
     ///
@@ -507,7 +549,8 @@ impl Listeners {
         })
     }
 
-    /// Inherits the listener of this name and address; `None` if the predecessor does not have it.
+    /// Inherits the listener of this name and address; `None` if the predecessor does not have it. One that is declared so and
+    /// has not been taken is that listener, inherited or not.
     ///
     /// # Errors
     ///
@@ -518,6 +561,9 @@ impl Listeners {
         address: impl IntoAddress,
     ) -> Result<Option<T>, StartError> {
         let address = self.parse(name, address)?;
+        if self.is_declared(name, &address) {
+            return self.declared(name).map(Some);
+        }
         self.enter(name, &address, |offered| {
             offered.map(|(entry, fd)| sockets::adopt(&address, entry, fd)).transpose()
         })
@@ -534,7 +580,9 @@ impl Listeners {
         address: impl IntoAddress,
         fd: impl Into<OwnedFd>,
     ) -> Result<(), StartError> {
-        self.bind_with::<OwnedFd, _>(name, address, |_| Ok(fd)).map(drop)
+        let address = self.parse(name, address)?;
+        let receive = |address: &Address| sockets::receive(name, address, fd.into());
+        self.inherit_or::<OwnedFd>(name, &address, receive).map(drop)
     }
 
     fn obtain<T: FromListener>(
@@ -544,11 +592,29 @@ impl Listeners {
         bind: impl FnOnce(&Address) -> Result<Held, StartError>,
     ) -> Result<T, StartError> {
         let address = self.parse(name, address)?;
-        let obtained = self.enter(name, &address, |offered| match offered {
-            Some((entry, fd)) => sockets::adopt(&address, entry, fd).map(Some),
-            None => bind(&address).map(Some),
+        if self.is_declared(name, &address) {
+            return self.declared(name);
+        }
+        self.inherit_or(name, &address, bind)
+    }
+
+    fn inherit_or<T: FromListener>(
+        &self,
+        name: &str,
+        address: &Address,
+        bind: impl FnOnce(&Address) -> Result<Held, StartError>,
+    ) -> Result<T, StartError> {
+        let obtained = self.enter(name, address, |offered| match offered {
+            Some((entry, fd)) => sockets::adopt(address, entry, fd).map(Some),
+            None => bind(address).map(Some),
         })?;
         Ok(obtained.expect("it is inherited or bound"))
+    }
+
+    /// Whether it is one that is declared and that nobody has taken.
+    fn is_declared(&self, name: &str, address: &Address) -> bool {
+        let is_it = |held: &Held| held.name == name && held.address.identity() == address.identity();
+        self.shared.pool().iter().any(|pool| pool.declared.iter().any(is_it))
     }
 
     fn parse(&self, name: &str, address: impl IntoAddress) -> Result<Address, StartError> {
@@ -586,7 +652,7 @@ impl Listeners {
         let mut pool = self.shared.pool();
         match (made, pool.as_mut()) {
             (Ok(Some((made, held))), Some(_)) => {
-                self.shared.post(Note::Listener { held: Box::new(held), doors, adopted });
+                self.shared.post(Note::Listener { held: Some(Box::new(held)), doors, adopted });
                 Ok(Some(made))
             }
             (Ok(Some((_, held))), None) => {
@@ -620,6 +686,16 @@ impl Listeners {
     }
 }
 
+/// The place of the declared listener of this name, if nobody has taken it.
+fn untaken(pool: &Pool, name: &str) -> Result<usize, StartError> {
+    let is_used = pool.used.iter().any(|(used, _)| used == name);
+    let problem = if is_used { TAKEN } else { NOT_DECLARED };
+    pool.declared
+        .iter()
+        .position(|held| held.name == name)
+        .ok_or_else(|| StartError::Listener { listener: name.to_owned(), problem: problem.to_owned() })
+}
+
 fn too_late(name: &str) -> StartError {
     let problem = "the service is ready; listeners are bound before that".to_owned();
     StartError::Listener { listener: name.to_owned(), problem }
@@ -628,8 +704,10 @@ fn too_late(name: &str) -> StartError {
 impl FromHarness for Listeners {
     fn from_harness(start: &mut Start) -> Self {
         let used = start.held.iter().map(|held| (held.name.clone(), held.address.clone())).collect();
+        let is_left = |held: &&Held| !start.taken.contains(&held.name);
+        let declared = start.held.iter().filter(is_left).cloned().collect();
         let offered = std::mem::take(&mut start.left);
-        start.shared.pool().get_or_insert_with(|| Pool { offered, used });
+        start.shared.pool().get_or_insert_with(|| Pool { declared, offered, used });
         Listeners { shared: start.shared.clone() }
     }
 }

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::error::{StartError, UpgradeError};
 use crate::fd::OwnedFd;
 use crate::gate::Door;
-use crate::sockets::{Entry, Held};
+use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
 use crate::sync::{Latch, Pulse};
 use crate::wake::Wake;
@@ -42,7 +42,8 @@ pub(crate) enum Note {
     Status(Arc<Latch<Status>>),
     /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
     Listener {
-        held: Box<Held>,
+        /// `None` for one that is declared, which the engine has.
+        held: Option<Box<Held>>,
         doors: Vec<Arc<dyn Door>>,
         #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no predecessor"))]
         adopted: Option<usize>,
@@ -86,13 +87,40 @@ pub(crate) fn start_engine_thread<E: Send + 'static>(run: fn(E)) -> Result<impl 
     Ok(move |engine| give.send(engine).expect("the thread waits for it"))
 }
 
-/// What a body that takes `Listeners` may still adopt, until it is ready.
+/// What a body that takes `Listeners` may still take or adopt, until it is ready.
 #[derive(Default)]
 pub(crate) struct Pool {
+    /// What was declared and nobody has taken.
+    pub(crate) declared: Vec<Held>,
     /// What was offered and not declared, with its place in the offer.
     pub(crate) offered: VecDeque<(usize, Entry, OwnedFd)>,
     /// The names and the addresses that are in use.
     pub(crate) used: Vec<(String, Address)>,
+}
+
+/// What is posted for the engine, until it has ended.
+enum Inbox {
+    Open(Vec<Note>),
+    Closed(Arc<Last>),
+}
+
+/// What is answered in the place of an engine that has ended.
+struct Last {
+    refusal: UpgradeError,
+    status: Status,
+}
+
+impl Last {
+    /// Without the lock of the inbox: what it says may come to a subscriber that asks something as well.
+    fn answer(&self, note: Note, shared: &Shared) {
+        match note {
+            Note::Upgrade(reply) => reply.set(Err(self.refusal.clone())),
+            Note::Status(reply) => reply.set(self.status.clone()),
+            Note::Listener { held, .. } => sockets::forget(held.map(|held| *held).as_slice(), shared),
+            // Nobody waits for what becomes of these.
+            _ => {}
+        }
+    }
 }
 
 pub(crate) struct Shared {
@@ -101,7 +129,7 @@ pub(crate) struct Shared {
     /// When this process, or this service of a test, began.
     pub(crate) began: Instant,
     wake: Wake,
-    inbox: Mutex<Vec<Note>>,
+    inbox: Mutex<Inbox>,
     /// How many streams and guards are open.
     counted: AtomicUsize,
     /// `None` once the service is ready, or if its body does not take `Listeners`.
@@ -140,7 +168,7 @@ impl Shared {
             pid: std::process::id(),
             began: Instant::now(),
             wake: Wake::new()?,
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::new(Inbox::Open(Vec::new())),
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
             passed_on: Mutex::new(BTreeMap::new()),
@@ -171,12 +199,38 @@ impl Shared {
     }
 
     pub(crate) fn post(&self, note: Note) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(note);
-        self.wake();
+        let last = match &mut *self.inbox() {
+            Inbox::Open(notes) => {
+                notes.push(note);
+                return self.wake();
+            }
+            Inbox::Closed(last) => last.clone(),
+        };
+        last.answer(note, self);
     }
 
     pub(crate) fn take_notes(&self) -> Vec<Note> {
-        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        match &mut *self.inbox() {
+            Inbox::Open(notes) => std::mem::take(notes),
+            Inbox::Closed(_) => Vec::new(),
+        }
+    }
+
+    /// The engine has ended. Whoever has asked since it looked last, or asks from now on, hears why there is no upgrade, and
+    /// how all stood at the end.
+    pub(crate) fn close(&self, refusal: UpgradeError, status: Status) {
+        // First, for what is bound is posted with the lock of the pool held.
+        let pool = self.pool().take();
+        drop(pool);
+        let last = Arc::new(Last { refusal, status });
+        let inbox = std::mem::replace(&mut *self.inbox(), Inbox::Closed(last.clone()));
+        if let Inbox::Open(notes) = inbox {
+            notes.into_iter().for_each(|note| last.answer(note, self));
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Option<Pool>> {
@@ -249,5 +303,31 @@ impl Drop for Counted {
         {
             self.shared.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::Phase;
+
+    /// What was posted after the engine looked last, and what is posted when nobody looks any more.
+    #[test]
+    fn an_inbox_that_is_closed_answers() {
+        let shared = Shared::new(1, false, Duration::ZERO).unwrap();
+        let ask = || {
+            let (reply, status) = (Arc::new(Reply::new()), Arc::new(Latch::new()));
+            shared.post(Note::Upgrade(reply.clone()));
+            shared.post(Note::Status(status.clone()));
+            (reply, status)
+        };
+        let before = ask();
+        let last = Status::of(&shared, Phase::Ended, &[], &[]);
+        shared.close(UpgradeError::Terminating, last.clone());
+        for (reply, status) in [before, ask()] {
+            assert_eq!(reply.get(), Some(&Err(UpgradeError::Terminating)));
+            assert_eq!(status.get(), Some(&last));
+        }
+        assert!(shared.take_notes().is_empty());
     }
 }

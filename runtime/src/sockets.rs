@@ -35,7 +35,7 @@ use crate::systemd::Passed;
 const BACKLOG: i32 = 4096;
 
 /// A socket that this process holds for as long as it lives, apart from what its body takes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) name: String,
     pub(crate) address: Address,

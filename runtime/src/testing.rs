@@ -123,7 +123,8 @@ impl<T: Send + 'static> Running<T> {
     /// # Errors
     ///
     /// Why the upgrade failed; this service serves on. One whose own predecessor still drains refuses:
-    /// [`Upgrader::predecessor_gone_blocking`] waits for that.
+    /// [`Upgrader::predecessor_gone_blocking`] waits for that. One that has ended is
+    /// [`Terminating`](UpgradeError::Terminating).
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
     where
@@ -233,14 +234,11 @@ impl<T: Send + 'static> OnThread<T> {
             }
         };
         let host = next.host(parent, Box::new(tell));
-        let thread = {
-            let child = child.clone();
-            thread::spawn(move || {
-                let ended = run(host);
-                child.dead();
-                ended
-            })
-        };
+        let on_its_thread = Life { child: child.clone() };
+        let thread = thread::spawn(move || {
+            let _life = on_its_thread;
+            run(host)
+        });
         Self { thread, started, next, child }
     }
 
@@ -261,6 +259,20 @@ impl<T: Send + 'static> OnThread<T> {
     }
 }
 
+/// That of a service, which ends with its thread: by a panic as well, as a process does.
+struct Life {
+    child: Arc<ThreadChild>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.child.kill();
+        }
+        self.child.dead();
+    }
+}
+
 /// Ends a service without a last word.
 fn kill(shared: &Shared) {
     shared.verdict.set(Verdict::Failure);
@@ -271,10 +283,22 @@ fn kill(shared: &Shared) {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
     use crate::blocking::TcpListener;
     use crate::service::MAX_LISTENERS;
+    use crate::status::Phase;
+
+    /// How long anything may take that is to happen.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// What it returns, within the deadline.
+    fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || send.send(f()));
+        receive.recv_timeout(DEADLINE).expect("it neither hangs nor panics")
+    }
 
     fn declared() -> Service {
         Service::new().listen("greet", "tcp://127.0.0.1:0").probation("0s").upgrade_timeout("10s")
@@ -457,5 +481,148 @@ mod tests {
         let refused = old.upgrader().upgrade_blocking().unwrap_err().to_string();
         assert!(refused.contains("Running::replace"), "{refused}");
         old.stop();
+    }
+
+    #[test]
+    fn a_service_that_has_ended_answers() {
+        let refused = if cfg!(upgrades) { UpgradeError::Terminating } else { UpgradeError::Unsupported };
+        in_time(move || {
+            let stopped = start_blocking(declared(), greet("hello")).unwrap();
+            let upgrader = stopped.upgrader();
+            stopped.stop();
+            assert_eq!(upgrader.upgrade_blocking(), Err(refused.clone()));
+            let status = upgrader.status_blocking();
+            assert_eq!((status.phase, status.listeners.len()), (Phase::Ended, 0));
+
+            let returned = start_blocking(declared(), |start| {
+                let listener: TcpListener = start.listener("greet")?;
+                Ok(move || drop(listener.accept()))
+            })
+            .unwrap();
+            drop(TcpStream::connect(returned.address("greet").unwrap()).unwrap());
+            returned.shared.verdict.wait_blocking();
+            let replaced = returned.replace_blocking(declared(), greet("new"));
+            assert_eq!(replaced.map(|_| ()), Err(refused));
+        });
+    }
+
+    /// As SIGKILL ends a process: who waited there is told so, too.
+    #[test]
+    #[cfg(upgrades)]
+    fn a_service_that_is_dropped_ends_the_wait_for_its_upgrade() {
+        let (inside, is_inside) = mpsc::channel();
+        let (_test_lives, end_of_test) = mpsc::channel::<()>();
+        let old = Arc::new(start_blocking(declared().upgrade_timeout("1h"), greet("old")).unwrap());
+        let upgrading = old.clone();
+        let upgrade = thread::spawn(move || {
+            upgrading.replace_blocking(declared(), move |start| {
+                let _greet: TcpListener = start.listener("greet")?;
+                Ok(move || {
+                    inside.send(()).unwrap();
+                    match end_of_test.recv() {
+                        Ok(()) | Err(_) => {}
+                    }
+                })
+            })
+        });
+        is_inside.recv_timeout(DEADLINE).unwrap();
+        kill(&old.shared);
+        let outcome = in_time(move || upgrade.join().unwrap().map(|_| ()));
+        assert_eq!(outcome, Err(UpgradeError::Terminating));
+    }
+
+    #[test]
+    #[cfg(upgrades)]
+    fn a_successor_whose_preparation_panics_leaves_the_old_one_serving() {
+        in_time(|| {
+            let old = start_blocking(declared(), greet("old")).unwrap();
+            let panicking = old
+                .replace_blocking(declared(), |_| -> Result<Body, StartError> { panic!("no configuration") });
+            let reason = panicking.map(|_| ()).unwrap_err().to_string();
+            assert_eq!(reason, "the successor ended before it served");
+            assert_eq!(ask(old.address("greet").unwrap()).unwrap(), "old");
+            old.stop();
+        });
+    }
+
+    /// No word of it comes to the engine, which would go on.
+    #[test]
+    #[cfg(feature = "tokio")]
+    fn a_service_whose_body_panics_as_it_is_dropped_ends() {
+        struct Fragile;
+        impl Future for Fragile {
+            type Output = ();
+
+            fn poll(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Self::Output> {
+                std::task::Poll::Ready(())
+            }
+        }
+        impl Drop for Fragile {
+            fn drop(&mut self) {
+                panic!("it breaks");
+            }
+        }
+
+        in_time(|| {
+            let (tell, told) = mpsc::channel();
+            let panic = std::panic::catch_unwind(|| {
+                start(declared(), move |start| {
+                    let greet: crate::net::TcpListener = start.listener("greet")?;
+                    tell.send(greet.local_addr().unwrap()).unwrap();
+                    Ok(Fragile)
+                })
+            });
+            assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"it breaks"));
+            let address = told.recv().unwrap();
+            while TcpStream::connect(address).is_ok() {
+                thread::yield_now();
+            }
+        });
+    }
+
+    /// What comes of a declared listener that is left to `Listeners`; `at` is what takes it there.
+    fn declared_and_left(
+        at: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
+    ) -> Result<Running<()>, StartError> {
+        start_blocking(declared(), |start| {
+            let (listeners, ready): (crate::Listeners, crate::Ready) = (start.harness()?, start.harness()?);
+            Ok(move || {
+                let listener = at(&listeners);
+                ready.notify();
+                // Of one that has not taken it the start fails.
+                let Ok(listener) = listener else { return };
+                for stream in listener.incoming() {
+                    stream.unwrap().write_all(b"hello").unwrap();
+                }
+            })
+        })
+    }
+
+    #[test]
+    fn a_declared_listener_is_taken_at_run_time() {
+        type Take = fn(&crate::Listeners) -> Result<TcpListener, StartError>;
+        let ways: [Take; 3] = [
+            |listeners| listeners.declared("greet"),
+            |listeners| listeners.bind("greet", "tcp://127.0.0.1:0"),
+            |listeners| Ok(listeners.take("greet", "tcp://127.0.0.1:0")?.expect("it is declared")),
+        ];
+        for take in ways {
+            in_time(move || {
+                let service = declared_and_left(take).unwrap();
+                assert_eq!(ask(service.address("greet").unwrap()).unwrap(), "hello");
+                service.stop();
+            });
+        }
+    }
+
+    #[test]
+    fn a_declared_listener_that_nobody_takes_at_run_time_fails_the_start() {
+        in_time(|| {
+            let not_taken = declared_and_left(|listeners| listeners.declared("other"));
+            assert!(matches!(not_taken, Err(StartError::NotReady(_))), "{not_taken:?}");
+        });
     }
 }

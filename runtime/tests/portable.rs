@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tableflip::{Shutdown, UpgradeError, Upgrader, blocking, net};
+use tableflip::{Listeners, Shutdown, StartError, UpgradeError, Upgrader, blocking, net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -61,6 +61,24 @@ fn threaded(echo: blocking::TcpListener) -> ExitCode {
 }
 
 #[tableflip::main(listen = [echo = "tcp://127.0.0.1:0"])]
+fn at_run_time(listeners: Listeners) -> Result<ExitCode, StartError> {
+    let echo: blocking::TcpListener = listeners.declared("echo")?;
+    println!("serves {}", echo.local_addr().expect("it is bound"));
+    for stream in echo.incoming() {
+        let stream = stream.expect("it is accepted");
+        thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+    }
+    Ok(ExitCode::from(STOPPED))
+}
+
+#[tableflip::main(listen = [echo = "tcp://127.0.0.1:0"])]
+async fn forgetful(listeners: Listeners) -> Result {
+    let other: net::TcpListener = listeners.bind("other", "tcp://127.0.0.1:0")?;
+    other.accept().await?;
+    Ok(())
+}
+
+#[tableflip::main(listen = [echo = "tcp://127.0.0.1:0"])]
 async fn unready(echo: net::TcpListener) -> Result {
     drop(echo);
     Err("no configuration".into())
@@ -73,6 +91,8 @@ fn service() {
     let code = match name.as_str() {
         "asynchronous" => asynchronous(),
         "threaded" => threaded(),
+        "at_run_time" => at_run_time(),
+        "forgetful" => forgetful(),
         "unready" => unready(),
         _ => unreachable!("`{name}` is none of the services"),
     };
@@ -219,6 +239,11 @@ fn ctrl_c_drains_a_service_of_threads() -> Result {
 }
 
 #[test]
+fn a_declared_listener_that_is_taken_at_run_time_drains() -> Result {
+    drains_at("at_run_time", Signal::SIGTERM)
+}
+
+#[test]
 fn a_second_ctrl_c_ends_it_at_once() -> Result {
     let mut service = Service::start("asynchronous")?;
     let _open = service.connect()?;
@@ -284,6 +309,9 @@ fn a_start_that_fails_says_why() -> Result {
     assert!(stderr.contains("`freebind` is not available on this platform"), "{stderr}");
     let stderr = cannot_start(&mut command("unready"))?;
     assert!(stderr.contains("the body returned before it was ready"), "{stderr}");
+    let stderr = cannot_start(&mut command("forgetful"))?;
+    let forgotten = "cannot start: listener `echo`: it is declared, and the body does not take it";
+    assert!(stderr.contains(forgotten), "{stderr}");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
+use crate::params;
 use crate::pidfile::Pidfile;
 use crate::report::{Seldom, complain, printable, tell};
 use crate::service::Settings;
@@ -115,10 +116,12 @@ impl Engine {
             }
             // A test has dropped the service.
             if self.shared.verdict.get().is_some() {
-                return self.retire();
+                self.retire();
+                return self.close();
             }
             self.round();
         };
+        self.close();
         // Whoever still waits for it to serve waits in vain.
         self.shared.serving.set(false);
         if !self.is_process {
@@ -134,6 +137,11 @@ impl Engine {
         }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+    }
+
+    /// Nobody waits for an answer of an engine that has ended.
+    fn close(&self) {
+        self.shared.close(UpgradeError::Unsupported, self.status());
     }
 
     /// Waits for something to happen, and deals with all of it.
@@ -184,19 +192,20 @@ impl Engine {
                 Note::Upgrade(reply) => reply.set(Err(self.refuse_upgrade())),
                 Note::Stop => self.stop(None),
                 Note::Alive => {}
-                Note::Status(reply) => {
-                    let status = Status::of(&self.shared, self.state.phase, &self.held, &self.doors);
-                    reply.set(Status {
-                        version: self.settings.version.clone(),
-                        serving: self.serving_since.map(|since| since.elapsed()),
-                        ..status
-                    });
-                }
+                Note::Status(reply) => reply.set(self.status()),
                 Note::Listener { held, doors, .. } => {
-                    self.held.push(*held);
+                    self.held.extend(held.map(|held| *held));
                     self.doors.extend(doors);
                 }
             }
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: self.settings.version.clone(),
+            serving: self.serving_since.map(|since| since.elapsed()),
+            ..Status::of(&self.shared, self.state.phase, &self.held, &self.doors)
         }
     }
 
@@ -222,10 +231,15 @@ impl Engine {
         if self.verdict.is_none() && self.state.phase == Phase::Starting {
             // Whoever binds at run time is ready when it has bound something, and serves it.
             let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
-            let served = self.unserved().is_empty() && !nothing_yet;
-            if self.body.ready || (!self.manual_ready && served) {
-                // From now on nothing is bound. What was a moment ago has been posted by then.
-                *self.shared.pool() = None;
+            let all_asked = self.doors.iter().all(|door| door.asked());
+            if self.body.ready || (!self.manual_ready && all_asked && !nothing_yet) {
+                // From now on nothing is bound or taken. What was a moment ago has been posted by then.
+                let pool = self.shared.pool().take().unwrap_or_default();
+                if let Some(held) = pool.declared.first() {
+                    self.reason = Some(params::not_taken(&held.name).to_string());
+                    self.feed(Event::NotReady);
+                    return;
+                }
                 self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped {
@@ -251,8 +265,12 @@ impl Engine {
             && (self.body.returned || !awaited)
     }
 
+    /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
     fn unserved(&self) -> Vec<String> {
-        self.doors.iter().filter(|door| !door.asked()).map(|door| format!("`{}`", door.name())).collect()
+        let not_asked = self.doors.iter().filter(|door| !door.asked()).map(|door| door.name());
+        let pool = self.shared.pool();
+        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.as_str());
+        not_asked.chain(not_taken).map(|name| format!("`{name}`")).collect()
     }
 
     /// Feeds one event and what comes of its actions.

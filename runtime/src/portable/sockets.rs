@@ -24,7 +24,7 @@ const BACKLOG: i32 = 4096;
 pub(crate) enum Entry {}
 
 /// A socket that this process holds until it drains, apart from what its body takes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) name: String,
     pub(crate) address: Address,

@@ -1,7 +1,8 @@
 //! There is no successor in a test either.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::kill;
 use crate::begin::{Host, Started};
 use crate::fd::OwnedFd;
 use crate::shared::Shared;
@@ -21,15 +22,30 @@ impl Next {
     }
 }
 
-/// What a predecessor would see of a service.
-pub(super) struct ThreadChild;
+/// What ends with the thread of a service.
+pub(super) struct ThreadChild {
+    shared: OnceLock<Arc<Shared>>,
+}
 
 impl ThreadChild {
     pub(super) fn new() -> Self {
-        Self
+        Self { shared: OnceLock::new() }
     }
 
-    pub(super) fn started(&self, _shared: Arc<Shared>) {}
+    pub(super) fn started(&self, shared: Arc<Shared>) {
+        self.shared.get_or_init(|| shared);
+    }
 
-    pub(super) fn dead(&self) {}
+    pub(super) fn kill(&self) {
+        if let Some(shared) = self.shared.get() {
+            kill(shared);
+        }
+    }
+
+    pub(super) fn dead(&self) {
+        if let Some(shared) = self.shared.get() {
+            // Whoever still waits for it to serve waits in vain.
+            shared.serving.set(false);
+        }
+    }
 }

@@ -72,6 +72,13 @@ impl ThreadChild {
         }
     }
 
+    pub(super) fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        if let Some(shared) = self.shared.get() {
+            kill(shared);
+        }
+    }
+
     pub(super) fn dead(&self) {
         if let Some(shared) = self.shared.get() {
             // Whoever still waits for it to serve waits in vain.
@@ -95,10 +102,7 @@ impl Child for Shareable {
     }
 
     fn kill(&self) {
-        self.0.killed.store(true, Ordering::SeqCst);
-        if let Some(shared) = self.0.shared.get() {
-            kill(shared);
-        }
+        self.0.kill();
     }
 
     fn reap(&self) -> Option<String> {

@@ -2,17 +2,21 @@
 
 use std::fs;
 
-use crate::harness::{Dir, Exit, Service, Signal};
+use crate::harness::{Command, Dir, Exit, Service, Signal};
 
 /// The process that the pid file names, once it is another one than `before`.
 fn wait_for_pidfile(dir: &Dir, service: &Service, before: Option<u32>) -> u32 {
     dir.wait_until("a pid file of another process", || service.pidfile().filter(|pid| Some(*pid) != before))
 }
 
-fn start(dir: &Dir, binary: &str) -> Service {
+fn command<'a>(dir: &'a Dir, binary: &str) -> Command<'a> {
     let echo = format!("unix://{}", dir.join("echo").display());
     let command = dir.command(dir.join(binary)).env("TABLEFLIP_LISTEN_ECHO", echo);
-    command.env("TABLEFLIP_PROBATION", "50ms").start()
+    command.env("TABLEFLIP_PROBATION", "50ms")
+}
+
+fn start(dir: &Dir, binary: &str) -> Service {
+    command(dir, binary).start()
 }
 
 #[test]
@@ -20,13 +24,47 @@ fn a_service_of_ten_lines() {
     let dir = Dir::new();
     dir.copy(env!("CARGO_BIN_EXE_ten_lines"), "svc");
     let service = start(&dir, "svc");
-    let first = wait_for_pidfile(&dir, &service, None);
+    lives_through_an_upgrade(&dir, &service);
+}
+
+/// Its body has the declared listener by name, whatever address the environment gives it; and so has the next one's.
+#[test]
+fn a_service_that_takes_its_listener_at_run_time() {
+    for flavor in ["tasks", "threads"] {
+        let dir = Dir::new();
+        dir.copy(env!("CARGO_BIN_EXE_at_run_time"), "svc");
+        let service = command(&dir, "svc").arg(flavor).start();
+        lives_through_an_upgrade(&dir, &service);
+    }
+}
+
+#[test]
+fn a_successor_that_does_not_take_its_listener_leaves_the_old_one_serving() {
+    for flavor in ["tasks", "threads"] {
+        let dir = Dir::new();
+        dir.copy(env!("CARGO_BIN_EXE_at_run_time"), "svc");
+        let service = command(&dir, "svc").arg(flavor).start();
+        let pid = wait_for_pidfile(&dir, &service, None);
+        fs::write(dir.join("forget"), "").unwrap();
+        service.first().signal(Signal::HUP);
+        let failed = format!(
+            "tableflip: [generation 1, pid {pid}] upgrade failed: the successor could not start: listener `echo`: it is \
+             declared, and the body does not take it; this process serves on\n"
+        );
+        dir.wait_until("line on stderr", || service.log().contains(&failed).then_some(()));
+        assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
+        assert_eq!(service.pidfile(), Some(pid));
+    }
+}
+
+fn lives_through_an_upgrade(dir: &Dir, service: &Service) {
+    let first = wait_for_pidfile(dir, service, None);
     assert_eq!(first, service.first().pid());
     let mut before = service.connect_unix("echo");
     assert_eq!(before.ask("hello"), "hello");
 
     service.first().signal(Signal::HUP);
-    let second = wait_for_pidfile(&dir, &service, Some(first));
+    let second = wait_for_pidfile(dir, service, Some(first));
     let second = service.process(second);
     let mut after = service.connect_unix("echo");
     assert_eq!(after.ask("hello"), "hello");

@@ -189,6 +189,17 @@ fn a_successor_that_is_not_ready_in_time_is_killed() {
     let reason =
         "the successor was not ready within 50ms: its body has not asked for a connection of `hello`";
     assert_eq!(failed.unwrap_err().to_string(), reason);
+    drop(gate);
+    // One that could take it at run time and does not.
+    let (gate, pass) = crate::gate();
+    let failed = old.replace_blocking(listening(), |start| {
+        let listeners: tableflip::Listeners = start.harness()?;
+        Ok(move || {
+            pass();
+            drop(listeners);
+        })
+    });
+    assert_eq!(failed.unwrap_err().to_string(), reason);
     assert_eq!(ask(old.address("hello").unwrap()), "1");
     drop(gate);
 

@@ -317,6 +317,57 @@ fn a_name_and_an_address_are_taken_once() {
     running.unwrap().stop();
 }
 
+/// Not in Go, which declares nothing: what the attribute knows the address of and no parameter takes.
+#[test]
+fn a_declared_listener_is_taken_by_its_name_in_each_generation() {
+    let seen: Seen = Seen::default();
+    let service = || declared().listen("declared", "tcp://127.0.0.1:0").listen("taken", "tcp://127.0.0.1:0");
+    let generation = || {
+        let seen = seen.clone();
+        move |start: &mut tableflip::Start| {
+            let kit = body(move |kit| {
+                let problem = |problem: Result<OwnedFd, StartError>| problem.unwrap_err().to_string();
+                let listeners = &kit.listeners;
+                let kind = "listener `declared`: tcp://127.0.0.1:0 is taken as a type for udp://";
+                assert_eq!(listeners.declared::<UdpSocket>("declared").unwrap_err().to_string(), kind);
+                let unknown = "listener `other`: it is not declared";
+                assert_eq!(problem(listeners.declared("other")), unknown);
+                // One of this name is bound already.
+                let same = "listener `declared`: there is one of this name already";
+                assert_eq!(problem(listeners.bind("declared", "tcp://127.0.0.2:0")), same);
+                let made = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let added = listeners.add("declared", "tcp://127.0.0.1:0", made);
+                assert_eq!(added.unwrap_err().to_string(), same);
+
+                let it: OwnedFd = listeners.declared("declared").unwrap();
+                seen.lock().unwrap().push(identity(&it));
+                let again = "listener `declared`: it has been taken already";
+                assert_eq!(problem(listeners.declared("declared")), again);
+                assert_eq!(problem(listeners.bind("declared", "tcp://127.0.0.1:0")), same);
+                let parameter = "listener `taken`: it has been taken already";
+                assert_eq!(problem(listeners.declared("taken")), parameter);
+            })(start)?;
+            // After `Listeners`, as a later parameter.
+            let _taken: OwnedFd = start.listener("taken")?;
+            Ok(kit)
+        }
+    };
+    let old = testing::start_blocking(service(), generation()).unwrap();
+    let forgotten = old.replace_blocking(service(), |start| {
+        let _taken: OwnedFd = start.listener("taken")?;
+        body(|_| ())(start)
+    });
+    let reason =
+        "the successor could not start: listener `declared`: it is declared, and the body does not take it";
+    assert_eq!(forgotten.unwrap_err().to_string(), reason);
+    let new = old.replace_blocking(service(), generation()).unwrap();
+    old.wait();
+    assert_eq!(new.upgrader().status_blocking().listeners.len(), 2);
+    new.stop();
+    let seen = seen.lock().unwrap();
+    assert_eq!((seen.len(), seen[0]), (2, seen[1]));
+}
+
 /// Go: `ErrTooLate`-like; once `Ready()` is called, `Fds` still takes listeners there, but no successor that is being
 /// started would get them.
 #[test]
@@ -335,6 +386,7 @@ fn a_listener_that_comes_after_ready_is_an_error() {
     };
     late(listeners.bind::<OwnedFd>("late", address.as_str()).map(drop));
     late(listeners.take::<OwnedFd>("late", address.as_str()).map(drop));
+    late(listeners.declared::<OwnedFd>("late").map(drop));
     let made = |_: &tableflip::Address| -> std::io::Result<OwnedFd> { panic!("it is not called") };
     late(listeners.bind_with::<OwnedFd, _>("late", address.as_str(), made).map(drop));
     late(listeners.add("late", "udp://localhost:0", UdpSocket::bind("localhost:0").unwrap()));
