@@ -102,7 +102,12 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
 
     fn close(&self, deadline: Instant) -> bool {
         self.set_shut(true);
-        self.gate.close(deadline)
+        let closed = self.gate.close(deadline);
+        // One that could not be closed is open, and its threads are to wait for what comes.
+        if !closed {
+            self.set_shut(false);
+        }
+        closed
     }
 
     fn settle(&self, deadline: Instant) -> bool {
@@ -120,5 +125,92 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
 
     fn taken(&self) -> u64 {
         self.gate.taken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::PAUSE_TIMEOUT;
+    use crate::shared::Shared;
+
+    /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
+    #[test]
+    fn it_closes_to_threads_that_never_find_the_queue_empty() {
+        for accompanied in [false, true] {
+            let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.send_to(&[0], socket.local_addr().unwrap()).unwrap();
+            let gate = Gate::new("dns".to_owned(), shared, Arc::new(socket));
+            let gate =
+                PolledGate { gate, shut: EventFd::from_value_and_flags(1, EfdFlags::EFD_NONBLOCK).unwrap() };
+            let ended = AtomicBool::new(false);
+            let take = |socket: &UdpSocket| match ended.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::TimedOut.into()),
+                false => socket.peek(&mut [0]),
+            };
+            let deadline = || Instant::now() + PAUSE_TIMEOUT;
+            let goes_on = || {
+                let enough = gate.taken() + 1000;
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while gate.taken() < enough && Instant::now() < deadline {
+                    thread::yield_now();
+                }
+                gate.taken() >= enough
+            };
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            loop {
+                                match gate.read_through(take) {
+                                    Ok(Some(_)) => {}
+                                    end => return end.map(drop),
+                                }
+                            }
+                        })
+                    })
+                    .collect();
+                let failed = (0..10).find(|_| {
+                    gate.open();
+                    !(goes_on() && gate.settle(deadline()) && goes_on() && gate.close(deadline()))
+                });
+                gate.open();
+                let goes_on = failed.is_none() && goes_on();
+                gate.retire(deadline());
+                let is_retired = gate.gate.io().is_none();
+                // Those that were not told of the end, if there are any.
+                ended.store(true, Ordering::Relaxed);
+                gate.gate.changed().notify(usize::MAX);
+                let told = threads.into_iter().map(|thread| thread.join().unwrap()).filter(Result::is_ok);
+                assert_eq!(failed, None, "accompanied: {accompanied}");
+                assert!(goes_on && is_retired, "accompanied: {accompanied}");
+                assert_eq!(told.count(), 8, "accompanied: {accompanied}");
+            });
+        }
+    }
+
+    /// A thread that is asleep in an accept keeps it open; all others wait for what comes, and not for a change.
+    #[test]
+    fn one_that_could_not_be_closed_is_not_shut() {
+        let shared = Arc::new(Shared::new(1, false, Duration::ZERO).unwrap());
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let gate = Gate::new("dns".to_owned(), shared, socket);
+        let gate =
+            PolledGate { gate, shut: EventFd::from_value_and_flags(1, EfdFlags::EFD_NONBLOCK).unwrap() };
+        gate.open();
+        let is_shut = || PollFd::new(gate.shut.as_fd(), PollFlags::POLLIN);
+        let is_shut = || nix::poll::poll(&mut [is_shut()], nix::poll::PollTimeout::ZERO).unwrap() == 1;
+        let closed =
+            gate.gate.pass(|_| thread::scope(|scope| scope.spawn(|| gate.close(Instant::now())).join()));
+        assert!(!closed.unwrap().unwrap());
+        assert!(!is_shut());
+        assert!(gate.close(Instant::now()));
+        assert!(is_shut());
     }
 }

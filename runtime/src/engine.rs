@@ -54,7 +54,7 @@ const HASTE: Duration = Duration::from_secs(1);
 /// How many peers of connections that are aborted are named.
 const NAMED_PEERS: usize = 8;
 /// How long a thread may be inside an accept, which does not block.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a successor that said why it fails may take to exit by itself.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts of a rescue.

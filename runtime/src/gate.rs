@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::Event;
 #[cfg(upgrades)]
@@ -36,7 +36,8 @@ pub(crate) trait Door: Send + Sync {
     /// the deadline.
     #[cfg(upgrades)]
     fn settle(&self, deadline: Instant) -> bool;
-    /// Closes for good and lets go of the body's descriptor, unless a thread is inside until the deadline.
+    /// Closes for good and lets go of the body's descriptor. If a thread is inside until the deadline, which is complained
+    /// of, the descriptor stays, and nobody else gets in.
     fn retire(&self, deadline: Instant);
     /// Whether the body has asked for its first connection.
     fn asked(&self) -> bool;
@@ -48,11 +49,16 @@ pub(crate) trait Door: Send + Sync {
 /// The body's descriptor of a listener, of type `T`, behind a gate.
 ///
 /// Every accept holds the lock for reading; it lasts as long as one system call that does not block. Closing takes
-/// it for writing and therefore returns only when nobody is inside.
+/// it for writing and therefore returns only when nobody is inside. Threads that never find the queue empty would keep
+/// it from that for ever, so whoever comes while the engine waits is turned away.
 pub(crate) struct Gate<T> {
     name: String,
     shared: Arc<Shared>,
     inner: RwLock<Inner<T>>,
+    /// The engine wants the lock for writing: to everybody else the gate is closed, whatever the lock says.
+    wanted: AtomicBool,
+    /// It is retired, though somebody is inside still. Nothing that is `wanted` any more is given back.
+    retired: AtomicBool,
     /// Notified at every change.
     changed: Event,
     asked: AtomicBool,
@@ -70,6 +76,12 @@ struct Inner<T> {
     io: Option<Arc<T>>,
 }
 
+/// The pause between two looks at who is inside: the first, and the longest that doubling makes of it.
+const PAUSE: Duration = Duration::from_micros(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+/// How long those inside are waited for at the end, even if the deadline was used up for another gate.
+const LAST_WAIT: Duration = Duration::from_millis(10);
+
 /// How a gate stands.
 pub(crate) enum Passage<T> {
     Open(Arc<T>),
@@ -85,6 +97,8 @@ impl<T: Send + Sync> Gate<T> {
             name,
             shared,
             inner,
+            wanted: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             changed: Event::new(),
             asked: AtomicBool::new(false),
             #[cfg(upgrades)]
@@ -111,6 +125,10 @@ impl<T: Send + Sync> Gate<T> {
     }
 
     pub(crate) fn passage(&self) -> Passage<T> {
+        if self.wanted.load(Ordering::Acquire) {
+            let retired = self.retired.load(Ordering::Acquire);
+            return if retired { Passage::Retired } else { Passage::Closed };
+        }
         let inner = self.read();
         match &inner.io {
             Some(io) if inner.open => Passage::Open(io.clone()),
@@ -133,6 +151,10 @@ impl<T: Send + Sync> Gate<T> {
 
     /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.
     pub(crate) fn pass<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
+        // Whoever is late to see it goes in once more; it is the lock that closes the gate.
+        if self.wanted.load(Ordering::Acquire) {
+            return None;
+        }
         let inner = self.read();
         inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
     }
@@ -183,16 +205,34 @@ impl<T: Send + Sync> Gate<T> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock for writing, for which everybody else makes room until [`make_way`](Self::make_way); `None` if
+    /// somebody is still inside at the deadline.
+    ///
+    /// std has no lock whose writer waits until a deadline. All there is to wait for are those inside: one system call
+    /// that does not block, each, and in company one after the other.
     fn write_by(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, Inner<T>>> {
+        self.wanted.store(true, Ordering::Release);
+        let mut pause = PAUSE;
         loop {
             match self.inner.try_write() {
                 Ok(inner) => return Some(inner),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
-                // One system call that does not block is all there is to wait for.
-                Err(TryLockError::WouldBlock) => thread::yield_now(),
+                Err(TryLockError::WouldBlock) => {}
             }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            thread::sleep(pause.min(left));
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
+    }
+
+    /// Has those look at the gate again who were turned away, and those who wait for a change of it.
+    fn make_way(&self) {
+        let retired = self.retired.load(Ordering::Acquire);
+        self.wanted.store(retired, Ordering::Release);
+        self.changed.notify(usize::MAX);
     }
 }
 
@@ -210,26 +250,35 @@ impl<T: Send + Sync> Door for Gate<T> {
     }
 
     fn close(&self, deadline: Instant) -> bool {
-        let Some(mut inner) = self.write_by(deadline) else { return false };
-        inner.open = false;
-        drop(inner);
-        self.changed.notify(usize::MAX);
-        true
+        let closed = self.write_by(deadline).map(|mut inner| inner.open = false).is_some();
+        self.make_way();
+        closed
     }
 
     #[cfg(upgrades)]
     fn settle(&self, deadline: Instant) -> bool {
-        self.write_by(deadline).is_some()
+        let settled = self.write_by(deadline).is_some();
+        self.make_way();
+        settled
     }
 
     fn retire(&self, deadline: Instant) {
-        let Some(mut inner) = self.write_by(deadline) else { return };
-        inner.open = false;
-        let io = inner.io.take();
-        drop(inner);
+        let deadline = deadline.max(Instant::now() + LAST_WAIT);
+        let io = self.write_by(deadline).map(|mut inner| {
+            inner.open = false;
+            inner.io.take()
+        });
+        if io.is_none() {
+            self.retired.store(true, Ordering::Release);
+            complain!(
+                self.shared,
+                "listener `{}`: a thread is stuck in an accept of it, and may take one connection more",
+                self.name
+            );
+        }
         // Outside the lock: letting go of it may deregister it from epoll and close it.
         drop(io);
-        self.changed.notify(usize::MAX);
+        self.make_way();
     }
 
     fn asked(&self) -> bool {
@@ -260,8 +309,9 @@ mod tests {
         let gate = gate(false);
         gate.open();
         let (inside, is_inside) = mpsc::channel();
-        let (wake, woken) = mpsc::channel();
         thread::scope(|scope| {
+            // Dropped when this fails, which wakes the thread as well.
+            let (wake, woken) = mpsc::channel();
             let gate = &gate;
             scope.spawn(move || {
                 gate.pass(|_| {
@@ -273,13 +323,18 @@ mod tests {
             let soon = || Instant::now() + Duration::from_millis(20);
             assert!(!gate.settle(soon()));
             assert!(!gate.close(soon()));
-            gate.retire(soon());
             gate.open();
             assert!(matches!(gate.passage(), Passage::Open(_)), "it is as it was");
+            assert!(gate.pass(|_| ()).is_some(), "the others go on");
+            gate.retire(soon());
+            gate.open();
+            assert!(matches!(gate.passage(), Passage::Retired), "for good");
+            assert!(gate.pass(|_| ()).is_none(), "nobody else gets in");
             wake.send(()).unwrap();
         });
         assert!(gate.settle(Instant::now()));
         assert!(gate.close(Instant::now()));
+        assert!(matches!(gate.passage(), Passage::Retired), "it stays so once the thread is awake");
     }
 
     /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until

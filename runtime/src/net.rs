@@ -63,3 +63,61 @@ where
         .await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::engine::PAUSE_TIMEOUT;
+    use crate::gate::Door;
+    use crate::shared::Shared;
+
+    /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
+    #[test]
+    fn it_closes_to_tasks_that_never_find_the_queue_empty() {
+        for accompanied in [false, true] {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_all().build().unwrap();
+            let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.send_to(&[0], socket.local_addr().unwrap()).unwrap();
+            #[expect(
+                deprecated,
+                reason = "a socket of std keeps its descriptor, and this one needs no `unsafe`"
+            )]
+            let io = runtime.block_on(async { AsyncFd::with_interest(socket, Interest::READABLE) }).unwrap();
+            let gate = Arc::new(Gate::new("dns".to_owned(), shared, Arc::new(io)));
+            for _ in 0..8 {
+                let gate = gate.clone();
+                runtime.spawn(async move {
+                    while read_through(&gate, |socket| socket.peek(&mut [0])).await.is_ok() {}
+                });
+            }
+            let deadline = || Instant::now() + PAUSE_TIMEOUT;
+            let goes_on = || {
+                let enough = gate.taken() + 1000;
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while gate.taken() < enough && Instant::now() < deadline {
+                    thread::yield_now();
+                }
+                gate.taken() >= enough
+            };
+            for _ in 0..10 {
+                gate.open();
+                assert!(goes_on());
+                assert!(gate.settle(deadline()), "accompanied: {accompanied}");
+                assert!(goes_on());
+                assert!(gate.close(deadline()), "accompanied: {accompanied}");
+            }
+            gate.open();
+            assert!(goes_on());
+            gate.retire(deadline());
+            assert!(gate.io().is_none(), "accompanied: {accompanied}");
+        }
+    }
+}

@@ -134,11 +134,15 @@ impl Door for Control {
     }
 
     fn close(&self, deadline: Instant) -> bool {
-        self.desk.gate.close(deadline)
+        let closed = self.desk.gate.close(deadline);
+        self.wake();
+        closed
     }
 
     fn settle(&self, deadline: Instant) -> bool {
-        self.desk.gate.settle(deadline)
+        let settled = self.desk.gate.settle(deadline);
+        self.wake();
+        settled
     }
 
     fn retire(&self, deadline: Instant) {
