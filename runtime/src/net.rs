@@ -5,11 +5,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use event_listener::listener;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::coop;
 
 use crate::gate::{Gate, Passage};
 
@@ -34,13 +35,21 @@ where
 {
     gate.ask();
     loop {
-        // What is there already is taken without registering for changes.
-        let attempted =
-            gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, &mut attempt)));
-        match attempted {
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Some(result) => return result,
-            None => {}
+        // What is there already is taken without registering for changes. It costs the task of its budget what tokio's
+        // own sockets cost: one that never finds the queue empty has others run all the same. Pending it has taken nothing.
+        let taken = poll_fn(|cx| {
+            let budget = ready!(coop::poll_proceed(cx));
+            let attempted =
+                gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, &mut attempt)));
+            let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            let taken = attempted.filter(|result| !result.as_ref().is_err_and(would_block));
+            if taken.is_some() {
+                budget.made_progress();
+            }
+            Poll::Ready(taken)
+        });
+        if let Some(result) = taken.await {
+            return result;
         }
         // Registered before the gate is looked at, so that no change is missed in between.
         listener!(gate.changed() => changed);
