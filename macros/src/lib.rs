@@ -44,7 +44,8 @@ use proc_macro::TokenStream;
 /// An `async fn` runs on tokio, a plain `fn` on a thread without tokio. The body returns `()`, a `Result<(), E>` or
 /// anything else that is [`Termination`](std::process::Termination). The function need not be called `main`; one of
 /// another name becomes a function without parameters, which runs the service when it is called and returns its
-/// exit code. As the service takes over the signals of the process, it is to be called once.
+/// exit code. As the service takes over the signals and the environment of the process, it is to be
+/// called once, before there is a second thread.
 ///
 /// # Options
 ///

@@ -518,7 +518,9 @@ impl Engine {
                 self.phase_since = Instant::now();
                 tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
             }
-            if event == Event::Expired(Timer::Drain) {
+            // Whoever only outlives the other process has drained.
+            let is_last = matches!(before, Phase::Draining(Drain::Last { .. }));
+            if event == Event::Expired(Timer::Drain) && !is_last {
                 self.name_what_is_left();
             }
             for action in actions {

@@ -198,6 +198,10 @@ impl Service {
 
     /// Runs the service on tokio until it is replaced or stopped.
     ///
+    /// Call it before the process has a second thread: it removes variables of its own and of a service manager's from the
+    /// environment, and holds signals back for those that are started later. What starts threads, such as a writer of logs, is for
+    /// `prepare` or for the body.
+    ///
     /// `prepare` takes the parameters of the body and returns the body. A start that fails says why on stderr, and
     /// to the predecessor if there is one, which serves on.
     ///
