@@ -124,6 +124,10 @@ fn main() -> ExitCode {
         eprintln!("{problem}");
         return ExitCode::from(77);
     }
+    if let Err(errno) = tracer::ignore_no_interrupt() {
+        eprintln!("cannot set the action of SIGINT: {errno}");
+        return ExitCode::FAILURE;
+    }
     // Orphans of the services become children of this process, which reaps them at once.
     if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
         eprintln!("cannot become a subreaper: {errno}");

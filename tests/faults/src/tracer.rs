@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
 
@@ -212,6 +212,13 @@ impl Tracer {
         }
         None
     }
+}
+
+/// Has the first process of a service start as its successors do, with no signal ignored: a shell ignores SIGINT for what it runs in
+/// the background.
+pub(crate) fn ignore_no_interrupt() -> nix::Result<()> {
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Whether this process may trace a child of its own here.
