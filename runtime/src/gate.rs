@@ -325,16 +325,19 @@ mod tests {
             assert!(!gate.close(soon()));
             gate.open();
             assert!(matches!(gate.passage(), Passage::Open(_)), "it is as it was");
-            assert!(gate.pass(|_| ()).is_some(), "the others go on");
+            // The others go on.
+            assert!(gate.pass(|_| ()).is_some());
             gate.retire(soon());
             gate.open();
-            assert!(matches!(gate.passage(), Passage::Retired), "for good");
-            assert!(gate.pass(|_| ()).is_none(), "nobody else gets in");
+            // Nobody else gets in.
+            assert!(matches!(gate.passage(), Passage::Retired));
+            assert!(gate.pass(|_| ()).is_none());
             wake.send(()).unwrap();
         });
         assert!(gate.settle(Instant::now()));
         assert!(gate.close(Instant::now()));
-        assert!(matches!(gate.passage(), Passage::Retired), "it stays so once the thread is awake");
+        // It stays retired once the thread is awake.
+        assert!(matches!(gate.passage(), Passage::Retired));
     }
 
     /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until
