@@ -84,11 +84,13 @@ impl Http2 {
     /// The next frame of interest.
     fn next(&mut self) -> Frame {
         loop {
-            let mut head = [0; 9];
-            match self.stream.read(&mut head[..1]).expect("it ends in order") {
-                0 => return Frame::End,
-                _ => self.stream.read_exact(&mut head[1..]).expect("a whole frame"),
+            let mut head = Vec::new();
+            // Goes on after EINTR, as of a process that was stopped meanwhile.
+            (&mut self.stream).take(9).read_to_end(&mut head).expect("it ends in order");
+            if head.is_empty() {
+                return Frame::End;
             }
+            let head: [u8; 9] = head.try_into().expect("a whole frame");
             let [a, b, c, kind, flags, stream @ ..] = head;
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             self.stream.read_exact(&mut payload).expect("a whole frame");

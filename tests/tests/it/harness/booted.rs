@@ -167,7 +167,11 @@ impl Booted {
         let mut booted = Self { world, cgroup, unshare, init, network, version: 0 };
         let mut buffer = [0; 4096];
         loop {
-            let length = notify.recv(&mut buffer).unwrap_or_else(|error| {
+            let received = notify.recv(&mut buffer);
+            if received.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted) {
+                continue;
+            }
+            let length = received.unwrap_or_else(|error| {
                 panic!(
                     "it did not boot: {error}\n{}",
                     fs::read_to_string(booted.world.work.join("log")).unwrap_or_default()
@@ -179,9 +183,9 @@ impl Booted {
         }
         // It goes on telling, and waits where nobody listens: until the socket is closed with its end.
         thread::spawn(move || {
-            while !matches!(notify.recv(&mut buffer), Err(error) if error.kind() != std::io::ErrorKind::WouldBlock)
-            {
-            }
+            use std::io::ErrorKind::{Interrupted, WouldBlock};
+            let goes_on = |error: std::io::Error| matches!(error.kind(), Interrupted | WouldBlock);
+            while notify.recv(&mut buffer).map_or_else(goes_on, |_| true) {}
         });
         let version = booted.run("systemctl --version");
         booted.version = version.split([' ', '\n']).nth(1).and_then(|it| it.parse().ok()).expect("a version");
