@@ -44,8 +44,8 @@ use proc_macro::TokenStream;
 /// An `async fn` runs on tokio, a plain `fn` on a thread without tokio. The body returns `()`, a `Result<(), E>` or
 /// anything else that is [`Termination`](std::process::Termination). The function need not be called `main`; one of
 /// another name becomes a function without parameters, which runs the service when it is called and returns its
-/// exit code. As the service takes over the signals and the environment of the process, it is to be
-/// called once, before there is a second thread.
+/// exit code. As the service takes over the signals and the environment of the process, it is to be called once, before
+/// there is a second thread.
 ///
 /// # Options
 ///
@@ -95,8 +95,8 @@ use proc_macro::TokenStream;
 ///
 /// * One that is named like an entry is that listener. The names must be the same; an entry whose parameter is
 ///   called `_echo` is called `_echo` as well.
-/// * A `Shutdown`, `Ready`, `Upgrader`, `Listeners` or `Inherited` is a part of the harness. It is known by the last segment of its path, so
-///   it cannot be renamed in an import.
+/// * A `Shutdown`, `Ready`, `Upgrader`, `Listeners` or `Inherited` is a part of the harness. It is known by the last
+///   segment of its path, so it cannot be renamed in an import.
 /// * The entries without a name go to the other parameters, in order, and are called like them.
 ///
 /// Beside `Listeners` an entry that has a name need not be a parameter: `Listeners::declared` takes it, before the service is
@@ -117,7 +117,8 @@ use proc_macro::TokenStream;
 ///
 /// * an option that does not exist, is given twice or does not fit the function, or a value that is no such thing;
 /// * an address that does not parse, or that another listener has;
-/// * a listener that no parameter takes, unless it has a name and one is `Listeners`, and a parameter that is neither a listener nor a part of the harness;
+/// * a listener that no parameter takes, unless it has a name and one is `Listeners`, and a parameter that is neither a
+///   listener nor a part of the harness;
 /// * a listener whose literal address is not of a kind that its type is for;
 /// * only raw listeners and no `Ready`, so that nothing would say when the service is ready;
 /// * a function that is generic or `const`, `unsafe` or `extern`, or that takes `self`.

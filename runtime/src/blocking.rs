@@ -136,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::PAUSE_TIMEOUT;
+    use crate::gate::tests::{by_then, closes, goes_on};
     use crate::shared::Shared;
 
     /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
@@ -154,15 +154,6 @@ mod tests {
                 true => Err(io::ErrorKind::TimedOut.into()),
                 false => socket.peek(&mut [0]),
             };
-            let deadline = || Instant::now() + PAUSE_TIMEOUT;
-            let goes_on = || {
-                let enough = gate.taken() + 1000;
-                let deadline = Instant::now() + Duration::from_secs(20);
-                while gate.taken() < enough && Instant::now() < deadline {
-                    thread::yield_now();
-                }
-                gate.taken() >= enough
-            };
             thread::scope(|scope| {
                 let threads: Vec<_> = (0..8)
                     .map(|_| {
@@ -176,13 +167,10 @@ mod tests {
                         })
                     })
                     .collect();
-                let failed = (0..10).find(|_| {
-                    gate.open();
-                    !(goes_on() && gate.settle(deadline()) && goes_on() && gate.close(deadline()))
-                });
+                let failed = (0..10).find(|_| !closes(&gate));
                 gate.open();
-                let goes_on = failed.is_none() && goes_on();
-                gate.retire(deadline());
+                let goes_on = failed.is_none() && goes_on(&gate);
+                gate.retire(by_then());
                 let is_retired = gate.gate.io().is_none();
                 // Those that were not told of the end, if there are any.
                 ended.store(true, Ordering::Relaxed);

@@ -123,15 +123,13 @@ where
     };
     // As much stack as the thread of `main` usually has.
     let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
-    if let Err(error) = thread {
+    if let Err(error) = &thread {
         complain!(shared, "cannot start a thread for the body: {error}");
         shared.post(Note::BodyReturned { panic: None });
-        shared.verdict.wait_blocking();
-        shared.left.set(());
-        return Err(StartError::system("start a thread")(error));
     }
     let verdict = *shared.verdict.wait_blocking();
     shared.left.set(());
+    thread.map_err(StartError::system("start a thread"))?;
     let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Ended { returned, verdict })
 }

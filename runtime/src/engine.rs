@@ -31,7 +31,6 @@ use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
 use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
-use crate::params;
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
@@ -460,14 +459,14 @@ impl Engine {
                 self.doors.iter().all(|door| door.name() == control::NAME) && self.shared.pool().is_some();
             let all_asked = self.doors.iter().all(|door| door.asked());
             if self.body.ready || (!self.manual_ready && all_asked && !nothing_yet) {
-                // From now on nothing is bound, taken or adopted. What was a moment ago has been posted by then.
-                let pool = self.shared.pool().take().unwrap_or_default();
-                if let Some(held) = pool.declared.first() {
-                    self.reason = Some(params::not_taken(&held.name).to_string());
-                    self.feed(Event::NotReady);
-                    return;
-                }
-                systemd::let_go(pool.offered, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
+                let offered = match self.shared.close_pool() {
+                    Ok(offered) => offered,
+                    Err(error) => {
+                        self.reason = Some(error.to_string());
+                        return self.feed(Event::NotReady);
+                    }
+                };
+                systemd::let_go(offered, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
                 self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped && self.body.panic.is_none() {

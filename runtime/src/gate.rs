@@ -292,12 +292,33 @@ impl<T: Send + Sync> Door for Gate<T> {
 }
 
 #[cfg(all(test, upgrades))]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;
+
+    /// Whether a thousand more are taken through it, in good time.
+    pub(crate) fn goes_on(door: &impl Door) -> bool {
+        let enough = door.taken() + 1000;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while door.taken() < enough && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        door.taken() >= enough
+    }
+
+    /// Whether it can be settled and closed, though more is taken all the while.
+    pub(crate) fn closes(door: &impl Door) -> bool {
+        door.open();
+        goes_on(door) && door.settle(by_then()) && goes_on(door) && door.close(by_then())
+    }
+
+    /// How long the engine would wait.
+    pub(crate) fn by_then() -> Instant {
+        Instant::now() + crate::engine::PAUSE_TIMEOUT
+    }
 
     fn gate(accompanied: bool) -> Gate<UnixDatagram> {
         let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());

@@ -219,5 +219,5 @@ pub use tableflip_macros::main;
 pub mod __private {
     pub use crate::private::{NotAListener, Type, check_kinds, check_readiness, readiness, takes};
     #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::private::{check, handles, pidfd_open, pidfd_send_signal};
+    pub use crate::private::{check, handles, pidfd_open, pidfd_send_signal, pidfile_text};
 }

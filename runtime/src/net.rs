@@ -77,12 +77,11 @@ where
 mod tests {
     use std::net::UdpSocket;
     use std::sync::Arc;
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
-    use crate::engine::PAUSE_TIMEOUT;
     use crate::gate::Door;
+    use crate::gate::tests::{by_then, closes, goes_on};
     use crate::shared::Shared;
 
     /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
@@ -107,25 +106,12 @@ mod tests {
                     while read_through(&gate, |socket| socket.peek(&mut [0])).await.is_ok() {}
                 });
             }
-            let deadline = || Instant::now() + PAUSE_TIMEOUT;
-            let goes_on = || {
-                let enough = gate.taken() + 1000;
-                let deadline = Instant::now() + Duration::from_secs(20);
-                while gate.taken() < enough && Instant::now() < deadline {
-                    thread::yield_now();
-                }
-                gate.taken() >= enough
-            };
             for _ in 0..10 {
-                gate.open();
-                assert!(goes_on());
-                assert!(gate.settle(deadline()), "accompanied: {accompanied}");
-                assert!(goes_on());
-                assert!(gate.close(deadline()), "accompanied: {accompanied}");
+                assert!(closes(&*gate), "accompanied: {accompanied}");
             }
             gate.open();
-            assert!(goes_on());
-            gate.retire(deadline());
+            assert!(goes_on(&*gate));
+            gate.retire(by_then());
             assert!(gate.io().is_none(), "accompanied: {accompanied}");
         }
     }

@@ -94,8 +94,8 @@ impl Start {
             return Err(fail(TAKEN));
         }
         if let Some(pool) = self.shared.pool().as_mut() {
-            let at = pool.declared.iter().position(|held| held.name == name);
-            pool.declared.remove(at.ok_or_else(|| fail(TAKEN))?);
+            let at = untaken(pool, name)?;
+            pool.declared.remove(at);
         }
         self.taken.push(name.to_owned());
         make(held, &self.shared, &mut self.doors)

@@ -74,14 +74,7 @@ impl Pidfile {
 
     /// The process that the file names.
     pub(crate) fn named(&self) -> Option<u32> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        // Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NONBLOCK);
-        let mut text = String::new();
-        options.open(&self.path).ok()?.take(MAX_TEXT).read_to_string(&mut text).ok()?;
-        text.trim().parse().ok()
+        text(&self.path).ok()?.trim().parse().ok()
     }
 
     /// Removes the file, if it names one of `pids`.
@@ -91,6 +84,17 @@ impl Pidfile {
             _ => Ok(()),
         }
     }
+}
+
+/// What is in a pid file. Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
+pub(crate) fn text(path: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NONBLOCK);
+    let mut text = String::new();
+    options.open(path)?.take(MAX_TEXT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Where a process stages the pid file.

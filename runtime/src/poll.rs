@@ -24,3 +24,14 @@ pub(crate) fn until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Re
         Err(errno) => Err(errno.into()),
     }
 }
+
+/// Whether one of `fds` is ready, within this time. A signal does not end the wait.
+pub(crate) fn is_ready(fds: &mut [PollFd<'_>], timeout: impl Into<PollTimeout>) -> nix::Result<bool> {
+    let timeout = timeout.into();
+    loop {
+        match poll(fds, timeout) {
+            Err(Errno::EINTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}

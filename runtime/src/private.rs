@@ -93,7 +93,7 @@ pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
 }
 
 #[cfg(all(feature = "cli", upgrades))]
-pub use self::cli::{check, handles, pidfd_open, pidfd_send_signal};
+pub use self::cli::{check, handles, pidfd_open, pidfd_send_signal, pidfile_text};
 
 /// What the program `tableflip` has in common with a service.
 #[cfg(all(feature = "cli", upgrades))]
@@ -108,7 +108,7 @@ mod cli {
     use nix::sys::signal::Signal;
 
     use crate::preflight::Check;
-    use crate::{hint, poll, spawn};
+    use crate::{hint, pidfile, poll, spawn};
 
     pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
         spawn::pidfd_open(pid)
@@ -116,6 +116,10 @@ mod cli {
 
     pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) {
         spawn::pidfd_send_signal(pidfd, signal);
+    }
+
+    pub fn pidfile_text(path: &Path) -> io::Result<String> {
+        pidfile::text(path)
     }
 
     pub fn handles(pid: u32, signal: Signal) -> bool {

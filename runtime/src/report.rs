@@ -103,23 +103,19 @@ fn stderr_has_room() -> bool {
     use std::os::fd::AsFd;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use nix::errno::Errno;
-    use nix::poll::{PollFd, PollFlags, poll};
+    use nix::poll::{PollFd, PollFlags};
+
+    use crate::poll::is_ready;
 
     static IS_FULL: AtomicBool = AtomicBool::new(false);
 
     let stderr = std::io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    loop {
-        match poll(&mut fds, if IS_FULL.load(Ordering::Relaxed) { 0 } else { READER_PAUSE }) {
-            Err(Errno::EINTR) => {}
-            // What else is wrong with it, the write finds.
-            answer => {
-                IS_FULL.store(answer == Ok(0), Ordering::Relaxed);
-                return answer != Ok(0);
-            }
-        }
-    }
+    let pause = if IS_FULL.load(Ordering::Relaxed) { 0 } else { READER_PAUSE };
+    // What else is wrong with it, the write finds.
+    let has_room = is_ready(&mut fds, pause) != Ok(false);
+    IS_FULL.store(!has_room, Ordering::Relaxed);
+    has_room
 }
 
 #[cfg(not(upgrades))]

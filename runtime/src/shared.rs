@@ -12,6 +12,7 @@ use crate::address::Address;
 use crate::error::{StartError, UpgradeError};
 use crate::fd::OwnedFd;
 use crate::gate::Door;
+use crate::params;
 use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
 use crate::sync::{Latch, Pulse};
@@ -227,6 +228,18 @@ impl Shared {
         if let Inbox::Open(notes) = inbox {
             notes.into_iter().for_each(|note| last.answer(note, self));
         }
+    }
+
+    /// From now on nothing is bound, taken or adopted; what was a moment ago has been posted by then. Returns what was offered
+    /// and is not wanted.
+    ///
+    /// # Errors
+    ///
+    /// A declared listener that nobody has taken.
+    pub(crate) fn close_pool(&self) -> Result<VecDeque<(usize, Entry, OwnedFd)>, StartError> {
+        let pool = self.pool().take().unwrap_or_default();
+        pool.declared.first().map_or(Ok(()), |held| Err(params::not_taken(&held.name)))?;
+        Ok(pool.offered)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

@@ -24,6 +24,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
 use crate::environment::{HANDOVER, SUPERVISOR};
 use crate::hint;
+use crate::poll::is_ready;
 use crate::preflight::Check;
 use crate::signals;
 use crate::systemd::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, LISTEN_PIDFDID, Passed};
@@ -477,7 +478,7 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 /// Whether the process of a pidfd is dead.
 pub(crate) fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [nix::poll::PollFd::new(pidfd, nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    is_ready(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready)
 }
 
 /// How a process ended.

@@ -58,16 +58,15 @@ impl Engine {
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
         let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
-        let entries: Vec<_> = self.held.iter().map(Held::entry).collect();
         let mut fds = self.held.iter().map(|held| held.fd.clone());
-        for part in parts(&entries) {
-            let fds = fds.by_ref().take(part.len()).collect();
-            channel.send_with(&Message::Sockets { entries: part.to_vec() }, fds).map_err(cannot)?;
+        for entries in parts(self.held.iter().map(Held::entry).collect()) {
+            let fds = fds.by_ref().take(entries.len()).collect();
+            channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
         }
         let mut fds = files.into_iter();
-        for part in parts(&names) {
-            let fds = fds.by_ref().take(part.len()).collect();
-            channel.send_with(&Message::Files { names: part.to_vec() }, fds).map_err(cannot)?;
+        for names in parts(names) {
+            let fds = fds.by_ref().take(names.len()).collect();
+            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
         }
         self.expect_company()?;
         let child = self.spawner.spawn(what, theirs)?;

@@ -13,12 +13,12 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
 use crate::outgoing::{Outgoing, SHORTAGE_PAUSE};
-use crate::poll::until;
+use crate::poll::{is_ready, until};
 
 /// How many descriptors the kernel lets a peer send with one packet, unix(7).
 const SCM_MAX_FD: usize = 253;
@@ -195,12 +195,7 @@ impl Channel {
     /// Whether poll(2) says one of these events, or what it says unasked.
     fn is_said(&self, events: libc::c_short) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::from_bits_retain(events))];
-        loop {
-            match poll(&mut fds, PollTimeout::ZERO) {
-                Err(Errno::EINTR) => {}
-                said => return Ok(said? > 0),
-            }
-        }
+        Ok(is_ready(&mut fds, PollTimeout::ZERO)?)
     }
 
     /// Waits for the next message until `deadline`; `Nothing` if there was none.

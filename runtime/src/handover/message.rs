@@ -182,18 +182,22 @@ pub(crate) enum Malformed {
 }
 
 /// What an offer has, in parts that each fit into a message, by their number and by what they take of it.
-pub(crate) fn parts<T: Serialize>(items: &[T]) -> Vec<&[T]> {
-    let mut parts = Vec::new();
-    let (mut first, mut size) = (0, AROUND);
-    for (at, item) in items.iter().enumerate() {
-        let length = encode(item).len() + ",".len();
-        if at > first && (at - first == MAX_FDS || size + length > MAX_MESSAGE) {
-            parts.push(&items[first..at]);
-            (first, size) = (at, AROUND);
+pub(crate) fn parts<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut size = AROUND;
+    for item in items {
+        let length = encode(&item).len() + ",".len();
+        match parts.last_mut() {
+            Some(part) if part.len() < MAX_FDS && size + length <= MAX_MESSAGE => {
+                part.push(item);
+                size += length;
+            }
+            _ => {
+                parts.push(vec![item]);
+                size = AROUND + length;
+            }
         }
-        size += length;
     }
-    parts.extend(Some(&items[first..]).filter(|last| !last.is_empty()));
     parts
 }
 
@@ -344,12 +348,12 @@ mod tests {
             ((0..200).map(short).collect(), MAX_FDS),
             (Vec::new(), 0),
         ] {
-            let parts = parts(&names);
+            let parts = parts(names.clone());
             assert_eq!(parts.concat(), names);
-            assert_eq!(parts.iter().map(|part| part.len()).max().unwrap_or(0), at_most);
+            assert_eq!(parts.iter().map(Vec::len).max().unwrap_or(0), at_most);
             for part in parts {
                 assert!(!part.is_empty());
-                assert!(Message::Files { names: part.to_vec() }.encode().len() <= MAX_MESSAGE);
+                assert!(Message::Files { names: part }.encode().len() <= MAX_MESSAGE);
             }
         }
     }

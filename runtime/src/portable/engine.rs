@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
-use crate::params;
 use crate::pidfile::Pidfile;
 use crate::report::{Seldom, complain, printable, tell};
 use crate::service::Settings;
@@ -233,12 +232,9 @@ impl Engine {
             let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
             let all_asked = self.doors.iter().all(|door| door.asked());
             if self.body.ready || (!self.manual_ready && all_asked && !nothing_yet) {
-                // From now on nothing is bound or taken. What was a moment ago has been posted by then.
-                let pool = self.shared.pool().take().unwrap_or_default();
-                if let Some(held) = pool.declared.first() {
-                    self.reason = Some(params::not_taken(&held.name).to_string());
-                    self.feed(Event::NotReady);
-                    return;
+                if let Err(error) = self.shared.close_pool() {
+                    self.reason = Some(error.to_string());
+                    return self.feed(Event::NotReady);
                 }
                 self.take_requests();
                 self.feed(Event::Ready);

@@ -15,6 +15,12 @@ fn command<'a>(dir: &'a Dir, binary: &str) -> Command<'a> {
     command.env("TABLEFLIP_PROBATION", "50ms")
 }
 
+/// One whose body takes its listener at run time.
+fn start_at_run_time(dir: &Dir, flavor: &str) -> Service {
+    dir.copy(env!("CARGO_BIN_EXE_at_run_time"), "svc");
+    command(dir, "svc").arg(flavor).start()
+}
+
 fn start(dir: &Dir, binary: &str) -> Service {
     command(dir, binary).start()
 }
@@ -32,8 +38,7 @@ fn a_service_of_ten_lines() {
 fn a_service_that_takes_its_listener_at_run_time() {
     for flavor in ["tasks", "threads"] {
         let dir = Dir::new();
-        dir.copy(env!("CARGO_BIN_EXE_at_run_time"), "svc");
-        let service = command(&dir, "svc").arg(flavor).start();
+        let service = start_at_run_time(&dir, flavor);
         lives_through_an_upgrade(&dir, &service);
     }
 }
@@ -42,8 +47,7 @@ fn a_service_that_takes_its_listener_at_run_time() {
 fn a_successor_that_does_not_take_its_listener_leaves_the_old_one_serving() {
     for flavor in ["tasks", "threads"] {
         let dir = Dir::new();
-        dir.copy(env!("CARGO_BIN_EXE_at_run_time"), "svc");
-        let service = command(&dir, "svc").arg(flavor).start();
+        let service = start_at_run_time(&dir, flavor);
         let pid = wait_for_pidfile(&dir, &service, None);
         fs::write(dir.join("forget"), "").unwrap();
         service.first().signal(Signal::HUP);

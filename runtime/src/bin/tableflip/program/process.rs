@@ -1,26 +1,22 @@
 //! A service that is known by its pid file alone: what signals can do, and what cannot be known then.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tableflip::__private::{handles, pidfd_open, pidfd_send_signal};
+use tableflip::__private::{handles, pidfd_open, pidfd_send_signal, pidfile_text};
 
 use super::output::Failure;
 
 /// How often a pid file is looked at while another process is to appear in it.
 const LOOK: Duration = Duration::from_millis(20);
-/// The longest text that is a number of a process, with room to spare.
-const MAX_TEXT: u64 = 32;
 
 /// A process that lives, by pidfd: a number that has become another process's meanwhile is never signalled.
 pub(crate) struct Process {
@@ -162,19 +158,16 @@ fn is_dead(pidfd: &OwnedFd, timeout: PollTimeout) -> bool {
 }
 
 fn read(pidfile: &Path) -> Result<u32, Failure> {
-    let mut text = String::new();
-    // Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(pidfile);
-    let read = file.and_then(|file| file.take(MAX_TEXT).read_to_string(&mut text));
-    match read {
+    match pidfile_text(pidfile) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::nothing_running(format!("nothing is running there: {}: {error}", pidfile.display())))
         }
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
             Err(Failure::refused("failed", format!("{}: {error}", pidfile.display())))
         }
-        Ok(_) | Err(_) => {
-            text.trim().parse().ok().filter(|pid| *pid > 0 && i32::try_from(*pid).is_ok()).ok_or_else(|| {
+        text => {
+            let pid = text.ok().and_then(|text| text.trim().parse().ok());
+            pid.filter(|pid| *pid > 0 && i32::try_from(*pid).is_ok()).ok_or_else(|| {
                 Failure::nothing_running(format!(
                     "{} is neither a control socket nor a pid file",
                     pidfile.display()
