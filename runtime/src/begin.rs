@@ -26,6 +26,7 @@ use crate::handover::channel::{Channel, ChannelError, Received};
 use crate::handover::message::{Entry, MAX_DESCRIPTORS, Message, Speaker};
 use crate::hint;
 use crate::params::Start;
+use crate::pidfd;
 use crate::pidfile::Pidfile;
 use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Supervise};
@@ -217,8 +218,17 @@ fn try_begin<P>(
     if let Some(started) = started.take() {
         started(&shared, &start.held);
     }
-    let parent =
-        parent_pid.zip(channel.take()).map(|(pid, channel)| Parent { channel, pid, open: None, adopted });
+    let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| {
+        // In a test the end of the channel is the end of the service.
+        let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { None };
+        if is_process && watch.is_none() {
+            warnings.push(format!(
+                "process {pid}, the predecessor, cannot be watched (pidfd_open(2), and SO_PEERPIDFD in unix(7)): the end of its \
+                 channel counts as its death"
+            ));
+        }
+        Parent::new(pid, channel, watch, adopted)
+    });
     let Start { mut held, mut doors, manual_ready, left, .. } = start;
     systemd::let_go(left, &shared, manager.as_mut());
     held.extend(control);

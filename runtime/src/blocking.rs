@@ -114,9 +114,9 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
         self.gate.settle(deadline)
     }
 
-    fn retire(&self, deadline: Instant) {
+    fn retire(&self, deadline: Instant) -> bool {
         self.set_shut(true);
-        self.gate.retire(deadline);
+        self.gate.retire(deadline)
     }
 
     fn asked(&self) -> bool {

@@ -16,7 +16,7 @@ mod successor;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +31,7 @@ use crate::gate::Door;
 use crate::handover::channel::Channel;
 use crate::handover::message::Message;
 use crate::lifecycle::{Action, Drain, Event, Phase, Predecessor, State, Timer};
+use crate::pidfd::Holder;
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
@@ -60,10 +61,21 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
 /// How long after the end of the channel its process may take to be dead: the kernel closes descriptors first.
 const DEATH_AFTER_END: Duration = Duration::from_millis(500);
+/// The same of a predecessor, which may have many thousands of sockets to close. To be late costs nothing here: it serves until
+/// it is dead.
+const PREDECESSOR_DEATH_AFTER_END: Duration = Duration::from_secs(10);
+/// How often the processes are looked for that a dead successor has left behind.
+const LOOK_FOR_STRAYS_EVERY: Duration = Duration::from_secs(1);
+/// How long a child may take from its fork to its program, while which it has what its parent has.
+const UNTIL_EXEC: Duration = Duration::from_millis(100);
+/// How long a last word may wait for room in the channel.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a panic that has dropped `Ready` may take to unwind the body.
 const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much longer than a drain a successor that is over may take to exit.
+const REMNANT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a service manager may take to hear whom it is to follow: as long as everything of the kind takes together.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,15 +92,39 @@ pub(crate) struct Parent {
     pub(crate) open: Option<u64>,
     /// Which of the sockets it offered were adopted.
     pub(crate) adopted: Vec<usize>,
+    /// Readable, or hung up, once it is dead. Without it the end of the channel counts as its death.
+    pub(crate) watch: Option<OwnedFd>,
+    /// The channel has reached its end.
+    pub(crate) is_at_its_end: bool,
+    /// By when it is to be dead then, unless it is over.
+    pub(crate) dead_by: Option<Instant>,
+}
+
+impl Parent {
+    pub(crate) fn new(pid: u32, channel: Channel, watch: Option<OwnedFd>, adopted: Vec<usize>) -> Self {
+        Self { channel, pid, open: None, adopted, watch, is_at_its_end: false, dead_by: None }
+    }
 }
 
 /// The process that this one has started.
 struct Successor {
     child: Box<dyn Child>,
+    /// How the process ended that was started, once it is reaped.
+    exited: Option<String>,
+    /// The life cycle knows that it is reaped, and that the channel is open.
+    is_forked: bool,
+    /// The process that speaks for it, where that is another one: behind a wrapper, or a fork.
+    speaker: Option<Holder>,
     channel: Channel,
-    /// It has reached its end, or cannot be used. It stays open until the successor is dead, who would take its end for the
-    /// death of this process and serve beside it.
+    /// That of its end of the channel, and that of ours.
+    inodes: [u64; 2],
+    /// The channel cannot be used. It stays open until the successor is dead, who would take its end for the death of
+    /// this process.
     is_cut_off: bool,
+    /// Nobody holds its end of the channel any more.
+    is_at_its_end: bool,
+    /// When what it has left behind is looked for next, once the processes that are known of it are dead.
+    next_look: Option<Instant>,
     generation: u64,
     /// From the request to `ACTIVE`.
     active_after: Option<Duration>,
@@ -156,6 +192,10 @@ pub(crate) struct Engine {
     not_ready: Seldom,
     /// Another process has said what does not belong there.
     stray: Seldom,
+    /// What a successor has left behind cannot be ended.
+    cannot_end: Seldom,
+    /// The predecessor waits for a sign of life.
+    owes_pulse: bool,
     verdict: Option<Verdict>,
 }
 
@@ -234,6 +274,8 @@ impl Engine {
             cannot_wait: Seldom::default(),
             not_ready: Seldom::default(),
             stray: Seldom::default(),
+            cannot_end: Seldom::default(),
+            owes_pulse: false,
             verdict: None,
         };
         for action in actions {
@@ -261,7 +303,7 @@ impl Engine {
             // What SIGKILL is to a process: no last word, no cleaning up.
             if self.shared.verdict.get().is_some() {
                 let deadline = Instant::now() + PAUSE_TIMEOUT;
-                self.doors.iter().for_each(|door| door.retire(deadline));
+                self.doors.iter().for_each(|door| _ = door.retire(deadline));
                 self.close();
                 return;
             }
@@ -277,10 +319,21 @@ impl Engine {
         }
         self.shared.verdict.set(verdict);
         if self.shared.left.wait_for(LEAVE_TIMEOUT).is_some() {
+            self.keep_channels();
             return;
         }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
         signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+    }
+
+    /// Their ends say that this process is dead. It lives as long as what follows `Service::run`, and they with it.
+    fn keep_channels(&mut self) {
+        if let Some(parent) = self.parent.take() {
+            std::mem::forget(parent.channel);
+        }
+        if let Some(successor) = self.successor.take() {
+            std::mem::forget(successor.channel);
+        }
     }
 
     /// Nobody waits for an answer of an engine that has ended.
@@ -327,21 +380,30 @@ impl Engine {
 
     fn wait(&mut self) -> io::Result<()> {
         let to_tell = self.told.as_ref().and_then(Told::deadline);
-        let deadline = self.timers.values().copied().chain(self.open_is_due()).chain(to_tell).min();
+        let of_parent = self.parent.as_ref().and_then(|parent| parent.dead_by);
+        let of_successor = self.successor.as_ref().and_then(|successor| successor.next_look);
+        let others = self.open_is_due().into_iter().chain(to_tell).chain(of_parent).chain(of_successor);
+        let deadline = self.timers.values().copied().chain(others).min();
         let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
             if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }
         };
         if let Some(parent) = &self.parent {
-            fds.push(PollFd::new(parent.channel.as_fd(), wanted(&parent.channel)));
+            if !parent.is_at_its_end {
+                fds.push(PollFd::new(parent.channel.as_fd(), wanted(&parent.channel)));
+            }
+            fds.extend(parent.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
         }
         for check in self.check.iter().chain(&self.ended_checks) {
             fds.extend(check.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         if let Some(successor) = &self.successor {
-            fds.push(PollFd::new(successor.child.as_fd(), PollFlags::POLLIN));
-            if !successor.is_cut_off {
-                fds.push(PollFd::new(successor.channel.as_fd(), wanted(&successor.channel)));
+            fds.extend(successor.living().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if !successor.is_at_its_end {
+                // Of one that cannot be used any more only its end is waited for, which poll(2) says unasked.
+                let wanted =
+                    if successor.is_cut_off { PollFlags::empty() } else { wanted(&successor.channel) };
+                fds.push(PollFd::new(successor.channel.as_fd(), wanted));
             }
         }
         fds.extend(self.told.iter().flat_map(Told::fds));
@@ -575,10 +637,11 @@ impl Engine {
             Action::SendLeaving => self.say_up(&Message::Leaving),
             Action::SendHasten => self.say_up(&Message::Hasten),
             Action::SendFollowed => self.say_down(&Message::Followed),
+            Action::SendPing => self.say_down(&Message::Ping),
             Action::Announce => return self.announce(),
             Action::Kill => {
                 if let Some(successor) = &self.successor {
-                    successor.child.kill();
+                    successor.kill();
                 }
             }
             Action::Pause => {
@@ -621,6 +684,8 @@ impl Engine {
             Timer::Exit => EXIT_TIMEOUT,
             Timer::Backoff => RESCUE_BACKOFF,
             Timer::Announce => ANNOUNCE_TIMEOUT,
+            Timer::Quiet => Duration::ZERO,
+            Timer::Remnant => self.settings.timeouts.drain.saturating_add(REMNANT_TIMEOUT),
         }
     }
 }

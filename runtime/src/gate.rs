@@ -37,8 +37,8 @@ pub(crate) trait Door: Send + Sync {
     #[cfg(upgrades)]
     fn settle(&self, deadline: Instant) -> bool;
     /// Closes for good and lets go of the body's descriptor. If a thread is inside until the deadline, which is complained
-    /// of, the descriptor stays, and nobody else gets in.
-    fn retire(&self, deadline: Instant);
+    /// of, the descriptor stays, and nobody else gets in. Returns whether nobody is inside.
+    fn retire(&self, deadline: Instant) -> bool;
     /// Whether the body has asked for its first connection.
     fn asked(&self) -> bool;
     /// How many connections or datagrams were taken.
@@ -262,13 +262,14 @@ impl<T: Send + Sync> Door for Gate<T> {
         settled
     }
 
-    fn retire(&self, deadline: Instant) {
+    fn retire(&self, deadline: Instant) -> bool {
         let deadline = deadline.max(Instant::now() + LAST_WAIT);
         let io = self.write_by(deadline).map(|mut inner| {
             inner.open = false;
             inner.io.take()
         });
-        if io.is_none() {
+        let is_empty = io.is_some();
+        if !is_empty {
             self.retired.store(true, Ordering::Release);
             complain!(
                 self.shared,
@@ -279,6 +280,7 @@ impl<T: Send + Sync> Door for Gate<T> {
         // Outside the lock: letting go of it may deregister it from epoll and close it.
         drop(io);
         self.make_way();
+        is_empty
     }
 
     fn asked(&self) -> bool {

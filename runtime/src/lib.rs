@@ -194,6 +194,8 @@ mod hint;
 #[cfg(upgrades)]
 mod outgoing;
 #[cfg(upgrades)]
+mod pidfd;
+#[cfg(upgrades)]
 mod poll;
 #[cfg(upgrades)]
 mod preflight;

@@ -7,7 +7,11 @@
 //! Three rules carry the weight, and every transition below keeps them:
 //!
 //! * Listeners are opened only by a process that never had a predecessor, that was told to (`COMMIT`), whose predecessor
-//!   is dead, or whose successor is dead and reaped. So no two processes ever accept from the same listener.
+//!   is dead or over, or whose successor is dead or over. So no two processes ever accept from the same listener.
+//! * A process is *dead* when nothing of it can run any more: the process that was started is reaped, the one that spoke
+//!   for it is dead, and nobody holds its end of the channel. The end of the channel alone is no death, and neither is the
+//!   exit of the process that was started: it may have forked. A process is *over* when it has closed its gates for good and
+//!   has said so (`OVER`), whatever its `main` still does.
 //! * A successor that is not wanted any more is killed and *waited for* before its predecessor resumes.
 //! * The process that a service manager follows exits last: its exit is the end of the service to the manager, which ends
 //!   all others then. So it becomes another one only when that one has passed its probation, and in a stop of both it
@@ -28,6 +32,8 @@ pub(crate) struct State {
     /// The successor has asked that the drain of this process end soon.
     pub(crate) hastened: bool,
     pub(crate) followed: Followed,
+    /// A successor that served and is over has not exited yet, while this process serves again.
+    pub(crate) remnant: bool,
 }
 
 /// Which process a service manager takes for the service.
@@ -67,6 +73,8 @@ pub(crate) enum Predecessor {
     None,
     /// It lives.
     Alive,
+    /// It lives, and is over: it never opens a gate again. What this process does not serve, nobody does.
+    Over,
     /// It is dead: what this process does not serve, nobody does.
     Gone,
 }
@@ -91,7 +99,7 @@ pub(crate) enum Phase {
     /// The successor was told to serve; waiting for its `ACTIVE`. `stop`: a stop was asked for meanwhile.
     Committed { stop: bool },
     /// The successor serves and is on probation.
-    Standby,
+    Standby(Probation),
     /// It has passed it; the service manager is told to follow it. `stop`: a stop was asked for meanwhile; `leaving`: the
     /// successor was told to stop.
     Announcing { stop: bool, leaving: bool },
@@ -124,12 +132,34 @@ pub(crate) enum Drain {
 pub(crate) enum Rescue {
     Initialising,
     Committed,
-    Probation,
+    Probation(Probation),
     /// `stop`: a stop was asked for; no further attempt.
     Killing {
         stop: bool,
     },
     Waiting,
+}
+
+/// How far the probation of a successor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Probation {
+    /// Its time runs.
+    Running,
+    /// Its time is over, and the successor was asked for a sign of life.
+    Asked,
+    /// The successor has given it. What has arrived since is looked at first: it may say that the successor leaves.
+    Passed,
+}
+
+impl Probation {
+    /// The timer that runs.
+    fn timer(self) -> Timer {
+        match self {
+            Self::Running => Timer::Probation,
+            Self::Asked => Timer::Upgrade,
+            Self::Passed => Timer::Quiet,
+        }
+    }
 }
 
 /// After how many attempts a rescue is given up. They are `Timer::Backoff` apart.
@@ -151,8 +181,12 @@ pub(crate) enum Event {
     Drained,
     /// From the predecessor: serve.
     Commit,
-    /// The predecessor is dead: the channel to it has reached its end.
+    /// The predecessor is dead.
     PredecessorGone,
+    /// From the predecessor, its last word: it never opens a gate again, however long it still lives.
+    PredecessorOver,
+    /// The channel to the predecessor has reached its end, and its process lives.
+    PredecessorLost,
     /// The new release may be started.
     Checked,
     /// It may not.
@@ -169,6 +203,12 @@ pub(crate) enum Event {
     Leaving,
     /// From the successor: somebody waits for this process to be gone.
     Hasten,
+    /// From the successor: the sign of life that it was asked for.
+    Alive,
+    /// From the successor, its last word: it never opens a gate again, however long it still lives.
+    SuccessorOver,
+    /// The process that was started is reaped, and another one speaks for it.
+    Forked,
     /// The service manager follows the successor.
     Announced,
     /// From the predecessor: the service manager is told to follow this process.
@@ -176,7 +216,7 @@ pub(crate) enum Event {
     /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
     /// the one to the predecessor.
     ChannelLost,
-    /// The successor is dead and reaped.
+    /// The successor is dead: reaped, and nobody is left who holds its end of the channel.
     Exited,
     /// No thread is inside an accept or a receive any more.
     Paused,
@@ -204,6 +244,10 @@ pub(crate) enum Timer {
     Backoff,
     /// How long the service manager may take to hear whom to follow.
     Announce,
+    /// How long a successor that is over may take to exit.
+    Remnant,
+    /// It expires at once, and so once all that has arrived was looked at.
+    Quiet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,11 +279,13 @@ pub(crate) enum Action {
     SendFailed(StartFailure),
     SendLeaving,
     SendHasten,
+    /// Ask the successor for a sign of life, from its engine and from its body.
+    SendPing,
     /// Tell the successor that it is the one which the service manager is about to follow.
     SendFollowed,
     /// Tell the service manager to follow the successor; `Announced` comes once it has heard.
     Announce,
-    /// SIGKILL the successor.
+    /// SIGKILL the successor, and all that is left of it where it has forked.
     Kill,
     /// Prepare the way back of the pid file, and stop handing out connections and datagrams; `Paused` follows.
     Pause,
@@ -291,6 +337,12 @@ pub(crate) enum Failure {
     NoAnswer,
     /// It became active and exited in the probation.
     Probation,
+    /// It became active, and its body returned in the probation.
+    Over,
+    /// It became active, and gave no sign of life at the end of the probation.
+    Silent,
+    /// It put itself into the background.
+    Background,
     /// A stop was asked for.
     Stopped,
 }
@@ -332,7 +384,7 @@ impl State {
     pub(crate) fn new(predecessor: Predecessor, overlap: Overlap, managed: bool) -> (State, Actions) {
         let followed = match predecessor {
             _ if !managed => Followed::Nobody,
-            Predecessor::Alive => Followed::Other,
+            Predecessor::Alive | Predecessor::Over => Followed::Other,
             Predecessor::None | Predecessor::Gone => Followed::This,
         };
         let state = State {
@@ -343,6 +395,7 @@ impl State {
             pending: false,
             hastened: false,
             followed,
+            remnant: false,
         };
         (state, vec![A::Arm(Timer::Upgrade)])
     }
@@ -360,7 +413,7 @@ impl State {
             | P::Upgrading
             | P::Pausing
             | P::Committed { .. }
-            | P::Standby
+            | P::Standby(_)
             | P::Reverting { .. } => Known::Reloading,
             P::Draining(Drain::Stop { owner: true } | Drain::Leaving { .. } | Drain::Last { .. }) => {
                 Known::Stopping
@@ -385,10 +438,16 @@ impl State {
                 self.predecessor = Predecessor::Gone;
                 self.be_followed();
             }
+            E::PredecessorOver if self.has_predecessor() => self.predecessor = Predecessor::Over,
+            // Of a predecessor that is over, or dead, the end of the channel tells nothing new.
+            E::PredecessorOver | E::PredecessorLost if !self.has_predecessor() => return self.stay(),
             E::Followed => self.be_followed(),
             E::BodyReturned => self.body_gone = true,
             E::Hasten => self.hastened = true,
-            E::Exited => self.hastened = false,
+            E::Exited => {
+                self.hastened = false;
+                self.remnant = false;
+            }
             _ => {}
         }
         match self.phase {
@@ -400,7 +459,7 @@ impl State {
             P::Upgrading => self.upgrading(event),
             P::Pausing => self.pausing(event),
             P::Committed { stop } => self.committed(event, stop),
-            P::Standby => self.standby(event),
+            P::Standby(probation) => self.standby(event, probation),
             P::Announcing { stop, leaving } => self.announcing(event, stop, leaving),
             P::Reverting { paused, then_stop, failure } => self.reverting(event, paused, then_stop, failure),
             P::Draining(Drain::Stop { owner }) => self.stopping(event, owner),
@@ -425,7 +484,8 @@ impl State {
             }
             E::Ready => self.to(P::TakingOver, [A::Disarm(Timer::Upgrade), A::TakeOver]),
             E::NotReady => self.start_failed(StartFailure::ReadyDropped),
-            E::ChannelLost => self.start_failed(StartFailure::Channel),
+            // A predecessor that lives may serve.
+            E::ChannelLost | E::PredecessorLost => self.start_failed(StartFailure::Channel),
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
             E::Stop => self.stop_before_serving(),
             E::Expired(Timer::Upgrade) => (self, vec![A::WarnNotReady, A::Arm(Timer::Upgrade)]),
@@ -436,13 +496,13 @@ impl State {
     fn prepared(self, event: Event) -> (State, Actions) {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::NotReady)]),
-            // A predecessor that is dead cannot serve any more, whatever it still meant to say.
-            E::Commit | E::PredecessorGone => {
+            // A predecessor that is dead, or over, cannot serve any more, whatever it still meant to say.
+            E::Commit | E::PredecessorGone | E::PredecessorOver => {
                 self.to(P::TakingOver, [A::Disarm(Timer::Handover), A::TakeOver])
             }
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
             E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
-            E::ChannelLost => self.start_failed(StartFailure::Channel),
+            E::ChannelLost | E::PredecessorLost => self.start_failed(StartFailure::Channel),
             E::Expired(Timer::Handover) => self.start_failed(StartFailure::NoCommit),
             E::Stop => self.stop_before_serving(),
             _ => self.stay(),
@@ -455,7 +515,9 @@ impl State {
             E::TookOver if self.has_predecessor() => self.to(P::Serving, [A::Open, A::SendActive]),
             E::TookOver => self.to(P::Serving, [A::Open]),
             // Without a pid file is better than without a service: nobody else is left to serve.
-            E::PidfileFailed if self.predecessor == Predecessor::Gone => self.to(P::Serving, [A::Open]),
+            E::PidfileFailed if matches!(self.predecessor, Predecessor::Gone | Predecessor::Over) => {
+                self.to(P::Serving, [A::Open])
+            }
             E::PidfileFailed => self.start_failed(StartFailure::Pidfile),
             E::BodyReturned => self.start_failed(StartFailure::BodyReturned),
             E::Stop => self.stop_as_owner(),
@@ -465,32 +527,46 @@ impl State {
 
     fn serving(self, event: Event) -> (State, Actions) {
         match event {
-            E::Upgrade if self.has_predecessor() => self.postpone(),
-            E::PredecessorGone if self.pending => self.upgrade(),
+            E::Upgrade if self.has_company() => self.postpone(),
+            E::PredecessorGone if self.pending && !self.remnant => self.upgrade(),
+            E::Exited if self.pending => self.upgrade_after([A::Disarm(Timer::Remnant)]),
+            E::Exited => (self, vec![A::Disarm(Timer::Remnant)]),
+            E::Expired(Timer::Remnant) if self.remnant => (self, vec![A::Kill, A::Arm(Timer::Remnant)]),
             E::Upgrade => self.upgrade(),
-            // Unasked, and with a predecessor in standby that is still able to serve: to it this is a death.
+            // A predecessor that stands by, or drains, serves again: the pid file and the paths stay for it.
             E::BodyReturned => self.end(if self.has_predecessor() { End::Replaced } else { End::Final }),
-            E::Stop if self.pending => {
-                let (state, mut actions) = State { pending: false, ..self }.stop_as_owner();
-                actions.insert(0, A::Report(Err(Failure::Stopped)));
+            E::Stop => {
+                let (state, more) = State { pending: false, ..self }.stop_as_owner();
+                let mut actions = Actions::new();
+                actions.extend(self.pending.then_some(A::Report(Err(Failure::Stopped))));
+                actions.extend(self.remnant.then_some(A::Disarm(Timer::Remnant)));
+                actions.extend(more);
                 (state, actions)
             }
-            E::Stop => self.stop_as_owner(),
             _ => self.stay(),
         }
     }
 
     fn upgrade(self) -> (State, Actions) {
-        State { pending: false, ..self }.to(P::Checking, [A::Arm(Timer::Upgrade), A::Check])
+        self.upgrade_after([])
     }
 
-    /// A request to upgrade while the predecessor lives.
+    fn upgrade_after<const N: usize>(self, before: [Action; N]) -> (State, Actions) {
+        let (state, more) =
+            State { pending: false, ..self }.to(P::Checking, [A::Arm(Timer::Upgrade), A::Check]);
+        (state, before.into_iter().chain(more).collect())
+    }
+
+    /// A request to upgrade while the predecessor lives, or a successor that is over.
     fn postpone(self) -> (State, Actions) {
         let pending = State { pending: true, ..self };
         match self.overlap {
+            Overlap::Refuse if self.remnant => (self, vec![A::Refuse(Refusal::InProgress)]),
             Overlap::Refuse => (self, vec![A::Refuse(Refusal::PredecessorDraining)]),
             _ if self.pending => (self, vec![A::Refuse(Refusal::InProgress)]),
             Overlap::Wait => (pending, vec![A::Postpone]),
+            // A successor that is over drains nothing.
+            Overlap::Hasten if self.remnant => (pending, vec![A::Postpone]),
             Overlap::Hasten => (pending, vec![A::Postpone, A::SendHasten]),
         }
     }
@@ -521,7 +597,7 @@ impl State {
             E::Exited => self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Exited))]),
             E::Prepared => self.to(P::Pausing, [A::Pause]),
             E::Stop => self.revert(false, true, Failure::Stopped),
-            // The service ends by itself. The successor sees the end of the channel and serves.
+            // The service ends by itself. The successor hears that it is over, and serves.
             E::BodyReturned => self.end(End::Replaced),
             _ => self.give_up(event, false),
         }
@@ -556,7 +632,8 @@ impl State {
                 self.leave(stop, [A::Disarm(Timer::Handover), A::SendStop, failure])
             }
             E::Active => {
-                self.to(P::Standby, [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive])
+                let actions = [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive];
+                self.to(P::Standby(Probation::Running), actions)
             }
             E::Leaving => self.leave(stop, [A::Disarm(Timer::Handover), A::Report(Err(Failure::Stopped))]),
             E::Exited => self.after_death(true, stop, Failure::Exited, [A::Disarm(Timer::Handover)]),
@@ -565,34 +642,61 @@ impl State {
                 [A::Disarm(Timer::Handover), A::Arm(Timer::Exit)],
             ),
             E::ChannelLost => self.revert(true, stop, Failure::ChannelLost),
+            E::Forked => self.revert(true, stop, Failure::Background),
             E::Expired(Timer::Handover) => self.revert(true, stop, Failure::NoAnswer),
             _ => self.stay(),
         }
     }
 
-    fn standby(self, event: Event) -> (State, Actions) {
+    fn standby(self, event: Event, probation: Probation) -> (State, Actions) {
+        let timer = probation.timer();
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
             // The one that the manager follows is told in the name of all: some units send the stop to it alone.
             E::Stop if self.followed == Followed::This => {
                 let failure = A::Report(Err(Failure::Stopped));
-                self.leave(true, [A::Disarm(Timer::Probation), A::SendStop, failure])
+                self.leave(true, [A::Disarm(timer), A::SendStop, failure])
+            }
+            // The pid file names the successor: a stop that reaches this process means this process.
+            E::Stop => self.drain(Drain::Replaced { stop: true }, [A::Disarm(timer), A::Report(Ok(()))]),
+            // That nothing has died does not prove that anything is answered. The sign of life does, and it may take as long
+            // as a start may.
+            E::Expired(Timer::Probation) if probation == Probation::Running => {
+                self.to(P::Standby(Probation::Asked), [A::Arm(Timer::Upgrade), A::SendPing])
+            }
+            E::Alive if probation == Probation::Asked => {
+                self.to(P::Standby(Probation::Passed), [A::Disarm(Timer::Upgrade), A::Arm(Timer::Quiet)])
             }
             // Not before: the death of whom it follows is the end of the service to the manager. The successor is told
             // first, so that it knows whatever the manager does once it has heard.
-            E::Expired(Timer::Probation) if self.followed == Followed::This => self.to(
+            E::Expired(Timer::Quiet) if probation != Probation::Passed => self.stay(),
+            E::Expired(Timer::Quiet) if self.followed == Followed::This => self.to(
                 P::Announcing { stop: false, leaving: false },
-                [A::Disarm(Timer::Probation), A::Arm(Timer::Announce), A::SendFollowed, A::Announce],
+                [A::Arm(Timer::Announce), A::SendFollowed, A::Announce],
             ),
-            // The pid file names the successor: a stop that reaches this process means this process.
-            E::Expired(Timer::Probation) | E::Stop => {
-                let actions = [A::Disarm(Timer::Probation), A::Report(Ok(()))];
-                self.drain(Drain::Replaced { stop: event == E::Stop }, actions)
+            E::Expired(Timer::Quiet) => self.drain(Drain::Replaced { stop: false }, [A::Report(Ok(()))]),
+            E::Expired(Timer::Upgrade) if probation == Probation::Asked => {
+                self.revert(true, false, Failure::Silent)
             }
-            E::Leaving => self.leave(false, [A::Disarm(Timer::Probation), A::Report(Ok(()))]),
-            E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(Timer::Probation)]),
+            // The service was stopped before the probation was over.
+            E::Leaving => self.leave(false, [A::Disarm(timer), A::Report(Err(Failure::Stopped))]),
+            E::SuccessorOver => self.resume(false, [A::Disarm(timer)]),
+            E::Exited => self.after_death(true, false, Failure::Probation, [A::Disarm(timer)]),
+            E::ChannelLost => self.revert_after([A::Disarm(timer)], false, Failure::ChannelLost),
+            E::Forked => self.revert_after([A::Disarm(timer)], false, Failure::Background),
             _ => self.stay(),
         }
+    }
+
+    /// Serves again beside a successor that is over, which is given the time to exit. Without a body, or for a stop, there is
+    /// nothing to serve: it is killed.
+    fn resume<const N: usize>(self, stop: bool, before: [Action; N]) -> (State, Actions) {
+        if stop || self.body_gone {
+            return self.revert_after(before, stop, Failure::Over);
+        }
+        let resume = [A::TakeBack, A::Open, A::Arm(Timer::Remnant), A::Report(Err(Failure::Over))];
+        let actions = before.into_iter().chain(resume).collect();
+        (State { phase: P::Serving, remnant: true, ..self }, actions)
     }
 
     fn announcing(mut self, event: Event, stop: bool, leaving: bool) -> (State, Actions) {
@@ -606,18 +710,26 @@ impl State {
             // One that does not hear is not waited for: without this process the service goes on all the same.
             E::Announced | E::Expired(Timer::Announce) => {
                 self.followed = Followed::Other;
-                let actions = [A::Disarm(Timer::Announce), A::Report(Ok(()))];
+                let outcome = if leaving { Err(Failure::Stopped) } else { Ok(()) };
+                let actions = [A::Disarm(Timer::Announce), A::Report(outcome)];
                 if leaving {
                     self.leave(stop, actions)
                 } else {
                     self.drain(Drain::Replaced { stop }, actions)
                 }
             }
+            E::SuccessorOver if !leaving => self.resume(stop, [A::Disarm(Timer::Announce)]),
             E::Exited if leaving => self.drain(
                 Drain::Stop { owner: true },
-                [A::Disarm(Timer::Announce), A::Report(Ok(())), A::TakeBack, A::LetGo],
+                [A::Disarm(Timer::Announce), A::Report(Err(Failure::Stopped)), A::TakeBack, A::LetGo],
             ),
             E::Exited => self.after_death(true, stop, Failure::Probation, [A::Disarm(Timer::Announce)]),
+            E::ChannelLost if !leaving => {
+                self.revert_after([A::Disarm(Timer::Announce)], stop, Failure::ChannelLost)
+            }
+            E::Forked if !leaving => {
+                self.revert_after([A::Disarm(Timer::Announce)], stop, Failure::Background)
+            }
             _ => self.stay(),
         }
     }
@@ -627,7 +739,9 @@ impl State {
             E::Upgrade if then_stop => (self, vec![A::Refuse(Refusal::Terminating)]),
             E::Upgrade => (self, vec![A::Refuse(Refusal::InProgress)]),
             E::Exited => self.after_death(paused, then_stop, failure, [A::Disarm(Timer::Exit)]),
-            E::Expired(Timer::Exit) => (self, vec![A::Kill]),
+            // What it has forked goes with it.
+            E::Forked => (self, vec![A::Kill]),
+            E::Expired(Timer::Exit) => (self, vec![A::Kill, A::Arm(Timer::Exit)]),
             E::Stop if then_stop => self.to(P::Ended, [A::Kill, A::End(End::AtOnce)]),
             E::Stop => self.to(P::Reverting { paused, then_stop: true, failure }, [A::Kill]),
             _ => self.stay(),
@@ -638,7 +752,7 @@ impl State {
         match event {
             E::Upgrade => (self, vec![A::Refuse(Refusal::Terminating)]),
             E::BodyReturned | E::Drained | E::Expired(Timer::Drain)
-                if self.followed == Followed::This && self.has_predecessor() =>
+                if self.followed == Followed::This && self.has_company() =>
             {
                 self.outlive(true)
             }
@@ -646,7 +760,7 @@ impl State {
                 self.end(if owner { End::Final } else { End::NotStarted(None) })
             }
             E::Stop => self.end(End::AtOnce),
-            E::PredecessorGone => self.to(P::Draining(Drain::Stop { owner: true }), []),
+            E::PredecessorGone | E::PredecessorOver => self.to(P::Draining(Drain::Stop { owner: true }), []),
             _ => self.stay(),
         }
     }
@@ -661,6 +775,8 @@ impl State {
             E::Stop => self.end(End::AtOnce),
             E::Leaving => self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo]),
             E::Hasten => (self, vec![A::Hasten]),
+            // It serves no more, though it lives; no other can be started beside it.
+            E::SuccessorOver | E::ChannelLost => (self, vec![A::Kill]),
             E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack, A::LetGo]),
             E::Exited => self.try_rescue(0, false, [A::TakeBack]),
             _ => self.stay(),
@@ -707,43 +823,67 @@ impl State {
             (E::Stop, _) if stopping => self.end(End::AtOnce),
             (E::Stop, Rescue::Waiting) => self.stop_rescue(finished, [A::Disarm(Timer::Backoff)]),
             // It serves: the stop means this process, as in standby.
-            (E::Stop, Rescue::Probation) if finished => self.end(End::Replaced),
-            (E::Stop, Rescue::Probation) => {
-                self.to(P::Draining(Drain::Replaced { stop: true }), [A::Disarm(Timer::Probation)])
+            (E::Stop, Rescue::Probation(_)) if finished => self.end(End::Replaced),
+            (E::Stop, Rescue::Probation(probation)) => {
+                self.to(P::Draining(Drain::Replaced { stop: true }), [A::Disarm(probation.timer())])
             }
             (E::Stop, _) => self.to(
                 at(Rescue::Killing { stop: true }),
-                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
+                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill, A::Arm(Timer::Exit)],
             ),
             (E::Prepared, Rescue::Initialising) => self.to(
                 at(Rescue::Committed),
                 [A::Disarm(Timer::Upgrade), A::Arm(Timer::Handover), A::SendCommit],
             ),
-            (E::Active, Rescue::Committed) => {
-                self.to(at(Rescue::Probation), [A::Disarm(Timer::Handover), A::Arm(Timer::Probation)])
+            (E::Active, Rescue::Committed) => self.to(
+                at(Rescue::Probation(Probation::Running)),
+                [A::Disarm(Timer::Handover), A::Arm(Timer::Probation)],
+            ),
+            (E::Expired(Timer::Probation), Rescue::Probation(Probation::Running)) => {
+                self.to(at(Rescue::Probation(Probation::Asked)), [A::Arm(Timer::Upgrade), A::SendPing])
             }
-            (E::Expired(Timer::Probation), Rescue::Probation) if finished => self.end(End::Replaced),
-            (E::Expired(Timer::Probation), Rescue::Probation) => {
+            (E::Alive, Rescue::Probation(Probation::Asked)) => self.to(
+                at(Rescue::Probation(Probation::Passed)),
+                [A::Disarm(Timer::Upgrade), A::Arm(Timer::Quiet)],
+            ),
+            (E::Expired(Timer::Quiet), Rescue::Probation(Probation::Passed)) if finished => {
+                self.end(End::Replaced)
+            }
+            (E::Expired(Timer::Quiet), Rescue::Probation(Probation::Passed)) => {
                 self.to(P::Draining(Drain::Replaced { stop: false }), [])
             }
-            (E::Leaving, Rescue::Committed | Rescue::Probation) if finished => self.end(End::Replaced),
-            (E::Leaving, Rescue::Committed | Rescue::Probation) => self.to(
+            (E::Leaving, Rescue::Committed | Rescue::Probation(_)) if finished => self.end(End::Replaced),
+            (E::Leaving, Rescue::Committed | Rescue::Probation(_)) => self.to(
                 P::Draining(Drain::Leaving { stop: false }),
-                [A::Disarm(Timer::Handover), A::Disarm(Timer::Probation), A::LetGo],
+                [Timer::Handover, Timer::Probation, Timer::Upgrade, Timer::Quiet]
+                    .map(A::Disarm)
+                    .into_iter()
+                    .chain([A::LetGo]),
             ),
-            (E::SpawnFailed | E::Exited, Rescue::Initialising | Rescue::Committed | Rescue::Probation)
+            (E::SpawnFailed | E::Exited, Rescue::Initialising | Rescue::Committed | Rescue::Probation(_))
             | (E::Exited, Rescue::Killing { stop: false }) => self.rescue_failed(attempt, finished),
-            (E::Exited, Rescue::Killing { stop: true }) => self.stop_rescue(finished, [A::TakeBack]),
+            (E::Exited, Rescue::Killing { stop: true }) => {
+                self.stop_rescue(finished, [A::Disarm(Timer::Exit), A::TakeBack])
+            }
             (E::Failed, Rescue::Initialising | Rescue::Committed) => self.to(
                 at(Rescue::Killing { stop: false }),
                 [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Arm(Timer::Exit)],
             ),
-            (E::Active | E::Leaving | E::ChannelLost | E::Expired(Timer::Upgrade), Rescue::Initialising)
-            | (E::ChannelLost | E::Expired(Timer::Handover), Rescue::Committed) => self.to(
+            (E::Active | E::Leaving, Rescue::Initialising)
+            | (E::Expired(Timer::Upgrade), Rescue::Initialising | Rescue::Probation(Probation::Asked))
+            | (E::Expired(Timer::Handover), Rescue::Committed)
+            | (
+                E::ChannelLost | E::Forked | E::SuccessorOver,
+                Rescue::Initialising | Rescue::Committed | Rescue::Probation(_),
+            ) => self.to(
                 at(Rescue::Killing { stop: false }),
-                [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
+                [Timer::Upgrade, Timer::Handover, Timer::Probation, Timer::Quiet]
+                    .map(A::Disarm)
+                    .into_iter()
+                    .chain([A::Kill, A::Arm(Timer::Exit)]),
             ),
-            (E::Expired(Timer::Exit), Rescue::Killing { .. }) => (self, vec![A::Kill]),
+            (E::Forked, Rescue::Killing { .. }) => (self, vec![A::Kill]),
+            (E::Expired(Timer::Exit), Rescue::Killing { .. }) => (self, vec![A::Kill, A::Arm(Timer::Exit)]),
             (E::Expired(Timer::Backoff), Rescue::Waiting) => self.try_rescue(attempt, finished, []),
             _ => self.stay(),
         }
@@ -751,17 +891,23 @@ impl State {
 
     // What several phases have in common.
 
+    /// A predecessor lives that may serve again.
     fn has_predecessor(self) -> bool {
         self.predecessor == Predecessor::Alive
+    }
+
+    /// Another process of the service lives: no successor is started beside it.
+    fn has_company(self) -> bool {
+        self.remnant || matches!(self.predecessor, Predecessor::Alive | Predecessor::Over)
     }
 
     fn stay(self) -> (State, Actions) {
         (self, Actions::new())
     }
 
-    fn to<const N: usize>(mut self, phase: Phase, actions: [Action; N]) -> (State, Actions) {
+    fn to(mut self, phase: Phase, actions: impl IntoIterator<Item = Action>) -> (State, Actions) {
         self.phase = phase;
-        (self, actions.to_vec())
+        (self, actions.into_iter().collect())
     }
 
     fn be_followed(&mut self) {
@@ -828,8 +974,19 @@ impl State {
     fn revert(self, paused: bool, then_stop: bool, failure: Failure) -> (State, Actions) {
         self.to(
             P::Reverting { paused, then_stop, failure },
-            [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill],
+            [A::Disarm(Timer::Upgrade), A::Disarm(Timer::Handover), A::Kill, A::Arm(Timer::Exit)],
         )
+    }
+
+    /// The same for one that serves.
+    fn revert_after<const N: usize>(
+        self,
+        before: [Action; N],
+        then_stop: bool,
+        failure: Failure,
+    ) -> (State, Actions) {
+        let (state, more) = self.revert(true, then_stop, failure);
+        (state, before.into_iter().chain(more).collect())
     }
 
     /// What ends the wait for a successor that is not committed yet.
@@ -842,6 +999,7 @@ impl State {
             ),
             // To be active or leaving without having been told to serve is against the protocol.
             E::ChannelLost | E::Active | E::Leaving => self.revert(paused, false, Failure::ChannelLost),
+            E::Forked => self.revert(paused, false, Failure::Background),
             E::Expired(Timer::Upgrade) => self.revert(paused, false, Failure::NotReady),
             _ => self.stay(),
         }
@@ -887,7 +1045,8 @@ impl State {
     }
 
     fn rescue_failed(self, attempt: u8, finished: bool) -> (State, Actions) {
-        let timers = [Timer::Upgrade, Timer::Handover, Timer::Exit, Timer::Probation].map(A::Disarm);
+        let timers =
+            [Timer::Upgrade, Timer::Handover, Timer::Exit, Timer::Probation, Timer::Quiet].map(A::Disarm);
         let (state, more) = if attempt == RESCUE_ATTEMPTS {
             self.to(P::Ended, [A::TakeBack, A::End(End::RescueFailed)])
         } else {

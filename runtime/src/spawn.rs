@@ -50,6 +50,8 @@ pub(crate) trait Child: AsFd + Send {
     fn kill(&self);
     /// Reaps it, if it is dead; says in words how it ended.
     fn reap(&self) -> Option<String>;
+    /// Whether another process may go on with what it had: it is one, and not a thread of a test.
+    fn may_fork(&self) -> bool;
 }
 
 /// How this process was started, taken down before anything could change it.
@@ -624,6 +626,10 @@ impl Child for Process {
             }
             Err(_) => None,
         }
+    }
+
+    fn may_fork(&self) -> bool {
+        true
     }
 }
 

@@ -244,7 +244,7 @@ impl From<lifecycle::Phase> for Phase {
             P::Checking => Self::Checking,
             P::Upgrading => Self::Upgrading,
             P::Pausing | P::Committed { .. } => Self::HandingOver,
-            P::Standby | P::Announcing { .. } => Self::Standby,
+            P::Standby(_) | P::Announcing { .. } => Self::Standby,
             P::Reverting { .. } => Self::Reverting,
             P::Draining(Drain::Rescue { .. }) => Self::Rescuing,
             P::Draining(_) => Self::Draining,

@@ -145,9 +145,10 @@ impl Door for Control {
         settled
     }
 
-    fn retire(&self, deadline: Instant) {
-        self.desk.gate.retire(deadline);
+    fn retire(&self, deadline: Instant) -> bool {
+        let is_empty = self.desk.gate.retire(deadline);
         self.wake();
+        is_empty
     }
 
     /// No body serves it.

@@ -4,19 +4,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
-use super::{DEATH_AFTER_END, Engine, MAX_ARRIVALS};
+use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT};
 use crate::error::UpgradeError;
-use crate::handover::channel::Received;
+use crate::handover::message::Message;
 use crate::hint;
 use crate::lifecycle::{End, Event, Predecessor};
 use crate::pidfile::Pidfile;
-use crate::poll;
 use crate::report::{complain, tell};
 use crate::shared::Verdict;
 use crate::signals;
+use crate::spawn::is_dead;
 use crate::supervise;
 
 impl Engine {
@@ -75,6 +74,9 @@ impl Engine {
 
     pub(super) fn end(&mut self, end: End) {
         self.bury_successor();
+        if end != End::AtOnce {
+            self.say_that_it_is_over();
+        }
         if let End::NotStarted(_) = end {
             self.held.iter().filter(|held| held.created).for_each(|held| held.remove(&self.shared));
         } else if matches!(end, End::Final | End::RescueFailed) {
@@ -115,28 +117,45 @@ impl Engine {
         }
     }
 
+    /// Closes the gates for good, and tells the predecessor and the successor. They may serve from then on, though this process
+    /// lives as long as what follows `Service::run`.
+    fn say_that_it_is_over(&mut self) {
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        if !self.doors.iter().fold(true, |retired, door| door.retire(deadline) && retired) {
+            // It would be a lie.
+            return;
+        }
+        self.say_up(&Message::Over);
+        self.say_down(&Message::Over);
+        let deadline = Instant::now() + LAST_WORD_TIMEOUT;
+        let parent = self.parent.as_mut().map(|parent| &mut parent.channel);
+        let successor = self.successor.as_mut().filter(|successor| !successor.is_cut_off);
+        for channel in parent.into_iter().chain(successor.map(|successor| &mut successor.channel)) {
+            channel.flush_by(deadline);
+        }
+    }
+
     /// Reaps a successor that is dead or has just been killed, and asks whether the predecessor still lives, so
     /// that a pid file which names one of them is known to be stale.
     pub(super) fn bury_successor(&mut self) {
-        if let Some(parent) = &mut self.parent {
-            let said = |received: &_| matches!(received, Ok(Received::Message(..) | Received::Unknown(_)));
-            let last = (0..MAX_ARRIVALS).map(|_| parent.channel.receive()).find(|received| !said(received));
-            if let Some(Ok(Received::End)) = last {
-                let pid = parent.pid;
+        if let Some(parent) = &self.parent {
+            let is_gone = match &parent.watch {
+                Some(watch) => is_dead(watch.as_fd()),
+                None => parent.channel.is_at_its_end(),
+            };
+            let pid = parent.pid;
+            if is_gone {
                 self.known_dead(pid);
             }
         }
-        let Some(successor) = &self.successor else { return };
+        let Some(successor) = &mut self.successor else { return };
         let unwanted = self.stopping.is_some() && successor.active_after.is_none();
-        let deadline = Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO };
-        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
-        match poll::until(&mut fds, Some(deadline)) {
-            Ok(()) | Err(_) => {}
+        successor.wait_until_dead(Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO });
+        let dead = [successor.exited.is_some().then(|| successor.child.pid()), successor.dead_speaker()];
+        if unwanted {
+            self.end_strays();
         }
-        if successor.child.reap().is_some() {
-            let pid = successor.child.pid();
-            self.known_dead(pid);
-        }
+        dead.into_iter().flatten().for_each(|pid| self.known_dead(pid));
     }
 }
 

@@ -88,7 +88,7 @@ impl Engine {
     pub(super) fn drain(&mut self) {
         self.shared.start_draining();
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        self.doors.iter().for_each(|door| door.retire(deadline));
+        self.doors.iter().for_each(|door| _ = door.retire(deadline));
         // Before it ever served, what it inherited is its predecessor's.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
         let held = std::mem::take(&mut self.held);

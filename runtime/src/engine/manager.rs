@@ -170,6 +170,7 @@ impl Engine {
 
     /// The runtime of the body has answered.
     pub(super) fn hear_pulse(&mut self) {
+        self.answer_ping();
         if let Some(told) = self.told.as_mut().filter(|told| told.next_sign.is_some()) {
             told.manager.tell("WATCHDOG=1".to_owned());
         }
@@ -211,7 +212,7 @@ impl Engine {
     /// successor is to say is said here.
     pub(super) fn announce(&mut self) -> Option<Event> {
         let (told, successor) = (self.told.as_mut()?, self.successor.as_ref()?);
-        let (pid, generation) = (successor.child.pid(), successor.generation);
+        let (pid, generation) = (successor.pid(), successor.generation);
         tell!(self.shared, DEBUG, successor = pid, "the service manager is told to follow the successor");
         let sign = if told.manager.watchdog.is_some() { "\nWATCHDOG=1" } else { "" };
         told.manager.tell(format!("MAINPID={pid}\nREADY=1\nSTATUS=generation {generation} serves{sign}"));

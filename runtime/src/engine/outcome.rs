@@ -38,7 +38,7 @@ impl Engine {
             self.shared,
             INFO,
             phase = "standby",
-            successor = successor.child.pid(),
+            successor = successor.pid(),
             elapsed = ?successor.active_after.unwrap_or_default(),
             "the successor serves"
         );
@@ -49,7 +49,7 @@ impl Engine {
         let answer = match (outcome, &self.successor) {
             (Ok(()), Some(successor)) => {
                 let elapsed = successor.active_after.unwrap_or_else(|| self.requested.elapsed());
-                let pid = successor.child.pid();
+                let pid = successor.pid();
                 tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
                 Ok(Upgraded { generation: successor.generation, pid, elapsed })
             }
@@ -103,6 +103,13 @@ impl Engine {
                 humantime::format_duration(HANDOVER_TIMEOUT),
             ),
             Failure::Probation => format!("the successor {} in its probation", heard("exited")),
+            Failure::Over => heard("the body of the successor returned in its probation"),
+            Failure::Silent => format!(
+                "the successor gave no sign of life within {} after its probation: its process is stopped, or its body \
+                 blocks the threads of its runtime",
+                humantime::format_duration(self.settings.timeouts.upgrade),
+            ),
+            Failure::Background => format!("the successor {}", heard("put itself into the background")),
             Failure::Stopped => "the service was told to stop".to_owned(),
         }
     }

@@ -1,18 +1,32 @@
 //! The engine's side of the channel to the predecessor.
 
-use super::Engine;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
 use super::ending::pidfile_error;
+use super::{Engine, PREDECESSOR_DEATH_AFTER_END};
 use crate::handover::channel::Received;
 use crate::handover::message::{MAX_MESSAGE, Message};
-use crate::lifecycle::{Event, Followed, Phase};
+use crate::lifecycle::{Event, Followed, Phase, Predecessor};
 use crate::report::{complain, printable, tell};
+use crate::spawn::is_dead;
 
 impl Engine {
     pub(super) fn take_from_parent(&mut self) -> bool {
         let Some(parent) = &mut self.parent else { return false };
+        // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
+        let is_dead = parent.watch.as_ref().is_some_and(|watch| is_dead(watch.as_fd()));
+        if parent.is_at_its_end {
+            return self.look_at_ended_parent(is_dead);
+        }
         // A send fails once the other end is closed. What it said before is read all the same, and then its end.
         let flushed = parent.channel.flush();
         let event = match parent.channel.receive() {
+            // A fork of it, which has executed nothing, may hold its end of the channel open for as long as it likes.
+            Ok(Received::Nothing) if is_dead => {
+                self.parent_gone();
+                Event::PredecessorGone
+            }
             Ok(Received::Nothing) => match flushed {
                 // It lives, and waits for what it will not hear.
                 Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
@@ -23,6 +37,18 @@ impl Engine {
             },
             Ok(Received::Message(Message::Commit, _)) => Event::Commit,
             Ok(Received::Message(Message::Followed, _)) => Event::Followed,
+            Ok(Received::Message(Message::Ping, _)) => {
+                self.owes_pulse = true;
+                // The runtime of the body answers, if there is one.
+                if self.body.returned || !self.shared.pulse.ask() {
+                    self.answer_ping();
+                }
+                return true;
+            }
+            Ok(Received::Message(Message::Over, _)) => {
+                tell!(self.shared, DEBUG, predecessor = parent.pid, "the predecessor serves no more");
+                Event::PredecessorOver
+            }
             Ok(Received::Message(Message::Stop, _)) => {
                 self.stop(None);
                 return true;
@@ -60,10 +86,7 @@ impl Engine {
                 tell!(self.shared, DEBUG, name, "a message of a later release");
                 return true;
             }
-            Ok(Received::End) => {
-                self.parent_gone();
-                Event::PredecessorGone
-            }
+            Ok(Received::End) => return self.parent_ended(),
             Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
                 self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
                 Event::ChannelLost
@@ -75,13 +98,53 @@ impl Engine {
                 }
                 return true;
             }
-            Err(_) => {
-                self.parent_gone();
-                Event::PredecessorGone
-            }
+            Err(_) => return self.parent_ended(),
         };
         self.feed(event);
         true
+    }
+
+    /// The channel to the predecessor is of no use any more. That is no death: whoever takes it for one serves beside a process
+    /// that lives.
+    fn parent_ended(&mut self) -> bool {
+        let Some(parent) = &mut self.parent else { return false };
+        if parent.watch.is_none() {
+            self.parent_gone();
+            self.feed(Event::PredecessorGone);
+            return true;
+        }
+        // One that is over may take its time.
+        let is_over = self.state.predecessor == Predecessor::Over;
+        parent.is_at_its_end = true;
+        parent.dead_by = (!is_over).then(|| Instant::now() + PREDECESSOR_DEATH_AFTER_END);
+        true
+    }
+
+    fn look_at_ended_parent(&mut self, is_dead: bool) -> bool {
+        let Some(parent) = &mut self.parent else { return false };
+        if is_dead {
+            self.parent_gone();
+            self.feed(Event::PredecessorGone);
+            return true;
+        }
+        let is_late = parent.dead_by.take_if(|deadline| *deadline <= Instant::now()).is_some();
+        if is_late {
+            self.reason.get_or_insert_with(|| {
+                format!(
+                    "the predecessor, process {}, closed the channel and lives; it may still serve",
+                    parent.pid
+                )
+            });
+            self.feed(Event::PredecessorLost);
+        }
+        is_late
+    }
+
+    /// The sign of life that the predecessor has asked for.
+    pub(super) fn answer_ping(&mut self) {
+        if std::mem::take(&mut self.owes_pulse) {
+            self.say_up(&Message::Alive);
+        }
     }
 
     pub(super) fn parent_gone(&mut self) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use super::Engine;
+use super::{Engine, Successor};
 use crate::control::{self, Change, News};
 use crate::handover::message::Message;
 use crate::lifecycle::{Drain, Phase};
@@ -31,7 +31,7 @@ impl Engine {
             status.generations.insert(0, Generation { generation, pid: parent.pid, open: parent.open });
         }
         if let Some(successor) = &self.successor {
-            let (generation, pid) = (successor.generation, successor.child.pid());
+            let (generation, pid) = (successor.generation, successor.pid());
             status.generations.push(Generation { generation, pid, open: None });
         }
         status
@@ -58,7 +58,7 @@ impl Engine {
         self.successor.as_ref()?;
         matches!(
             self.state.phase,
-            Phase::Standby | Phase::Draining(Drain::Replaced { .. } | Drain::Leaving { .. })
+            Phase::Standby(_) | Phase::Draining(Drain::Replaced { .. } | Drain::Leaving { .. })
         )
         .then(|| self.told_open.map_or(self.phase_since, |(_, at)| at + OPEN_INTERVAL))
     }
@@ -79,7 +79,7 @@ impl Engine {
     }
 
     pub(super) fn successor_pid(&self) -> Option<u32> {
-        self.successor.as_ref().map(|successor| successor.child.pid())
+        self.successor.as_ref().map(Successor::pid)
     }
 
     /// Tells whoever waits at the control socket that another phase has begun: before they are told the outcome.

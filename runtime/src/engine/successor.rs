@@ -2,21 +2,23 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::geteuid;
 
-use super::{DEATH_AFTER_END, Engine, Successor};
+use super::{DEATH_AFTER_END, Engine, LOOK_FOR_STRAYS_EVERY, Successor, UNTIL_EXEC};
 use crate::control;
 use crate::handover::channel::{Channel, Received};
-use crate::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, Speaker, parts};
+use crate::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, PING, Speaker, parts};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
+use crate::pidfd::{self, Holder};
 use crate::poll;
 use crate::report::{complain, printable, tell};
 use crate::sockets::Held;
-use crate::spawn::What;
+use crate::spawn::{What, is_dead};
 
 impl Engine {
     pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
@@ -56,6 +58,8 @@ impl Engine {
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
+        let inode = |socket| pidfd::inode(socket).map_err(cannot);
+        let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];
         let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.held.iter().map(|held| held.fd.clone());
@@ -72,8 +76,14 @@ impl Engine {
         let child = self.spawner.spawn(what, theirs)?;
         Ok(Successor {
             child,
+            exited: None,
+            is_forked: false,
+            speaker: None,
             channel,
+            inodes,
             is_cut_off: false,
+            is_at_its_end: false,
+            next_look: None,
             generation,
             active_after: None,
             adopted: HashSet::new(),
@@ -98,62 +108,120 @@ impl Engine {
     pub(super) fn take_from_successor(&mut self) -> bool {
         let Some(successor) = &mut self.successor else { return false };
         // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
-        let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
-        let is_dead = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
-        let mut lost = None;
+        successor.reap();
+        let is_dead = successor.is_dead();
         if !successor.is_cut_off {
             // What a send that fails means, the read after it tells.
             let flushed = successor.channel.flush();
-            match successor.channel.receive() {
+            let lost = match successor.channel.receive() {
                 Ok(Received::Nothing) => {
-                    if let Err(error) = flushed {
-                        lost = Some(format!("the channel to it failed: {error}"));
-                    }
+                    flushed.err().map(|error| format!("the channel to it failed: {error}"))
                 }
                 Ok(Received::Message(message, _)) => {
+                    successor.learn_speaker();
                     self.hear(message);
                     return true;
                 }
                 Ok(Received::Unknown(name)) => {
+                    successor.learn_speaker();
                     tell!(self.shared, DEBUG, name, "a message of a later release");
                     return true;
                 }
-                Ok(Received::End) => {
-                    // Its process is dead or about to be; only one that goes on running has broken a promise.
-                    let deadline = Instant::now() + DEATH_AFTER_END;
-                    let mut fds = [PollFd::new(successor.child.as_fd(), PollFlags::POLLIN)];
-                    match poll::until(&mut fds, Some(deadline)) {
-                        Ok(()) | Err(_) => {}
-                    }
-                    lost = Some("it closed the channel and went on running".to_owned());
+                Ok(Received::End) => Some("it closed the channel and went on running".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(how) = lost {
+                successor.is_cut_off = true;
+                // At the end of the channel its process is about to be dead; only one that goes on running has broken a promise.
+                if successor.channel.is_at_its_end() {
+                    successor.wait_until_dead(Instant::now() + DEATH_AFTER_END);
                 }
-                Err(error) => lost = Some(error.to_string()),
+                if !successor.is_dead() {
+                    self.reason.get_or_insert(how);
+                    self.feed(Event::ChannelLost);
+                }
+                return true;
             }
         }
-        let died = if is_dead || lost.is_some() { successor.child.reap() } else { None };
-        if let Some(how) = died {
-            let pid = successor.child.pid();
-            self.unserved_by_successor = std::mem::take(&mut successor.unserved);
-            self.successor = None;
-            self.known_dead(pid);
-            self.lose_company();
-            // The manager was told to follow it, and may by now.
-            if let Some(told) =
-                self.told.as_mut().filter(|_| matches!(self.state.phase, Phase::Announcing { .. }))
-            {
-                told.is_unsure();
+        successor.is_at_its_end = successor.is_at_its_end || successor.channel.is_at_its_end();
+        if successor.exited.is_some() && !successor.is_at_its_end && !successor.is_forked {
+            // Another child, of that process or of this one, has it for as long as it takes to execute a program.
+            successor.is_at_its_end = successor.channel.ends_by(Instant::now() + UNTIL_EXEC);
+        }
+        match &successor.exited {
+            Some(_) if successor.is_at_its_end && is_dead => {
+                self.bury();
+                true
             }
-            self.reason.get_or_insert(how);
-            self.feed(Event::Exited);
-            return true;
+            Some(how) if !successor.is_at_its_end && successor.child.may_fork() => {
+                if std::mem::replace(&mut successor.is_forked, true) {
+                    return is_dead && self.end_strays();
+                }
+                let how = put_into_background(successor.child.pid(), how);
+                self.reason.get_or_insert(how);
+                self.feed(Event::Forked);
+                true
+            }
+            _ => false,
         }
-        if let Some(how) = lost {
-            successor.is_cut_off = true;
-            self.reason.get_or_insert(how);
-            self.feed(Event::ChannelLost);
-            return true;
+    }
+
+    /// The successor is dead, and nothing of it is left.
+    fn bury(&mut self) {
+        let Some(mut successor) = self.successor.take() else { return };
+        self.unserved_by_successor = std::mem::take(&mut successor.unserved);
+        let how = successor.exited.take().unwrap_or_default();
+        tell!(self.shared, INFO, successor = successor.pid(), how, "the successor is gone");
+        self.reason.get_or_insert(how);
+        self.known_dead(successor.child.pid());
+        if let Some(speaker) = &successor.speaker {
+            self.known_dead(speaker.pid);
         }
-        false
+        // What it has is closed before anything is told of its end.
+        drop(successor);
+        self.lose_company();
+        // The manager was told to follow it, and may by now.
+        if let Some(told) =
+            self.told.as_mut().filter(|_| matches!(self.state.phase, Phase::Announcing { .. }))
+        {
+            told.is_unsure();
+        }
+        self.feed(Event::Exited);
+    }
+
+    /// Of a successor whose processes are dead, as far as they are known, ends those that hold its end of the channel still. They
+    /// are what it has forked: it closes the channel on exec. Returns whether there was something to do.
+    pub(super) fn end_strays(&mut self) -> bool {
+        let Some(successor) = &mut self.successor else { return false };
+        let now = Instant::now();
+        if successor.next_look.is_some_and(|at| at > now) {
+            return false;
+        }
+        successor.next_look = Some(now + LOOK_FOR_STRAYS_EVERY);
+        let [theirs, ours] = successor.inodes;
+        // A fork of this process has both ends, if it was made while both were here, and is nobody's successor.
+        let (forks, strays): (Vec<_>, Vec<_>) =
+            pidfd::holders(theirs).into_iter().partition(|holder| pidfd::holds(holder.pid, ours));
+        for stray in &strays {
+            tell!(
+                self.shared,
+                INFO,
+                stray = stray.pid,
+                "a process that the successor has left behind is ended"
+            );
+            stray.kill();
+        }
+        if strays.is_empty() && !forks.is_empty() {
+            successor.is_at_its_end = true;
+        } else if strays.is_empty() && !successor.channel.is_at_its_end() && self.cannot_end.is_due() {
+            complain!(
+                self.shared,
+                "a process that the successor has left behind holds its handover channel, and user {} cannot see or end it; \
+                 end it by hand",
+                geteuid()
+            );
+        }
+        true
     }
 
     /// A message of the successor.
@@ -205,6 +273,13 @@ impl Engine {
             }
             Message::Leaving => Event::Leaving,
             Message::Hasten => Event::Hasten,
+            Message::Alive => Event::Alive,
+            Message::Over => {
+                self.reason.get_or_insert("the body of the successor returned in its probation".to_owned());
+                Event::SuccessorOver
+            }
+            // An engine that can say so runs.
+            Message::NotUnderstood { unknown } if unknown == PING => Event::Alive,
             Message::NotUnderstood { unknown } => {
                 tell!(
                     self.shared,
@@ -220,7 +295,8 @@ impl Engine {
             | Message::Commit
             | Message::Stop
             | Message::Open { .. }
-            | Message::Followed) => {
+            | Message::Followed
+            | Message::Ping) => {
                 if self.stray.is_due() {
                     complain!(self.shared, WARN, "a message that a successor does not send: {message:?}");
                 }
@@ -229,6 +305,70 @@ impl Engine {
         };
         self.feed(event);
     }
+}
+
+impl Successor {
+    /// The process that speaks for it; before it has said anything, the one that was started.
+    pub(super) fn pid(&self) -> u32 {
+        self.speaker.as_ref().map_or_else(|| self.child.pid(), |speaker| speaker.pid)
+    }
+
+    /// Descriptors of its processes that live, as far as they are known; each is readable once its process is dead.
+    pub(super) fn living(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let child = self.exited.is_none().then(|| self.child.as_fd());
+        let speaker = self.speaker.as_ref().map(Holder::as_fd).filter(|speaker| !is_dead(*speaker));
+        child.into_iter().chain(speaker)
+    }
+
+    /// The number of the process that spoke for it, if that is dead.
+    pub(super) fn dead_speaker(&self) -> Option<u32> {
+        self.speaker.as_ref().filter(|speaker| is_dead(speaker.as_fd())).map(|speaker| speaker.pid)
+    }
+
+    /// SIGKILL to those that are known. What they have forked is ended once they are dead.
+    pub(super) fn kill(&self) {
+        if self.exited.is_none() {
+            self.child.kill();
+        }
+        if let Some(speaker) = &self.speaker {
+            speaker.kill();
+        }
+    }
+
+    /// Reaps the process that was started, if it is dead.
+    pub(super) fn reap(&mut self) {
+        if self.exited.is_none() {
+            self.exited = self.child.reap();
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.living().next().is_none()
+    }
+
+    /// Notes who has sent the last message. Only one that holds its end of the channel can have sent it, if it lives.
+    fn learn_speaker(&mut self) {
+        let Some(sender) = self.channel.sender().filter(|sender| *sender != self.pid()) else { return };
+        self.speaker = if sender == self.child.pid() { None } else { Holder::of(sender, self.inodes[0]) };
+    }
+
+    pub(super) fn wait_until_dead(&mut self, deadline: Instant) {
+        self.reap();
+        while !self.is_dead() && Instant::now() < deadline {
+            let mut fds: Vec<_> = self.living().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            match poll::until(&mut fds, Some(deadline)) {
+                Ok(()) | Err(_) => {}
+            }
+            self.reap();
+        }
+    }
+}
+
+fn put_into_background(pid: u32, how: &str) -> String {
+    format!(
+        "put itself into the background: process {pid}, which was started, {how}, and left another one behind; a release stays in \
+         the foreground, without `daemonize`, without `&`, and behind `exec` in a script"
+    )
 }
 
 /// What a successor has open before it has taken anything: the standard streams and its channel.

@@ -1,6 +1,7 @@
 //! The channel between a process and its successor: one SOCK_SEQPACKET pair, unix(7).
 //!
-//! It lives until one of the two is dead, and its end of file is how the other one learns of that.
+//! Each process keeps its end as long as it lives. So the end of file says that the other one is dead or about to be, if it
+//! has not forked: that it is dead says its pidfd.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -14,7 +15,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
 use crate::outgoing::{Outgoing, SHORTAGE_PAUSE};
@@ -22,10 +23,12 @@ use crate::poll::{is_ready, until};
 
 /// How many descriptors the kernel lets a peer send with one packet, unix(7).
 const SCM_MAX_FD: usize = 253;
-/// The room that those take, so that none is lost for want of it.
-// SAFETY: it computes with a number.
-const CONTROL_SPACE: libc::c_uint =
-    unsafe { libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as libc::c_uint) };
+/// The room that those take, and the credentials of the sender, so that none is lost for want of it.
+// SAFETY: both compute with a number.
+const CONTROL_SPACE: libc::c_uint = unsafe {
+    libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as libc::c_uint)
+        + libc::CMSG_SPACE(size_of::<libc::ucred>() as libc::c_uint)
+};
 
 /// One end of the channel.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct Channel {
     /// Why a message could not be sent. What comes after it is sent all the same: it may say so to the other process.
     unsent: Option<Errno>,
     buffer: Vec<u8>,
+    /// The process that has sent the last message, where the kernel is asked for it.
+    sender: Option<u32>,
 }
 
 /// What came of a look at the channel.
@@ -76,15 +81,28 @@ impl ChannelError {
 }
 
 impl Channel {
-    /// Both ends; each is closed on exec, and neither blocks.
+    /// Both ends; each is closed on exec, and neither blocks. Ours learns who sends each message, SO_PASSCRED in unix(7): of a
+    /// socket pair SO_PEERCRED names its maker at either end.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        setsockopt(&ours, sockopt::PassCred, &true)?;
         Ok((Self::new(ours), theirs))
     }
 
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, outgoing: Outgoing::default(), unsent: None, buffer: vec![0; MAX_MESSAGE] }
+        Self { fd, outgoing: Outgoing::default(), unsent: None, buffer: vec![0; MAX_MESSAGE], sender: None }
+    }
+
+    /// The process that has sent the last message. `None` if it has no number here.
+    pub(crate) fn sender(&self) -> Option<u32> {
+        self.sender
+    }
+
+    /// Whether nobody holds the other end any more.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        // POLLHUP is said unasked.
+        self.is_said(0).unwrap_or(false)
     }
 
     /// Queues a message for which the other process need not wake: it travels ahead of the next one, at the next
@@ -125,6 +143,28 @@ impl Channel {
         self.unsent.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
+    /// The same, waiting until then.
+    pub(crate) fn ends_by(&self, deadline: Instant) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        // It may end early for a signal.
+        while !self.is_at_its_end() && Instant::now() < deadline {
+            match until(&mut fds, Some(deadline)) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.is_at_its_end()
+    }
+
+    /// Sends what is queued, and waits until then for room.
+    pub(crate) fn flush_by(&mut self, deadline: Instant) {
+        while self.flush().is_ok() && self.wants_to_send() && Instant::now() < deadline {
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+            match until(&mut fds, Some(deadline)) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
     /// Whether something is queued.
     pub(crate) fn wants_to_send(&self) -> bool {
         !self.outgoing.is_empty()
@@ -148,7 +188,7 @@ impl Channel {
                 Ok(packet) => break packet,
             }
         };
-        let Packet { length, flags, fds } = packet;
+        let Packet { length, flags, fds, sender } = packet;
         if flags & libc::MSG_CTRUNC != 0 {
             return Err(ChannelError::FdsLost);
         }
@@ -158,6 +198,7 @@ impl Channel {
         if length == 0 {
             return self.end();
         }
+        self.sender = sender.or(self.sender);
         match Message::decode(&self.buffer[..length]) {
             Ok(message) => {
                 let expected = message.descriptors().min(MAX_FDS);
@@ -223,6 +264,7 @@ struct Packet {
     /// Of recvmsg(2), `MSG_TRUNC` and `MSG_CTRUNC` among them.
     flags: libc::c_int,
     fds: Vec<OwnedFd>,
+    sender: Option<u32>,
 }
 
 /// recvmsg(2) without waiting. Every descriptor that the kernel has installed is in the packet, so that none stays open of one that
@@ -241,7 +283,7 @@ fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Pack
     // SAFETY: what `header` points to is there until the end of this function, and as long as it says.
     let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let length = Errno::result(result)?.unsigned_abs();
-    let mut fds = Vec::new();
+    let (mut fds, mut sender) = (Vec::new(), None);
     // SAFETY: the kernel has set the length of what is in `control`.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     // SAFETY: it is null, or points to a header that is in `control` as a whole.
@@ -257,11 +299,17 @@ fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Pack
             let numbers = unsafe { slice::from_raw_parts(data, count) };
             // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows their numbers.
             fds.extend(numbers.iter().map(|number| unsafe { OwnedFd::from_raw_fd(*number) }));
+        } else if (message.cmsg_level, message.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+            // SAFETY: the data follow the header.
+            let data: *const libc::ucred = unsafe { libc::CMSG_DATA(next) }.cast();
+            // SAFETY: the message is one of credentials, and the kernel has stored them whole.
+            let credentials = unsafe { data.read_unaligned() };
+            sender = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
         }
         // SAFETY: `next` is a header in what `header` describes.
         next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
     }
-    Ok(Packet { length, flags: header.msg_flags, fds })
+    Ok(Packet { length, flags: header.msg_flags, fds, sender })
 }
 
 impl AsFd for Channel {
@@ -276,9 +324,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use nix::sys::socket::{
-        ControlMessage, MsgFlags, Shutdown, getsockopt, send, sendmsg, shutdown, sockopt,
-    };
+    use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, getsockopt, send, sendmsg, shutdown};
 
     use super::super::message::Entry;
     use super::*;
@@ -345,6 +391,21 @@ mod tests {
         assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
         assert!(matches!(new.receive().unwrap(), Received::End));
         assert!(new.send(&Message::Active).is_err());
+    }
+
+    /// A1: a fork has the end of the process that was started, and the kernel says which of the two speaks.
+    #[test]
+    fn the_sender_of_a_message_is_known_to_the_predecessor() {
+        let (mut old, mut new) = pair();
+        assert_eq!(old.sender(), None);
+        new.send(&Message::Active).unwrap();
+        assert!(matches!(old.receive().unwrap(), Received::Message(Message::Active, _)));
+        assert_eq!(old.sender(), Some(std::process::id()));
+        old.send(&Message::Commit).unwrap();
+        assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
+        assert!(!old.is_at_its_end());
+        drop(new);
+        assert!(old.is_at_its_end());
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
 /// The longest name of what is passed on, in bytes.
 pub(crate) const MAX_FILE_NAME: usize = 4096;
 
+/// The type of [`Message::Ping`], which a release may not know.
+pub(crate) const PING: &str = "ping";
+
 /// What is around the entries of a message that is one list, at its longest.
 const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 
@@ -69,6 +72,8 @@ pub(crate) enum Message {
     },
     /// The service manager is told next that it is to follow the new process.
     Followed,
+    /// Is anybody there? The answer is `alive`, or `not-understood` of a release that does not know it.
+    Ping,
 
     // From the new process to the old one.
     /// The answer to the offer.
@@ -92,8 +97,12 @@ pub(crate) enum Message {
     Leaving,
     /// Somebody waits for the end of the predecessor's drain.
     Hasten,
+    /// The answer to `ping`, once the engine and the runtime of the body have both run since.
+    Alive,
 
     // Both ways.
+    /// The last word: the sender has closed its gates for good. It may live on, with what follows `Service::run`.
+    Over,
     /// The answer to a message of a type that this release does not know.
     NotUnderstood {
         unknown: String,
@@ -231,7 +240,7 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 15] = [
+        const NAMES: [&str; 18] = [
             "offer",
             "files",
             "sockets",
@@ -246,6 +255,9 @@ impl Message {
             "failed",
             "leaving",
             "hasten",
+            PING,
+            "alive",
+            "over",
             "not-understood",
         ];
         NAMES.contains(&name)

@@ -1,14 +1,28 @@
 //! An exhaustive search over processes that run the real `step` against each other.
 //!
 //! The model adds what is around the machine: the two directions of the channel as queues, the pid file, the
-//! timers (an armed one may fire at any moment), who is alive and who has noticed. Faults are drawn from a budget:
-//! a crash at any moment, between any two actions of one step, a successor that cannot be spawned, a pid file that
-//! cannot be written, a body that returns or never becomes ready, a channel that breaks under a living process. A service
-//! manager, where there is one, takes the word of the process that it follows, and of no other, for whom to follow next.
+//! timers (an armed one may fire at any moment), who is alive and who has noticed. A process that has ended its part lives on
+//! for as long as it likes, with what follows `Service::run`. Faults are drawn from a budget: a crash at any moment, between
+//! any two actions of one step, a successor that cannot be spawned, a pid file that cannot be written, a body that returns or
+//! never becomes ready, a channel that breaks under a living process; and, where the budget says so, a successor that is
+//! stopped (SIGSTOP), a successor that forks and whose first process exits, and an end of the channel without a death. A
+//! service manager, where there is one, takes the word of the process that it follows, and of no other, for whom to follow
+//! next.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use super::*;
+
+/// The faults beyond crashes that a search has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Faults {
+    /// SIGSTOP of a successor.
+    stall: bool,
+    /// A successor whose first process exits, while another one goes on.
+    fork: bool,
+    /// An end of the channel though both processes live.
+    cut: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Message {
@@ -16,12 +30,16 @@ enum Message {
     Commit,
     Stop,
     Followed,
+    Ping,
     // Upwards, to the predecessor.
     Prepared,
     Active,
     Failed,
     Leaving,
     Hasten,
+    Alive,
+    // Either way.
+    Over,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +62,12 @@ struct Process {
     announced: Option<bool>,
     /// Every pid that this process has reaped.
     reaped: BTreeSet<usize>,
+    /// SIGSTOP: it lives and does nothing.
+    stalled: bool,
+    /// Its first process has exited, and this is another one; whether the parent has noticed.
+    forked: Option<bool>,
+    /// The channel to the parent has ended though that lives; whether this process has noticed.
+    cut: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +77,17 @@ struct World {
     upgrades: u8,
     stops: u8,
     faults: u8,
+    kinds: Faults,
     /// Somebody asked the service to stop.
     stopped: bool,
+    /// A stop reached the process that served, or that the pid file named while none did.
+    meant: bool,
+    /// A process removed the Unix paths for good.
+    paths_gone: bool,
+    /// A word may have been lost, in a crash or with a channel.
+    deaf: bool,
+    /// An outcome was told that was known to be another.
+    lied: bool,
     /// The manager did, of the process that it follows, and of that alone.
     ordered: bool,
     /// A fault hit the only process there was, or every attempt of a rescue: no tool can do anything about that.
@@ -87,26 +120,41 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, ma
         draining: false,
         announced: None,
         reaped: BTreeSet::new(),
+        stalled: false,
+        forked: None,
+        cut: None,
     }
 }
 
 impl Process {
-    /// A manager that does not hear in time, and another process that outstays its own deadline: it takes a fault, or comes
-    /// of one.
+    /// A manager that does not hear in time, a process that outstays its own deadline, a successor that gives no sign of life:
+    /// it takes a fault, or comes of one.
     fn is_fault(&self, timer: Timer) -> bool {
-        timer == Timer::Announce || matches!(self.state.phase, P::Draining(Drain::Last { .. }))
+        let is_late = matches!(timer, Timer::Announce | Timer::Remnant);
+        let is_silent = timer == Timer::Upgrade && matches!(self.state.phase, P::Standby(_));
+        is_late || is_silent || matches!(self.state.phase, P::Draining(Drain::Last { .. }))
+    }
+
+    /// It has ended its part, and lives.
+    fn is_over(&self) -> bool {
+        self.alive && self.state.phase == P::Ended
     }
 }
 
 impl World {
-    fn new(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool) -> World {
+    fn new(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool, kinds: Faults) -> World {
         World {
             processes: vec![process(Predecessor::None, None, overlap, managed)],
             pidfile: None,
             upgrades,
             stops,
             faults,
+            kinds,
             stopped: false,
+            meant: false,
+            paths_gone: false,
+            deaf: false,
+            lied: false,
             ordered: false,
             alone: false,
             pidfile_fault: false,
@@ -121,10 +169,15 @@ impl World {
         self.processes.iter().filter(|process| process.alive)
     }
 
-    fn spend_fault(&mut self) {
+    /// A fault of this process. What it does to the only one that could serve, no tool can do anything about.
+    fn spend_fault(&mut self, who: usize) {
         self.faults -= 1;
         self.disturbed = true;
-        self.alone |= self.alive().count() == 1;
+        let could_serve = |process: &Process| {
+            process.alive && !process.stalled && !process.is_over() && process.cut.is_none()
+        };
+        let mut others = self.processes.iter().enumerate().filter(|(at, _)| *at != who);
+        self.alone |= !others.any(|(_, process)| could_serve(process));
     }
 
     fn die(&mut self, who: usize) {
@@ -135,6 +188,9 @@ impl World {
         process.timers.clear();
         process.from_parent.clear();
         process.from_child.clear();
+        process.stalled = false;
+        process.forked = None;
+        process.cut = None;
     }
 
     /// Drops the dead whom nobody has to notice any more, so that worlds that differ in them alone are one.
@@ -185,13 +241,23 @@ impl World {
         };
         if self.faults > 0 {
             let mut crashed = self.clone();
-            crashed.spend_fault();
+            crashed.spend_fault(who);
+            crashed.deaf = true;
             crashed.die(who);
             crashed.forget_the_dead();
             done.push(crashed);
         }
         match *action {
-            A::Refuse(_) | A::Postpone | A::ReportActive | A::Report(_) | A::WarnNotReady | A::LetGo => {}
+            A::Refuse(_) | A::Postpone | A::ReportActive | A::WarnNotReady | A::LetGo => {}
+            A::Report(outcome) => {
+                let process = &self.processes[who];
+                let heard_all = process.from_child.is_empty() && !process.channel_broken;
+                let serves = process.child.is_none_or(|child| {
+                    let child = &self.processes[child];
+                    !child.alive || child.open || child.state.phase == P::TakingOver
+                });
+                self.lied |= outcome.is_ok() && heard_all && !serves;
+            }
             A::Check | A::EndCheck => {}
             // In the model a deadline may come at any moment anyway; it has to be one that is armed.
             A::Hasten => assert!(self.processes[who].timers.contains(&Timer::Drain)),
@@ -200,7 +266,7 @@ impl World {
             A::Spawn | A::SpawnRescue => {
                 if self.faults > 0 {
                     let mut failed = self.clone();
-                    failed.spend_fault();
+                    failed.spend_fault(who);
                     failed.result(who, E::SpawnFailed, rest, done);
                 }
                 let child = self.processes.len();
@@ -215,11 +281,12 @@ impl World {
             A::SendCommit => self.send_down(who, Message::Commit),
             A::SendStop => self.send_down(who, Message::Stop),
             A::SendFollowed => self.send_down(who, Message::Followed),
+            A::SendPing => self.send_down(who, Message::Ping),
             A::Announce => self.processes[who].announced = Some(false),
             A::SendPrepared => {
                 if self.faults > 0 {
                     let mut failed = self.clone();
-                    failed.spend_fault();
+                    failed.spend_fault(who);
                     failed.pidfile_fault = true;
                     failed.result(who, E::PidfileFailed, rest, done);
                 }
@@ -242,7 +309,7 @@ impl World {
             A::TakeOver => {
                 if self.faults > 0 {
                     let mut failed = self.clone();
-                    failed.spend_fault();
+                    failed.spend_fault(who);
                     failed.pidfile_fault = true;
                     failed.result(who, E::PidfileFailed, rest, done);
                 }
@@ -268,13 +335,41 @@ impl World {
                 if self.pidfile.is_some_and(ours) {
                     self.pidfile = None;
                 }
-                let followed = self.main == Some(who) && self.alive().count() > 1;
                 self.disturbed |= end == End::AtOnce;
-                self.cut |= followed && !self.disturbed;
-                self.die(who);
+                self.paths_gone |= matches!(end, End::Final | End::RescueFailed);
+                let process = &mut self.processes[who];
+                process.open = false;
+                process.pausing = false;
+                process.draining = false;
+                process.timers.clear();
+                process.from_parent.clear();
+                process.from_child.clear();
+                if end == End::AtOnce {
+                    self.exit(who);
+                } else {
+                    self.say_that_it_is_over(who);
+                }
             }
         }
         self.run(who, rest, done);
+    }
+
+    fn say_that_it_is_over(&mut self, who: usize) {
+        let process = &self.processes[who];
+        let lives = |other: Option<usize>| other.is_some_and(|other| self.processes[other].alive);
+        let parent_is_deaf = process.parent.is_some_and(|parent| self.processes[parent].channel_broken)
+            || process.cut.is_some();
+        // A last word that a broken channel swallows, in a process that lives on, takes two faults.
+        self.alone |=
+            lives(process.parent) && parent_is_deaf || lives(process.child) && process.channel_broken;
+        self.send_down(who, Message::Over);
+        self.send_up(who, Message::Over);
+    }
+
+    fn exit(&mut self, who: usize) {
+        let followed = self.main == Some(who) && self.alive().count() > 1;
+        self.cut |= followed && !self.disturbed;
+        self.die(who);
     }
 
     /// The result of an action is fed before anything else happens in that process, as the engine does.
@@ -287,7 +382,8 @@ impl World {
 
     fn send_down(&mut self, who: usize, message: Message) {
         let Some(child) = self.processes[who].child else { return };
-        if self.processes[child].alive && !self.processes[who].channel_broken {
+        let to = &self.processes[child];
+        if to.alive && to.cut.is_none() && !to.is_over() && !self.processes[who].channel_broken {
             self.processes[child].from_parent.push_back(message);
         }
     }
@@ -295,7 +391,7 @@ impl World {
     fn send_up(&mut self, who: usize, message: Message) {
         let Some(parent) = self.processes[who].parent else { return };
         let parent = &mut self.processes[parent];
-        if parent.alive && parent.child == Some(who) && !parent.channel_broken {
+        if parent.alive && !parent.is_over() && parent.child == Some(who) && !parent.channel_broken {
             parent.from_child.push_back(message);
         }
     }
@@ -303,23 +399,41 @@ impl World {
     /// What happens by itself sooner or later: the dust settles when none of it is left.
     fn progress(&self) -> Vec<World> {
         let mut next = Vec::new();
-        for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+        let runs = |(_, process): &(usize, &Process)| process.alive && !process.stalled;
+        for (who, process) in self.processes.iter().enumerate().filter(runs) {
+            if process.is_over() {
+                let mut world = self.clone();
+                world.exit(who);
+                world.forget_the_dead();
+                next.push(world);
+                continue;
+            }
             let before = next.len();
-            let mut feed = |world: &World, event| next.extend(world.feed(who, event));
             if let Some(message) = process.from_parent.front() {
                 let mut world = self.clone();
                 world.processes[who].from_parent.pop_front();
                 match message {
-                    Message::Commit => feed(&world, E::Commit),
-                    Message::Stop => feed(&world, E::Stop),
-                    Message::Followed => feed(&world, E::Followed),
+                    Message::Commit => next.extend(world.feed(who, E::Commit)),
+                    Message::Stop => next.extend(world.feed(who, E::Stop)),
+                    Message::Followed => next.extend(world.feed(who, E::Followed)),
+                    Message::Over => next.extend(world.feed(who, E::PredecessorOver)),
+                    // The engine answers, whatever the phase.
+                    Message::Ping => {
+                        world.send_up(who, Message::Alive);
+                        next.push(world);
+                    }
                     other => unreachable!("{other:?} to a successor"),
                 }
-            } else if process.state.predecessor == Predecessor::Alive
+            } else if matches!(process.state.predecessor, Predecessor::Alive | Predecessor::Over)
                 && process.parent.is_none_or(|parent| !self.processes[parent].alive)
             {
-                feed(self, E::PredecessorGone);
+                next.extend(self.feed(who, E::PredecessorGone));
+            } else if process.cut == Some(false) {
+                let mut world = self.clone();
+                world.processes[who].cut = Some(true);
+                next.extend(world.feed(who, E::PredecessorLost));
             }
+            let mut feed = |world: &World, event| next.extend(world.feed(who, event));
             if let Some(message) = process.from_child.front() {
                 let mut world = self.clone();
                 world.processes[who].from_child.pop_front();
@@ -329,6 +443,8 @@ impl World {
                     Message::Failed => E::Failed,
                     Message::Leaving => E::Leaving,
                     Message::Hasten => E::Hasten,
+                    Message::Alive => E::Alive,
+                    Message::Over => E::SuccessorOver,
                     other => unreachable!("{other:?} to a predecessor"),
                 };
                 feed(&world, event);
@@ -337,12 +453,19 @@ impl World {
                 if !process.channel_broken {
                     let mut world = self.clone();
                     world.processes[who].channel_broken = true;
+                    world.deaf = true;
                     feed(&world, E::ChannelLost);
                 }
                 let mut world = self.clone();
                 world.processes[who].child = None;
                 world.processes[who].reaped.insert(child);
                 feed(&world, E::Exited);
+            } else if let Some(child) =
+                process.child.filter(|child| self.processes[*child].forked == Some(false))
+            {
+                let mut world = self.clone();
+                world.processes[child].forked = Some(true);
+                feed(&world, E::Forked);
             }
             // The engine lets a timer fire, or takes the body's word that it is finished, only when nothing has
             // arrived: neither wins against a message, an end of file or a death that is already there.
@@ -397,6 +520,18 @@ impl World {
     fn disturb(&self) -> Vec<World> {
         let mut next = Vec::new();
         for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            // SIGCONT.
+            if process.stalled {
+                let mut world = self.clone();
+                world.processes[who].stalled = false;
+                next.push(world);
+                continue;
+            }
+            let parent = process.parent.filter(|parent| self.processes[*parent].alive);
+            next.extend(parent.into_iter().flat_map(|parent| self.disturb_successor(who, parent)));
+            if process.is_over() {
+                continue;
+            }
             if self.upgrades > 0 {
                 let mut world = self.clone();
                 world.upgrades -= 1;
@@ -407,14 +542,17 @@ impl World {
                 world.stops -= 1;
                 world.stopped = true;
                 world.ordered |= world.main == Some(who);
+                let nobody_serves = world.alive().all(|process| !process.open);
+                world.meant |= process.open || nobody_serves && world.pidfile == Some(who);
                 next.extend(world.feed(who, E::Stop));
             }
             if self.faults == 0 {
                 continue;
             }
             let mut world = self.clone();
-            world.spend_fault();
+            world.spend_fault(who);
             let mut crashed = world.clone();
+            crashed.deaf = true;
             crashed.die(who);
             crashed.forget_the_dead();
             next.push(crashed);
@@ -428,6 +566,9 @@ impl World {
             }
             // Of a process that drains it is no fault that its body returns; `progress` has it.
             if !process.state.body_gone && !process.draining {
+                let mut world = world.clone();
+                // Beside a successor that is over nobody else serves: the body ends the service.
+                world.stopped |= process.state.remnant && process.open;
                 next.extend(world.feed(who, E::BodyReturned));
             }
             for timer in process.timers.iter().filter(|timer| process.is_fault(**timer)) {
@@ -439,8 +580,51 @@ impl World {
             if process.child.is_some_and(|child| self.processes[child].alive) && !process.channel_broken {
                 let mut world = world.clone();
                 world.processes[who].channel_broken = true;
+                world.deaf = true;
                 world.processes[who].from_child.clear();
                 next.extend(world.feed(who, E::ChannelLost));
+            }
+        }
+        next
+    }
+
+    /// The faults that a search has to be told to try, of a process whose parent lives.
+    fn disturb_successor(&self, who: usize, parent: usize) -> Vec<World> {
+        let mut next = Vec::new();
+        let process = &self.processes[who];
+        let faulty = || {
+            let mut world = self.clone();
+            world.spend_fault(who);
+            world
+        };
+        if self.faults == 0 {
+            return next;
+        }
+        let is_on_trial = self.processes[parent].child == Some(who)
+            && !matches!(
+                self.processes[parent].state.phase,
+                P::Draining(_) | P::Ended | P::Announcing { .. }
+            );
+        if self.kinds.stall && is_on_trial {
+            let mut world = faulty();
+            world.processes[who].stalled = true;
+            next.push(world);
+        }
+        if self.kinds.fork && !process.is_over() && process.forked.is_none() {
+            let mut world = faulty();
+            world.processes[who].forked = Some(false);
+            next.push(world);
+        }
+        if self.kinds.cut && process.cut.is_none() {
+            let mut world = faulty();
+            world.processes[who].cut = Some(false);
+            world.processes[parent].channel_broken = true;
+            world.processes[parent].from_child.clear();
+            world.deaf = true;
+            if self.processes[parent].is_over() {
+                next.push(world);
+            } else {
+                next.extend(world.feed(parent, E::ChannelLost));
             }
         }
         next
@@ -457,10 +641,18 @@ impl World {
         check(self.alive().filter(starting).count() <= 1, "two processes that are not ready")?;
         check(self.alive().all(|process| process.open == process.state.is_open()), "gates and phase differ")?;
         check(!self.cut, "the process that the manager follows ends beside another")?;
+        let has_body = |process: &Process| process.state.phase != P::Serving || !process.state.body_gone;
+        check(self.alive().all(has_body), "a process is open, and has no body that takes anything")?;
+        let may_lack_paths = self.deaf || self.stopped && self.disturbed;
+        check(open == 0 || !self.paths_gone || may_lack_paths, "one serves whose paths are removed")?;
+        check(!self.lied, "an outcome was told that is not true")?;
         if !settled {
             return Ok(());
         }
         check(open == 1 || self.stopped || self.alone, "nobody serves")?;
+        check(open == 0 || !self.meant || self.disturbed, "one serves on though the service was stopped")?;
+        let stalled = self.alive().any(|process| process.stalled);
+        check(stalled || self.alive().count() <= 1, "an old process stays")?;
         check(open == 0 || !self.ordered || self.disturbed, "one serves on that the manager has stopped")?;
         let followed =
             |who: usize| self.main == Some(who) && self.processes[who].state.followed == Followed::This;
@@ -471,7 +663,7 @@ impl World {
         match self.pidfile {
             // Whoever ended the only process left its pid file behind; that is what a crash does.
             Some(pid) => check(
-                self.processes[pid].open || self.alone || self.pidfile_fault,
+                self.processes[pid].open || self.alone || self.pidfile_fault || stalled,
                 "the pid file names a process that does not serve",
             ),
             None => check(open == 0 || self.pidfile_fault, "a process serves and no pid file names it"),
@@ -485,6 +677,11 @@ impl std::fmt::Display for World {
             let life = if process.alive { "" } else { "dead " };
             let gates = if process.open { " open" } else { "" };
             write!(f, "{who}: {life}{:?}{gates}", process.state.phase)?;
+            let marks = [process.stalled, process.forked.is_some(), process.cut.is_some()];
+            for (_, mark) in marks.iter().zip([" stalled", " forked", " cut"]).filter(|(is_set, _)| **is_set)
+            {
+                write!(f, "{mark}")?;
+            }
             write!(f, " down {:?} up {:?}; ", process.from_parent, process.from_child)?;
         }
         write!(f, "pid file {:?}, faults left {}", self.pidfile, self.faults)
@@ -493,8 +690,8 @@ impl std::fmt::Display for World {
 
 /// Explores everything that can happen within the budgets; returns how many states there are, and how many of
 /// them are settled. A violation is reported with the shortest way to it.
-fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool) -> (usize, usize) {
-    let mut worlds = vec![World::new(upgrades, stops, faults, overlap, managed)];
+fn explore(first: World) -> (usize, usize) {
+    let mut worlds = vec![first];
     let mut came_from = vec![0];
     let mut seen: HashSet<World> = worlds.iter().cloned().collect();
     let mut settled = 0;
@@ -526,22 +723,33 @@ fn explore(upgrades: u8, stops: u8, faults: u8, overlap: Overlap, managed: bool)
 
 #[test]
 fn no_interleaving_breaks_the_promises() {
+    const NONE: Faults = Faults { stall: false, fork: false, cut: false };
+    const STALL: Faults = Faults { stall: true, ..NONE };
+    const FORK: Faults = Faults { fork: true, ..NONE };
+    const CUT: Faults = Faults { cut: true, ..NONE };
     // The budgets of upgrades, stops and faults; they are what bounds the search.
     let budgets = [
-        (2, 0, 3, Overlap::Refuse, false),
-        (2, 3, 1, Overlap::Refuse, false),
-        (3, 2, 2, Overlap::Refuse, false),
-        (3, 1, 2, Overlap::Wait, false),
-        (3, 1, 2, Overlap::Hasten, false),
-        (2, 1, 2, Overlap::Refuse, true),
-        (3, 3, 0, Overlap::Refuse, true),
-        (2, 2, 1, Overlap::Hasten, true),
+        (2, 0, 3, Overlap::Refuse, false, NONE),
+        (2, 3, 1, Overlap::Refuse, false, NONE),
+        (3, 2, 2, Overlap::Refuse, false, NONE),
+        (3, 1, 2, Overlap::Wait, false, NONE),
+        (3, 1, 2, Overlap::Hasten, false, NONE),
+        (2, 1, 2, Overlap::Refuse, true, NONE),
+        (3, 3, 0, Overlap::Refuse, true, NONE),
+        (2, 2, 1, Overlap::Hasten, true, NONE),
+        (2, 1, 2, Overlap::Refuse, false, STALL),
+        (1, 1, 2, Overlap::Refuse, true, STALL),
+        (2, 1, 2, Overlap::Refuse, false, FORK),
+        (1, 1, 2, Overlap::Refuse, true, FORK),
+        (2, 1, 2, Overlap::Wait, false, CUT),
+        (1, 1, 2, Overlap::Refuse, true, CUT),
+        (1, 0, 3, Overlap::Refuse, false, Faults { stall: true, fork: true, cut: true }),
     ];
-    for (upgrades, stops, faults, overlap, managed) in budgets {
-        let (states, settled) = explore(upgrades, stops, faults, overlap, managed);
+    for (upgrades, stops, faults, overlap, managed, kinds) in budgets {
+        let (states, settled) = explore(World::new(upgrades, stops, faults, overlap, managed, kinds));
         println!(
-            "{upgrades} upgrades, {stops} stops, {faults} faults, {overlap:?}, managed {managed}: {states} states, \
-             {settled} settled"
+            "{upgrades} upgrades, {stops} stops, {faults} faults of {kinds:?}, {overlap:?}, managed {managed}: {states} \
+             states, {settled} settled"
         );
         assert!(settled > 0 && states > 50, "the search did not get anywhere");
     }

@@ -14,7 +14,9 @@ fn phases() -> Vec<Phase> {
         P::Checking,
         P::Upgrading,
         P::Pausing,
-        P::Standby,
+        P::Standby(Probation::Running),
+        P::Standby(Probation::Asked),
+        P::Standby(Probation::Passed),
         P::Ended,
     ];
     for a in [false, true] {
@@ -24,7 +26,10 @@ fn phases() -> Vec<Phase> {
         phases.push(P::Draining(Drain::Leaving { stop: a }));
         phases.push(P::Draining(Drain::Last { stop: a }));
         for b in [false, true] {
-            phases.push(P::Announcing { stop: a, leaving: b });
+            // Whoever stops it tells the successor to.
+            if b || !a {
+                phases.push(P::Announcing { stop: a, leaving: b });
+            }
             for failure in FAILURES {
                 phases.push(P::Reverting { paused: a, then_stop: b, failure });
             }
@@ -33,7 +38,9 @@ fn phases() -> Vec<Phase> {
             for step in [
                 Rescue::Initialising,
                 Rescue::Committed,
-                Rescue::Probation,
+                Rescue::Probation(Probation::Running),
+                Rescue::Probation(Probation::Asked),
+                Rescue::Probation(Probation::Passed),
                 Rescue::Killing { stop: false },
                 Rescue::Killing { stop: true },
                 Rescue::Waiting,
@@ -45,7 +52,10 @@ fn phases() -> Vec<Phase> {
     phases
 }
 
-const FAILURES: [Failure; 10] = [
+const FAILURES: [Failure; 13] = [
+    Failure::Over,
+    Failure::Silent,
+    Failure::Background,
     Failure::Check,
     Failure::CheckTime,
     Failure::Spawn,
@@ -58,7 +68,9 @@ const FAILURES: [Failure; 10] = [
     Failure::Stopped,
 ];
 
-const TIMERS: [Timer; 7] = [
+const TIMERS: [Timer; 9] = [
+    Timer::Quiet,
+    Timer::Remnant,
     Timer::Upgrade,
     Timer::Handover,
     Timer::Probation,
@@ -69,55 +81,109 @@ const TIMERS: [Timer; 7] = [
 ];
 
 fn events() -> Vec<Event> {
-    let mut events = vec![
-        E::Upgrade,
-        E::Stop,
-        E::Ready,
-        E::NotReady,
-        E::BodyReturned,
-        E::Drained,
-        E::Commit,
-        E::PredecessorGone,
-        E::Checked,
-        E::CheckFailed,
-        E::SpawnFailed,
-        E::Prepared,
-        E::Active,
-        E::Failed,
-        E::Leaving,
-        E::Hasten,
-        E::Announced,
-        E::Followed,
-        E::ChannelLost,
-        E::Exited,
-        E::Paused,
-        E::TookOver,
-        E::PidfileFailed,
-    ];
+    let mut events = Vec::new();
+    let mut next = Some(E::Upgrade);
+    while let Some(event) = next {
+        events.push(event);
+        next = after(event);
+    }
     events.extend(TIMERS.map(E::Expired));
     events
 }
 
+/// C2: the events one after the other. The match is exhaustive, so that a new event is visited, or this does not compile.
+fn after(event: Event) -> Option<Event> {
+    Some(match event {
+        E::Upgrade => E::Stop,
+        E::Stop => E::Ready,
+        E::Ready => E::NotReady,
+        E::NotReady => E::BodyReturned,
+        E::BodyReturned => E::Drained,
+        E::Drained => E::Commit,
+        E::Commit => E::PredecessorGone,
+        E::PredecessorGone => E::PredecessorOver,
+        E::PredecessorOver => E::PredecessorLost,
+        E::PredecessorLost => E::Checked,
+        E::Checked => E::CheckFailed,
+        E::CheckFailed => E::SpawnFailed,
+        E::SpawnFailed => E::Prepared,
+        E::Prepared => E::Active,
+        E::Active => E::Failed,
+        E::Failed => E::Leaving,
+        E::Leaving => E::Hasten,
+        E::Hasten => E::Alive,
+        E::Alive => E::SuccessorOver,
+        E::SuccessorOver => E::Forked,
+        E::Forked => E::Announced,
+        E::Announced => E::Followed,
+        E::Followed => E::ChannelLost,
+        E::ChannelLost => E::Exited,
+        E::Exited => E::Paused,
+        E::Paused => E::TookOver,
+        E::TookOver => E::PidfileFailed,
+        // The last one is each timer, of which there is a list: the match on timers below is exhaustive.
+        E::PidfileFailed | E::Expired(_) => return None,
+    })
+}
+
+#[test]
+fn every_timer_and_every_failure_is_listed() {
+    // Exhaustive: a new one does not compile until it is in the lists.
+    for timer in TIMERS {
+        match timer {
+            Timer::Upgrade
+            | Timer::Handover
+            | Timer::Probation
+            | Timer::Drain
+            | Timer::Exit
+            | Timer::Backoff
+            | Timer::Announce
+            | Timer::Remnant
+            | Timer::Quiet => {}
+        }
+    }
+    for failure in FAILURES {
+        match failure {
+            Failure::Check
+            | Failure::CheckTime
+            | Failure::Spawn
+            | Failure::Exited
+            | Failure::Reported
+            | Failure::ChannelLost
+            | Failure::NotReady
+            | Failure::NoAnswer
+            | Failure::Probation
+            | Failure::Over
+            | Failure::Silent
+            | Failure::Background
+            | Failure::Stopped => {}
+        }
+    }
+    assert_eq!(BTreeSet::from(TIMERS).len(), 9);
+    assert_eq!(FAILURES.iter().collect::<std::collections::HashSet<_>>().len(), 13);
+}
+
 /// The timers that run in a phase: those that must, and those that may.
-fn timers(phase: Phase) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
-    let (must, may): (&[Timer], &[Timer]) = match phase {
+fn timers(state: State) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
+    let (must, may): (&[Timer], &[Timer]) = match state.phase {
         P::Starting | P::Checking | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
         P::Prepared | P::Committed { .. } => (&[Timer::Handover], &[]),
-        P::Standby => (&[Timer::Probation], &[]),
+        P::Standby(probation) => (&[probation.timer()], &[]),
         P::Announcing { .. } => (&[Timer::Announce], &[]),
-        P::Reverting { .. } => (&[], &[Timer::Exit]),
+        P::Reverting { .. } => (&[Timer::Exit], &[]),
+        P::Serving if state.remnant => (&[Timer::Remnant], &[]),
         P::TakingOver | P::Serving => (&[], &[]),
         P::Draining(Drain::Rescue { step, finished, .. }) => {
             let drain: &[Timer] = if finished { &[] } else { &[Timer::Drain] };
             let own: &[Timer] = match step {
                 Rescue::Initialising => &[Timer::Upgrade],
                 Rescue::Committed => &[Timer::Handover],
-                Rescue::Probation => &[Timer::Probation],
-                Rescue::Killing { .. } => &[],
+                Rescue::Probation(probation) => &[probation.timer()],
+                Rescue::Killing { .. } => &[Timer::Exit],
                 Rescue::Waiting => &[Timer::Backoff],
             };
             let must = drain.iter().chain(own).copied().collect();
-            return (must, BTreeSet::from([Timer::Drain, Timer::Exit]));
+            return (must, BTreeSet::from([Timer::Drain]));
         }
         P::Draining(_) => (&[Timer::Drain], &[]),
         P::Ended => (&[], &TIMERS),
@@ -134,7 +200,7 @@ fn owes_outcome(state: State) -> bool {
                 | P::Upgrading
                 | P::Pausing
                 | P::Committed { .. }
-                | P::Standby
+                | P::Standby(_)
                 | P::Announcing { .. }
                 | P::Reverting { .. }
         )
@@ -144,7 +210,7 @@ fn owes_outcome(state: State) -> bool {
 fn every_pair_of_state_and_event_has_an_answer() {
     let mut visited = 0;
     for phase in phases() {
-        for predecessor in [Predecessor::None, Predecessor::Alive, Predecessor::Gone] {
+        for predecessor in [Predecessor::None, Predecessor::Alive, Predecessor::Over, Predecessor::Gone] {
             for body_gone in [false, true] {
                 for overlap in [Overlap::Refuse, Overlap::Wait, Overlap::Hasten] {
                     for event in events() {
@@ -164,13 +230,22 @@ fn every_pair_of_state_and_event_has_an_answer() {
                                 pending: false,
                                 hastened: false,
                                 followed,
+                                remnant: false,
                             };
                             check(state, event);
                             check(State { hastened: true, ..state }, event);
-                            // Who waits does so in one phase, for a predecessor that lives.
-                            let may_wait = overlap != Overlap::Refuse && predecessor == Predecessor::Alive;
-                            if phase == P::Serving && may_wait {
+                            // An upgrade waits in one phase: for a predecessor that lives, or a successor that is over.
+                            let has_predecessor =
+                                matches!(predecessor, Predecessor::Alive | Predecessor::Over);
+                            if phase == P::Serving && overlap != Overlap::Refuse && has_predecessor {
                                 check(State { pending: true, ..state }, event);
+                            }
+                            if phase == P::Serving && !has_predecessor {
+                                let remnant = State { remnant: true, ..state };
+                                check(remnant, event);
+                                if overlap != Overlap::Refuse {
+                                    check(State { pending: true, ..remnant }, event);
+                                }
                             }
                         }
                     }
@@ -178,7 +253,7 @@ fn every_pair_of_state_and_event_has_an_answer() {
             }
         }
     }
-    assert_eq!(visited, phases().len() * 54 * events().len());
+    assert_eq!(visited, phases().len() * 72 * events().len());
 }
 
 fn check(before: State, event: Event) {
@@ -196,7 +271,8 @@ fn check(before: State, event: Event) {
     // A request to upgrade is never dropped: it is refused, or kept until the predecessor is gone, or the release is
     // checked; a successor is started of a release that was.
     let answers = did(|a| matches!(a, A::Refuse(_) | A::Postpone | A::Check));
-    let due = before.pending && event == E::PredecessorGone;
+    let alone = event == E::Exited || event == E::PredecessorGone && !before.remnant;
+    let due = before.pending && alone;
     assert_eq!(answers, usize::from(event == E::Upgrade || due), "{}", context());
     assert_eq!(after.pending && !before.pending, actions.contains(&A::Postpone), "{}", context());
     assert!(!after.pending || after.phase == P::Serving || after.phase == P::Ended, "{}", context());
@@ -217,7 +293,7 @@ fn check(before: State, event: Event) {
 
     // The manager is told whom to follow by whom it follows, and only of a successor that has passed its probation.
     let announces = did(|a| matches!(a, A::Announce));
-    let passed = before.phase == P::Standby && event == E::Expired(Timer::Probation);
+    let passed = before.phase == P::Standby(Probation::Passed) && event == E::Expired(Timer::Quiet);
     assert_eq!(announces == 1, passed && before.followed == Followed::This, "{}", context());
     if before.followed != after.followed {
         let reason =
@@ -246,8 +322,64 @@ fn check(before: State, event: Event) {
         assert!(drain < let_go, "{}", context());
     }
 
+    // What a successor is asked for at the end of its probation, it is asked for once.
+    let asks = did(|a| matches!(a, A::SendPing));
+    assert_eq!(
+        asks,
+        usize::from(event == E::Expired(Timer::Probation) && is_on_probation(before)),
+        "{}",
+        context()
+    );
+
+    // Haste takes effect: at once in a drain that a successor waits for, else when it begins.
+    let is_hurried = before.phase == after.phase && event == E::Hasten;
+    let is_replaced = matches!(before.phase, P::Draining(Drain::Replaced { .. }));
+    let begins = did(|a| matches!(a, A::Drain)) == 1 && after.hastened;
+    let hastens = did(|a| matches!(a, A::Hasten));
+    assert_eq!(hastens, usize::from(is_hurried && is_replaced || begins), "{}", context());
+    assert_eq!(
+        after.hastened,
+        event != E::Exited && (before.hastened || event == E::Hasten),
+        "{}",
+        context()
+    );
+    assert!(!after.remnant || event != E::Exited, "{}", context());
+
+    // Of a successor that may have taken the pid file it is taken back before anything else relies on it.
+    if event == E::Exited
+        && may_have_taken_over(before.phase)
+        && !matches!(after.phase, P::Draining(Drain::Leaving { .. }))
+    {
+        assert!(actions.contains(&A::TakeBack), "{}", context());
+    }
+
+    // An upgrade has succeeded when the successor has passed its probation, or serves while this process alone is stopped.
+    if actions.contains(&A::Report(Ok(()))) {
+        let is_proven = matches!(event, E::Announced | E::Expired(Timer::Announce | Timer::Quiet));
+        let is_told_to_go = event == E::Stop && matches!(before.phase, P::Standby(_));
+        let is_leaving =
+            matches!(before.phase, P::Announcing { leaving: true, .. } | P::Announcing { stop: true, .. });
+        assert!((is_proven || is_told_to_go) && !is_leaving, "{}", context());
+    }
+
+    // A rescue is tried so often, and no more.
+    if let (P::Draining(Drain::Rescue { step, attempt, .. }), E::Exited) = (before.phase, event) {
+        let stops = step == Rescue::Killing { stop: true };
+        let ended = actions.contains(&A::End(End::RescueFailed));
+        if step != Rescue::Waiting && !stops {
+            assert_eq!(ended, attempt == 5, "{}", context());
+        }
+    }
+
+    // A probation is passed by the sign of life alone, and by one that was asked for.
+    let passes = |phase| matches!(phase, P::Standby(it) | P::Draining(Drain::Rescue { step: Rescue::Probation(it), .. }) if it == Probation::Passed);
+    let asked = |phase| matches!(phase, P::Standby(it) | P::Draining(Drain::Rescue { step: Rescue::Probation(it), .. }) if it == Probation::Asked);
+    if passes(after.phase) && !passes(before.phase) {
+        assert!(event == E::Alive && asked(before.phase), "{}", context());
+    }
+
     // Timers: none is left behind and none is missing. The one that fired is spent.
-    let (mut armed, _) = timers(before.phase);
+    let (mut armed, _) = timers(before);
     for action in &actions {
         match action {
             A::Arm(timer) => _ = armed.insert(*timer),
@@ -260,8 +392,51 @@ fn check(before: State, event: Event) {
             armed.remove(&timer);
         }
     }
-    let (must, may) = timers(after.phase);
+    // The engine disarms what is over with the process.
+    if after.phase == P::Ended {
+        return;
+    }
+    let (must, may) = timers(after);
     assert!(must.is_subset(&armed), "missing timer: {}", context());
     let extra: BTreeSet<_> = armed.difference(&must).copied().collect();
     assert!(extra.is_subset(&may), "stray timer {extra:?}: {}", context());
+}
+
+fn is_on_probation(state: State) -> bool {
+    let running = Probation::Running;
+    state.phase == P::Standby(running)
+        || matches!(state.phase, P::Draining(Drain::Rescue { step, .. }) if step == Rescue::Probation(running))
+}
+
+/// Whether the pid file may name the successor.
+fn may_have_taken_over(phase: Phase) -> bool {
+    match phase {
+        P::Committed { .. } | P::Standby(_) | P::Announcing { .. } | P::Reverting { paused: true, .. } => {
+            true
+        }
+        P::Draining(Drain::Replaced { .. }) => true,
+        P::Draining(Drain::Rescue { step, .. }) => step != Rescue::Waiting,
+        _ => false,
+    }
+}
+
+/// C1: one that is never able to serve again is started five times, a second after the other.
+#[test]
+fn a_rescue_is_tried_five_times() {
+    let replaced = P::Draining(Drain::Replaced { stop: false });
+    let (mut state, actions) = State::new(Predecessor::None, Overlap::Refuse, false);
+    assert_eq!(actions, [A::Arm(Timer::Upgrade)]);
+    state.phase = replaced;
+    let mut started = 0;
+    let (mut state, mut actions) = state.step(E::Exited);
+    while state.phase != P::Ended {
+        started += actions.iter().filter(|action| **action == A::SpawnRescue).count();
+        assert!(started < 100, "it is tried for ever");
+        let event = match state.phase {
+            P::Draining(Drain::Rescue { step: Rescue::Waiting, .. }) => E::Expired(Timer::Backoff),
+            _ => E::Exited,
+        };
+        (state, actions) = state.step(event);
+    }
+    assert_eq!((started, actions.last()), (5, Some(&A::End(End::RescueFailed))));
 }

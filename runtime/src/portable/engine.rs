@@ -319,6 +319,7 @@ impl Engine {
             | Action::SendLeaving
             | Action::SendHasten
             | Action::SendFollowed
+            | Action::SendPing
             | Action::Announce
             | Action::Postpone
             | Action::Hasten
@@ -334,9 +335,13 @@ impl Engine {
         match timer {
             Timer::Drain => self.settings.timeouts.drain,
             Timer::Probation => self.settings.timeouts.probation,
-            Timer::Upgrade | Timer::Handover | Timer::Exit | Timer::Backoff | Timer::Announce => {
-                self.settings.timeouts.upgrade
-            }
+            Timer::Upgrade
+            | Timer::Handover
+            | Timer::Exit
+            | Timer::Backoff
+            | Timer::Announce
+            | Timer::Remnant
+            | Timer::Quiet => self.settings.timeouts.upgrade,
         }
     }
 
@@ -381,7 +386,7 @@ impl Engine {
 
     fn retire(&self) {
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        self.doors.iter().for_each(|door| door.retire(deadline));
+        self.doors.iter().for_each(|door| _ = door.retire(deadline));
     }
 
     fn drain(&mut self) {

@@ -108,4 +108,8 @@ impl Child for Shareable {
     fn reap(&self) -> Option<String> {
         self.0.ended.read().ok().map(|_| "ended".to_owned())
     }
+
+    fn may_fork(&self) -> bool {
+        false
+    }
 }
