@@ -6,10 +6,11 @@
 
 use std::env;
 use std::fmt;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -150,13 +151,53 @@ impl Channel {
     }
 }
 
-/// A place in the file system where a channel can be connected to.
-pub fn listen_at(path: &Path) -> OwnedFd {
+/// The process that a successor takes for its predecessor. It does nothing; dropped, it dies.
+///
+/// A successor asks the kernel who made the other end of its channel, SO_PEERCRED in unix(7): of one that it has connected to,
+/// the process that listened there. So a test can end the channel and let the predecessor live, and the other way round.
+#[derive(Debug)]
+pub struct Predecessor(Child);
+
+impl Predecessor {
+    /// The number of this process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Predecessor {
+    fn drop(&mut self) {
+        // It is a child that nobody has waited for: it is there to be killed.
+        self.0.kill().expect("a child");
+        self.0.wait().expect("a child");
+    }
+}
+
+/// A place in the file system where a channel can be connected to. The predecessor is a process of `program`, which is that of
+/// `with_channel`.
+pub fn listen_at(program: &str, path: &Path) -> (OwnedFd, Predecessor) {
     let address = SocketAddrUnix::new(path).expect("a path that is short");
     let fd = seqpacket();
     bind(&fd, &address).expect("a path that nothing is at");
-    listen(&fd, 1).expect("a bound socket");
-    fd
+    let (mut told, tells) = std::io::pipe().expect("a pipe");
+    let listens = fd.try_clone().expect("a descriptor more");
+    let predecessor = Command::new(program)
+        .arg("predecessor")
+        .stdin(Stdio::piped())
+        .stdout(listens)
+        .stderr(tells)
+        .spawn()
+        .expect("the program runs");
+    // The command has let go of its end of the pipe by now.
+    told.read_exact(&mut [0]).expect("it listens");
+    (fd, Predecessor(predecessor))
+}
+
+/// What the process of a [`Predecessor`] does: listens at its stdout, says so, and lives as long as the test.
+pub fn be_a_predecessor() {
+    listen(rustix::stdio::stdout(), 1).expect("a bound socket");
+    rustix::io::write(rustix::stdio::stderr(), b".").expect("somebody waits for it");
+    while !matches!(rustix::io::read(rustix::stdio::stdin(), &mut [0_u8]), Ok(0)) {}
 }
 
 /// The other end of a channel.

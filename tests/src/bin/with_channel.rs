@@ -7,6 +7,7 @@
 //! with_channel stream - PROGRAM...        a stream socket
 //! with_channel internet - PROGRAM...      a TCP socket
 //! with_channel file PATH PROGRAM...       a regular file
+//! with_channel predecessor                is the process of a predecessor, see `tests::channel::Predecessor`
 //! ```
 //!
 //! The process stays the same one, so that the test knows the program by the process that it has started.
@@ -22,10 +23,13 @@ use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use tests::channel::{HANDOVER, connect_to};
+use tests::channel::{HANDOVER, be_a_predecessor, connect_to};
 
 fn main() {
     let args: Vec<_> = env::args_os().skip(1).collect();
+    if args == ["predecessor"] {
+        return be_a_predecessor();
+    }
     let [kind, argument, program, rest @ ..] = &args[..] else { panic!("usage: KIND ARGUMENT PROGRAM...") };
     // Kept until the exec: what was a pair is not to be half closed before.
     let (fd, _other): (OwnedFd, Option<OwnedFd>) = match kind.to_str() {

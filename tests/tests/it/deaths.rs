@@ -290,7 +290,7 @@ fn the_process_of_a_rescue_is_killed() {
     let (service, old) = dir.victim().binary(&binary).serve();
     let before = service.open(&old);
     let mut new = service.upgrade(&old);
-    service.wait_for(&old, "step:Draining", "event=Expired(Probation)");
+    service.wait_for(&old, "step:Draining", "event=Expired(Quiet)");
     service.wait_for(&old, "draining", "open=1");
     fs::remove_file(&binary).unwrap();
     for _ in 0..3 {
@@ -298,7 +298,7 @@ fn the_process_of_a_rescue_is_killed() {
         new = service.next_process();
         service.wait_until_it_serves(&new);
         // Watched as any successor: it is not before the end of this that its predecessor lets go of it.
-        service.wait_for(&old, "step:Draining", "event=Expired(Probation)");
+        service.wait_for(&old, "step:Draining", "event=Expired(Quiet)");
         assert_eq!(service.served_by(), new.pid());
         assert_eq!(service.pidfile(), Some(new.pid()));
     }
@@ -356,7 +356,7 @@ fn both_are_killed() {
 fn the_old_one_is_killed_with_the_new_ones_answer_unread() {
     let dir = Dir::new();
     let path = dir.join("channel");
-    let listening = listen_at(&path);
+    let (listening, predecessor) = listen_at(env!("CARGO_BIN_EXE_with_channel"), &path);
     let command = dir.victim().binary(env!("CARGO_BIN_EXE_with_channel")).arg("channel").arg(&path);
     let service = command.arg(env!("CARGO_BIN_EXE_victim")).start();
     let channel = rustix::net::accept(&listening).unwrap();
@@ -380,7 +380,7 @@ fn the_old_one_is_killed_with_the_new_ones_answer_unread() {
     let new = service.next_process();
     new.stop();
     send(r#"{"type":"sockets","entries":[{"name":"echo","address":"tcp://127.0.0.1:0"}]}"#, &[echo.as_fd()]);
-    drop(channel);
+    drop((channel, predecessor));
     new.signal(Signal::CONT);
 
     service.wait_until_it_serves(&new);

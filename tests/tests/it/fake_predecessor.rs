@@ -7,15 +7,16 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tests::channel::{Channel, MAX_MESSAGE, listen_at};
+use tests::channel::{Channel, MAX_MESSAGE, Predecessor, listen_at};
 
 use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until_refused};
 
-/// A service that is started as a successor, and the test's end of its channel.
+/// A service that is started as a successor, the test's end of its channel, and the process of its predecessor.
 struct Heir {
     service: Service,
     process: Process,
     channel: Channel,
+    predecessor: Predecessor,
 }
 
 impl Heir {
@@ -25,13 +26,13 @@ impl Heir {
 
     fn start_as(dir: &Dir, command: Command<'_>) -> Self {
         let at = dir.join("channel");
-        let listener = listen_at(&at);
+        let (listener, predecessor) = listen_at(env!("CARGO_BIN_EXE_with_channel"), &at);
         let command = command.binary(env!("CARGO_BIN_EXE_with_channel")).arg("channel").arg(&at);
         let service = command.arg(env!("CARGO_BIN_EXE_victim")).start();
         let channel = Channel::accept(&listener);
         std::fs::remove_file(at).unwrap();
         let process = service.first().clone();
-        Self { service, process, channel }
+        Self { service, process, channel, predecessor }
     }
 
     /// It gives up, for a reason that it says on stderr and to its predecessor.
@@ -131,8 +132,8 @@ fn the_protocol_as_it_is_documented() {
     // While its predecessor lives, no upgrade; once that is gone, it is on its own.
     heir.process.signal(Signal::HUP);
     heir.service.wait_for(&heir.process, "error", "upgrade refused: the predecessor is still draining");
-    let Heir { service, process, channel } = heir;
-    drop((client, channel, listener, local, extra));
+    let Heir { service, process, channel, predecessor } = heir;
+    drop((client, channel, predecessor, listener, local, extra));
     service.wait(&process, "alone");
     let next = service.upgrade(&process);
     assert_eq!(service.connect_unix("local").who(), (43, next.pid()));
@@ -163,11 +164,11 @@ fn an_upgrade_after_the_end_of_the_predecessor_is_not_refused() {
     heir.channel.wait_for("prepared");
     heir.channel.send(&json!({"type": "commit"}));
     heir.channel.expect("active");
-    let Heir { service, process, channel } = heir;
+    let Heir { service, process, channel, predecessor } = heir;
     let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
     process.signal(Signal::HUP);
     service.wait(&process, "gate");
-    drop(channel);
+    drop((channel, predecessor));
     client.send("upgrade-said");
     service.wait(&process, "asked");
     gate.open();
@@ -310,8 +311,8 @@ fn a_generation_that_cannot_be_counted_further() {
     offer["generation"] = (last - 1).into();
     heir.channel.send(&offer);
     heir.channel.wait_for("prepared");
-    let Heir { service, process, channel } = heir;
-    drop(channel);
+    let Heir { service, process, channel, predecessor } = heir;
+    drop((channel, predecessor));
     service.wait(&process, "alone");
     process.signal(Signal::HUP);
     assert_eq!(
@@ -531,10 +532,10 @@ fn what_does_not_match_is_closed() {
 fn m15_a_predecessor_that_dies_in_its_offer_is_succeeded() {
     let dir = Dir::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let Heir { service, process, channel } = Heir::start(&dir);
+    let Heir { service, process, channel, predecessor } = Heir::start(&dir);
     channel.send(&offer(2));
     channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
-    drop(channel);
+    drop((channel, predecessor));
     service.wait_until_it_serves(&process);
     let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
     assert_eq!(client.who(), (42, process.pid()));
@@ -570,4 +571,59 @@ fn h6_a_predecessor_that_says_nothing_is_given_up() {
     assert_eq!(failed["reason"], "the predecessor did not answer");
     assert_eq!(waiting.process.exit(), Exit::Status(1));
     assert_eq!(waiting.service.pidfile(), None);
+}
+
+/// A1: the end of the channel is no death, and a predecessor that lives may serve. The deadline is 10 s.
+#[test]
+fn a1_an_end_of_the_channel_without_a_death_opens_nothing() {
+    let dir = Dir::new();
+    let (heir, _listener) = prepared(&dir);
+    let Heir { service, process, channel, predecessor } = heir;
+    drop(channel);
+    assert_eq!(process.exit(), Exit::Status(1));
+    let reason = "cannot start: the predecessor, process ";
+    assert!(service.log().contains(reason) && service.log().contains("closed the channel and lives"));
+    assert!(!service.has_said(&process, "serving"));
+    assert_eq!(service.pidfile(), None);
+    drop(predecessor);
+}
+
+/// The other way round: a process that the predecessor has forked holds its end of the channel, and is nobody's predecessor.
+#[test]
+fn a1_a_death_without_an_end_of_the_channel_is_one() {
+    let dir = Dir::new();
+    let (heir, _listener) = prepared(&dir);
+    drop(heir.predecessor);
+    heir.service.wait_until_it_serves(&heir.process);
+    heir.service.wait(&heir.process, "alone");
+    drop(heir.service.upgrade(&heir.process));
+    assert_eq!(heir.process.exit(), Exit::Status(0));
+}
+
+/// A2: a predecessor that has said its last word may live on: its successor serves, and is not upgraded beside it.
+#[test]
+fn a2_a_predecessor_that_is_over_opens_the_gates_and_nothing_else() {
+    let dir = Dir::new();
+    let (heir, _listener) = prepared(&dir);
+    heir.channel.send(&json!({"type": "over"}));
+    heir.service.wait_until_it_serves(&heir.process);
+    let mut client = heir.service.connect();
+    client.send("predecessor");
+    heir.process.signal(Signal::HUP);
+    heir.service.wait_for(&heir.process, "error", "upgrade refused: the predecessor is still draining");
+    assert!(!heir.service.has_said(&heir.process, "alone"));
+    drop((heir.channel, heir.predecessor));
+    assert_eq!(client.receive().unwrap(), "gone true");
+    heir.service.wait(&heir.process, "alone");
+    drop(heir.service.upgrade(&heir.process));
+}
+
+/// A successor that is prepared, and the listener that it was offered.
+fn prepared(dir: &Dir) -> (Heir, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let heir = Heir::start(dir);
+    heir.channel.send(&offer(1));
+    heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
+    heir.channel.wait_for("prepared");
+    (heir, listener)
 }

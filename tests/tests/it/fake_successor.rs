@@ -301,6 +301,8 @@ fn the_protocol_as_it_is_documented() {
     steps.push(r#"send {"type":"active"}"#.to_owned());
     steps.push(r#"send {"type":"active"}"#.to_owned());
     steps.push("answer 0".to_owned());
+    steps.push("wait ping".to_owned());
+    steps.push(r#"send {"type":"alive"}"#.to_owned());
     let steps: Vec<_> = steps.iter().map(String::as_str).collect();
     let impostor = stage.impostor(&service, &old, &steps);
 

@@ -625,6 +625,12 @@ impl Service {
         reason
     }
 
+    /// Waits until a successor that has failed is dead, and `old` knows it.
+    pub(crate) fn wait_until_it_is_gone(&self, old: &Process, new: &Process) {
+        self.wait_for(old, "info", "the successor is gone");
+        assert!(new.is_gone());
+    }
+
     /// A connection to the listener `echo`.
     pub(crate) fn connect(&self) -> Client {
         self.connect_to("echo")

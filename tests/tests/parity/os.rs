@@ -76,7 +76,7 @@ fn arguments_are_passed_on() {
 fn a_predecessor_that_sends_garbage_is_noticed() {
     for garbage in [&b"\x01"[..], b"{\"type\":\"commit\"", b"[]", &[0xff; 70_000]] {
         let dir = Dir::new();
-        let listener = listen_at(&dir.join("channel"));
+        let (listener, _predecessor) = listen_at(env!("CARGO_BIN_EXE_with_channel"), &dir.join("channel"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_with_channel"));
         command.current_dir(dir.path()).env_clear();
         command.arg("channel").arg(dir.join("channel")).arg(env!("CARGO_BIN_EXE_plain"));

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use nix::libc;
+use nix::unistd::{ForkResult, fork};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::plan::directory;
@@ -36,6 +38,14 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             assert!(status.expect("a program").success());
             say(generation, "ran", file);
         }
+        // Goes on in another process, of which this thread alone is left, while this one exits with status 0.
+        "background" => go_on_in_a_fork(),
+        // The same twice over and in a session of its own, as daemon(7) has it.
+        "daemonize" => {
+            go_on_in_a_fork();
+            rustix::process::setsid().expect("a fork leads no process group");
+            go_on_in_a_fork();
+        }
         // Starts a program again and again for as long as this process lives, in both ways that std has: with a
         // PATH of its own a child is forked, without it is spawned.
         "breed" => {
@@ -55,6 +65,15 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+fn go_on_in_a_fork() {
+    // SAFETY: what the child does after it is what a release does that knows no better; this program is there to be one.
+    match unsafe { fork() }.expect("a process more") {
+        ForkResult::Child => {}
+        // SAFETY: it ends this process, whatever its state.
+        ForkResult::Parent { .. } => unsafe { libc::_exit(0) },
+    }
 }
 
 fn set_variable(name: &str, value: &str) {
