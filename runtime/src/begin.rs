@@ -112,7 +112,8 @@ fn try_begin<P>(
             // By their numbers, and so before anything is opened here that could have one of these.
             passed = variables.passed(supervisor.is_some())?;
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
-            let mut launch = Launch::new(executable, variables.for_successor())
+            let umask = offered.as_ref().and_then(|offered| offered.umask);
+            let mut launch = Launch::new(executable, umask, variables.for_successor())
                 .map_err(StartError::system("find out how this process was started"))?;
             settings = service.settle(environment, launch.directory())?;
             let is_supervised = supervisor.is_some()
@@ -258,6 +259,8 @@ struct Offered {
     /// That of this process, one more than the predecessor's.
     generation: u64,
     executable: Option<PathBuf>,
+    /// That of the first start; an older release does not say.
+    umask: Option<u32>,
     sockets: Vec<(Entry, OwnedFd)>,
     files: Vec<(String, OwnedFd)>,
 }
@@ -304,10 +307,10 @@ fn inherit_channel(value: &OsStr, channel: &mut Option<Channel>) -> Result<Offer
 fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Result<Offered, StartError> {
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: ChannelError| StartError::Handover(error.to_string());
-    let (speaker, executable, socket_count, file_count) =
+    let (speaker, executable, umask, socket_count, file_count) =
         match channel.receive_by(deadline).map_err(broken)? {
-            Received::Message(Message::Offer { speaker, sockets, files, executable }, _) => {
-                (speaker, executable, sockets, files)
+            Received::Message(Message::Offer { speaker, sockets, files, executable, umask }, _) => {
+                (speaker, executable, umask, sockets, files)
             }
             Received::Nothing => return Err(stray("nobody offers anything on it".to_owned())),
             Received::End => return Err(stray("its other end is closed".to_owned())),
@@ -350,7 +353,7 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
         }
     }
     let executable = executable.map(PathBuf::from);
-    Ok(Offered { parent: speaker.pid, generation, executable, sockets, files })
+    Ok(Offered { parent: speaker.pid, generation, executable, umask, sockets, files })
 }
 
 /// More than was announced is not taken: nobody has compared it with a limit, and which of it was meant is a guess.
@@ -606,7 +609,8 @@ mod tests {
     /// A predecessor that offers nothing, and where its successor runs.
     fn predecessor() -> (Channel, Host) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
-        let offer = Message::Offer { speaker: Speaker::us(1), sockets: 0, files: 0, executable: None };
+        let offer =
+            Message::Offer { speaker: Speaker::us(1), sockets: 0, files: 0, executable: None, umask: None };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[Held]| ());
         (predecessor, Host::Test { parent: Some(parent), spawner: Box::new(Nobody), started })

@@ -6,6 +6,8 @@
 
 use std::env;
 use std::ffi::OsString;
+#[cfg(upgrades)]
+use std::os::unix::ffi::OsStringExt;
 use std::str::FromStr;
 
 use crate::error::StartError;
@@ -38,6 +40,34 @@ pub(crate) struct OfThisProcess {
 #[cfg(upgrades)]
 pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
     names.map(remove)
+}
+
+/// The environment that this process was executed with, whatever its own code has made of it since. Every process of a service is
+/// executed with that of the first start, so it is that.
+///
+/// It is `environ` where the system does not say: /proc is not mounted, or the process has changed its user since.
+#[cfg(upgrades)]
+pub(crate) fn at_exec() -> Vec<(OsString, OsString)> {
+    let block = std::fs::read("/proc/self/environ").ok();
+    block.and_then(|block| variables(&block)).unwrap_or_else(|| env::vars_os().collect())
+}
+
+/// The variables of a block of `NAME=VALUE`, each of which ends in NUL. `None` if it is no such block: a program that sets its
+/// title, setproctitle(3), overwrites it.
+#[cfg(upgrades)]
+fn variables(block: &[u8]) -> Option<Vec<(OsString, OsString)>> {
+    if block.is_empty() {
+        return Some(Vec::new());
+    }
+    block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(variable).collect()
+}
+
+/// A name may begin with `=`, as std reads it.
+#[cfg(upgrades)]
+fn variable(entry: &[u8]) -> Option<(OsString, OsString)> {
+    let at = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
+    let (name, value) = (entry[..at].to_vec(), entry[at + 1..].to_vec());
+    Some((OsString::from_vec(name), OsString::from_vec(value)))
 }
 
 fn remove(name: &str) -> Option<OsString> {
@@ -90,6 +120,30 @@ impl Environment {
                 let problem = format!("unknown; expected one of {}", known.join(", "));
                 Err(StartError::Environment { variable, problem })
             }
+        }
+    }
+}
+
+#[cfg(upgrades)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_the_block_of_an_exec_is_read_as_it_is() {
+        let parsed = variables(b"A=1\0B=\0C=x=y\0=D=z\0E=\xff\n\0A=2\0").unwrap();
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            parsed.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();
+        let expected: [(&[u8], &[u8]); 6] =
+            [(b"A", b"1"), (b"B", b""), (b"C", b"x=y"), (b"=D", b"z"), (b"E", b"\xff\n"), (b"A", b"2")];
+        assert_eq!(pairs, expected.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        assert_eq!(variables(b""), Some(Vec::new()), "a process may be executed without any");
+    }
+
+    #[test]
+    fn b1_a_block_that_was_overwritten_is_not_believed() {
+        for block in [&b"svc: worker\0\0\0\0"[..], b"\0\0", b"A=1\0ing\0", b"A=1\0B=2", b"A=1\0\0", b"=\0"] {
+            assert_eq!(variables(block), None, "{block:?}");
         }
     }
 }

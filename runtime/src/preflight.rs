@@ -10,10 +10,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 
 use crate::report::{MAX_REASON, printable};
-use crate::spawn::{self, OF_ONE_PROCESS};
+use crate::spawn;
 
 /// How often its output is read at a time, and how many bytes: all that a pipe holds, pipe(7). A command that writes
 /// without end keeps the engine from nothing.
@@ -32,19 +33,30 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Starts `sh -c command executable arguments…`, so that the command has the two as `"$0"` and `"$@"`, sh(1p).
+    /// Starts `sh -c command executable arguments…`, so that the command has the two as `"$0"` and `"$@"`, sh(1p). It has the
+    /// directory, the environment and the umask that the successor will have.
     pub(crate) fn start(
         command: &OsStr,
         executable: &Path,
         arguments: &[OsString],
         directory: &Path,
+        environment: &[(OsString, OsString)],
+        umask: Option<Mode>,
     ) -> io::Result<Self> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(command).arg(executable).args(arguments).current_dir(directory);
+        // A shell sets the umask, because std does not, and becomes the one that runs the command.
+        let set_umask = umask.map(|umask| format!("umask {:04o} && ", umask.bits())).unwrap_or_default();
+        shell
+            .arg("-c")
+            .arg(set_umask + "exec /bin/sh -c \"$@\"")
+            .arg("sh")
+            .arg(command)
+            .arg(executable)
+            .args(arguments);
+        shell.current_dir(directory).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
         shell.stdin(Stdio::null()).stdout(theirs.try_clone()?).stderr(theirs).process_group(0);
-        OF_ONE_PROCESS.iter().for_each(|name| _ = shell.env_remove(name));
         let mut child = shell.spawn()?;
         match spawn::pidfd_open(child.id()) {
             Ok(pidfd) => Ok(Self { child, pidfd, pipe: Some(ours.into()), output: Vec::new() }),

@@ -129,7 +129,9 @@ mod cli {
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {
         let failed = |error: io::Error| format!("could not be started: {error}");
-        let mut check = Check::start(command, executable, &[], Path::new(".")).map_err(failed)?;
+        let environment = spawn::passed_on(std::env::vars_os());
+        let mut check =
+            Check::start(command, executable, &[], Path::new("."), &environment, None).map_err(failed)?;
         loop {
             if let Some(ended) = check.ended() {
                 return ended;

@@ -1,9 +1,13 @@
-//! Start the successor: posix_spawn(3), so that nothing forks a big heap, and a pidfd, so that nothing is confused
-//! by a process ID that is used again.
+//! Start the successor: clone(2) with CLONE_VM and CLONE_VFORK, as posix_spawn(3) does it, so that nothing forks a big
+//! heap, and with a pidfd, so that nothing is confused by a process ID that is used again. It is not posix_spawn because
+//! that sets no umask, and the umask of this process is whatever the body has made of it.
 //!
-//! Under a service manager it is started as a sibling of this process, by clone(2) with CLONE_PARENT. A manager waits at a
+//! Under a service manager it is started as a sibling of this process, with CLONE_PARENT. A manager waits at a
 //! stop for its own children alone: a main process that is none when it is announced is killed in the same breath (M1). So
 //! it has to be the manager's child from the beginning, whoever is a subreaper, and nothing in between has to exit first.
+//!
+//! What a successor gets is what the first process was started with: arguments, working directory, environment, umask.
+//! docs/operations.md has the table of all that a process inherits.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -21,17 +25,17 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::stat::{Mode, umask};
 
-use crate::environment::{HANDOVER, SUPERVISOR};
+use crate::environment::{self, HANDOVER, SUPERVISOR};
 use crate::hint;
 use crate::poll::is_ready;
 use crate::preflight::Check;
 use crate::signals;
-use crate::systemd::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, LISTEN_PIDFDID, Passed};
+use crate::systemd::{self, Passed};
 
-/// What belongs to one process and is not passed on, sd_listen_fds(3).
-pub(crate) const OF_ONE_PROCESS: [&str; 5] =
-    [HANDOVER, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
+/// Variables of this crate that belong to one process and are not passed on. Those of a service manager are in `systemd`.
+const OF_ONE_PROCESS: [&str; 2] = [HANDOVER, SUPERVISOR];
 
 /// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
 pub(crate) trait Spawner: Send {
@@ -39,6 +43,10 @@ pub(crate) trait Spawner: Send {
     fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
     /// The path that a start executes.
     fn executable(&self) -> Option<&Path>;
+    /// The umask of the first start, where there is one to pass on.
+    fn umask(&self) -> Option<u32> {
+        None
+    }
     /// Starts the command that is to check it.
     fn check(&self, command: &OsStr) -> io::Result<Check>;
 }
@@ -60,6 +68,9 @@ pub(crate) struct Launch {
     executable: PathBuf,
     arguments: Vec<OsString>,
     directory: PathBuf,
+    /// Without the variables that belong to one process, and without those in `of_manager`.
+    environment: Vec<(OsString, OsString)>,
+    umask: Mode,
     /// The file that this process runs, whatever becomes of its path.
     image: File,
     /// Variables of a service manager, which are for the processes of the service and not for what these start.
@@ -81,11 +92,12 @@ pub(crate) enum Siblings {
 impl Siblings {
     /// The first process of a namespace has none, clone(2). The variables are set for every process of a unit, and
     /// inherited, systemd.exec(5): one that is started by hand has another parent.
-    fn are_wanted(self) -> bool {
+    fn are_wanted(self, environment: &[(OsString, OsString)]) -> bool {
         let parent = std::os::unix::process::parent_id();
+        let variable = |name: &str| environment.iter().find(|(known, _)| known == name);
         let is_manager = || {
-            let of_user = env::var_os("MANAGERPID").is_some_and(|pid| pid == *parent.to_string());
-            env::var_os("INVOCATION_ID").is_some() && (parent == 1 || of_user)
+            let of_user = variable("MANAGERPID").is_some_and(|(_, pid)| *pid == *parent.to_string());
+            variable("INVOCATION_ID").is_some() && (parent == 1 || of_user)
         };
         std::process::id() != 1 && (self == Self::Always || self == Self::OfManager && is_manager())
     }
@@ -101,12 +113,15 @@ pub(crate) enum What {
 }
 
 impl Launch {
-    /// `inherited` is the executable of the predecessor, which resolved it when the first process started.
+    /// `inherited` is the executable of the predecessor, which resolved it when the first process started, and
+    /// `first_umask` the umask of that process, as the predecessor says. It must be called while the process has one thread.
     pub(crate) fn new(
         inherited: Option<PathBuf>,
+        first_umask: Option<u32>,
         of_manager: Vec<(&'static str, OsString)>,
     ) -> io::Result<Self> {
         let arguments: Vec<OsString> = env::args_os().collect();
+        let environment = passed_on(environment::at_exec());
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
         let executable = match inherited.filter(|path| path.is_absolute()) {
@@ -119,7 +134,9 @@ impl Launch {
                 named.map_or_else(env::current_exe, Ok)?
             }
         };
-        Ok(Self { executable, arguments, directory, image, of_manager, siblings: Siblings::Never })
+        let umask = first_umask.map_or_else(own_umask, Mode::from_bits_truncate) & ALL_PERMISSIONS;
+        let siblings = Siblings::Never;
+        Ok(Self { executable, arguments, directory, environment, umask, image, of_manager, siblings })
     }
 
     pub(crate) fn set_siblings(&mut self, siblings: Siblings) {
@@ -132,12 +149,9 @@ impl Launch {
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
     fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
-        let by = if self.siblings.are_wanted() {
-            By::Sibling
-        } else {
-            By::Child { blocked: SigSet::empty(), own_group: false }
-        };
-        self.start_with(what, HANDOVER, channel, by, &[])
+        let is_sibling = self.siblings.are_wanted(&self.environment);
+        let how = How { is_sibling, blocked: SigSet::empty(), own_group: false };
+        self.start_with(what, HANDOVER, channel, how, &[])
     }
 
     /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
@@ -151,16 +165,16 @@ impl Launch {
         passed: &[Passed],
     ) -> Result<Process, SpawnError> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, By::Child { blocked, own_group: true }, passed)
+        self.start_with(what, SUPERVISOR, socket, How { is_sibling: false, blocked, own_group: true }, passed)
     }
 
-    /// Starts an executable that finds the number of `channel` in `variable`.
+    /// Starts an executable that finds the number of `channel` in `variable`, and what is passed under the numbers that it has.
     fn start_with(
         &self,
         what: What,
         variable: &str,
         channel: BorrowedFd<'_>,
-        by: By,
+        how: How,
         passed: &[Passed],
     ) -> Result<Process, SpawnError> {
         let path = match what {
@@ -176,14 +190,16 @@ impl Launch {
             Ok(_) => return Err(self.no_directory(Errno::ENOTDIR.into())),
             Err(error) => return Err(self.no_directory(error)),
         }
-        // Descriptors 0 to 2 are the standard streams of the successor: a channel there would be taken for one.
-        let channel = above_standard_streams(channel).map_err(failed)?;
-        let is_set_here = |name: &OsStr| self.of_manager.iter().any(|(ours, _)| name == *ours);
-        let environment = env::vars_os()
-            .filter(|(name, _)| !OF_ONE_PROCESS.iter().any(|ours| name == ours) && !is_set_here(name))
+        let passed_numbers: Vec<RawFd> = passed.iter().map(|it| it.fd.as_raw_fd()).collect();
+        let needed = passed_numbers.iter().copied().chain([self.image.as_raw_fd()]);
+        let number = number_in_child(channel.as_raw_fd(), &needed.collect::<Vec<_>>());
+        let environment = self
+            .environment
+            .iter()
+            .cloned()
             .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
             .chain(Passed::variables(passed).into_iter().map(|(name, value)| (name.into(), value)))
-            .chain([(variable.into(), channel.as_raw_fd().to_string().into())])
+            .chain([(variable.into(), number.to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
                 name.push(value);
@@ -193,17 +209,20 @@ impl Launch {
         let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
         let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
-        match by {
-            By::Child { blocked, own_group } => {
-                let passed = passed.iter().map(|it| it.fd.as_raw_fd());
-                let inherited: Vec<_> = passed.chain([channel.as_raw_fd()]).collect();
-                let actions = FileActions::new(&directory, &inherited).map_err(failed)?;
-                let attributes = Attributes::new(&blocked, own_group).map_err(failed)?;
-                posix_spawn(&program, &arguments, &environment, &actions, &attributes)
-            }
-            By::Sibling => spawn_sibling(&program, &arguments, &environment, &directory, channel.as_raw_fd()),
-        }
-        .map_err(failed)
+        let job = Job {
+            program: &program,
+            arguments: &pointers(&arguments),
+            environment: &pointers(&environment),
+            directory: &directory,
+            umask: self.umask.bits(),
+            blocked: *how.blocked.as_ref(),
+            own_group: how.own_group,
+            passed: &passed_numbers,
+            channel: channel.as_raw_fd(),
+            number,
+            failed: 0,
+        };
+        spawn(job, how.is_sibling).map_err(failed)
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
@@ -212,13 +231,13 @@ impl Launch {
 }
 
 /// How a process is started.
-enum By {
-    /// With these signals blocked, in a process group of its own if it is to have one.
-    Child {
-        blocked: SigSet,
-        own_group: bool,
-    },
-    Sibling,
+struct How {
+    /// Whether it is a child of the parent of this process.
+    is_sibling: bool,
+    /// The signals that are blocked in it.
+    blocked: SigSet,
+    /// Whether it is in a process group of its own.
+    own_group: bool,
 }
 
 impl Spawner for Launch {
@@ -233,8 +252,20 @@ impl Spawner for Launch {
         Some(&self.executable)
     }
 
+    fn umask(&self) -> Option<u32> {
+        Some(self.umask.bits())
+    }
+
     fn check(&self, command: &OsStr) -> io::Result<Check> {
-        Check::start(command, &self.executable, self.arguments.get(1..).unwrap_or_default(), &self.directory)
+        let arguments = self.arguments.get(1..).unwrap_or_default();
+        Check::start(
+            command,
+            &self.executable,
+            arguments,
+            &self.directory,
+            &self.environment,
+            Some(self.umask),
+        )
     }
 }
 
@@ -245,6 +276,15 @@ pub(crate) enum SpawnError {
     Exec { executable: PathBuf, source: io::Error },
     #[error("the directory that this service was started in, {}, cannot be used: {source}", directory.display())]
     Directory { directory: PathBuf, source: io::Error },
+}
+
+/// What another process gets of these variables: all but those that belong to one process.
+pub(crate) fn passed_on(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let is_of_one =
+        |name: &OsStr| OF_ONE_PROCESS.iter().chain(&systemd::OF_ONE_PROCESS).any(|of| name == *of);
+    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
 }
 
 /// The working directory, as the shell that started us names it: with a symbolic link such as `current` unresolved.
@@ -270,12 +310,28 @@ fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> 
     env::split_paths(path).map(|entry| directory.join(entry).join(name)).find(is_us)
 }
 
-fn above_standard_streams(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // SAFETY: F_DUPFD_CLOEXEC with a live descriptor returns a new one or -1.
-    let number = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
-    Errno::result(number)?;
-    // SAFETY: it has just been made, and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// The bits that a umask has, umask(2).
+const ALL_PERMISSIONS: Mode = Mode::from_bits_truncate(0o777);
+
+/// The umask of this process, which can only be read by setting it: while there is one thread nothing is made meanwhile.
+fn own_umask() -> Mode {
+    let own = umask(Mode::from_bits_truncate(0o077));
+    umask(own);
+    own
+}
+
+/// The number that `channel` gets in the child: the lowest above the standard streams that the child does not need otherwise. It
+/// is low however many descriptors are open here, because what is closed on exec leaves its number free in the child. In the way
+/// are `needed`, and what whoever started the service has had it inherit.
+fn number_in_child(channel: RawFd, needed: &[RawFd]) -> RawFd {
+    let is_free = |number: RawFd| {
+        // SAFETY: fcntl with F_GETFD takes any number, and says EBADF if it is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        flags == -1 || flags & libc::FD_CLOEXEC != 0
+    };
+    (libc::STDERR_FILENO + 1..)
+        .find(|number| !needed.contains(number) && (*number == channel || is_free(*number)))
+        .unwrap_or(channel)
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
@@ -284,30 +340,6 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 
 fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
     texts.map(|text| c_string(&text)).collect()
-}
-
-fn posix_spawn(
-    program: &CStr,
-    arguments: &[CString],
-    environment: &[CString],
-    actions: &FileActions,
-    attributes: &Attributes,
-) -> io::Result<Process> {
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let mut pid = 0;
-    // SAFETY: both objects are initialised, the two arrays end in a null pointer, and every string in them outlives
-    // the call, which copies nothing that it keeps.
-    check(unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            program.as_ptr(),
-            &raw const actions.0,
-            &raw const attributes.0,
-            arguments.as_ptr(),
-            environment.as_ptr(),
-        )
-    })?;
-    Process::new(pid)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
@@ -321,28 +353,28 @@ struct Job<'a> {
     arguments: &'a [*mut libc::c_char],
     environment: &'a [*mut libc::c_char],
     directory: &'a CStr,
+    umask: libc::mode_t,
+    blocked: libc::sigset_t,
+    own_group: bool,
+    /// What it inherits under the numbers that they have.
+    passed: &'a [RawFd],
     channel: RawFd,
+    /// The number that the channel has in the program.
+    number: RawFd,
     /// Why it could not, as an errno; 0 if it could.
     failed: libc::c_int,
 }
 
-/// As posix_spawn with these file actions and attributes, for a sibling instead of a child.
-fn spawn_sibling(
-    program: &CStr,
-    arguments: &[CString],
-    environment: &[CString],
-    directory: &CStr,
-    channel: RawFd,
-) -> io::Result<Process> {
+/// Starts a child, or a sibling.
+fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<Process> {
     const STACK: usize = 64 * 1024;
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let mut job =
-        Job { program, arguments: &arguments, environment: &environment, directory, channel, failed: 0 };
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
     let mut pidfd: RawFd = -1;
-    // With the pidfd in the same call: one that is dead at once is reaped by the manager, and its number another's.
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    let parent = if is_sibling { libc::CLONE_PARENT } else { 0 };
+    // With the pidfd in the same call: one that is dead at once may have been reaped, by the manager or by another wait in this
+    // process, and its number be another's.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | parent;
     // A handler of this process must not run in the clone, whose memory is this one's.
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
@@ -357,29 +389,25 @@ fn spawn_sibling(
     // SAFETY: the clone has made it, closed on exec, and nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     if job.failed != 0 {
+        if !is_sibling {
+            match wait(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), 0) {
+                // ECHILD: another wait in this process has reaped it.
+                Ok(_) | Err(_) => {}
+            }
+        }
         return Err(io::Error::from_raw_os_error(job.failed));
     }
-    Ok(Process { pid, pidfd, is_child: false })
+    Ok(Process { pid, pidfd, is_child: !is_sibling })
 }
 
-/// The clone: as the child of a posix_spawn.
+/// The clone: becomes the program, or takes down why it cannot.
 extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it is the job of the thread that waits for this clone, and nobody else touches it meanwhile.
     let job = unsafe { &mut *job.cast::<Job<'_>>() };
     for signal in 1..=libc::SIGRTMAX() {
         set_default(signal);
     }
-    // SAFETY: a path that ends in NUL.
-    let entered = unsafe { libc::chdir(job.directory.as_ptr()) };
-    // The table of descriptors is the clone's own: it is inherited by nobody else.
-    // SAFETY: F_SETFD takes any number.
-    let inheritable = unsafe { libc::fcntl(job.channel, libc::F_SETFD, 0) };
-    if entered == 0 && inheritable == 0 {
-        let mut none = MaybeUninit::uninit();
-        // SAFETY: it initialises what it is given.
-        unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-        // SAFETY: the set is initialised.
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
+    if is_set_up(job) {
         // SAFETY: the strings end in NUL and the lists in a null pointer.
         unsafe {
             libc::execve(job.program.as_ptr(), job.arguments.as_ptr().cast(), job.environment.as_ptr().cast())
@@ -387,6 +415,38 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     }
     job.failed = Errno::last_raw();
     signals::exit_now(127)
+}
+
+/// Gives the clone what the program is to have; `false` at the first call that fails. The working directory, the umask and the
+/// table of descriptors are the clone's own: it is made without CLONE_FS and CLONE_FILES, so this process keeps its own.
+fn is_set_up(job: &Job<'_>) -> bool {
+    // SAFETY: setpgid of this very process takes no memory.
+    if job.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
+        return false;
+    }
+    // SAFETY: umask takes any number, and cannot fail.
+    unsafe { libc::umask(job.umask) };
+    // SAFETY: a path that ends in NUL.
+    if unsafe { libc::chdir(job.directory.as_ptr()) } != 0 {
+        return false;
+    }
+    for fd in job.passed {
+        // SAFETY: F_SETFD takes any number.
+        if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
+            return false;
+        }
+    }
+    let inheritable = match job.channel == job.number {
+        // SAFETY: as above.
+        true => unsafe { libc::fcntl(job.channel, libc::F_SETFD, 0) },
+        // SAFETY: dup2 takes any numbers. What it closes in this table would have been closed by the exec.
+        false => unsafe { libc::dup2(job.channel, job.number) },
+    };
+    if inheritable < 0 {
+        return false;
+    }
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const job.blocked, ptr::null_mut()) == 0 }
 }
 
 /// Gives a signal its default action. It fails for those that have no other.
@@ -403,69 +463,6 @@ fn set_default(signal: libc::c_int) {
     let _: libc::c_long = unsafe {
         libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null_mut::<libc::c_void>(), SET)
     };
-}
-
-/// The posix_spawn family returns its error instead of setting errno.
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
-}
-
-struct FileActions(libc::posix_spawn_file_actions_t);
-
-impl FileActions {
-    /// `directory` as the working directory, and descriptors inherited under their numbers: `dup2` of one onto itself
-    /// clears close-on-exec in the child alone, so that no other child of this process ever sees it.
-    fn new(directory: &CStr, inherited: &[RawFd]) -> io::Result<Self> {
-        let mut raw = MaybeUninit::uninit();
-        // SAFETY: it initialises what it is given.
-        check(unsafe { libc::posix_spawn_file_actions_init(raw.as_mut_ptr()) })?;
-        // SAFETY: the call above succeeded.
-        let mut actions = Self(unsafe { raw.assume_init() });
-        // SAFETY: the object is initialised, and the path is copied.
-        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut actions.0, directory.as_ptr()) })?;
-        for fd in inherited {
-            // SAFETY: the object is initialised.
-            check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, *fd, *fd) })?;
-        }
-        Ok(actions)
-    }
-}
-
-impl Drop for FileActions {
-    fn drop(&mut self) {
-        // SAFETY: the object is initialised and not used again. It cannot fail.
-        let _: libc::c_int = unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
-    }
-}
-
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    /// These signals blocked, every disposition the default, and a process group of its own if it is to have one.
-    fn new(blocked: &SigSet, own_group: bool) -> io::Result<Self> {
-        let mut raw = MaybeUninit::uninit();
-        // SAFETY: it initialises what it is given.
-        check(unsafe { libc::posix_spawnattr_init(raw.as_mut_ptr()) })?;
-        // SAFETY: the call above succeeded.
-        let mut attributes = Self(unsafe { raw.assume_init() });
-        let all = SigSet::all();
-        // SAFETY: the object is initialised, and the set is copied.
-        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, blocked.as_ref()) })?;
-        // SAFETY: the object is initialised, and the set is copied.
-        check(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, all.as_ref()) })?;
-        let group = if own_group { libc::POSIX_SPAWN_SETPGROUP } else { 0 };
-        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF | group;
-        // SAFETY: the object is initialised.
-        check(unsafe { libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short) })?;
-        Ok(attributes)
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: the object is initialised and not used again. It cannot fail.
-        let _: libc::c_int = unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
-    }
 }
 
 /// A descriptor that is readable once the process is dead, pidfd_open(2).
@@ -582,21 +579,6 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn new(pid: libc::pid_t) -> io::Result<Self> {
-        match pidfd_open(pid.unsigned_abs()) {
-            Ok(pidfd) => Ok(Self { pid, pidfd, is_child: true }),
-            Err(error) if is_reaped(&error) => Err(io::Error::other(EXITED_AT_ONCE)),
-            Err(error) => {
-                // Not watched is not wanted: it would serve beside this process.
-                // SAFETY: kill takes any number, and this one is a child of ours that nobody has reaped.
-                let _: libc::c_int = unsafe { libc::kill(pid, libc::SIGKILL) };
-                // SAFETY: waitpid with a null pointer stores no status.
-                let _: libc::c_int = unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-                Err(error)
-            }
-        }
-    }
-
     /// Its number and its pidfd.
     pub(crate) fn into_parts(self) -> (u32, OwnedFd) {
         (self.pid.unsigned_abs(), self.pidfd)
@@ -647,24 +629,75 @@ mod tests {
     use super::*;
     use crate::fault::failing;
 
+    /// A process that runs a program with one argument, once `change` has changed what it is given.
+    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<Process> {
+        let channel = File::open("/dev/null").unwrap();
+        let arguments = [program.to_owned(), argument.to_owned()];
+        let mut job = Job {
+            program,
+            arguments: &pointers(&arguments),
+            environment: &pointers(&[]),
+            directory: c"/",
+            umask: 0o022,
+            blocked: *SigSet::empty().as_ref(),
+            own_group: false,
+            passed: &[],
+            channel: channel.as_raw_fd(),
+            number: channel.as_raw_fd(),
+            failed: 0,
+        };
+        change(&mut job);
+        spawn(job, false)
+    }
+
+    /// Whatever it is that fails: it is told, and no child is left.
     #[test]
-    fn a_number_that_is_no_childs_any_more_is_not_killed() {
-        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = libc::pid_t::try_from(other.id()).unwrap();
-        let gone = failing(libc::SYS_pidfd_open, Errno::ESRCH, || Process::new(pid).map(drop));
-        assert!(gone.unwrap_err().to_string().starts_with("it exited at once"));
-        assert!(other.try_wait().unwrap().is_none(), "it lives");
-        // One that is, and cannot be watched, is not wanted.
-        let unwatched = failing(libc::SYS_pidfd_open, Errno::EMFILE, || Process::new(pid).map(drop));
-        assert_eq!(unwatched.unwrap_err().raw_os_error(), Some(libc::EMFILE));
-        assert!(other.wait().is_err(), "it was reaped");
+    fn a_program_that_cannot_be_run_leaves_no_child() {
+        let children = || fs::read_to_string("/proc/thread-self/children").unwrap();
+        for (errno, error) in [
+            (Errno::ENOENT, run(c"/nowhere", c"", |_| ())),
+            (Errno::EACCES, run(c"/dev/null", c"", |_| ())),
+            (Errno::ENOTDIR, run(c"/bin/true", c"", |job| job.directory = c"/dev/null")),
+            (Errno::EBADF, run(c"/bin/true", c"", |job| job.channel = 1 << 30)),
+            (Errno::EBADF, run(c"/bin/true", c"", |job| job.passed = &[1 << 30])),
+            (Errno::EMFILE, failing(libc::SYS_clone, Errno::EMFILE, || run(c"/bin/true", c"", |_| ()))),
+        ] {
+            assert_eq!(error.unwrap_err().raw_os_error(), Some(errno as i32));
+            assert_eq!(children(), "", "{errno}");
+        }
+    }
+
+    /// In the process that it is, and not in this one.
+    #[test]
+    fn a10_the_channel_has_a_low_number_whatever_is_open_here() {
+        let null = File::open("/dev/null").unwrap();
+        let many: Vec<_> = (0..300).map(|_| null.try_clone().unwrap()).collect();
+        let highest = many.iter().map(AsRawFd::as_raw_fd).max().unwrap();
+        let inherited = null.try_clone().unwrap();
+        // SAFETY: F_SETFD of an open descriptor.
+        assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+        let needed: Vec<_> = (3..100).collect();
+        let number = number_in_child(highest, &needed);
+        assert!((100..=highest).contains(&number) && number != inherited.as_raw_fd(), "{number}");
+        assert!(number_in_child(highest, &[]) < 100);
+        // One that is there already stays where it is.
+        let below: Vec<_> = (0..highest).collect();
+        assert_eq!(number_in_child(highest, &below), highest);
+
+        let path = CString::new(format!("/proc/self/fd/{number}")).unwrap();
+        let process = run(c"/bin/cat", &path, |job| (job.channel, job.number) = (highest, number)).unwrap();
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        crate::poll::until(&mut fds, None).unwrap();
+        assert_eq!(process.reap().as_deref(), Some("exited with status 0"));
+        assert!(many.iter().all(|file| file.metadata().is_ok()), "this process keeps its own");
     }
 
     #[test]
     fn a_signal_is_told_whether_it_has_a_name_or_not() {
         for (signal, said) in [(libc::SIGTERM, "SIGTERM"), (40, "signal 40")] {
             let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-            let process = Process::new(libc::pid_t::try_from(other.id()).unwrap()).unwrap();
+            let pid = libc::pid_t::try_from(other.id()).unwrap();
+            let process = Process { pid, pidfd: pidfd_open(other.id()).unwrap(), is_child: true };
             assert_eq!(process.reap(), None, "it lives");
             pidfd_send_signal(process.as_fd(), signal);
             let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];

@@ -32,12 +32,17 @@ use crate::spawn::pidfd_open;
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
-pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
-pub(crate) const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
-pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
-pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
+const LISTEN_PID: &str = "LISTEN_PID";
+const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
+const LISTEN_FDS: &str = "LISTEN_FDS";
+const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 /// How many descriptors the manager keeps for the service; systemd sets it since version 254.
 const FDSTORE: &str = "FDSTORE";
+
+/// What belongs to one process of those that a manager sets. The first two of them are passed on, by
+/// [`for_successor`](Variables::for_successor): as they are once the service begins.
+pub(crate) const OF_ONE_PROCESS: [&str; 7] =
+    [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
 
 /// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
 const FIRST: i32 = 3;
@@ -64,15 +69,7 @@ impl Variables {
     /// Must be called while the process has one thread.
     pub(crate) fn take() -> Self {
         let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
-            environment::take([
-                NOTIFY_SOCKET,
-                WATCHDOG_USEC,
-                WATCHDOG_PID,
-                LISTEN_PID,
-                LISTEN_PIDFDID,
-                LISTEN_FDS,
-                LISTEN_FDNAMES,
-            ]);
+            environment::take(OF_ONE_PROCESS);
         Self { notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names }
     }
 

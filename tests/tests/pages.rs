@@ -52,6 +52,7 @@ fn every_test_that_is_named_exists() {
         ("security.md", 16),
         ("reliability.md", 7),
         ("systemd.md", 1),
+        ("operations.md", 16),
         ("containers.md", 5),
     ] {
         let page = page(name);

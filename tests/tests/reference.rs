@@ -242,6 +242,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "an upgrade is refused",
     "an upgrade waits until the predecessor is gone",
     "checking the release",
+    "exec /bin/sh -c \"$@\"",
     "generation {generation} serves, and is being upgraded",
     "in a test a service is upgraded with `Running::replace`",
     "it is as it was",

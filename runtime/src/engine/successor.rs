@@ -60,7 +60,8 @@ impl Engine {
         let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
         let inode = |socket| pidfd::inode(socket).map_err(cannot);
         let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];
-        let offer = Message::Offer { speaker, sockets: self.held.len(), files: files.len(), executable };
+        let (sockets, umask) = (self.held.len(), self.spawner.umask());
+        let offer = Message::Offer { speaker, sockets, files: files.len(), executable, umask };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.held.iter().map(|held| held.fd.clone());
         for entries in parts(self.held.iter().map(Held::entry).collect()) {

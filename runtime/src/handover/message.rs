@@ -55,6 +55,10 @@ pub(crate) enum Message {
         /// cannot always tell the path that it was started by: after a rescue its file may have no name any more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         executable: Option<String>,
+        /// The umask of the first start. The new process has it already, and passes it on in its turn, because its own code may
+        /// have set another before it comes to this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        umask: Option<u32>,
     },
     /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
     Sockets {
@@ -287,6 +291,17 @@ mod tests {
                     sockets: 2,
                     files: 0,
                     executable: Some("/srv/svc".into()),
+                    umask: None,
+                },
+            ),
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"umask":18}"#,
+                Message::Offer {
+                    speaker: speaker(),
+                    sockets: 2,
+                    files: 0,
+                    executable: None,
+                    umask: Some(0o022),
                 },
             ),
             (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),

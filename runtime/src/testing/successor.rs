@@ -1,5 +1,6 @@
 //! A successor that is a thread of the same test.
 
+use std::env;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +14,7 @@ use super::kill;
 use crate::begin::{Host, Started};
 use crate::preflight::Check;
 use crate::shared::Shared;
-use crate::spawn::{Child, Spawner, What};
+use crate::spawn::{self, Child, Spawner, What};
 
 /// The service that the next upgrade starts.
 #[derive(Clone, Default)]
@@ -46,7 +47,8 @@ impl Spawner for Next {
     }
 
     fn check(&self, command: &OsStr) -> io::Result<Check> {
-        Check::start(command, Path::new("sh"), &[], Path::new("/"))
+        let environment = spawn::passed_on(env::vars_os());
+        Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)
     }
 }
 

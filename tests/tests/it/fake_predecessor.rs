@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::channel::{Channel, MAX_MESSAGE, Predecessor, listen_at};
 
 use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until_refused};
+use crate::look;
 
 /// A service that is started as a successor, the test's end of its channel, and the process of its predecessor.
 struct Heir {
@@ -89,6 +90,7 @@ fn the_protocol_as_it_is_documented() {
 
     let mut offer = offer(3);
     offer["executable"] = env!("CARGO_BIN_EXE_victim").into();
+    offer["umask"] = 0o027.into();
     // What the service passes on by name, of which this one takes nothing.
     offer["files"] = 2.into();
     heir.channel.send(&offer);
@@ -137,6 +139,7 @@ fn the_protocol_as_it_is_documented() {
     service.wait(&process, "alone");
     let next = service.upgrade(&process);
     assert_eq!(service.connect_unix("local").who(), (43, next.pid()));
+    assert_eq!(look::umask(&next), "0027", "it is passed on");
     assert_eq!(process.exit(), Exit::Status(0));
     service.wait(&next, "alone");
     // The path was not its own making, and is its own to remove.

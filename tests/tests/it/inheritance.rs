@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Command, Dir, Exit, Signal, Strace, strace_or_skip};
+use crate::harness::{Command, Dir, Exit, Process, Signal, Strace, strace_or_skip};
+use crate::limits::limit_files;
 use crate::look;
 
 const WITNESS: &str = env!("CARGO_BIN_EXE_witness");
@@ -100,6 +101,135 @@ fn m8_every_descriptor_is_closed_on_exec() {
     }
     drop((client, other));
     assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// B1. What the body makes of its own umask is its own: the next process has that of the first start, as has its pid file.
+#[test]
+fn b1_the_umask_of_the_first_start_is_passed_on() {
+    let dir = Dir::new();
+    let first_umask = ["-c", r#"umask 0026 && exec "$@""#, "sh"];
+    let command = dir.victim().started_by("sh", &first_umask).plan("main umask 0037; init umask 0077");
+    let (service, first) = command.serve();
+    assert_eq!(look::umask(&first), "0077");
+    // What this one has before it comes to the harness is taken for that of the first start.
+    let second = service.upgrade(&first);
+    assert_eq!(look::umask(&second), "0037");
+    let mode = fs::metadata(dir.join("pid")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o666 & !0o037);
+    service.wait(&second, "alone");
+    // One that sets another in `main` keeps it, and its successor does not get it.
+    service.plan("main umask 0002");
+    let third = service.upgrade(&second);
+    assert_eq!(look::umask(&third), "0002");
+    service.wait(&third, "alone");
+    let fourth = service.upgrade(&third);
+    assert_eq!(look::umask(&fourth), "0037");
+}
+
+/// B1. What is started in the place of a dead release has the umask and the environment of the first start as well.
+#[test]
+fn b1_a_rescue_has_what_the_first_start_had() {
+    let dir = Dir::new();
+    let command = dir.victim().env("PLAIN", "as it is").plan("main setenv PLAIN no; init umask 0077");
+    let (service, old) = command.serve();
+    let before = look::environment(&old);
+    let _open = service.open(&old);
+    service.plan("main setenv PLAIN never; init umask 0007");
+    let new = service.upgrade(&old);
+    service.wait_for(&old, "draining", "open=1");
+    new.kill();
+    let rescued = service.next_process();
+    service.wait_until_it_serves(&rescued);
+    assert_eq!(look::umask(&rescued), "0022");
+    assert_eq!(look::environment(&rescued), before);
+}
+
+/// What exec(3) keeps and this crate leaves alone: all of it is that of the process that starts the successor.
+#[test]
+fn b1_what_is_kept_as_it_is() {
+    const SCRIPT: &str = r#"ulimit -c 0; ulimit -s 4096; exec nice -n 3 taskset -c 0 ionice -c 3 "$@""#;
+    let dir = Dir::new();
+    let (service, old) = dir.victim().started_by("sh", &["-c", SCRIPT, "sh"]).serve();
+    // What the process has made of itself since is kept as well: the body may need it for what it has open.
+    limit_files(&old, Some(777));
+    fs::write(old.proc("oom_score_adj"), "123").unwrap();
+    let kept = |process: &Process| {
+        let status = fs::read_to_string(process.proc("status")).unwrap();
+        const FIELDS: [&str; 14] = [
+            "Uid",
+            "Gid",
+            "Groups",
+            "CapInh",
+            "CapPrm",
+            "CapEff",
+            "CapBnd",
+            "CapAmb",
+            "NoNewPrivs",
+            "Seccomp",
+            "NStgid",
+            "NSsid",
+            "NSpgid",
+            "Cpus_allowed",
+        ];
+        // Its number is its own; how many it has is that of its namespaces.
+        let value = |field: &str| match (field, look::status_field(&status, field).unwrap()) {
+            ("NStgid", numbers) => numbers.split_whitespace().count().to_string(),
+            (_, value) => value,
+        };
+        let mut kept: Vec<_> = FIELDS.map(|field| format!("{field} {}", value(field))).into();
+        kept.extend(
+            ["limits", "oom_score_adj", "cgroup"].map(|file| fs::read_to_string(process.proc(file)).unwrap()),
+        );
+        let links = ["fd/0", "fd/1", "fd/2", "root"].map(str::to_owned).into_iter();
+        let namespaces = fs::read_dir(process.proc("ns")).unwrap().flatten();
+        let mut namespaces: Vec<_> =
+            namespaces.map(|entry| format!("ns/{}", entry.file_name().to_str().unwrap())).collect();
+        namespaces.sort();
+        kept.extend(
+            links
+                .chain(namespaces)
+                .map(|link| format!("{link} {}", fs::read_link(process.proc(&link)).unwrap().display())),
+        );
+        // The terminal is the seventh field, the nice value the nineteenth, proc_pid_stat(5).
+        let stat = fs::read_to_string(process.proc("stat")).unwrap();
+        let rest: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        kept.extend([format!("tty {}", rest[4]), format!("nice {}", rest[16])]);
+        kept
+    };
+    let before = kept(&old);
+    assert!(before.contains(&"nice 3".to_owned()), "{before:?}");
+    assert!(
+        before.contains(&"Cpus_allowed 1".to_owned()) || before.iter().any(|it| it.ends_with(",00000001"))
+    );
+    assert!(before.iter().any(|it| it.contains("Max open files            777")), "{before:?}");
+    let new = service.upgrade(&old);
+    for (new, old) in kept(&new).iter().zip(&before) {
+        assert_eq!(new, old);
+    }
+}
+
+/// A10. The number of the channel is low, whatever is open in the process that starts a successor, and is that of nothing that
+/// whoever started the service has it inherit.
+#[test]
+fn a10_the_channel_has_a_low_number() {
+    let dir = Dir::new();
+    let inherits = ["-c", r#"exec "$@" 3</dev/zero 5</dev/null"#, "sh"];
+    let command = dir.victim().started_by("sh", &inherits).plan("main open 1500");
+    let (service, mut old) = command.serve();
+    for _ in 0..2 {
+        assert!(look::numbers(&old).len() > 1500);
+        service.plan("main open 1500");
+        let new = service.upgrade(&old);
+        let variables = fs::read_to_string(new.proc("environ")).unwrap();
+        let mut variables = variables.split('\0');
+        let number = variables.find_map(|variable| variable.strip_prefix("TABLEFLIP_HANDOVER=")).unwrap();
+        assert!(number.parse::<u32>().unwrap() < 1024, "{number}");
+        for (number, target) in [("3", "/dev/zero"), ("5", "/dev/null")] {
+            assert_eq!(fs::read_link(new.proc("fd").join(number)).unwrap().to_str(), Some(target));
+        }
+        service.wait(&new, "alone");
+        old = new;
+    }
 }
 
 /// A service whose executable becomes a script that takes down its own status, at its first instruction: programs of

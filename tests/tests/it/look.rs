@@ -72,6 +72,11 @@ pub(crate) fn status_field(text: &str, field: &str) -> Option<String> {
     text.lines().find_map(value)
 }
 
+/// Its umask, in octal.
+pub(crate) fn umask(process: &Process) -> String {
+    status(process, "Umask")
+}
+
 /// A number of /proc/PID/status.
 pub(crate) fn number(process: &Process, field: &str) -> u64 {
     let value = status(process, field);

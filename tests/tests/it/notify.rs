@@ -398,3 +398,22 @@ fn the_death_of_a_successor_that_was_announced_is_told_again_and_again() {
     let newer = service.upgrade(&old);
     assert_eq!(service.connect().who(), (2, newer.pid()));
 }
+
+/// B1, A10: a sibling has what the first start had, under a low number.
+#[test]
+fn b1_a_sibling_has_the_environment_and_the_umask_of_the_first_start() {
+    let dir = Dir::new();
+    Manager::new(&dir).nod();
+    let plan = "main setenv PLAIN no; main unsetenv INVOCATION_ID; init umask 0077; main open 1100";
+    let command = managed(&dir).env("PLAIN", "as it is").env("INVOCATION_ID", "1").env("WATCHDOG_PID", "1");
+    let (service, old) = command.plan(plan).serve();
+    let mut before = look::environment(&old);
+    before.retain(|variable| variable != "WATCHDOG_PID=1");
+    let new = service.upgrade(&old);
+    assert_eq!(look::status(&new, "PPid"), std::process::id().to_string(), "it is a sibling");
+    assert_eq!(look::umask(&new), "0022");
+    assert_eq!(look::environment(&new), before);
+    let variables = std::fs::read_to_string(new.proc("environ")).unwrap();
+    let number = variables.split('\0').find_map(|variable| variable.strip_prefix("TABLEFLIP_HANDOVER="));
+    assert!(number.unwrap().parse::<u32>().unwrap() < 1024, "{number:?}");
+}

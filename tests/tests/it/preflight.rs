@@ -187,3 +187,15 @@ fn a_rescue_is_not_checked() {
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
 }
+
+/// B1. What it checks is how the successor will be started.
+#[test]
+fn b1_it_has_the_environment_and_the_umask_of_the_first_start() {
+    let dir = Dir::new();
+    let command = checked_by(&dir, r#"echo "$(umask) $PLAIN $SET_BY_THE_SERVICE" >"$VICTIM_DIR/checked""#);
+    let plan = "main setenv PLAIN no; main setenv SET_BY_THE_SERVICE yes; init umask 0077";
+    let (service, old) = command.env("PLAIN", "plain").plan(plan).serve();
+    let new = service.upgrade(&old);
+    assert_eq!(fs::read_to_string(dir.join("checked")).unwrap(), "0022 plain \n");
+    assert_eq!(service.served_by(), new.pid());
+}

@@ -51,6 +51,26 @@ fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() 
     assert_eq!(service.pidfile(), None);
 }
 
+/// B1. The first start is the supervisor's.
+#[test]
+fn b1_each_generation_has_the_environment_and_the_umask_of_the_supervisor() {
+    let dir = Dir::new();
+    let command =
+        dir.victim().env("PLAIN", "as it is").started_by("sh", &["-c", r#"umask 0027 && exec "$@""#, "sh"]);
+    let plan = "main setenv PLAIN no; init umask 0077";
+    let (service, supervisor, first) = supervised(command.plan("").plan(plan).plan(plan));
+    let ours = |process: &Process| {
+        let mut variables = look::environment(process);
+        variables.retain(|variable| !variable.starts_with("TABLEFLIP_SUPERVISOR="));
+        variables
+    };
+    let before = ours(&supervisor);
+    assert_eq!(ours(&first), before);
+    let second = upgrade(&service, &supervisor, &first);
+    let third = upgrade(&service, &supervisor, &second);
+    assert_eq!((look::environment(&third), look::umask(&third)), (before, "0027".to_owned()));
+}
+
 #[test]
 fn how_the_last_generation_ended_is_how_it_ends() {
     // What a body returns, at the stop; and a crash of a service that is alone.

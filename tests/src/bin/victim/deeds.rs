@@ -8,7 +8,8 @@ use std::thread;
 
 use nix::libc;
 use nix::unistd::{ForkResult, fork};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::directory;
 use crate::say::say;
@@ -20,6 +21,22 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         "setenv" => {
             let (name, value) = argument.split_once(' ').expect("a name and a value");
             set_variable(name, value);
+        }
+        "unsetenv" => unset_variable(argument),
+        // In octal, as umask(1) has it.
+        "umask" => {
+            let mask = u32::from_str_radix(argument, 8).expect("an octal number");
+            rustix::process::umask(Mode::from_bits_truncate(mask));
+        }
+        // So many descriptors more, which stay open.
+        "open" => {
+            let count = argument.parse().expect("a number");
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+                .expect("the hard limit is allowed");
+            for _ in 0..count {
+                std::mem::forget(File::open("/dev/null").expect("/dev is there"));
+            }
         }
         // So many KiB of address space are left to this process.
         "memory" => {
@@ -76,9 +93,19 @@ fn go_on_in_a_fork() {
     }
 }
 
-fn set_variable(name: &str, value: &str) {
+fn assert_one_thread() {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc is mounted").count();
     assert_eq!(tasks, 1, "a variable is set at the point `main`");
+}
+
+fn unset_variable(name: &str) {
+    assert_one_thread();
+    // SAFETY: this process has one thread, so nobody else reads or writes the environment.
+    unsafe { env::remove_var(name) };
+}
+
+fn set_variable(name: &str, value: &str) {
+    assert_one_thread();
     // SAFETY: this process has one thread, so nobody else reads or writes the environment.
     unsafe { env::set_var(name, value) };
 }
