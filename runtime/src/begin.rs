@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -32,7 +32,7 @@ use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Supervise};
 use crate::shared::{Shared, start_engine_thread};
 use crate::signals;
-use crate::sockets::{self, Held, Unbound};
+use crate::sockets::{self, Held, Numbers, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
 use crate::supervise;
 use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables};
@@ -106,11 +106,24 @@ fn try_begin<P>(
             // The order matters: the process has one thread until the signals are installed.
             let mut witness = signals::block().map_err(StartError::system("block signals"))?;
             let (environment, ours) = Environment::take();
-            offered = ours.handover.map(|value| inherit_channel(&value, channel)).transpose()?;
-            supervisor = ours.supervisor.map(|value| inherit_socket(SUPERVISOR, &value)).transpose()?;
             let variables = Variables::take();
-            // By their numbers, and so before anything is opened here that could have one of these.
-            passed = variables.passed(supervisor.is_some())?;
+            // By their numbers, and so all of them before anything is opened here that could have one of these: the offer is
+            // read after that, because what comes with it gets numbers.
+            let mut numbers = Numbers::default();
+            if let Some(value) = &ours.handover {
+                channel.replace(Channel::new(inherit_socket(&mut numbers, HANDOVER, value)?));
+            }
+            supervisor = match &ours.supervisor {
+                Some(value) => Some(inherit_socket(&mut numbers, SUPERVISOR, value)?),
+                None => None,
+            };
+            passed = variables.passed(supervisor.is_some(), &mut numbers)?;
+            offered = match channel.as_mut().zip(ours.handover) {
+                Some((channel, value)) => {
+                    Some(take_offer(channel, &|problem| stray(HANDOVER, &value, &problem))?)
+                }
+                None => None,
+            };
             let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
             let umask = offered.as_ref().and_then(|offered| offered.umask);
             let mut launch = Launch::new(executable, umask, variables.for_successor())
@@ -266,24 +279,25 @@ struct Offered {
 }
 
 /// Takes the socket that the variable names, which is one of a pair of Unix sockets of ours.
-fn inherit_socket(variable: &str, value: &OsStr) -> Result<OwnedFd, StartError> {
+fn inherit_socket(
+    numbers: &mut Numbers,
+    variable: &'static str,
+    value: &OsStr,
+) -> Result<OwnedFd, StartError> {
     let stray = |problem: &str| stray(variable, value, problem);
-    let number = value.to_str().and_then(|text| text.parse::<u16>().ok());
+    let number = value.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|number| *number >= 0);
     let number = number.ok_or_else(|| stray("not the number of a descriptor"))?;
-    let fd = sockets::inherit(number.into())
-        .map_err(|errno| stray(&format!("no such descriptor: {}", io::Error::from(errno))))?;
-    let is_channel = || -> nix::Result<bool> {
+    let is_channel = |fd: BorrowedFd<'_>| -> nix::Result<bool> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         Ok(kind == SockType::SeqPacket && name.family() == Some(AddressFamily::Unix))
     };
-    match is_channel() {
-        Ok(true) => Ok(fd),
-        Ok(false) => Err(stray("the descriptor is not a handover channel")),
-        Err(errno) => {
-            Err(stray(&format!("the descriptor is not a handover channel: {}", io::Error::from(errno))))
-        }
-    }
+    let is_wanted = |fd: BorrowedFd<'_>| match is_channel(fd) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the descriptor is not a handover channel".to_owned()),
+        Err(errno) => Err(format!("the descriptor is not a handover channel: {}", io::Error::from(errno))),
+    };
+    numbers.take(variable, number, is_wanted).map_err(|problem| stray(&problem))
 }
 
 /// The error of a variable of ours that somebody else has set.
@@ -294,13 +308,6 @@ fn stray(variable: &str, value: &OsStr, problem: &str) -> StartError {
             "{value:?}: {problem}; it is set by a process for its successor, unset it to start the service"
         ),
     }
-}
-
-/// Takes the channel that the variable names, and the offer from it. `channel` is set as soon as there is one, so
-/// that a failure can be told to the predecessor.
-fn inherit_channel(value: &OsStr, channel: &mut Option<Channel>) -> Result<Offered, StartError> {
-    let fd = inherit_socket(HANDOVER, value)?;
-    take_offer(channel.insert(Channel::new(fd)), &|problem| stray(HANDOVER, value, &problem))
 }
 
 /// Takes the offer of the predecessor; `stray` makes an error of a channel on which there is nobody.
@@ -653,6 +660,22 @@ mod tests {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || tell.send(*shared.verdict.wait_blocking()));
         assert_eq!(told.recv_timeout(OFFER_TIMEOUT), Ok(Verdict::Failure));
+    }
+
+    /// A process may have more descriptors than a port has numbers.
+    #[test]
+    fn a10_a_number_is_that_of_any_descriptor() {
+        let refusal = |value: &str| {
+            inherit_socket(&mut Numbers::default(), HANDOVER, value.as_ref()).unwrap_err().to_string()
+        };
+        for value in ["70000", "2147483647"] {
+            let error = refusal(value);
+            assert!(error.contains(&format!("\"{value}\": no such descriptor")), "{error}");
+        }
+        for value in ["-1", "2147483648", "x", ""] {
+            let error = refusal(value);
+            assert!(error.contains("not the number of a descriptor"), "{error}");
+        }
     }
 
     fn shared() -> Shared {

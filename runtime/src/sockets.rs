@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -616,23 +616,75 @@ where
     }
 }
 
-/// Takes an inherited number for a descriptor, if it is one that is open.
-pub(crate) fn inherit(number: i32) -> Result<OwnedFd, Errno> {
-    // The three standard streams belong to others in this very process.
-    if number <= libc::STDERR_FILENO {
-        return Err(Errno::EBADF);
+/// The numbers that the environment has for inherited descriptors, as far as they are taken. There is one for a process, and each
+/// number is taken once: of two owners the first that closes it would close whatever the other has by then.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    taken: Vec<(RawFd, &'static str)>,
+}
+
+impl Numbers {
+    /// Takes the descriptor of this number, which `variable` names, if it is open and what `is_wanted` says. Else it says in words
+    /// why not, and whoever has that number keeps it.
+    ///
+    /// Must be called before this process opens anything that could have the number.
+    pub(crate) fn take(
+        &mut self,
+        variable: &'static str,
+        number: RawFd,
+        is_wanted: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OwnedFd, String> {
+        if let Some((_, other)) = self.taken.iter().find(|(taken, _)| *taken == number) {
+            return Err(format!(
+                "descriptor {number} is that of `{other}`; each variable has one of its own"
+            ));
+        }
+        let closed = |errno: Errno| format!("no such descriptor: {}", io::Error::from(errno));
+        // The three standard streams belong to others in this very process.
+        if number <= libc::STDERR_FILENO {
+            return Err(closed(Errno::EBADF));
+        }
+        // SAFETY: fcntl with F_GETFD takes any number, and says EBADF if it is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        Errno::result(flags).map_err(closed)?;
+        // SAFETY: it is open, and nothing closes it while this function looks at it.
+        is_wanted(unsafe { BorrowedFd::borrow_raw(number) })?;
+        // SAFETY: fcntl with F_SETFD takes any number.
+        let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        Errno::result(result).map_err(closed)?;
+        self.taken.push((number, variable));
+        // SAFETY: it is open, and this runs before any other code of the process could have opened it: it came
+        // through exec, and this is the first time that the number is taken.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
     }
-    // SAFETY: fcntl with F_SETFD takes any number, and says EBADF if it is not open.
-    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    Errno::result(result)?;
-    // SAFETY: it is open, and this runs before any other code of the process could have opened it: it came
-    // through exec, and the caller takes each number once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::IntoRawFd;
+
     use super::*;
+
+    #[test]
+    fn a11_each_number_is_taken_once() {
+        let number = File::open("/dev/null").unwrap().into_raw_fd();
+        let mut numbers = Numbers::default();
+        let refused = numbers.take("FIRST", number, |_| Err("of another kind".to_owned()));
+        assert_eq!(refused.unwrap_err(), "of another kind");
+        // It is nobody's by that, and open.
+        let taken = numbers.take("SECOND", number, |fd| {
+            fd.try_clone_to_owned().map(drop).map_err(|error| error.to_string())
+        });
+        let taken = taken.unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        let again = numbers.take("THIRD", number, |_| panic!("it is not looked at")).unwrap_err();
+        assert!(again.contains(&format!("descriptor {number} is that of `SECOND`")), "{again}");
+        for number in [-1, 0, 1, 2, 70_000, RawFd::MAX] {
+            let error = numbers.take("FOURTH", number, |_| panic!("it is not looked at")).unwrap_err();
+            assert!(error.starts_with("no such descriptor: "), "{number}: {error}");
+        }
+    }
 
     #[test]
     fn a_path_appears_with_its_mode() {

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -26,7 +26,7 @@ use crate::outgoing::Outgoing;
 use crate::poll;
 use crate::report::{complain, printable};
 use crate::shared::Shared;
-use crate::sockets::{self, Entry};
+use crate::sockets::{Entry, Numbers};
 use crate::spawn::pidfd_open;
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -45,7 +45,7 @@ pub(crate) const OF_ONE_PROCESS: [&str; 7] =
     [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
 
 /// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
-const FIRST: i32 = 3;
+const FIRST: RawFd = 3;
 /// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
 const PIDFS: i64 = 0x5049_4446;
 /// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
@@ -118,34 +118,44 @@ impl Variables {
     /// # Errors
     ///
     /// The variables say something that cannot be.
-    pub(crate) fn passed(&self, is_supervised: bool) -> Result<Vec<Passed>, StartError> {
+    pub(crate) fn passed(
+        &self,
+        is_supervised: bool,
+        numbers: &mut Numbers,
+    ) -> Result<Vec<Passed>, StartError> {
         let Some(count) = &self.listen_fds else { return Ok(Vec::new()) };
         if !self.are_for_us(is_supervised) {
             return Ok(Vec::new());
         }
         let problem =
             |variable: &str, problem| StartError::Environment { variable: variable.to_owned(), problem };
-        let number = count.to_str().and_then(|text| text.parse::<u16>().ok());
+        let number = count.to_str().and_then(|text| text.parse::<RawFd>().ok());
+        let number = number.filter(|count| (0..=RawFd::MAX - FIRST).contains(count));
         let count =
             number.ok_or_else(|| problem(LISTEN_FDS, format!("{count:?} is not a number of descriptors")))?;
-        let names: Vec<String> = match &self.listen_names {
-            Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
-            None => vec!["unknown".to_owned(); count.into()],
-        };
-        if names.len() != usize::from(count) {
-            let what = format!("{} names for {count} descriptors", names.len());
-            return Err(problem(LISTEN_FDNAMES, what));
+        let names = self.listen_names.as_ref().map(|names| names.to_string_lossy());
+        let mut names = names.as_ref().map(|names| names.split(':'));
+        let named = names.clone().map(Iterator::count);
+        if let Some(named) = named.filter(|named| usize::try_from(count) != Ok(*named)) {
+            return Err(problem(LISTEN_FDNAMES, format!("{named} names for {count} descriptors")));
         }
-        let take = |(number, name): (i32, String)| {
-            let fd = sockets::inherit(number)
-                .map_err(|errno| problem(LISTEN_FDS, format!("descriptor {number}: {}", errno.desc())))?;
+        let mut take = |number: RawFd| {
+            let name = names.as_mut().and_then(Iterator::next).unwrap_or("unknown");
+            let fd = numbers
+                .take(LISTEN_FDS, number, |_| Ok(()))
+                .map_err(|what| problem(LISTEN_FDS, format!("descriptor {number}: {what}")))?;
             let (name, stored) = match name.strip_prefix(STORED) {
                 Some(name) => (name.to_owned(), true),
-                None => (name, false),
+                None => (name.to_owned(), false),
             };
             Ok(Passed { name, fd, stored })
         };
-        (FIRST..).zip(names).map(take).collect()
+        // One by one: the count is anybody's word, and ends at the first that is not open.
+        let mut passed = Vec::new();
+        for number in FIRST..FIRST + count {
+            passed.push(take(number)?);
+        }
+        Ok(passed)
     }
 
     /// Whether they are meant for this process: they say for which, unless a supervisor passes them on, who cannot know.
@@ -357,12 +367,18 @@ mod tests {
 
     #[test]
     fn variables_that_cannot_be_are_named() {
-        let problem = |variables: Variables| variables.passed(false).unwrap_err().to_string();
-        let count = "environment variable `LISTEN_FDS`: \"x\" is not a number of descriptors";
-        assert_eq!(problem(variables("x", "a")), count);
+        let passed = |variables: Variables| variables.passed(false, &mut Numbers::default());
+        let problem = |variables: Variables| passed(variables).unwrap_err().to_string();
+        for count in ["x", "-1", "2147483647", "2147483648"] {
+            let expected =
+                format!("environment variable `LISTEN_FDS`: \"{count}\" is not a number of descriptors");
+            assert_eq!(problem(variables(count, "a")), expected);
+        }
+        let names = "environment variable `LISTEN_FDNAMES`: 1 names for 70000 descriptors";
+        assert_eq!(problem(variables("70000", "a")), names);
         let names = "environment variable `LISTEN_FDNAMES`: 2 names for 1 descriptors";
         assert_eq!(problem(variables("1", "a:b")), names);
-        assert!(variables("0", "").passed(false).is_err(), "an empty list has one name");
+        assert!(passed(variables("0", "")).is_err(), "an empty list has one name");
     }
 
     impl Manager {

@@ -4,6 +4,8 @@
 //! ```text
 //! with_channel channel PATH PROGRAM...    a channel whose other end the test has, who listens at PATH
 //! with_channel closed - PROGRAM...        a channel whose other end is closed
+//! with_channel twice - PROGRAM...         the same, and its number is in `TABLEFLIP_SUPERVISOR` as well
+//! with_channel listen - PROGRAM...        the same, and it is the last of those of a service manager as well
 //! with_channel stream - PROGRAM...        a stream socket
 //! with_channel internet - PROGRAM...      a TCP socket
 //! with_channel file PATH PROGRAM...       a regular file
@@ -19,7 +21,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{self, Command};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -34,7 +36,7 @@ fn main() {
     // Kept until the exec: what was a pair is not to be half closed before.
     let (fd, _other): (OwnedFd, Option<OwnedFd>) = match kind.to_str() {
         Some("channel") => (connect_to(Path::new(argument)), None),
-        Some("closed") => {
+        Some("closed" | "twice" | "listen") => {
             let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
             (pair.expect("a pair").0, None)
         }
@@ -48,6 +50,17 @@ fn main() {
     };
     // This process has one thread and starts no child but itself.
     fcntl_setfd(&fd, FdFlags::empty()).expect("a descriptor");
-    let error = Command::new(program).args(rest).env(HANDOVER, fd.as_raw_fd().to_string()).exec();
+    let number = fd.as_raw_fd();
+    let mut command = Command::new(program);
+    command.args(rest).env(HANDOVER, number.to_string());
+    match kind.to_str() {
+        Some("twice") => _ = command.env("TABLEFLIP_SUPERVISOR", number.to_string()),
+        // Those of a manager are from number 3 on. It is the lowest that was free, so that all up to it are open.
+        Some("listen") => {
+            command.env("LISTEN_PID", process::id().to_string()).env("LISTEN_FDS", (number - 2).to_string());
+        }
+        _ => {}
+    }
+    let error = command.exec();
     panic!("cannot run {program:?}: {error}");
 }

@@ -79,7 +79,7 @@ fn a_stray_handover_is_refused() {
     }
     assert_refused(NAME, OsString::from_vec(b"7\xff".to_vec()), &["not the number of a descriptor"]);
     // Nothing that is started from a test has this many, and the standard streams are not a channel.
-    for value in ["999", "0", "1", "2"] {
+    for value in ["999", "70000", "0", "1", "2"] {
         assert_refused(NAME, value, &[&format!("{value:?}"), "no such descriptor", "unset it"]);
     }
 }
@@ -102,4 +102,16 @@ fn a_stray_handover_of_another_descriptor_is_refused() {
     }
     let line = start("closed", "-");
     assert!(line.contains("its other end is closed"), "{line}");
+}
+
+/// A11. It would have two owners, each of whom closes it.
+#[test]
+fn a11_one_descriptor_of_two_variables_is_refused() {
+    let dir = Dir::new();
+    for (kind, variable) in [("twice", "TABLEFLIP_SUPERVISOR"), ("listen", "LISTEN_FDS")] {
+        let command = dir.victim().binary(env!("CARGO_BIN_EXE_with_channel")).arg(kind).arg("-");
+        let line = refusal(command.arg(env!("CARGO_BIN_EXE_victim")), &dir);
+        let first = format!("environment variable `{variable}`: ");
+        assert!(line.contains(&first) && line.contains("is that of `TABLEFLIP_HANDOVER`"), "{line}");
+    }
 }

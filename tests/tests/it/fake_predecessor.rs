@@ -148,6 +148,25 @@ fn the_protocol_as_it_is_documented() {
     assert!(!path.exists());
 }
 
+/// A11. What is offered gets numbers: one that a variable names without having it open is not among them.
+#[test]
+fn a11_an_offered_descriptor_is_not_taken_by_its_number() {
+    const FILES: usize = 150;
+    let dir = Dir::new();
+    let heir = Heir::start_as(&dir, dir.victim().env("TABLEFLIP_SUPERVISOR", "100"));
+    let mut offer = offer(0);
+    offer["files"] = FILES.into();
+    heir.channel.send(&offer);
+    // Of the kind that the variable is for.
+    let file = listen_at(&dir.join("file"));
+    let names: Vec<_> = (0..FILES).map(|number| number.to_string()).collect();
+    for names in names.chunks(50) {
+        let fds: Vec<_> = names.iter().map(|_| file.as_fd()).collect();
+        heir.channel.send_with(&json!({"type": "files", "names": names}), &fds);
+    }
+    heir.assert_fails("environment variable `TABLEFLIP_SUPERVISOR`: \"100\": no such descriptor");
+}
+
 fn inode(path: &std::path::Path) -> Value {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).unwrap();
