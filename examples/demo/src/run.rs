@@ -93,6 +93,8 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
         None => binary::build(args.service.package)?,
     };
     adopt_orphans()?;
+    // While there is one thread: what the service is sent it is to get, though a script with nohup has started the demo.
+    signals::default_for_children();
 
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

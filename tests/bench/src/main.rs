@@ -46,7 +46,10 @@ fn main() -> ExitCode {
             println!("{}", options::HELP);
             return ExitCode::SUCCESS;
         }
-        _ => Options::parse(&arguments).and_then(|options| measure(&options)),
+        _ => {
+            signals::default_for_children();
+            Options::parse(&arguments).and_then(|options| measure(&options))
+        }
     };
     match result {
         Ok(report) => {

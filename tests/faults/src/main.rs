@@ -120,6 +120,7 @@ fn main() -> ExitCode {
     if let Command::Serve = command {
         return service::serve();
     }
+    signals::default_for_children();
     if let Err(problem) = tracer::is_possible() {
         eprintln!("{problem}");
         return ExitCode::from(77);

@@ -36,6 +36,7 @@ pub struct Service {
 impl Service {
     /// A service of this program.
     pub fn of(program: &str) -> Command {
+        signals::default_for_children();
         let dir = tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory");
         let env = HashMap::from([("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
         let command = Command { dir, program: program.into(), env };

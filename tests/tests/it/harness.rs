@@ -154,6 +154,8 @@ pub(crate) struct Dir {
 
 impl Dir {
     pub(crate) fn new() -> Self {
+        // Here, because whatever a test starts it starts after this.
+        signals::default_for_children();
         Self { temp: tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory") }
     }
 

@@ -3,6 +3,30 @@
 use std::time::Duration;
 
 use crate::harness::{Dir, Exit, Service, Signal};
+use crate::look;
+
+/// What a test starts gets the signals that it is sent, though the tests are a job of a script in the background, by nohup(1).
+#[test]
+fn the_harness_starts_everything_with_the_default_actions() {
+    const INNER: &str = "HARNESS_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let dir = Dir::new();
+        let service = dir.command("cat").start();
+        for set in ["SigIgn", "SigBlk"] {
+            let signals = u64::from_str_radix(&look::status(service.first(), set), 16).unwrap();
+            // Those that the C library keeps for its threads, nptl(7).
+            assert_eq!(signals & !(0b11 << 31), 0, "{set}");
+        }
+        return;
+    }
+    let mut again = std::process::Command::new("env");
+    again.args(["--ignore-signal=HUP,INT,QUIT,USR1,CHLD", "--block-signal=TERM,INT,USR2"]);
+    let test = "signals::the_harness_starts_everything_with_the_default_actions";
+    again.arg(std::env::current_exe().unwrap()).args(["--exact", test]).env(INNER, "1");
+    let output = again.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
 
 /// H3, P5. Whenever it comes, it ends the process: by default before there is a handler, in order after that.
 #[test]

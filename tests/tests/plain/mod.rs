@@ -24,6 +24,7 @@ pub(crate) struct Dir {
 
 impl Dir {
     pub(crate) fn new() -> Self {
+        signals::default_for_children();
         Self { temp: tempfile::Builder::new().prefix("tableflip-").tempdir().unwrap() }
     }
 
