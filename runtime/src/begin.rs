@@ -359,7 +359,6 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
             }
         }
     }
-    let executable = executable.map(PathBuf::from);
     Ok(Offered { parent: speaker.pid, generation, executable, umask, sockets, files })
 }
 

@@ -158,6 +158,7 @@ pub mod http;
 #[cfg_attr(not(upgrades), allow(dead_code, reason = "what concerns a successor never happens"))]
 mod lifecycle;
 mod params;
+mod path_text;
 mod pidfile;
 mod private;
 mod report;

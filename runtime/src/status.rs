@@ -101,7 +101,9 @@ pub struct Generation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Executable {
-    /// The path that a successor is started from.
+    /// The path that a successor is started from. In JSON `path` is text; the bytes of a path that is not UTF-8 are in
+    /// `path_bytes` as well, in hexadecimal.
+    #[serde(flatten, with = "path")]
     pub path: PathBuf,
     /// The inode of the file that this process runs.
     pub inode: u64,
@@ -213,6 +215,32 @@ impl Status {
         let backlog = of_listeners(|listener| listener.backlog.map(u64::from));
         metric("backlog", "gauge", "Connections that the queue of a listener has room for.", &backlog);
         text
+    }
+}
+
+/// The fields of a path.
+mod path {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::path_text;
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        path: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path_bytes: Option<String>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        let (path, path_bytes) = path_text::encode(path);
+        Fields { path, path_bytes }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let Fields { path, path_bytes } = Fields::deserialize(deserializer)?;
+        Ok(path_text::decode(path, path_bytes.as_deref()))
     }
 }
 

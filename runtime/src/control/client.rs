@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::geteuid;
 
 use super::server::Change;
-use super::{Reply, Request};
+use super::{Code, Reply, Request};
 use crate::shared;
 
 /// The longest line that is read, in bytes.
@@ -147,8 +147,12 @@ impl Client {
     pub(super) fn say(&mut self, reply: &Reply) {
         // The status of a service with a thousand listeners is longer than that by itself.
         let too_slow = self.output.len() > MAX_OUTPUT;
-        // Numbers, words and lists of them always encode.
-        match serde_json::to_vec(reply) {
+        // A client whose connection ends without an answer asks again: it is told instead.
+        let line = serde_json::to_vec(reply).or_else(|error| {
+            let problem = format!("the answer cannot be written as JSON: {error}");
+            serde_json::to_vec(&Reply::error(Code::Failed, problem))
+        });
+        match line {
             Ok(line) => self.output.extend(line.into_iter().chain([b'\n'])),
             Err(_) => self.broken = true,
         }

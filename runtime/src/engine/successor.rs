@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
@@ -57,10 +58,10 @@ impl Engine {
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
-        let executable = self.spawner.executable().and_then(|path| Some(path.to_str()?.to_owned()));
         let inode = |socket| pidfd::inode(socket).map_err(cannot);
         let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];
         let (sockets, umask) = (self.held.len(), self.spawner.umask());
+        let executable = self.spawner.executable().map(Path::to_owned);
         let offer = Message::Offer { speaker, sockets, files: files.len(), executable, umask };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.held.iter().map(|held| held.fd.clone());

@@ -4,6 +4,8 @@
 //! is answered with `not-understood`, so that releases of this crate that know more can talk to those that know
 //! less. `protocol` is raised only when that is not enough; `docs/protocol.md` describes every message.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::report::printable;
@@ -51,10 +53,10 @@ pub(crate) enum Message {
         /// How many other descriptors follow, in `files`.
         #[serde(default, skip_serializing_if = "is_zero")]
         files: usize,
-        /// The path that upgrades execute, where it can be written as text. It is passed on, because a process
-        /// cannot always tell the path that it was started by: after a rescue its file may have no name any more.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        executable: Option<String>,
+        /// The path that upgrades execute. It is passed on, because a process cannot always tell the path that it was
+        /// started by: after a rescue its file may have no name any more.
+        #[serde(flatten, with = "executable")]
+        executable: Option<PathBuf>,
         /// The umask of the first start. The new process has it already, and passes it on in its turn, because its own code may
         /// have set another before it comes to this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +113,41 @@ pub(crate) enum Message {
     NotUnderstood {
         unknown: String,
     },
+}
+
+/// The fields of the executable: `executable` where its path is UTF-8, and else `executable_bytes`. A release that knows the
+/// first alone finds the path by itself, and would execute another if it took the bytes for text.
+mod executable {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::path_text;
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executable: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executable_bytes: Option<String>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        let (executable, executable_bytes) = match path.as_deref().map(path_text::encode) {
+            None => (None, None),
+            Some((text, None)) => (Some(text), None),
+            Some((_, bytes)) => (None, bytes),
+        };
+        Fields { executable, executable_bytes }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let Fields { executable, executable_bytes } = Fields::deserialize(deserializer)?;
+        let path = path_text::decode(executable.unwrap_or_default(), executable_bytes.as_deref());
+        Ok((!path.as_os_str().is_empty()).then_some(path))
+    }
 }
 
 fn is_false(yes: &bool) -> bool {
@@ -355,6 +392,25 @@ mod tests {
             );
             let name = recorded.split('"').nth(3).unwrap();
             assert!(Message::is_known(name), "{name}");
+        }
+    }
+
+    /// A successor that took the text of such a path would start another file, or none.
+    #[test]
+    fn e2_an_executable_that_is_not_utf8_arrives_as_it_is() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::OsStr::from_bytes(b"/srv/caf\xe9/svc");
+        let offer =
+            Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable: Some(path.into()) };
+        let packet = String::from_utf8(offer.encode()).unwrap();
+        assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
+        assert_eq!(Message::decode(packet.as_bytes()), Ok(offer));
+        // The longest path, of bytes that are all text or none.
+        for byte in ["\0".as_bytes(), b"\xff"] {
+            let path = byte.repeat(4095);
+            let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
+            let offer = Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable };
+            assert!(offer.encode().len() <= MAX_MESSAGE);
         }
     }
 
