@@ -184,7 +184,7 @@ fn try_begin<P>(
     let parent_pid = offered.as_ref().map(|offered| offered.parent);
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
     if let (Some(pidfile), None) = (&pidfile, parent_pid) {
-        if let Some((pid, program)) = hint::other_service(pidfile, settings.upgrade_signal) {
+        if let Some((pid, program)) = hint::other_service(pidfile) {
             return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
         }
     }

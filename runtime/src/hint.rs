@@ -4,22 +4,21 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
-use nix::sys::signal::Signal;
-use nix::unistd::{SysconfVar, geteuid, sysconf};
+use nix::unistd::geteuid;
 
 use crate::address::{Address, Kind, Place};
 use crate::pidfile::Pidfile;
+use crate::proof;
+use crate::report::printable;
 
 /// How many processes are named.
 const NAMED: usize = 3;
-/// How much later than it was a process may seem to have begun: /proc counts from a whole second.
-const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// proc_net_tcp(5): a socket that listens.
 const LISTENING: &str = "0A";
 
@@ -67,15 +66,15 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
 
 /// Which process serves a Unix socket at this path, if it can be seen.
 pub(crate) fn server_of(path: &Path) -> Option<String> {
-    let table = fs::read_to_string("/proc/net/unix").ok()?;
-    let path = path.to_str()?;
-    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5)
-    let inode = |line: &str| {
-        let mut words = line.split(' ').filter(|word| !word.is_empty());
-        let inode = words.nth(6)?.parse().ok()?;
-        line.ends_with(&format!(" {path}")).then_some(inode)
+    let table = fs::read("/proc/net/unix").ok()?;
+    let path = [b" ", path.as_os_str().as_bytes()].concat();
+    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5); the path of any socket may have any bytes.
+    let inode = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let inode = std::str::from_utf8(words.nth(6)?).ok()?.parse().ok()?;
+        line.ends_with(&path).then_some(inode)
     };
-    holders(&table.lines().filter_map(inode).collect::<Vec<_>>())
+    holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
 }
 
 /// An error of execve(2) of this file.
@@ -99,55 +98,15 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     explained(&error, &hint)
 }
 
-/// Another service that has this pid file, and what it runs: the process that it names lives, runs a program of the name of
-/// ours, handles the signals of a service, and is older than the file. A number that has become another process's, or that of
-/// a thread, is no reason not to start.
-pub(crate) fn other_service(pidfile: &Pidfile, upgrade: Signal) -> Option<(u32, PathBuf)> {
-    let pid = pidfile.named().filter(|pid| *pid != std::process::id() && *pid != parent_id())?;
-    let program = |of: &str| fs::read_link(format!("/proc/{of}/exe")).ok();
-    let name = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
-    };
-    let theirs = program(&pid.to_string())?;
-    let is_one = name(&theirs)? == name(&program("self")?)?
-        && is_process(pid)
-        && [upgrade, Signal::SIGTERM].into_iter().all(|it| handles(pid, it))
-        && began(pid)? <= fs::metadata(pidfile.path()).ok()?.modified().ok()? + CLOCK_SLACK;
-    is_one.then_some((pid, theirs))
-}
-
-/// A field of /proc/PID/status, proc_pid_status(5).
-fn status(pid: u32, field: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let value = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned());
-    status.lines().find_map(value)
-}
-
-/// Whether a number is that of a process, and not of one of its threads, which /proc has as well.
-fn is_process(pid: u32) -> bool {
-    status(pid, "Tgid").is_some_and(|process| process == pid.to_string())
-}
-
-/// When a process was started: its 22nd field in /proc/PID/stat, in ticks since the machine was, proc_pid_stat(5).
-fn began(pid: u32) -> Option<SystemTime> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let ticks: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
-    let in_a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
-    let machine = fs::read_to_string("/proc/stat").ok()?;
-    let booted: u64 = machine.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
-    Some(
-        UNIX_EPOCH
-            + Duration::from_secs(booted)
-            + Duration::from_secs(ticks) / u32::try_from(in_a_second).ok()?,
-    )
-}
-
-/// Whether a process has a handler for a signal.
-pub(crate) fn handles(pid: u32, signal: Signal) -> bool {
-    let mask = status(pid, "SigCgt").and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
-    mask >> (signal as i32 - 1) & 1 == 1
+/// Another service that has this pid file, and what it runs. A number that has become another process's, or that of a thread,
+/// is no reason not to start.
+pub(crate) fn other_service(pidfile: &Pidfile) -> Option<(u32, PathBuf)> {
+    // Without the control socket: one that an earlier run has left would have two processes serve.
+    let service = proof::prove(pidfile.path(), None).ok()?;
+    let pid = service.pid();
+    // Of another user's only that user and root may see what it runs.
+    let program = || fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
+    (pid != std::process::id() && pid != parent_id()).then(|| (pid, program()))
 }
 
 fn explained(error: &io::Error, hint: &str) -> io::Error {
@@ -208,8 +167,9 @@ fn holders(inodes: &[u64]) -> Option<String> {
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let named = processes.filter(has_one).take(NAMED).map(|pid| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("process {pid} ({})", name.trim_end())
+        // A name is cut to 15 bytes, perhaps within a character.
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("process {pid} ({})", printable(&String::from_utf8_lossy(name.trim_ascii_end())))
     });
     let named: Vec<_> = named.collect();
     match named.len() {
@@ -255,22 +215,6 @@ mod tests {
         let _listener = UnixListener::bind(&path).unwrap();
         assert!(server_of(&path).unwrap().starts_with(&format!("process {} (", std::process::id())));
         assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
-    }
-
-    /// The number of a thread has an entry in /proc as well, and a process that is younger than a pid file did not write it.
-    #[test]
-    fn a_number_is_that_of_a_process_and_of_its_time() {
-        let us = std::process::id();
-        assert!(is_process(us));
-        let of_a_thread = std::thread::spawn(|| {
-            let here = fs::read_link("/proc/thread-self").unwrap();
-            let number = here.file_name().unwrap().to_str().unwrap().parse().unwrap();
-            (number, is_process(number), status(number, "Tgid"))
-        });
-        let (number, is_process, process) = of_a_thread.join().unwrap();
-        assert!(number != us && !is_process && process == Some(us.to_string()), "{number} {process:?}");
-        let (now, began) = (SystemTime::now(), began(us).unwrap());
-        assert!(began <= now + CLOCK_SLACK && began + Duration::from_secs(3600) > now, "{began:?} {now:?}");
     }
 
     #[test]

@@ -201,6 +201,8 @@ mod poll;
 #[cfg(upgrades)]
 mod preflight;
 #[cfg(upgrades)]
+mod proof;
+#[cfg(upgrades)]
 mod spawn;
 #[cfg(upgrades)]
 mod supervise;
@@ -220,7 +222,9 @@ pub use tableflip_macros::main;
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::private::{NotAListener, Type, check_kinds, check_readiness, readiness, takes};
     #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::private::{check, handles, pidfd_open, pidfd_send_signal, pidfile_text};
+    pub use crate::private::check;
+    pub use crate::private::{NotAListener, Type, check_kinds, check_readiness, readiness, takes};
+    #[cfg(upgrades)]
+    pub use crate::proof::{Proven, Unproven, Unsent, process_behind, prove};
 }

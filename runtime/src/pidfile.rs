@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// The longest text that is a number of a process and a line's end, with room to spare.
 const MAX_TEXT: u64 = 32;
@@ -74,7 +75,7 @@ impl Pidfile {
 
     /// The process that the file names.
     pub(crate) fn named(&self) -> Option<u32> {
-        text(&self.path).ok()?.trim().parse().ok()
+        Some(read(&self.path).ok()??.0)
     }
 
     /// Removes the file, if it names one of `pids`.
@@ -86,15 +87,24 @@ impl Pidfile {
     }
 }
 
-/// What is in a pid file. Whatever somebody has put there, such as a FIFO or a file without an end, keeps nobody waiting.
-pub(crate) fn text(path: &Path) -> io::Result<String> {
+/// The process that a pid file names and when the file was written, of one and the same file: a rename may put another in its
+/// place at any moment. `None` if it is no pid file. Nothing that may be there, such as a FIFO or a file without an end,
+/// keeps the caller waiting.
+pub(crate) fn read(path: &Path) -> io::Result<Option<(u32, SystemTime)>> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NONBLOCK);
-    let mut text = String::new();
-    options.open(path)?.take(MAX_TEXT).read_to_string(&mut text)?;
-    Ok(text)
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(MAX_TEXT).read_to_end(&mut text)?;
+    let pid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    let pid = pid.filter(|pid| *pid > 0 && i32::try_from(*pid).is_ok());
+    pid.map(|pid| Ok((pid, metadata.modified()?))).transpose()
 }
 
 /// Where a process stages the pid file.

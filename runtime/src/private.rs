@@ -93,38 +93,20 @@ pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
 }
 
 #[cfg(all(feature = "cli", upgrades))]
-pub use self::cli::{check, handles, pidfd_open, pidfd_send_signal, pidfile_text};
+pub use self::cli::check;
 
 /// What the program `tableflip` has in common with a service.
 #[cfg(all(feature = "cli", upgrades))]
 mod cli {
     use std::ffi::OsStr;
     use std::io;
-    use std::os::fd::{BorrowedFd, OwnedFd};
     use std::path::Path;
     use std::time::Instant;
 
     use nix::poll::{PollFd, PollFlags};
-    use nix::sys::signal::Signal;
 
+    use crate::poll;
     use crate::preflight::Check;
-    use crate::{hint, pidfile, poll, spawn};
-
-    pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-        spawn::pidfd_open(pid)
-    }
-
-    pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) {
-        spawn::pidfd_send_signal(pidfd, signal);
-    }
-
-    pub fn pidfile_text(path: &Path) -> io::Result<String> {
-        pidfile::text(path)
-    }
-
-    pub fn handles(pid: u32, signal: Signal) -> bool {
-        hint::handles(pid, signal)
-    }
 
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {

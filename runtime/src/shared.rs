@@ -73,6 +73,9 @@ pub(crate) enum Verdict {
     Failure,
 }
 
+/// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.
+pub(crate) const ENGINE_THREAD: &str = "tableflip";
+
 /// Starts the thread of an engine that is yet to be made, and that the returned function gives it. Dropped, that ends the thread.
 pub(crate) fn start_engine_thread<E: Send + 'static>(run: fn(E)) -> Result<impl FnOnce(E), StartError> {
     let (give, take) = mpsc::channel();
@@ -82,7 +85,7 @@ pub(crate) fn start_engine_thread<E: Send + 'static>(run: fn(E)) -> Result<impl 
         }
     };
     thread::Builder::new()
-        .name("tableflip".to_owned())
+        .name(ENGINE_THREAD.to_owned())
         .spawn(engine)
         .map_err(StartError::system("start a thread"))?;
     Ok(move |engine| give.send(engine).expect("the thread waits for it"))

@@ -547,8 +547,15 @@ pub(crate) fn wait(
 
 /// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead, or of another user.
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
+    match try_pidfd_send_signal(pidfd, signal) {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// The same, for a caller that wants to know.
+pub(crate) fn try_pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> nix::Result<()> {
     // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one.
-    let _: libc::c_long = unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
@@ -557,6 +564,7 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
             0,
         )
     };
+    Errno::result(result).map(drop)
 }
 
 /// Whether there is no pidfd of a child because it is dead already, and was reaped: by the kernel, where SIGCHLD is ignored, or

@@ -14,7 +14,7 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -29,6 +29,7 @@ use nix::sys::socket::{
 };
 
 use crate::poll;
+use crate::proof;
 use crate::report::{Seldom, complain_as_supervisor};
 use crate::signals;
 use crate::spawn::{Launch, What, is_dead, pidfd_open, pidfd_send_signal, wait};
@@ -124,7 +125,7 @@ struct Supervisor {
     /// Those that served last, and were not reaped here before the next; the one that serves is the last of them.
     generations: VecDeque<Generation>,
     /// The process that has said that it serves, until it is followed.
-    announced: Option<u32>,
+    announced: Option<(u32, SystemTime)>,
     /// The status of the one that was reaped last.
     last: Option<i32>,
     /// The signals that stop the service, of those that have come. The process that one is passed on to may have handed the
@@ -180,23 +181,31 @@ impl Supervisor {
                 ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
                 _ => None,
             });
-            self.announced = sender.or(self.announced);
+            self.announced = sender.map(|pid| (pid, SystemTime::now())).or(self.announced);
             self.follow();
         }
     }
 
     /// Follows the process that has said that it serves.
     fn follow(&mut self) {
-        let Some(pid) = self.announced else { return };
+        let Some((pid, heard)) = self.announced else { return };
+        let cannot_follow =
+            |why: &dyn fmt::Display| format!("cannot follow process {pid}, which serves: {why}");
         match pidfd_open(pid) {
-            Ok(pidfd) => self.take_down_current(pid, pidfd),
+            // After a shortage the process may be gone, and its number be that of another, which gets no signals of the
+            // service's.
+            Ok(pidfd) => match proof::began_before(pidfd.as_fd(), heard) {
+                Ok(true) => self.take_down_current(pid, pidfd),
+                Ok(false) => {}
+                Err(why) => {
+                    complain(&self.cannot_follow, format_args!("{}", cannot_follow(&why)));
+                    return;
+                }
+            },
             // One that is dead already has told it in vain; whoever takes its place tells it again.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => {
-                complain(
-                    &self.cannot_follow,
-                    format_args!("cannot follow process {pid}, which serves: {error}"),
-                );
+                complain(&self.cannot_follow, format_args!("{}", cannot_follow(&error)));
                 return;
             }
         }
@@ -343,6 +352,22 @@ mod tests {
         tell(&service);
         assert!(!failing(libc::SYS_pidfd_open, Errno::ESRCH, || supervisor.hear()));
         assert_eq!((supervisor.announced, supervisor.generations.len()), (None, 1));
+    }
+
+    /// It was announced, could not be followed at once for want of descriptors, and died meanwhile.
+    #[test]
+    fn a3_a_number_that_is_another_process_by_now_is_not_followed() {
+        let (mut supervisor, _service) = supervisor();
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let before = SystemTime::now() - Duration::from_secs(3600);
+        supervisor.announced = Some((other.id(), before));
+        supervisor.follow();
+        assert_eq!((supervisor.announced, supervisor.generations.len()), (None, 1));
+        supervisor.announced = Some((other.id(), SystemTime::now()));
+        supervisor.follow();
+        assert_eq!(supervisor.current().map(|it| it.pid), Some(other.id()));
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     /// A generation that its predecessor has reaped is waited for by nobody, whoever has its number.

@@ -11,6 +11,7 @@ use crate::harness::booted::until;
 use crate::harness::load::Load;
 use crate::harness::{Client, Dir, Root, Signal, root_or_skip, wait_until_refused};
 use crate::look;
+use crate::program::run;
 
 /// A victim that is the first process of a namespace of processes.
 struct Container {
@@ -101,6 +102,34 @@ fn wait(lines: &mut Lines<BufReader<ChildStdout>>, what: &str) -> String {
     let mut lines = lines.map(|line| line.expect("it is text"));
     let line = lines.find(|line| line.splitn(3, ' ').nth(2).is_some_and(|said| said.starts_with(what)));
     line.unwrap_or_else(|| panic!("there was no `{what}`"))
+}
+
+/// From outside, a service counts by other numbers: here the first process of this machine would be waited for.
+#[test]
+fn a6_the_program_waits_for_the_process_and_not_for_its_number() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let (container, serving) = Container::start(&dir, "", Some("never"));
+    assert!(serving.starts_with("1 "), "{serving}");
+    let outside = container.first.as_raw_pid();
+    let note = format!("process 1 is process {outside} here: the service counts by its own PID namespace");
+    let status = run(&dir, "status pid");
+    assert!(status.done().starts_with("generation 1, process 1: serving"), "{}", status.out);
+    assert!(status.err.contains(&note), "{}", status.err);
+    // By the pid file alone, it is a number of this machine, whose process is another.
+    let control = dir.join("pid.control");
+    fs::rename(&control, dir.join("elsewhere")).unwrap();
+    for verb in ["upgrade", "stop", "status"] {
+        run(&dir, &format!("{verb} pid"))
+            .failed(3, "pid names process 1, which is not proven to be the service: ");
+    }
+    fs::write(dir.join("outside"), outside.to_string()).unwrap();
+    run(&dir, "stop outside").failed(3, "it is process 1 in a PID namespace of its own");
+    fs::rename(dir.join("elsewhere"), control).unwrap();
+    let stopped = run(&dir, "stop --timeout 20s pid");
+    assert!(stopped.err.contains(&note), "{}", stopped.err);
+    assert_eq!(stopped.done(), "process 1 is gone\n");
+    assert_eq!(container.exit(), 0);
 }
 
 /// M11 and P2.

@@ -26,6 +26,7 @@ mod overlap;
 mod preflight;
 mod program;
 mod promises;
+mod proof;
 mod signals;
 mod sockets;
 mod start_errors;

@@ -15,10 +15,10 @@ use crate::look;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tableflip-program");
 
 /// What a run has come to.
-struct Ran {
-    status: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -32,7 +32,7 @@ impl From<Output> for Ran {
 impl Ran {
     /// It ended like this, and said why in one line.
     #[track_caller]
-    fn failed(&self, status: i32, reason: &str) {
+    pub(crate) fn failed(&self, status: i32, reason: &str) {
         let Self { out, err, .. } = self;
         assert_eq!(self.status, status, "{out}{err}");
         let last = err.lines().last().unwrap_or_default();
@@ -40,34 +40,34 @@ impl Ran {
     }
 
     #[track_caller]
-    fn done(&self) -> &str {
+    pub(crate) fn done(&self) -> &str {
         let Self { status, out, err } = self;
         assert_eq!(*status, 0, "{out}{err}");
         out
     }
 }
 
-fn command(dir: &Dir, line: &str) -> Command {
+pub(crate) fn command(dir: &Dir, line: &str) -> Command {
     let mut command = Command::new(PROGRAM);
     command.current_dir(dir.path()).args(line.split(' ')).stdin(Stdio::null());
     command
 }
 
 /// Runs it in the directory of the test, where the pid file is `pid` and the control socket `pid.control`.
-fn run(dir: &Dir, line: &str) -> Ran {
+pub(crate) fn run(dir: &Dir, line: &str) -> Ran {
     command(dir, line).output().expect("it runs").into()
 }
 
 /// Starts it, for a test that has something to do meanwhile.
-fn start(dir: &Dir, line: &str) -> Child {
+pub(crate) fn start(dir: &Dir, line: &str) -> Child {
     command(dir, line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
 }
 
-fn end(child: Child) -> Ran {
+pub(crate) fn end(child: Child) -> Ran {
     child.wait_with_output().expect("it ends").into()
 }
 
-fn controlled(dir: &Dir) -> (Service, Process) {
+pub(crate) fn controlled(dir: &Dir) -> (Service, Process) {
     dir.victim().env("TABLEFLIP_CONTROL", "pid.control").serve()
 }
 
@@ -421,8 +421,7 @@ fn a_process_that_is_no_service_is_never_signalled() {
     let mut other = Command::new("sleep").arg("1000").spawn().expect("it runs");
     fs::write(dir.join("pid"), other.id().to_string()).unwrap();
     for verb in ["upgrade", "stop"] {
-        run(&dir, &format!("{verb} pid"))
-            .failed(3, "it is another program, or upgrades on another signal; none was sent");
+        run(&dir, &format!("{verb} pid")).failed(3, "it does not handle SIGTERM and an upgrade signal");
     }
     assert!(other.try_wait().unwrap().is_none(), "it lives");
     other.kill().unwrap();

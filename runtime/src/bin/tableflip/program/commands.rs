@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tableflip::control::{Reply, Request};
 use tableflip::status::{Phase, Status};
 
 use super::args;
-use super::conversation::{Conversation, Line};
+use super::conversation::{self, Conversation, Line, MAX_CUT_OFF};
 use super::output::{Failure, Output};
 use super::picture::{line_of, name_of, picture_of};
 use super::process::{self, Process};
@@ -33,7 +33,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
         let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
         check(command, executable, deadline, output)?;
     }
-    let mut neighbour = process::open_neighbour(old.pid);
+    let mut neighbour = conversation.process(&old, output);
     let pid = loop {
         conversation.ask(Request::Upgrade)?;
         if let Some(pid) = outcome(&mut conversation, &old, output)? {
@@ -48,7 +48,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
             let now = format!("{}; generation {}, process {}, serves", ended(asked), old.generation, old.pid);
             return Err(Failure::no_answer(now));
         }
-        neighbour = process::open_neighbour(old.pid);
+        neighbour = conversation.process(&old, output);
     };
     if args.wait_drained {
         // Whoever watches is told how many there are, and keeps its connection to the end.
@@ -93,8 +93,7 @@ fn upgrade_by_signal(
     output: &Output,
 ) -> Result<(), Failure> {
     if let Some(command) = &args.check {
-        let executable = std::fs::read_link(format!("/proc/{}/exe", old.pid())).ok();
-        check(command, executable.as_deref(), deadline, output)?;
+        check(command, old.executable().ok().as_deref(), deadline, output)?;
     }
     old.signal(args.signal)?;
     output.progress(&format!("{} is sent to process {}", args.signal, old.pid()));
@@ -139,7 +138,7 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
         Target::Control(mut conversation) => {
             let (mut old, _) = conversation.status()?;
             loop {
-                let neighbour = process::open_neighbour(old.pid);
+                let neighbour = conversation.process(&old, output);
                 conversation.ask(Request::Stop)?;
                 let goes_on = |failure| goes_on(failure, "stop");
                 if follow_to_the_end(&mut conversation, &old, output).map_err(goes_on)? {
@@ -189,7 +188,7 @@ fn follow_to_the_end(
 /// Between the end of its connections and its own there is a moment, for whoever can see it.
 fn wait_for_exit(neighbour: Option<&OwnedFd>, old: &Status, deadline: Instant) -> Result<(), Failure> {
     match neighbour {
-        Some(pidfd) if !process::wait_for_the_end(pidfd, deadline) => {
+        Some(pidfd) if !process::wait_for_the_end(pidfd.as_fd(), deadline) => {
             Err(Failure::no_answer(format!("process {} has finished and does not exit", old.pid)))
         }
         _ => Ok(()),
@@ -228,6 +227,7 @@ pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure
     match Target::open(&args.service.path, deadline, output)? {
         Target::Control(mut conversation) => {
             let (status, text) = conversation.status()?;
+            conversation.process(&status, output);
             if args.prometheus {
                 output.print(&status.prometheus());
             } else {
@@ -255,9 +255,16 @@ pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure
 pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> {
     let path = &args.service.path;
     let mut shown = String::new();
+    let mut cut_off = 0;
     while !output.is_closed() {
         match Target::open(path, after(args.timeout), output)? {
-            Target::Control(conversation) => watch_one(conversation, args.timeout, &mut shown, output)?,
+            Target::Control(conversation) => {
+                let is_heard = watch_one(conversation, args.timeout, &mut shown, output)?;
+                cut_off = if is_heard { 0 } else { cut_off + 1 };
+                if cut_off == MAX_CUT_OFF {
+                    return Err(conversation::cut_off(path));
+                }
+            }
             Target::Signals(process) => watch_pidfile(process, output)?,
         }
         // The process that serves by now is another one, or none.
@@ -266,23 +273,27 @@ pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Shows one process, until it is not the one that serves any more.
+/// Shows one process, until it is not the one that serves any more. False if the connection ended before there was anything
+/// to show.
 fn watch_one(
     mut conversation: Conversation,
     timeout: Duration,
     shown: &mut String,
     output: &Output,
-) -> Result<(), Failure> {
-    conversation.status()?;
+) -> Result<bool, Failure> {
+    let mut is_heard = false;
+    let (status, _) = conversation.status()?;
+    conversation.process(&status, output);
     conversation.ask(Request::Watch)?;
     loop {
         conversation.set_deadline(after(timeout));
-        let Some(Line { text, reply }) = conversation.receive()? else { return Ok(()) };
+        let Some(Line { text, reply }) = conversation.receive()? else { return Ok(is_heard) };
         let status = match reply {
             Some(Reply::Status { status, .. }) => status,
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
             _ => continue,
         };
+        is_heard = true;
         output.pass_on(&text);
         if io::stdout().is_terminal() {
             output.picture(&picture_of(&status));
@@ -297,7 +308,7 @@ fn watch_one(
         let is_replaced =
             matches!(status.phase, Phase::Standby | Phase::Draining) && status.successor.is_some();
         if is_replaced || output.is_closed() {
-            return Ok(());
+            return Ok(is_heard);
         }
     }
 }

@@ -1,29 +1,42 @@
 //! A conversation over the control socket, with a deadline.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
+use tableflip::__private::process_behind;
 use tableflip::control::{Code, PROTOCOL, Reply, Request};
 use tableflip::status::Status;
 
-use super::output::Failure;
+use super::output::{Failure, Output};
 
 /// The longest line that is read, in bytes: the status of a service with many thousand listeners.
 const MAX_LINE: usize = 16 << 20;
 
-/// Before the next attempt, where as many clients are served as there can be.
+/// How often a connection may end before its answer. More than that is no accident, and each attempt costs the service.
+pub(crate) const MAX_CUT_OFF: u32 = 10;
+/// Before the next attempt at first; each doubles it.
 const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Conversation {
     path: PathBuf,
     stream: UnixStream,
     input: Vec<u8>,
     deadline: Instant,
+    /// The process that wrote what was read last, by its number in the PID namespace of this one; 0 if it is in none that
+    /// this one sees. It is told by the kernel with each message. SO_PEERCRED would name the process that called listen(2),
+    /// the first generation.
+    sender: Option<u32>,
+    cut_off: u32,
+    pause: Duration,
 }
 
 /// A line of the service.
@@ -37,7 +50,15 @@ impl Conversation {
     /// `None` if nobody is behind that path.
     pub(crate) fn open(path: &Path, deadline: Instant) -> Result<Option<Self>, Failure> {
         match connect(path, deadline) {
-            Ok(stream) => Ok(Some(Self { path: path.to_owned(), stream, input: Vec::new(), deadline })),
+            Ok(stream) => Ok(Some(Self {
+                path: path.to_owned(),
+                stream,
+                input: Vec::new(),
+                deadline,
+                sender: None,
+                cut_off: 0,
+                pause: PAUSE,
+            })),
             Err(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(None),
                 io::ErrorKind::PermissionDenied => Err(Failure::refused(
@@ -118,10 +139,11 @@ impl Conversation {
             // Zero would be no timeout at all.
             let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             self.stream.set_read_timeout(Some(left)).map_err(|error| self.broken(&error))?;
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(count) => {
+            match receive(&self.stream, &mut buffer) {
+                Ok((0, _)) => return Ok(false),
+                Ok((count, sender)) => {
                     self.input.extend_from_slice(&buffer[..count]);
+                    self.sender = sender;
                     return Ok(true);
                 }
                 Err(error) => match error.kind() {
@@ -141,28 +163,55 @@ impl Conversation {
     pub(crate) fn status(&mut self) -> Result<(Status, String), Failure> {
         loop {
             self.ask(Request::Status)?;
+            let mut is_busy = false;
             while let Some(Line { text, reply }) = self.receive()? {
                 match reply {
                     Some(Reply::Status { status, .. }) => return Ok((*status, text)),
                     Some(Reply::Error { code: Code::Busy, .. }) if Instant::now() < self.deadline => {
-                        thread::sleep(PAUSE);
+                        is_busy = true;
                         break;
                     }
                     Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
                     _ => {}
                 }
             }
+            if !is_busy {
+                self.cut_off += 1;
+                if self.cut_off == MAX_CUT_OFF {
+                    return Err(cut_off(&self.path));
+                }
+            }
             self.reopen()?;
         }
     }
 
-    /// A connection to whoever serves by now.
+    /// The process that answered last, which says of itself that it is `status.pid`, if it can be seen from here.
+    pub(crate) fn process(&self, status: &Status, output: &Output) -> Option<OwnedFd> {
+        let (sender, said) = (self.sender?, status.pid);
+        if sender == 0 {
+            output.note(&format!("process {said} is in a PID namespace that cannot be seen from here"));
+            return None;
+        }
+        let process = process_behind(sender, said)?;
+        if sender != said {
+            output.note(&format!(
+                "process {said} is process {sender} here: the service counts by its own PID namespace"
+            ));
+        }
+        Some(process)
+    }
+
+    /// A connection to whoever serves by now, after a pause.
     fn reopen(&mut self) -> Result<(), Failure> {
         let nobody = || super::target::nobody_behind(&self.path);
-        if Instant::now() >= self.deadline {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(no_answer(&self.path));
         }
-        *self = Self::open(&self.path, self.deadline)?.ok_or_else(nobody)?;
+        thread::sleep(self.pause.min(left));
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let Self { stream, input, .. } = Self::open(&self.path, self.deadline)?.ok_or_else(nobody)?;
+        (self.stream, self.input, self.sender) = (stream, input, None);
         Ok(())
     }
 
@@ -177,7 +226,29 @@ fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     socket.set_write_timeout(Some(left))?;
     socket.connect(&SockAddr::unix(path)?)?;
+    // After the connect, which would bind this end to a name of its own. Nothing is said before the first request.
+    setsockopt(&socket, sockopt::PassCred, &true)?;
     Ok(socket.into())
+}
+
+/// read(2), and which process has written what was read. Of two processes a read takes from one.
+fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
+    let mut data = [IoSliceMut::new(buffer)];
+    let mut control = cmsg_space!(UnixCredentials);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut data, Some(&mut control), flags)?;
+    let sender = message.cmsgs().ok().into_iter().flatten().find_map(|control| match control {
+        ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
+        _ => None,
+    });
+    Ok((message.bytes, sender))
+}
+
+pub(crate) fn cut_off(path: &Path) -> Failure {
+    Failure::no_answer(format!(
+        "{} ended {MAX_CUT_OFF} connections before an answer; the log of the service may say why",
+        path.display()
+    ))
 }
 
 fn no_answer(path: &Path) -> Failure {

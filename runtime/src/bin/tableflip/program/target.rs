@@ -31,7 +31,7 @@ impl Target {
         if let Some(conversation) = conversation {
             return Ok(Self::Control(conversation));
         }
-        let process = Process::named_by(path)?;
+        let process = Process::named_by(path, &control)?;
         output.note(&format!(
             "there is no control socket at {}; process {} is known by its pid file alone",
             control.display(),
