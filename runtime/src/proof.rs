@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io;
-use std::iter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -26,8 +25,6 @@ use crate::spawn;
 /// How much later than it was the start of a process may seem to be: a clock that is slewed moves the two apart.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// How many wrappers a successor may be behind.
-const MAX_STEPS: usize = 16;
 
 /// A process that is the service of a pid file, by pidfd: its number may become another process's, the descriptor does not.
 #[derive(Debug)]
@@ -181,12 +178,6 @@ pub(crate) fn began_before(pidfd: BorrowedFd<'_>, moment: SystemTime) -> Result<
     let began = Numbers::of(pidfd).and_then(|numbers| began(numbers.in_proc));
     // A dead process has nothing in /proc.
     if spawn::is_dead(pidfd) { Ok(false) } else { Ok(began? <= moment) }
-}
-
-/// Whether a process is another one, or was started by it, in however many steps. What cannot be read is no proof of it.
-pub(crate) fn descends_from(pid: u32, ancestor: u32) -> bool {
-    let parent = |pid: &u32| field(&read(&of_process(*pid, "status")).ok()?, "PPid")?.parse().ok();
-    iter::successors(Some(pid), parent).take(MAX_STEPS).any(|it| it == ancestor)
 }
 
 /// What a process is called.

@@ -158,7 +158,7 @@ fn a11_an_offered_descriptor_is_not_taken_by_its_number() {
     offer["files"] = FILES.into();
     heir.channel.send(&offer);
     // Of the kind that the variable is for.
-    let file = listen_at(&dir.join("file"));
+    let file = listen_at(env!("CARGO_BIN_EXE_with_channel"), &dir.join("file")).0;
     let names: Vec<_> = (0..FILES).map(|number| number.to_string()).collect();
     for names in names.chunks(50) {
         let fds: Vec<_> = names.iter().map(|_| file.as_fd()).collect();
