@@ -217,6 +217,19 @@ mod tests {
         assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
     }
 
+    /// One such path on the machine, of any program, is in the table that is read for every other.
+    #[test]
+    fn e3_a_path_that_is_not_utf8_is_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        let _listener = UnixListener::bind(&path).unwrap();
+        let other = dir.path().join("sock");
+        let _other = UnixListener::bind(&other).unwrap();
+        for path in [&path, &other] {
+            assert!(server_of(path).is_some(), "{path:?}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_with_an_executable_is_said() {
         let dir = tempfile::tempdir().unwrap();
