@@ -107,6 +107,7 @@ mod cli {
 
     use crate::poll;
     use crate::preflight::Check;
+    use crate::spawn;
 
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {

@@ -25,7 +25,6 @@ use crate::spawn;
 /// How much later than it was the start of a process may seem to be: a clock that is slewed moves the two apart.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-
 /// A process that is the service of a pid file, by pidfd: its number may become another process's, the descriptor does not.
 #[derive(Debug)]
 pub struct Proven {

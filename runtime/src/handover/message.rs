@@ -400,8 +400,13 @@ mod tests {
     fn e2_an_executable_that_is_not_utf8_arrives_as_it_is() {
         use std::os::unix::ffi::OsStrExt;
         let path = std::ffi::OsStr::from_bytes(b"/srv/caf\xe9/svc");
-        let offer =
-            Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable: Some(path.into()) };
+        let offer = Message::Offer {
+            speaker: speaker(),
+            sockets: 0,
+            files: 0,
+            executable: Some(path.into()),
+            umask: None,
+        };
         let packet = String::from_utf8(offer.encode()).unwrap();
         assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
         assert_eq!(Message::decode(packet.as_bytes()), Ok(offer));
@@ -409,7 +414,7 @@ mod tests {
         for byte in ["\0".as_bytes(), b"\xff"] {
             let path = byte.repeat(4095);
             let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
-            let offer = Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable };
+            let offer = Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable, umask: None };
             assert!(offer.encode().len() <= MAX_MESSAGE);
         }
     }
