@@ -46,6 +46,10 @@ pub(crate) struct Held {
     pub(crate) created: bool,
     /// It is one of a socket unit: the service manager has it, and its path is the manager's.
     pub(crate) activated: bool,
+    /// The options of the address are set. On a socket that another process has as well, that waits for the take-over.
+    pub(crate) tuned: bool,
+    /// The options as they were before the successor got the socket.
+    pub(crate) before_successor: Option<Tuning>,
 }
 
 impl Held {
@@ -107,6 +111,96 @@ impl Held {
             socket.set_nonblocking(true)?;
         }
         Ok(cleared)
+    }
+
+    /// Sets the options of the address on a socket that was adopted, at the take-over: they belong to the open file
+    /// description, and until then it is the predecessor that serves with it.
+    pub(crate) fn tune(&mut self) -> io::Result<()> {
+        if !self.tuned {
+            set_live_options(&self.address, SockRef::from(&self.fd))?;
+            listen(&self.address, self.fd.as_fd())?;
+            self.tuned = true;
+        }
+        Ok(())
+    }
+
+    /// Reads the options, for [`undo_tuning`](Self::undo_tuning).
+    pub(crate) fn note_tuning(&mut self) {
+        self.before_successor = Some(Tuning::of(self.address.kind(), self.fd.as_fd()));
+    }
+
+    /// Sets the options to what they were before the successor, which is dead, got the socket. Returns the names of those
+    /// that it had changed.
+    pub(crate) fn undo_tuning(&mut self) -> io::Result<Vec<&'static str>> {
+        let Some(before) = self.before_successor.take() else { return Ok(Vec::new()) };
+        let undone = before.restore(self.fd.as_fd())?;
+        // Of a Unix listener nothing but netlink tells the backlog. It costs less to set it again.
+        if before.backlog.is_none() {
+            set_backlog(&self.address, self.fd.as_fd())?;
+        }
+        Ok(undone)
+    }
+}
+
+/// An option that belongs to the open file description: its name, its level and its number, and whether the kernel
+/// answers with twice what it was told, socket(7).
+type TuningRow = (&'static str, libc::c_int, libc::c_int, bool);
+
+/// The options that a release can change on a socket that is bound already: those of an address, and the others that a
+/// program sets on a listener for the sake of its connections.
+const TUNING_ROWS: [TuningRow; 11] = [
+    ("recv_buffer", libc::SOL_SOCKET, libc::SO_RCVBUF, true),
+    ("send_buffer", libc::SOL_SOCKET, libc::SO_SNDBUF, true),
+    // Setting a size locks it. Unlocked, the kernel adjusts the buffers of each TCP connection.
+    ("SO_BUF_LOCK", libc::SOL_SOCKET, libc::SO_BUF_LOCK, false),
+    ("keepalive", libc::SOL_SOCKET, libc::SO_KEEPALIVE, false),
+    ("nodelay", libc::IPPROTO_TCP, libc::TCP_NODELAY, false),
+    ("fastopen", libc::IPPROTO_TCP, libc::TCP_FASTOPEN, false),
+    ("TCP_KEEPIDLE", libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, false),
+    ("TCP_KEEPINTVL", libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, false),
+    ("TCP_KEEPCNT", libc::IPPROTO_TCP, libc::TCP_KEEPCNT, false),
+    ("TCP_DEFER_ACCEPT", libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, false),
+    ("TCP_USER_TIMEOUT", libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, false),
+];
+
+/// The values of the options that belong to the open file description, which every process that has the socket shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tuning {
+    /// In the order of the rows; `None` for an option that this kind of socket, or this kernel, has not.
+    values: [Option<libc::c_int>; TUNING_ROWS.len()],
+    /// Of a TCP listener.
+    backlog: Option<u32>,
+}
+
+impl Tuning {
+    fn of(kind: Kind, fd: BorrowedFd<'_>) -> Self {
+        let value = |(_, level, option, _): TuningRow| {
+            let is_known = level == libc::SOL_SOCKET || kind == Kind::Tcp;
+            is_known.then(|| get_option(fd, level, option).ok()).flatten()
+        };
+        let backlog = (kind == Kind::Tcp).then(|| accept_queue(fd)).flatten().map(|(_, backlog)| backlog);
+        Self { values: TUNING_ROWS.map(value), backlog }
+    }
+
+    /// Sets what differs. Returns the names of it.
+    fn restore(&self, fd: BorrowedFd<'_>) -> io::Result<Vec<&'static str>> {
+        let mut undone = Vec::new();
+        // In the order of the rows: a size that is set locks its buffer.
+        for ((name, level, option, is_doubled), before) in TUNING_ROWS.into_iter().zip(self.values) {
+            let Some(before) = before else { continue };
+            if get_option(fd, level, option)? == before {
+                continue;
+            }
+            let value = if is_doubled { before / 2 } else { before };
+            set_option(fd, level, option, value)?;
+            undone.push(name);
+        }
+        let backlog = self.backlog.zip(accept_queue(fd).map(|(_, backlog)| backlog));
+        if let Some((before, _)) = backlog.filter(|(before, now)| before != now) {
+            SockRef::from(&fd).listen(i32::try_from(before).unwrap_or(i32::MAX))?;
+            undone.push("backlog");
+        }
+        Ok(undone)
     }
 }
 
@@ -186,6 +280,8 @@ pub(crate) fn try_bind(name: &str, address: &Address) -> Result<Held, Unbound> {
                 inode: Some(inode),
                 created: true,
                 activated: false,
+                tuned: true,
+                before_successor: None,
             };
             let permitted = set_permissions(address, &file).and_then(|()| listen(address, held.fd.as_fd()));
             if let Err(error) = permitted {
@@ -198,7 +294,16 @@ pub(crate) fn try_bind(name: &str, address: &Address) -> Result<Held, Unbound> {
     };
     let fd = Arc::new(OwnedFd::from(socket));
     listen(address, fd.as_fd()).map_err(failed("listen on"))?;
-    Ok(Held { name: name.to_owned(), address: address.clone(), fd, inode, created: true, activated: false })
+    Ok(Held {
+        name: name.to_owned(),
+        address: address.clone(),
+        fd,
+        inode,
+        created: true,
+        activated: false,
+        tuned: true,
+        before_successor: None,
+    })
 }
 
 fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -252,7 +357,15 @@ fn bind_one(address: &Address, at: &SockAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The options that a bound socket takes as well; a successor applies its own to a socket it adopts.
+/// Sets the options of an address on a socket that is nobody's, so that a value that this system refuses is an error of the
+/// start: the adopted socket gets them at the take-over.
+fn try_live_options(address: &Address, adopted: SockRef<'_>) -> io::Result<()> {
+    let socket = Socket::new(adopted.domain()?, socket_type(address.kind()), None)?;
+    set_live_options(address, SockRef::from(&socket))?;
+    address.options().fastopen.map_or(Ok(()), |pending| set_fastopen(socket.as_fd(), pending))
+}
+
+/// The options that a bound socket takes as well; a successor sets its own on a socket that it adopts.
 fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Result<()> {
     let options = address.options();
     if let Some(bytes) = options.recv_buffer {
@@ -275,11 +388,17 @@ fn listen(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
     if !address.kind().is_listening() {
         return Ok(());
     }
-    let options = address.options();
-    if let Some(pending) = options.fastopen {
+    if let Some(pending) = address.options().fastopen {
         set_fastopen(fd, pending)?;
     }
-    let backlog = options.backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX));
+    set_backlog(address, fd)
+}
+
+fn set_backlog(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
+    if !address.kind().is_listening() {
+        return Ok(());
+    }
+    let backlog = address.options().backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX));
     SockRef::from(&fd).listen(backlog)
 }
 
@@ -304,14 +423,35 @@ fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 
 fn set_fastopen(fd: BorrowedFd<'_>, pending: u32) -> io::Result<()> {
     let pending = libc::c_int::try_from(pending).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the pointer and the length describe `pending`, which lives through the call.
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, pending)
+}
+
+/// getsockopt(2) of an option that is a number.
+fn get_option(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointers describe `value` and its length, which live through the call.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+    Errno::result(result)?;
+    Ok(value)
+}
+
+/// setsockopt(2) of an option that is a number.
+fn set_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which lives through the call.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_FASTOPEN,
-            (&raw const pending).cast(),
-            size_of_val(&pending) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     Errno::result(result)?;
@@ -480,8 +620,7 @@ fn take_in(name: String, address: &Address, fd: OwnedFd, how: &str) -> Result<He
     let system = |error: io::Error| problem(format!("cannot set up the socket that was {how}: {error}"));
     let socket = SockRef::from(&fd);
     socket.set_nonblocking(true).map_err(system)?;
-    set_live_options(address, socket).map_err(system)?;
-    listen(address, fd.as_fd()).map_err(system)?;
+    try_live_options(address, socket).map_err(system)?;
     Ok(Held {
         name,
         address: address.clone(),
@@ -489,6 +628,8 @@ fn take_in(name: String, address: &Address, fd: OwnedFd, how: &str) -> Result<He
         inode: None,
         created: true,
         activated: false,
+        tuned: false,
+        before_successor: None,
     })
 }
 

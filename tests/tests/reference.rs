@@ -282,6 +282,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the predecessor is gone",
     "the successor does not know a message",
     "the successor exited",
+    "the successor had changed options of the socket; they are set back",
     "the successor serves",
     "the successor waits for the end of the drain",
     "there is no predecessor",

@@ -20,6 +20,14 @@ use crate::supervise;
 
 impl Engine {
     pub(super) fn take_over(&mut self) -> Event {
+        if let Err(problem) = self.tune() {
+            if self.state.predecessor != Predecessor::Gone {
+                self.reason = Some(problem);
+                return Event::PidfileFailed;
+            }
+            // Nobody else would serve.
+            complain!(self.shared, "{problem}");
+        }
         self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.publish() {

@@ -43,8 +43,11 @@ impl Engine {
 
     /// The predecessor or the successor is dead. What it may have done to the sockets is undone before anybody relies on
     /// it again.
-    pub(super) fn lose_company(&self) {
+    pub(super) fn lose_company(&mut self) {
         self.restore_nonblocking();
+        if self.successor.is_none() {
+            self.undo_tuning();
+        }
         self.shared.set_accompanied(self.parent.is_some() || self.successor.is_some());
     }
 
@@ -71,6 +74,36 @@ impl Engine {
                     held.name
                 ),
                 Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
+            }
+        }
+    }
+
+    /// Sets the options of the addresses on the sockets that were adopted. Until this process was told to serve they were the
+    /// predecessor's alone.
+    pub(super) fn tune(&mut self) -> Result<(), String> {
+        let cannot =
+            |name: &str, error| format!("listener `{name}`: cannot set the options of its address: {error}");
+        self.held.iter_mut().try_for_each(|held| held.tune().map_err(|error| cannot(&held.name, error)))
+    }
+
+    /// A successor that was told to serve had set the options of its own release. This process, or the one that it starts in
+    /// the place of the dead one, serves with those that were set before.
+    fn undo_tuning(&mut self) {
+        for held in &mut self.held {
+            match held.undo_tuning() {
+                Ok(undone) if undone.is_empty() => {}
+                Ok(undone) => tell!(
+                    self.shared,
+                    INFO,
+                    listener = held.name,
+                    options = undone.join(", "),
+                    "the successor had changed options of the socket; they are set back"
+                ),
+                Err(error) => complain!(
+                    self.shared,
+                    "listener `{}`: cannot set back the options that the successor had changed: {error}",
+                    held.name
+                ),
             }
         }
     }

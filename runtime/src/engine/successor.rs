@@ -56,6 +56,7 @@ impl Engine {
         check_offer(self.held.len(), &names)?;
         check_budget(self.held.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
+        self.held.iter_mut().for_each(Held::note_tuning);
         // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
         // by mistake finds out at once.
         let inode = |socket| pidfd::inode(socket).map_err(cannot);

@@ -733,3 +733,122 @@ fn an_accepted_connection_has_the_options_of_its_listener() {
     let new = service.upgrade(&old);
     check(&new);
 }
+
+#[derive(Clone, Copy)]
+struct BufferLock;
+nix::getsockopt_impl!(BufferLock, libc::SOL_SOCKET, libc::SO_BUF_LOCK, u32, GetStruct<u32>);
+
+/// The options of each listening or datagram socket of a process that belong to the open file description, in the order of
+/// the addresses.
+fn tuning(process: &Process) -> Vec<String> {
+    let mut tuning = std::collections::BTreeMap::new();
+    for socket in process.sockets().into_iter().map(Socket::from) {
+        let Ok(bound) = socket.local_addr() else { continue };
+        let path = bound.as_pathname().map(|path| path.display().to_string());
+        let Some(name) = path.or_else(|| Some(bound.as_socket()?.to_string())) else { continue };
+        let kind = socket.r#type().unwrap();
+        if kind != Type::DGRAM && !socket.is_listener().unwrap() {
+            continue;
+        }
+        let mut values = format!(
+            "backlog {} buffers {} {} lock {} keepalive {}",
+            if kind == Type::DGRAM { 0 } else { backlog(&socket) },
+            receive_buffer(&socket),
+            send_buffer(&socket),
+            getsockopt(&socket, BufferLock).unwrap(),
+            keepalive(&socket)
+        );
+        if bound.is_ipv4() && kind == Type::STREAM {
+            values += &format!(" nodelay {} fastopen {}", nodelay(&socket), fastopen(&socket));
+        }
+        tuning.insert(name, values);
+    }
+    tuning.into_iter().map(|(name, values)| format!("{name} {values}")).collect()
+}
+
+/// The options belong to the open file description, which the process that serves on has as well.
+#[test]
+fn a9_a_release_that_fails_changes_no_option_of_the_sockets_that_are_served() {
+    const KINDS: [&str; 3] = ["unix", "unix-dgram", "unix-seqpacket"];
+    let other = |options: &str| {
+        format!("{options}backlog=1&recv_buffer=2400&send_buffer=4800&nodelay=true&keepalive=true&fastopen=3")
+    };
+    let [none, own] =
+        ["", "?backlog=77&recv_buffer=30000&send_buffer=20000&nodelay=false&keepalive=false&fastopen=9"];
+    for before in [none, own] {
+        let dir = Dir::new();
+        let path = |kind: &str| dir.join(kind).display().to_string();
+        let mut command =
+            dir.victim().no_listeners().probation("1h").listen("echo", &format!("tcp://127.0.0.1:0{before}"));
+        command = command.listen("packets", "udp://127.0.0.1:0");
+        for kind in KINDS {
+            command = command.listen(kind, &format!("{kind}://{}", path(kind)));
+        }
+        let (service, old) = command.serve();
+        let at_first = tuning(&old);
+        assert_eq!(at_first.len(), 5, "{at_first:?}");
+
+        let mut release = format!("listen without echo; listen with echo tcp://127.0.0.1:0{}", other("?"));
+        let buffers = "recv_buffer=2400&send_buffer=4800";
+        release += &format!("; listen without packets; listen with packets udp://127.0.0.1:0?{buffers}");
+        for kind in KINDS {
+            let backlog = if kind == "unix-dgram" { "" } else { "&backlog=1" };
+            release += &format!(
+                "; listen without {kind}; listen with {kind} {kind}://{}?{buffers}{backlog}",
+                path(kind)
+            );
+        }
+        let gate = dir.gate("init");
+        // Before it is ready; once it has been told to serve, before it says that it does; in its probation.
+        for end in ["init gate init; init fail no disk", "step:TakingOver abort", "serving abort", ""] {
+            service.plan(&format!("{release}; {end}"));
+            if end.is_empty() {
+                let new = service.upgrade(&old);
+                let changed = tuning(&new);
+                assert!(at_first.iter().all(|row| !changed.contains(row)), "{changed:?}");
+                new.kill();
+            } else {
+                let new = service.start_upgrade(&old);
+                if end.contains("gate") {
+                    service.wait(&new, "gate");
+                    assert_eq!(tuning(&old), at_first, "while a release initialises");
+                    gate.open();
+                }
+            }
+            service.wait_for_failure(&old);
+            assert_eq!(tuning(&old), at_first, "{before}, {end}");
+            assert_eq!(service.served_by(), old.pid());
+        }
+
+        // One that succeeds has its own options, and passes them on to the next.
+        service.plan(&release);
+        let new = service.upgrade(&old);
+        let changed = tuning(&new);
+        assert!(changed[0].starts_with("/"), "{changed:?}");
+        for row in &changed {
+            assert!(row.contains("backlog 1 ") || row.contains("backlog 0 "), "{row}");
+            assert!(row.contains("buffers 4800 9600 lock 3"), "{row}");
+        }
+        let tcp = changed.iter().find(|row| row.contains("nodelay")).unwrap();
+        assert!(tcp.ends_with("keepalive 1 nodelay 1 fastopen 3"), "{tcp}");
+    }
+}
+
+/// What starts in the place of a release that died while its predecessor drained serves with the options of that one.
+#[test]
+fn a9_a_rescue_serves_with_the_options_of_the_release_that_it_is_of() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().awaits_shutdown().serve();
+    let _open = service.open(&old);
+    let at_first = tuning(&old);
+    service.plan(
+        "listen without echo; listen with echo tcp://127.0.0.1:0?backlog=1&recv_buffer=2400&nodelay=true",
+    );
+    let new = service.upgrade(&old);
+    service.wait(&old, "draining");
+    assert_ne!(tuning(&new), at_first);
+    new.kill();
+    let rescue = service.next_process();
+    service.wait_until_it_serves(&rescue);
+    assert_eq!(tuning(&rescue), at_first);
+}
