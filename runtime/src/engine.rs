@@ -42,6 +42,7 @@ use crate::signals;
 use crate::sockets::Held;
 use crate::spawn::{Child, Spawner, What};
 use crate::status::{Phase as PhaseToTell, Upgrades};
+use crate::stops::Stops;
 use crate::systemd;
 
 pub(crate) use manager::Told;
@@ -175,8 +176,8 @@ pub(crate) struct Engine {
     /// Why the upgrade, or the start, under way fails; the first reason is the cause.
     reason: Option<String>,
     stopping: Option<Signal>,
-    /// A signal has asked to stop.
-    signalled: bool,
+    /// The signals that have asked to stop.
+    stops: Stops,
     serving_since: Option<Instant>,
     phase_since: Instant,
     /// What whoever waits at the control socket was told last.
@@ -263,7 +264,7 @@ impl Engine {
             told_unserved: None,
             reason: None,
             stopping: None,
-            signalled: false,
+            stops: Stops::default(),
             serving_since: None,
             phase_since: Instant::now(),
             told_phase: PhaseToTell::Starting,
@@ -439,11 +440,13 @@ impl Engine {
         let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
         let notes = self.shared.take_notes();
         self.take_arrivals();
-        for _ in 0..pending.terminates {
-            self.stop(Some(Signal::SIGTERM));
-        }
+        // Ctrl-C first: with a SIGTERM that it has caused somebody to send it is one request, which the order of the two
+        // would make two.
         for _ in 0..pending.interrupts {
             self.stop(Some(Signal::SIGINT));
+        }
+        for _ in 0..pending.terminates {
+            self.stop(Some(Signal::SIGTERM));
         }
         if pending.upgrades > 0 {
             self.feed(Event::Upgrade);
@@ -505,8 +508,8 @@ impl Engine {
     fn stop(&mut self, signal: Option<Signal>) {
         let is_under_way =
             self.stopping.is_some() || matches!(self.state.phase, Phase::Draining(Drain::Stop { .. }));
-        let is_known = is_under_way && !(signal.is_some() && self.signalled);
-        self.signalled |= signal.is_some();
+        let is_second = signal.is_some_and(|signal| self.stops.is_second(signal, Instant::now()));
+        let is_known = is_under_way && !is_second;
         tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
         if !is_known {

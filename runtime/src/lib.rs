@@ -71,12 +71,14 @@
 //! | that of the body | it returned; 1 for an `Err`, 101 after a panic |
 //! | 0 | the process was replaced or stopped, and its body was dropped |
 //! | 1 | the start failed: one line on stderr says why, and so does the log of the predecessor; or the service is down: its successor died, and no other could be started |
-//! | killed by the signal | a second SIGTERM or Ctrl-C |
+//! | killed by the signal | a second SIGTERM, at least 1 s after the first signal, or a second Ctrl-C |
 //!
 //! # Signals
 //!
 //! SIGHUP, or the one that `upgrade_signal` names, upgrades. SIGTERM and Ctrl-C stop gracefully: accepting ends, open
-//! connections are finished, the pid file and the Unix paths are removed. A second one ends the process at once.
+//! connections are finished, the pid file and the Unix paths are removed. A second one ends the process at once. SIGTERMs
+//! within a second of the first signal are one, for a wrapper and the service manager may both send it; Ctrl-C counts
+//! each time.
 //! A request that cannot be served is refused with its reason in the log: not ready yet, an upgrade is in progress,
 //! the predecessor is still draining, terminating.
 //!
@@ -165,6 +167,7 @@ mod report;
 mod service;
 mod shared;
 pub mod status;
+mod stops;
 mod sync;
 pub mod testing;
 

@@ -20,6 +20,7 @@ use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
 use crate::sockets::Held;
 use crate::status::Status;
+use crate::stops::Stops;
 
 /// How long a thread may be inside an accept, which does not block.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +48,7 @@ pub(crate) struct Engine {
     reason: Option<String>,
     stopping: Option<Signal>,
     /// A signal has asked to stop.
-    signalled: bool,
+    stops: Stops,
     serving_since: Option<Instant>,
     not_ready: Seldom,
     verdict: Option<Verdict>,
@@ -87,7 +88,7 @@ impl Engine {
             body: Body::default(),
             reason: None,
             stopping: None,
-            signalled: false,
+            stops: Stops::default(),
             serving_since: None,
             not_ready: Seldom::default(),
             verdict: None,
@@ -171,11 +172,12 @@ impl Engine {
     /// What operators and the body ask for.
     fn take_requests(&mut self) {
         let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
-        for _ in 0..pending.terminates {
-            self.stop(Some(Signal::SIGTERM));
-        }
+        // As in the other half: with a SIGTERM that it has caused somebody to send Ctrl-C is one request.
         for _ in 0..pending.interrupts {
             self.stop(Some(Signal::SIGINT));
+        }
+        for _ in 0..pending.terminates {
+            self.stop(Some(Signal::SIGTERM));
         }
         if pending.upgrades > 0 {
             self.refuse_upgrade();
@@ -217,8 +219,8 @@ impl Engine {
     /// A request to stop. Only a second signal is a second one. A program that says it twice means it once; and the stop
     /// of a service reaches a process by a signal and by way of its predecessor, in either order.
     fn stop(&mut self, signal: Option<Signal>) {
-        let is_known = self.stopping.is_some() && !(signal.is_some() && self.signalled);
-        self.signalled |= signal.is_some();
+        let is_second = signal.is_some_and(|signal| self.stops.is_second(signal, Instant::now()));
+        let is_known = self.stopping.is_some() && !is_second;
         tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
         if !is_known {

@@ -259,7 +259,7 @@ fn a_second_sigterm_ends_the_process_at_once() {
     let mut open = service.open(&process);
     process.signal(Signal::TERM);
     service.wait_for(&process, "draining", "open=1");
-    process.signal(Signal::TERM);
+    process.terminate_again();
     assert_eq!(process.exit(), Exit::by(Signal::TERM));
     open.wait_for_the_end();
     assert_eq!(service.pidfile(), None);
@@ -276,7 +276,7 @@ fn a_second_sigterm_ends_a_process_that_drains_after_an_upgrade() {
     old.signal(Signal::TERM);
     service.wait(&old, "stop");
     assert_eq!(open.who(), (1, old.pid()));
-    old.signal(Signal::TERM);
+    old.terminate_again();
     assert_eq!(old.exit(), Exit::by(Signal::TERM));
     service.wait(&new, "alone");
     assert_eq!(service.served_by(), new.pid());
@@ -291,7 +291,7 @@ fn a_second_sigterm_ends_a_process_whose_body_is_blocked() {
     service.wait(&process, "blocked");
     process.signal(Signal::TERM);
     service.wait(&process, "draining");
-    process.signal(Signal::TERM);
+    process.terminate_again();
     assert_eq!(process.exit(), Exit::by(Signal::TERM));
     assert_eq!(service.pidfile(), None);
 }

@@ -55,7 +55,7 @@ fn a_stop_once_the_successor_was_told_to_serve() {
 }
 
 /// systemd sends SIGTERM to every process of a unit: the successor gets it, and is told to stop by its predecessor. That is one
-/// stop. Another signal is a second one.
+/// stop. A later signal is a second one.
 #[test]
 fn a_stop_that_comes_by_signal_and_by_the_predecessor() {
     let dir = Dir::new();
@@ -72,10 +72,30 @@ fn a_stop_that_comes_by_signal_and_by_the_predecessor() {
     new.signal(Signal::TERM);
     service.wait_for(&new, "stop", "SIGTERM");
     assert_eq!(open.who(), (2, new.pid()));
-    new.signal(Signal::TERM);
+    new.terminate_again();
     open.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait_until_all_are_gone();
+}
+
+/// A manager signals a wrapper and the service, and the wrapper passes on what it got. The engine waits at a gate until both have
+/// come.
+#[test]
+fn b8_two_sigterms_that_come_together_are_one_stop() {
+    let dir = Dir::new();
+    let gate = dir.gate("here");
+    let service = dir.victim().plan("serving gate here").start();
+    let process = service.first();
+    service.wait(process, "gate");
+    let mut open = service.open(process);
+    process.deliver(Signal::TERM);
+    process.deliver(Signal::TERM);
+    gate.open();
+    service.wait_for(process, "draining", "open=1");
+    assert_eq!(open.who(), (1, process.pid()));
+    drop(open);
+    assert_eq!(process.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
 }
 
 /// The pid file names the successor: a stop of the old one is not one of the service.

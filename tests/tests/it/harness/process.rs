@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -18,6 +18,9 @@ use rustix::process::{
 
 use super::DEADLINE;
 use crate::look;
+
+/// For how long after a SIGTERM others are the same request to stop.
+const SAME_STOP: Duration = Duration::from_secs(1);
 
 /// A process; a clone is the same one.
 #[derive(Clone)]
@@ -84,6 +87,12 @@ impl Process {
         pidfd_send_signal(pidfd, signal).unwrap_or_else(|error| panic!("{signal:?} to {self:?}: {error}"));
     }
 
+    /// Sends SIGTERM to a process that has dealt with one: so much later that it is a second request to stop.
+    pub(crate) fn terminate_again(&self) {
+        thread::sleep(SAME_STOP);
+        self.signal(Signal::TERM);
+    }
+
     /// Sends a signal to a process that may be dead by now.
     pub(crate) fn signal_if_alive(&self, signal: Signal) {
         if let Some(pidfd) = &self.inner.pidfd {
@@ -110,6 +119,15 @@ impl Process {
         self.wait_until("the signal is pending", || {
             let pending = u64::from_str_radix(&look::status(self, "ShdPnd"), 16).expect("a mask");
             pending & (1 << (signal.as_raw() - 1)) != 0
+        });
+    }
+
+    /// Sends a signal, and waits until a thread of it runs the handler.
+    pub(crate) fn deliver(&self, signal: Signal) {
+        self.signal(signal);
+        self.wait_until("the signal is delivered", || {
+            let pending = u64::from_str_radix(&look::status(self, "ShdPnd"), 16).expect("a mask");
+            pending & (1 << (signal.as_raw() - 1)) == 0
         });
     }
 
