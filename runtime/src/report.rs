@@ -4,7 +4,6 @@
 //! stderr where there is no subscriber; what is told is for whoever listens.
 
 use std::fmt;
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,10 +91,32 @@ pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
     // What is reported may quote a variable or a panic, whose line breaks would look like lines of somebody else.
     let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
     for part in line.as_bytes().chunks(ONE_WRITE) {
-        if !stderr_has_room() || std::io::stderr().write_all(part).is_err() {
+        if !stderr_has_room() || write_to_stderr(part).is_err() {
             return;
         }
     }
+}
+
+/// write(2) to descriptor 2, past std's lock of stderr: a thread of the program may hold that for as long as it likes, and a
+/// complaint of the engine would wait for it, and every signal after it.
+#[cfg(upgrades)]
+fn write_to_stderr(mut part: &[u8]) -> std::io::Result<()> {
+    while !part.is_empty() {
+        // It takes the descriptor and not the lock.
+        match nix::unistd::write(std::io::stderr(), part) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => part = &part[written..],
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(upgrades))]
+fn write_to_stderr(part: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    std::io::stderr().write_all(part)
 }
 
 #[cfg(upgrades)]

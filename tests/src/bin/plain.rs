@@ -91,6 +91,19 @@ impl Plain {
                 std::mem::forget(self.shutdown.guard());
                 "held".to_owned()
             }
+            // Takes std's lock of stderr in a thread that never gives it back.
+            "lock-stderr" => {
+                let (locked, is_locked) = std::sync::mpsc::channel();
+                thread::spawn(move || {
+                    let _lock = io::stderr().lock();
+                    locked.send(()).expect("somebody waits for it");
+                    loop {
+                        thread::park();
+                    }
+                });
+                is_locked.recv().expect("the thread lives");
+                "locked".to_owned()
+            }
             // Passes on the writing end of a pipe, and keeps the other.
             "pass" => {
                 let (reader, writer) = io::pipe().expect("a pipe");

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::harness::{DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
+use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::limits::{leave_no_descriptor, limit_files};
 
 /// The lines of the harness at `info` and above, without times of day: numbers of processes have a name, and durations are `TIME`.
@@ -200,6 +200,28 @@ fn a_stderr_that_takes_nothing_holds_nothing_up() {
     assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
     service.first().signal(Signal::TERM);
     assert_eq!(service.first().exit(), Exit::Status(0));
+}
+
+/// A thread may hold std's lock of stderr for as long as it likes: a dump that is slow, or a thread that hangs in the middle of
+/// one.
+#[test]
+fn b10_a_thread_that_has_the_lock_of_stderr_keeps_no_signal_from_working() {
+    let dir = Dir::new();
+    let service = dir.command(env!("CARGO_BIN_EXE_plain")).env("TABLEFLIP_PREFLIGHT", "false").start();
+    dir.wait_until("pid file", || dir.join("declared.pid").exists().then_some(()));
+    let status: serde_json::Value =
+        serde_json::from_str(&service.connect_unix("declared.control").ask(r#"{"command":"status"}"#))
+            .unwrap();
+    let address = status["listeners"][0]["address"].as_str().and_then(|it| it.strip_prefix("tcp://"));
+    let mut client = Client::tcp(address.expect("it has one"));
+    assert_eq!(client.ask("lock-stderr"), "locked");
+    let outcome = client.ask("upgrade-blocking");
+    assert!(outcome.contains("the preflight command exited with status 1"), "{outcome}");
+    client.close();
+    service.first().signal(Signal::TERM);
+    assert_eq!(service.first().exit(), Exit::Status(0));
+    let log = service.log();
+    assert!(log.contains("upgrade failed: the preflight command exited with status 1"), "{log}");
 }
 
 /// Both are of the start, where there can be no subscriber yet.
