@@ -35,7 +35,7 @@ use crate::pidfd::Holder;
 use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
-use crate::report::{Seldom, complain, tell};
+use crate::report::{Seldom, Thinned, complain, tell};
 use crate::service::Settings;
 use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
@@ -191,6 +191,8 @@ pub(crate) struct Engine {
     warnings: Vec<String>,
     cannot_wait: Seldom,
     not_ready: Seldom,
+    refused: Thinned,
+    asked_to_stop: Thinned,
     /// Another process has said what does not belong there.
     stray: Seldom,
     /// What a successor has left behind cannot be ended.
@@ -274,6 +276,8 @@ impl Engine {
             warnings,
             cannot_wait: Seldom::default(),
             not_ready: Seldom::default(),
+            refused: Thinned::default(),
+            asked_to_stop: Thinned::default(),
             stray: Seldom::default(),
             cannot_end: Seldom::default(),
             owes_pulse: false,
@@ -510,7 +514,11 @@ impl Engine {
             self.stopping.is_some() || matches!(self.state.phase, Phase::Draining(Drain::Stop { .. }));
         let is_second = signal.is_some_and(|signal| self.stops.is_second(signal, Instant::now()));
         let is_known = is_under_way && !is_second;
-        tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
+        let name = signal.map(Signal::as_str);
+        // A second request is said in any case: it ends the process.
+        if self.asked_to_stop.line(name.unwrap_or_default()).is_some() || !is_known {
+            tell!(self.shared, INFO, phase = "stop", signal = name, "asked to stop");
+        }
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
         if !is_known {
             self.feed(Event::Stop);
@@ -580,6 +588,8 @@ impl Engine {
             self.state = state;
             if before != state.phase {
                 self.phase_since = Instant::now();
+                // One that comes in another phase is news, be it of the same words.
+                self.refused = Thinned::default();
                 tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
             }
             // Whoever only outlives the other process has drained.

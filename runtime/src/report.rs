@@ -67,6 +67,44 @@ impl Seldom {
     }
 }
 
+/// How many texts a [`Thinned`] remembers: more than any of its callers has.
+const MAX_TEXTS: usize = 16;
+
+/// Lines that an operator or a peer can cause as often as it likes, such as a refusal: each text is said at once, and then now and
+/// then as long as it goes on, with how often it was left out.
+#[derive(Debug, Default)]
+pub(crate) struct Thinned {
+    /// Each text, when it was last said, and how often it was left out since.
+    said: Vec<(String, Instant, u64)>,
+}
+
+impl Thinned {
+    /// What to say in the place of this text, if anything.
+    pub(crate) fn line(&mut self, text: &str) -> Option<String> {
+        self.line_at(text, Instant::now())
+    }
+
+    fn line_at(&mut self, text: &str, now: Instant) -> Option<String> {
+        let known = self.said.iter_mut().find(|(said, ..)| said == text);
+        let Some((_, last, left_out)) = known else {
+            if self.said.len() == MAX_TEXTS {
+                self.said.remove(0);
+            }
+            self.said.push((text.to_owned(), now, 0));
+            return Some(text.to_owned());
+        };
+        if now.saturating_duration_since(*last) < REPEAT_AFTER {
+            *left_out += 1;
+            return None;
+        }
+        *last = now;
+        Some(match std::mem::take(left_out) {
+            0 => text.to_owned(),
+            count => format!("{text} (and {count} times more since the last line of it)"),
+        })
+    }
+}
+
 /// The last line of a process that could not start, which may not know of which generation it would have been. The
 /// predecessor says the same of it, with its process ID.
 pub(crate) fn cannot_start(error: &dyn fmt::Display) {
@@ -166,6 +204,24 @@ mod tests {
         *complaint.last.lock().unwrap() = Instant::now().checked_sub(REPEAT_AFTER);
         assert!(complaint.is_due());
         assert!(!complaint.is_due());
+    }
+
+    #[test]
+    fn d8_a_line_that_can_be_caused_at_will_is_thinned_out_and_counted() {
+        let (mut thinned, begin) = (Thinned::default(), Instant::now());
+        let mut line = |text: &str, at: Duration| thinned.line_at(text, begin + at);
+        let soon = REPEAT_AFTER - Duration::from_millis(1);
+        assert_eq!(line("refused: a", Duration::ZERO).as_deref(), Some("refused: a"));
+        assert_eq!(line("refused: a", soon), None);
+        assert_eq!(line("refused: b", soon).as_deref(), Some("refused: b"), "another reason is news");
+        assert_eq!(line("refused: a", soon), None);
+        let again = "refused: a (and 2 times more since the last line of it)";
+        assert_eq!(line("refused: a", REPEAT_AFTER).as_deref(), Some(again));
+        assert_eq!(line("refused: a", 2 * REPEAT_AFTER).as_deref(), Some("refused: a"));
+        for text in 0..1000 {
+            line(&text.to_string(), Duration::ZERO);
+        }
+        assert_eq!(thinned.said.len(), MAX_TEXTS);
     }
 
     #[test]

@@ -15,7 +15,9 @@ impl Engine {
             Refusal::PredecessorDraining => UpgradeError::PredecessorDraining,
             Refusal::Terminating => UpgradeError::Terminating,
         };
-        complain!(self.shared, WARN, "upgrade refused: {error}");
+        if let Some(line) = self.refused.line(&format!("upgrade refused: {error}")) {
+            complain!(self.shared, WARN, "{line}");
+        }
         self.upgrades.refused += 1;
         self.upgrades.last_failure = Some(error.to_string());
         self.tell_manager_of_refusal(&error.to_string());

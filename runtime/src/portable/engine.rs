@@ -14,7 +14,7 @@ use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
 use crate::pidfile::Pidfile;
-use crate::report::{Seldom, complain, printable, tell};
+use crate::report::{Seldom, Thinned, complain, printable, tell};
 use crate::service::Settings;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     stops: Stops,
     serving_since: Option<Instant>,
     not_ready: Seldom,
+    refused: Thinned,
+    asked_to_stop: Thinned,
     verdict: Option<Verdict>,
 }
 
@@ -91,6 +93,8 @@ impl Engine {
             stops: Stops::default(),
             serving_since: None,
             not_ready: Seldom::default(),
+            refused: Thinned::default(),
+            asked_to_stop: Thinned::default(),
             verdict: None,
         };
         for action in actions {
@@ -210,9 +214,11 @@ impl Engine {
         }
     }
 
-    fn refuse_upgrade(&self) -> UpgradeError {
+    fn refuse_upgrade(&mut self) -> UpgradeError {
         let error = UpgradeError::Unsupported;
-        complain!(self.shared, WARN, "upgrade refused: {error}");
+        if let Some(line) = self.refused.line(&format!("upgrade refused: {error}")) {
+            complain!(self.shared, WARN, "{line}");
+        }
         error
     }
 
@@ -221,7 +227,10 @@ impl Engine {
     fn stop(&mut self, signal: Option<Signal>) {
         let is_second = signal.is_some_and(|signal| self.stops.is_second(signal, Instant::now()));
         let is_known = self.stopping.is_some() && !is_second;
-        tell!(self.shared, INFO, phase = "stop", signal = signal.map(Signal::as_str), "asked to stop");
+        let name = signal.map(Signal::as_str);
+        if self.asked_to_stop.line(name.unwrap_or_default()).is_some() || !is_known {
+            tell!(self.shared, INFO, phase = "stop", signal = name, "asked to stop");
+        }
         self.stopping = Some(signal.unwrap_or(Signal::SIGTERM));
         if !is_known {
             self.feed(Event::Stop);

@@ -147,7 +147,7 @@ fn a_service_that_stops_refuses_an_upgrade_with_1() {
     end(upgrading).failed(1, "tableflip: this process is terminating");
     run(&dir, "upgrade --timeout 300ms pid")
         .failed(5, "whether it refused, failed or goes on, and why, only its log tells");
-    service.wait_for(&old, "error", "upgrade refused: this process is terminating");
+    // Both are refused, and the second line is left out.
     service.wait_for(&old, "error", "upgrade refused: this process is terminating");
     drop(open);
     assert_eq!(old.exit(), Exit::Status(0));

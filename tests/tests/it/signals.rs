@@ -372,3 +372,25 @@ fn m19_two_hundred_sighups_to_everybody() {
     }
     assert_one_clear_state(&service);
 }
+
+/// A reload that is repeated without end does not fill the disk.
+#[test]
+fn d8_refusals_of_one_reason_are_one_line() {
+    const REQUESTS: u64 = 300;
+    let dir = Dir::new();
+    let _gate = dir.gate("init");
+    let (service, old) = dir.victim().serve();
+    service.plan("init gate init");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    let mut client = service.open(&old);
+    for _ in 0..REQUESTS {
+        assert!(client.ask("upgrade").starts_with("err InProgress"), "each is answered");
+    }
+    old.deliver(Signal::HUP);
+    let status: serde_json::Value = serde_json::from_str(&client.ask("status")).unwrap();
+    assert!(status["upgrades"]["refused"].as_u64().unwrap() >= REQUESTS, "each is counted: {status}");
+    // How long it takes says how many lines there may be.
+    let lines = service.log().matches("upgrade refused: an upgrade is in progress").count();
+    assert!((1..30).contains(&lines), "{lines} lines");
+}
