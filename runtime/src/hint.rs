@@ -40,6 +40,10 @@ pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io
         (Place::Ip { .. }, io::ErrorKind::AddrNotAvailable) => {
             explained(&error, "no interface has this address; `freebind=true` does without one")
         }
+        (Place::Path(path), io::ErrorKind::AddrInUse) => match server_of(Path::new(path)) {
+            Some(server) => explained(&error, &server),
+            None => error,
+        },
         (Place::Path(path), _) => directory(Path::new(path), error),
         _ => error,
     }
@@ -65,7 +69,7 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
 }
 
 /// Which process serves a Unix socket at this path, if it can be seen.
-pub(crate) fn server_of(path: &Path) -> Option<String> {
+fn server_of(path: &Path) -> Option<String> {
     let table = fs::read("/proc/net/unix").ok()?;
     let path = [b" ", path.as_os_str().as_bytes()].concat();
     // Num RefCount Protocol Flags Type St Inode Path, proc_net(5); the path of any socket may have any bytes.

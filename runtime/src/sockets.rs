@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::SocketAddr as UnixSocketAddr;
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixDatagram};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -74,12 +75,14 @@ impl Held {
     }
 
     /// Whether clients find something else than this socket at its path, or nothing.
+    ///
+    /// A bound socket keeps its file from being freed, so no other file has the inode number as long as this one is open.
     pub(crate) fn is_cut_off(&self) -> bool {
         let bound = self.address.path().zip(self.inode);
         bound.is_some_and(|(path, inode)| inode_of(path).ok() != Some(inode))
     }
 
-    /// Removes its path, unless the file there is not the one that was bound.
+    /// Removes its path, unless the file there is not the one that was bound, as in [`is_cut_off`](Self::is_cut_off).
     pub(crate) fn unlink(&self) -> io::Result<()> {
         let (Some(path), Some(inode)) = (self.address.path(), self.inode) else { return Ok(()) };
         match inode_of(path) {
@@ -268,6 +271,8 @@ pub(crate) fn try_bind(name: &str, address: &Address) -> Result<Held, Unbound> {
         }
         Place::Path(path) => {
             let path = Path::new(path);
+            // Until it listens: before that a client is refused there as at a path that nobody serves.
+            let _lock = PathLock::take(path);
             let socket = bind_path(address, path).map_err(failed("bind"));
             let socket = socket.map_err(|error| Unbound { error, tried: Some(Vec::new()) })?;
             let file = hold_own_socket(path).map_err(failed("look at"))?;
@@ -466,6 +471,40 @@ fn socket_type(kind: Kind) -> Type {
     }
 }
 
+/// The right to bind the Unix paths of a directory: a name in the abstract namespace, which the kernel gives to one socket at a
+/// time and frees when its process ends.
+///
+/// Two services that start at once on one path would take each other for dead: a socket that is bound and does not listen yet
+/// refuses a client as a stale file does, and between a look at the path and its removal it can become the other's.
+struct PathLock {
+    _name: Option<UnixDatagram>,
+}
+
+/// How long another start may take to bind the path.
+const PATH_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two attempts.
+const PATH_LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+impl PathLock {
+    /// Waits until nobody else has it. Where it cannot be had the path is bound without: any user can take a name, and a
+    /// sandbox can refuse them all.
+    fn take(path: &Path) -> Self {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let deadline = Instant::now() + PATH_LOCK_TIMEOUT;
+        let name = inode_of(directory.unwrap_or(Path::new("."))).and_then(|(device, inode)| {
+            UnixSocketAddr::from_abstract_name(format!("tableflip-bind-{device:x}-{inode:x}"))
+        });
+        loop {
+            match name.as_ref().map(UnixDatagram::bind_addr) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    thread::sleep(PATH_LOCK_PAUSE);
+                }
+                result => return Self { _name: result.ok().and_then(Result::ok) },
+            }
+        }
+    }
+}
+
 /// Binds a path. One that a dead process left is replaced; one that somebody serves is never taken.
 fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
     let at = SockAddr::unix(path)?;
@@ -473,8 +512,15 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
         result => return result,
     }
-    let stale = inode_of(path)?;
-    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+    // It stays open until the path is looked at again: a file system such as ext4 gives the inode number of a file that is
+    // gone to the next one, which would pass for this one.
+    let stale = match hold(path) {
+        Ok(stale) => stale,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return bind_one(address, &at),
+        Err(error) => return Err(error),
+    };
+    let found = stale.metadata()?;
+    if !found.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there"));
     }
     let probe = Socket::new(Domain::UNIX, socket_type(address.kind()), None)?;
@@ -489,24 +535,28 @@ fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
         }
         // A full backlog, or a socket of another type: somebody is behind it.
         Ok(()) | Err(_) => {
-            let server = hint::server_of(path).map(|server| format!(": {server}")).unwrap_or_default();
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("another process serves it{server}"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it"));
         }
     }
-    if inode_of(path)? == stale {
-        fs::remove_file(path)?;
+    match inode_of(path) {
+        Ok(now) if now == (found.dev(), found.ino()) => fs::remove_file(path)?,
+        // Another process has replaced it meanwhile, or removed it. The bind tells.
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     bind_one(address, &at)
+}
+
+/// A file itself, open for nothing but to be looked at; of a symbolic link the link.
+fn hold(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
 }
 
 /// The socket file at a path that has just been bound, so that what is done to it is done to no other file: in a
 /// directory that somebody else may write to, the path can be another file at any moment, or a link to one.
 fn hold_own_socket(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let file = hold(path)?;
     let metadata = file.metadata()?;
     if metadata.file_type().is_socket() && metadata.uid() == geteuid().as_raw() {
         return Ok(file);
@@ -837,6 +887,49 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{kind}");
             drop(socket);
         }
+    }
+
+    /// In one process, where the two are as near to each other as can be.
+    #[test]
+    fn a12_of_two_that_start_at_once_on_a_stale_path_one_serves_it() {
+        for kind in ["unix", "unix-seqpacket", "unix-dgram"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("sock");
+            let address: Address = format!("{kind}://{}", path.display()).parse().unwrap();
+            for round in 0..1000 {
+                drop(bind_one(&address, &SockAddr::unix(&path).unwrap()).unwrap());
+                let barrier = std::sync::Barrier::new(2);
+                let start = || {
+                    barrier.wait();
+                    try_bind("sock", &address)
+                };
+                let [one, other] = thread::scope(|scope| {
+                    [scope.spawn(start), scope.spawn(start)].map(|it| it.join().unwrap())
+                });
+                let (held, refused) = match (one, other) {
+                    (Ok(held), Err(refused)) | (Err(refused), Ok(held)) => (held, refused),
+                    (Ok(_), Ok(_)) => panic!("{kind}, {round}: both have bound it"),
+                    (Err(one), Err(other)) => panic!("{kind}, {round}: {}, {}", one.error, other.error),
+                };
+                assert!(refused.is_in_use(), "{kind}, {round}: {}", refused.error);
+                assert!(!held.is_cut_off(), "{kind}, {round}");
+                let client = Socket::new(Domain::UNIX, socket_type(address.kind()), None).unwrap();
+                client.connect(&SockAddr::unix(&path).unwrap()).unwrap();
+                held.unlink().unwrap();
+                assert!(!path.exists());
+            }
+        }
+    }
+
+    /// A name that is taken for good, as any user can do, or as another start does that hangs.
+    #[test]
+    fn a12_a_path_is_bound_without_the_lock_that_nobody_gives_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let _taken = PathLock::take(&path);
+        assert!(PathLock::take(&path)._name.is_none());
+        let address: Address = format!("unix://{}", path.display()).parse().unwrap();
+        assert!(try_bind("sock", &address).is_ok());
     }
 
     #[test]

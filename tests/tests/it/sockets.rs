@@ -852,3 +852,33 @@ fn a9_a_rescue_serves_with_the_options_of_the_release_that_it_is_of() {
     service.wait_until_it_serves(&rescue);
     assert_eq!(tuning(&rescue), at_first);
 }
+
+/// Whoever comes later is refused, and reaches neither nobody nor a file that is not served.
+#[test]
+fn a12_of_two_services_that_start_at_once_on_a_stale_path_one_serves() {
+    let rounds = if std::env::var_os("SLOW_TESTS").is_some() { 1000 } else { 30 };
+    let dir = Dir::new();
+    let path = dir.join("local");
+    for round in 0..rounds {
+        // A process that starts in another test has a copy of the descriptor until its exec.
+        drop(UnixListener::bind(&path).unwrap());
+        until("refused client", || UnixStream::connect(&path).is_err().then_some(()));
+        // Each has a pid file of its own, which does not stop the other.
+        let services = ["one", "other"].map(|name| {
+            let command = dir.victim().no_listeners().listen_unix("local");
+            command.env("TABLEFLIP_PIDFILE", dir.join(name)).start()
+        });
+        let dead = until("service that is refused", || {
+            services.iter().position(|service| service.first().has_exited())
+        });
+        assert_eq!(services[dead].first().exit(), Exit::Status(1), "{round}");
+        let left = &services[1 - dead];
+        left.wait(left.first(), "serving");
+        assert_eq!(who(&path), (1, left.first().pid()), "{round}");
+        let log = left.log();
+        assert!(log.contains("another process serves it") || log.contains("in use"), "{round}: {log}");
+        left.first().signal(Signal::TERM);
+        assert_eq!(left.first().exit(), Exit::Status(0), "{round}");
+        assert!(!path.exists(), "{round}");
+    }
+}
