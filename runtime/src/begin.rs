@@ -35,7 +35,7 @@ use crate::signals;
 use crate::sockets::{self, Held, Numbers, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
 use crate::supervise;
-use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables};
+use crate::systemd::{self, Manager, NO_PLACE, Passed, Variables, Whereabouts};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -147,7 +147,11 @@ fn try_begin<P>(
             signals::install(settings.upgrade_signal, &mut witness)
                 .map_err(StartError::system("install the signal handlers"))?;
             manager = variables.connect(&mut warnings)?;
-            follows = manager.is_some() && !is_supervised;
+            let whereabouts = Whereabouts::find();
+            follows = manager.is_some() && !is_supervised && whereabouts != Whereabouts::Outside;
+            if manager.is_some() && !is_supervised && offered.is_none() {
+                warnings.extend(whereabouts.warning());
+            }
             if variables.is_untold() && !is_supervised && offered.is_none() {
                 warnings.push(
                     "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
@@ -155,7 +159,7 @@ fn try_begin<P>(
                         .to_owned(),
                 );
             }
-            if !is_supervised {
+            if !is_supervised && whereabouts != Whereabouts::Outside {
                 launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
             }
             spawner = Box::new(launch);

@@ -3,6 +3,8 @@
 //! What it is told, and when, is decided elsewhere, by the life cycle. No send blocks. A manager that is gone is told
 //! nothing, and the service goes on without it.
 
+mod whereabouts;
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,6 +30,8 @@ use crate::report::{complain, printable};
 use crate::shared::Shared;
 use crate::sockets::{Entry, Numbers};
 use crate::spawn::pidfd_open;
+
+pub(crate) use whereabouts::Whereabouts;
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";

@@ -485,6 +485,97 @@ fn s5_a_simple_unit_without_one_is_told() {
     }
 }
 
+/// A unit whose service is started by another program, with these lines more.
+fn wrapped(start: &str, lines: &str) -> String {
+    let lines = format!("{NOTIFY}\nNotifyAccess=all\n{lines}");
+    service(&lines).replace("ExecStart=/usr/local/bin/echo-service", &format!("ExecStart={start}"))
+}
+
+/// A8: the successor would be no child of systemd, which would not wait for it at a stop. It is said at the start, with the
+/// remedies, and each of them works.
+#[test]
+fn a8_a_wrapper_that_stays_is_told_and_the_remedies_work() {
+    let warning = |systemd: &Booted| {
+        systemd.journal("echo").matches("is between the service manager and this process").count()
+    };
+    for wrapper in [
+        "/bin/sh -c '/usr/local/bin/echo-service; exit $?'",
+        "/usr/bin/timeout 3600 /usr/local/bin/echo-service",
+    ] {
+        for it in World::each() {
+            let systemd = world(it, &wrapped(wrapper, "")).boot();
+            systemd.run("systemctl start echo");
+            let main = systemd.main_pid("echo");
+            assert_ne!(open(&systemd).2, main);
+            let name = if wrapper.contains("timeout") { "timeout" } else { "sh" };
+            let named = format!("process {main} ({name}) is between the service manager and this process");
+            assert!(systemd.journal("echo").contains(&named), "{}", systemd.journal("echo"));
+            systemd.run("systemctl stop echo");
+            assert_eq!(warning(&systemd), 1);
+
+            systemd.run("mkdir -p /run/systemd/system/echo.service.d");
+            systemd.run(
+                "printf '[Service]\\nEnvironment=TABLEFLIP_SUPERVISE=always\\n' >/run/systemd/system/echo.service.d/a.conf; \
+                 systemctl daemon-reload",
+            );
+            systemd.run("systemctl start echo");
+            let main = systemd.main_pid("echo");
+            for generation in 2..=4 {
+                upgrade(&systemd);
+                assert_eq!((open(&systemd).1, systemd.main_pid("echo")), (generation, main));
+            }
+            assert_eq!(warning(&systemd), 1, "none is due any more");
+            stop_waits_for(&systemd, Duration::from_secs(2));
+        }
+    }
+    for it in World::each() {
+        let systemd = world(it, &wrapped("/bin/sh -c 'exec /usr/local/bin/echo-service'", "")).boot();
+        systemd.run("systemctl start echo");
+        for generation in 2..=3 {
+            upgrade(&systemd);
+            let (_, now, pid) = open(&systemd);
+            assert_eq!((now, pid), (generation, systemd.main_pid("echo")));
+        }
+        assert_eq!(warning(&systemd), 0);
+        stop_waits_for(&systemd, Duration::from_secs(2));
+    }
+}
+
+/// A6: the number of the successor is that of another process to systemd, or of none. With /proc of the namespace and with that of
+/// the machine.
+#[test]
+fn a6_a_manager_outside_of_the_pid_namespace_is_told_no_process() {
+    let warning = "the service manager is outside of the PID namespace of this process";
+    for proc in ["--mount-proc", ""] {
+        for it in World::each() {
+            // The shell is the first process of the namespace, and keeps it.
+            let start = format!(
+                "/usr/bin/unshare --pid --fork --kill-child {proc} /bin/sh -c '/usr/local/bin/echo-service; exec sleep 3600'"
+            );
+            let systemd = world(it, &wrapped(&start, "Environment=TABLEFLIP_SUPERVISE=never")).boot();
+            systemd.run("systemctl start echo");
+            let main = systemd.main_pid("echo");
+            assert_eq!(open(&systemd).1, 1);
+            assert_eq!(systemd.journal("echo").matches(warning).count(), 1, "{}", systemd.journal("echo"));
+            let first = systemd.run("pgrep -x echo-service");
+            systemd.run(&format!("kill -HUP {first}"));
+            served_by(&systemd, 2);
+            until("end of the first", || {
+                let left = systemd.run("pgrep -x echo-service");
+                (!left.lines().any(|pid| pid == first)).then_some(())
+            });
+            assert_eq!(open(&systemd).1, 2);
+            assert_eq!(
+                (systemd.main_pid("echo"), systemd.show("echo", "ActiveState")),
+                (main, "active".to_owned())
+            );
+            let journal = systemd.journal("echo");
+            assert_eq!(journal.matches(warning).count(), 1, "{journal}");
+            assert_quiet(&systemd);
+        }
+    }
+}
+
 /// A parent that stays passes on what it is passed, and keeps none of it.
 #[test]
 fn a_socket_unit_and_a_parent_that_stays() {

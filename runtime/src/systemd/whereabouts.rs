@@ -1,0 +1,197 @@
+//! Where the service manager is, seen from this process: its parent, above a wrapper, or outside of the PID namespace.
+//!
+//! A manager follows a process by its number, and waits at a stop for its own children alone. Neither is true of every process
+//! that finds a NOTIFY_SOCKET.
+
+use std::fs;
+use std::os::unix::process::parent_id;
+use std::process;
+
+/// The process that systemd has executed, systemd.exec(5), since version 248. Whatever that one starts inherits it.
+const SYSTEMD_EXEC_PID: &str = "SYSTEMD_EXEC_PID";
+/// The manager of a user, which it sets for the processes of its units.
+const MANAGERPID: &str = "MANAGERPID";
+/// The name of a manager, of the machine or of a user.
+const PROGRAM: &str = "systemd";
+/// Many more than there are between a service and its manager.
+const MAX_ANCESTORS: usize = 64;
+
+/// Where the manager is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// It is the parent of this process, or nothing says otherwise.
+    Parent,
+    /// The parent is another process, a wrapper, which runs a program of this name.
+    Above { parent: u32, program: String },
+    /// It is in a PID namespace above that of this process, where the numbers of this one mean other processes.
+    Outside,
+}
+
+impl Whereabouts {
+    pub(crate) fn find() -> Self {
+        let variable = |name| std::env::var_os(name)?.to_str()?.parse().ok();
+        let relatives = Relatives {
+            own: process::id(),
+            parent: parent_id(),
+            own_in_proc: fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()),
+            executed: variable(SYSTEMD_EXEC_PID),
+            of_user: variable(MANAGERPID),
+        };
+        relatives.whereabouts(stat)
+    }
+
+    /// What an operator can do about it.
+    pub(crate) fn warning(&self) -> Option<String> {
+        match self {
+            Self::Parent => None,
+            Self::Above { parent, program } => Some(format!(
+                "process {parent} ({program}) is between the service manager and this process: after an upgrade the manager does not \
+                 wait for the process that serves, which is no child of it, and a stop cuts its connections; have `exec` start the \
+                 service in the place of that process, or set the option `supervise = \"always\"`, and NotifyAccess=all in the unit"
+            )),
+            Self::Outside => Some(
+                "the service manager is outside of the PID namespace of this process, and is not told which process serves (MAINPID=): \
+                 where the namespace ends with this process the first upgrade ends the service; set the option \
+                 `supervise = \"always\"`, and NotifyAccess=all in the unit"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// The parent of a process and the name of its program, proc_pid_stat(5).
+fn stat(pid: u32) -> Option<(u32, String)> {
+    // A name is any bytes.
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (head, after_name) = stat.rsplit_once(')')?;
+    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
+    Some((parent, head.split_once('(')?.1.to_owned()))
+}
+
+/// What a process knows of those that it comes from.
+#[derive(Clone, Copy, Debug)]
+struct Relatives {
+    own: u32,
+    /// 0 if it is outside of the PID namespace.
+    parent: u32,
+    /// The number of this process in /proc, which may have been mounted in another PID namespace.
+    own_in_proc: Option<u32>,
+    executed: Option<u32>,
+    of_user: Option<u32>,
+}
+
+impl Relatives {
+    /// `stat` tells the parent of a process and the name of its program, of one that can be seen.
+    ///
+    /// The manager is an ancestor of every process of the service, by the first of them or by taking in its orphans. It is
+    /// outside only where all ancestors are seen and it is none of them: a manager that is not told what it could be ends the
+    /// service at the first upgrade.
+    fn whereabouts(self, stat: impl Fn(u32) -> Option<(u32, String)>) -> Whereabouts {
+        if self.parent == 0 {
+            return Whereabouts::Outside;
+        }
+        // Neither another manager nor a systemd that is older tells what it has executed.
+        let Some(executed) = self.executed else { return Whereabouts::Parent };
+        if self.own_in_proc.is_some_and(|number| number != self.own) {
+            return Whereabouts::Outside;
+        }
+        let mut at = self.parent;
+        let mut parent_is_manager = false;
+        for _ in 0..MAX_ANCESTORS {
+            let seen = stat(at);
+            let is_manager =
+                self.of_user == Some(at) || seen.as_ref().map_or(at == 1, |(_, program)| program == PROGRAM);
+            match seen {
+                _ if is_manager => {
+                    parent_is_manager = at == self.parent;
+                    break;
+                }
+                Some((0, _)) => return Whereabouts::Outside,
+                Some((parent, _)) => at = parent,
+                // ProtectProc= hides it.
+                None => break,
+            }
+        }
+        if executed == self.own || parent_is_manager {
+            return Whereabouts::Parent;
+        }
+        let program = stat(self.parent).map_or_else(|| "hidden".to_owned(), |(_, program)| program);
+        Whereabouts::Above { parent: self.parent, program }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process 50 whose ancestors are these, from the parent on.
+    fn whereabouts(executed: Option<u32>, ancestors: &[(u32, &str)]) -> Whereabouts {
+        relatives(executed, ancestors).whereabouts(table(ancestors))
+    }
+
+    fn relatives(executed: Option<u32>, ancestors: &[(u32, &str)]) -> Relatives {
+        let parent = ancestors.first().map_or(0, |(pid, _)| *pid);
+        Relatives { own: 50, parent, own_in_proc: Some(50), executed, of_user: None }
+    }
+
+    fn table(ancestors: &[(u32, &str)]) -> impl Fn(u32) -> Option<(u32, String)> {
+        let names: Vec<_> = ancestors.iter().map(|(pid, name)| (*pid, (*name).to_owned())).collect();
+        move |pid| {
+            let at = names.iter().position(|(it, _)| *it == pid)?;
+            let parent = names.get(at + 1).map_or(0, |(parent, _)| *parent);
+            Some((parent, names[at].1.clone()))
+        }
+    }
+
+    fn above(parent: u32, program: &str) -> Whereabouts {
+        Whereabouts::Above { parent, program: program.to_owned() }
+    }
+
+    #[test]
+    fn a8_a_wrapper_is_what_systemd_has_executed_in_the_place_of_the_service() {
+        let systemd = (1, "systemd");
+        assert_eq!(whereabouts(Some(50), &[systemd]), Whereabouts::Parent);
+        // One that a script has executed is the script's process.
+        assert_eq!(whereabouts(Some(40), &[(40, "sh"), systemd]), above(40, "sh"));
+        assert_eq!(whereabouts(Some(30), &[(40, "timeout"), (30, "sudo"), systemd]), above(40, "timeout"));
+        // A later generation is a sibling of the first, and one whose wrapper has ended is a child of the manager.
+        assert_eq!(whereabouts(Some(40), &[systemd]), Whereabouts::Parent);
+        // The manager of a user has a manager as well.
+        let user = [(45, "sh"), (20, "systemd"), systemd];
+        assert_eq!(whereabouts(Some(45), &user), above(45, "sh"));
+        assert_eq!(whereabouts(Some(50), &user[1..]), Whereabouts::Parent);
+        let renamed = [(20, "manager"), (1, "init")];
+        let of_user = Relatives { of_user: Some(20), ..relatives(Some(50), &renamed) };
+        assert_eq!(of_user.whereabouts(table(&renamed)), Whereabouts::Parent);
+        // Without systemd, or before it told.
+        assert_eq!(whereabouts(None, &[(40, "sh"), (1, "init")]), Whereabouts::Parent);
+    }
+
+    #[test]
+    fn a6_a_namespace_is_seen_by_its_first_process() {
+        // `unshare --pid --fork --mount-proc sh`, and bwrap.
+        assert_eq!(whereabouts(Some(4711), &[(1, "sh")]), Whereabouts::Outside);
+        assert_eq!(whereabouts(Some(4711), &[(2, "sh"), (1, "bwrap")]), Whereabouts::Outside);
+        // The number that systemd knows is that of another process here.
+        assert_eq!(whereabouts(Some(50), &[(1, "bwrap")]), Whereabouts::Outside);
+        // The first process itself, PrivatePIDs=, and one that has entered, be it that nothing more is known of the manager.
+        assert_eq!(whereabouts(Some(4711), &[]), Whereabouts::Outside);
+        assert_eq!(whereabouts(None, &[]), Whereabouts::Outside);
+        // /proc of the namespace above, where 1 is the manager.
+        let ancestors = [(1, "systemd")];
+        let of_above = Relatives { own_in_proc: Some(4712), ..relatives(Some(4711), &ancestors) };
+        assert_eq!(of_above.whereabouts(table(&ancestors)), Whereabouts::Outside);
+    }
+
+    /// ProtectProc=invisible, and no /proc at all.
+    #[test]
+    fn a6_what_is_hidden_is_no_namespace() {
+        let hidden = |_| None;
+        assert_eq!(relatives(Some(50), &[(1, "")]).whereabouts(hidden), Whereabouts::Parent);
+        assert_eq!(relatives(Some(40), &[(1, "")]).whereabouts(hidden), Whereabouts::Parent);
+        assert_eq!(relatives(Some(40), &[(40, "")]).whereabouts(hidden), above(40, "hidden"));
+        let without_proc = Relatives { own_in_proc: None, ..relatives(Some(50), &[(1, "")]) };
+        assert_eq!(without_proc.whereabouts(hidden), Whereabouts::Parent);
+    }
+}
