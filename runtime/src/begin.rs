@@ -8,6 +8,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,10 +19,9 @@ use nix::sys::socket::{
 
 use crate::address::{self, Address, Place};
 use crate::control::{self, Control};
-use crate::engine::{Engine, Parent, Told};
+use crate::engine::{Engine, Parent, Prepared, Told};
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::StartError;
-use crate::gate::Door;
 use crate::handover::channel::{Channel, ChannelError, Received};
 use crate::handover::message::{Entry, MAX_DESCRIPTORS, Message, Speaker};
 use crate::hint;
@@ -29,9 +29,9 @@ use crate::params::Start;
 use crate::pidfd;
 use crate::pidfile::Pidfile;
 use crate::report::{cannot_start, printable};
-use crate::service::{ControlAt, Service, Supervise};
-use crate::shared::{Shared, start_engine_thread};
-use crate::signals;
+use crate::service::{ControlAt, Service, Settings, Supervise};
+use crate::shared::{ENGINE_THREAD, Note, Shared, start_thread};
+use crate::signals::{self, Blocked};
 use crate::sockets::{self, Held, Numbers, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
 use crate::supervise;
@@ -61,7 +61,9 @@ pub(crate) enum Host {
 
 pub(crate) type Started = Box<dyn FnOnce(&Arc<Shared>, &[Held]) + Send>;
 
-/// Everything before the body: prepares, then starts the engine. An error is said on stderr and to the predecessor.
+/// Everything before the body, in this order: what this process was started with, the engine, the listeners, the control
+/// socket, the body's own preparation. From the second step on a stop ends the start at any moment. An error is said on
+/// stderr and to the predecessor.
 pub(crate) fn begin<P>(
     service: Service,
     host: Host,
@@ -69,7 +71,14 @@ pub(crate) fn begin<P>(
 ) -> Result<(Arc<Shared>, P), StartError> {
     let mut channel = None;
     let is_process = matches!(host, Host::Process);
-    try_begin(service, host, &mut channel, prepare).inspect_err(|error| {
+    let begun = Origin::find(service, host, &mut channel)
+        .and_then(|origin| origin.start_engine(&mut channel))
+        .and_then(|(shared, declared)| {
+            let prepared = shared.preparing(|| declared.prepare(&shared, prepare))?;
+            Ok((shared, prepared))
+        });
+    begun.inspect_err(|error| {
+        // An engine that runs has the channel, and has said it.
         if let Some(mut channel) = channel {
             // To a predecessor that is gone there is nobody to say it to.
             match channel.send(&Message::Failed { reason: printable(&error.to_string()) }) {
@@ -82,191 +91,234 @@ pub(crate) fn begin<P>(
     })
 }
 
-fn try_begin<P>(
-    service: Service,
-    host: Host,
-    channel: &mut Option<Channel>,
-    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
-) -> Result<(Arc<Shared>, P), StartError> {
-    let is_process = matches!(host, Host::Process);
-    let mut settings;
-    let offered;
-    let spawner: Box<dyn Spawner>;
-    let mut supervisor = None;
-    let mut blocked = None;
-    let mut started: Option<Started> = None;
-    // A service manager that is told, and that follows the generations itself.
-    let mut manager = None;
-    let mut follows = false;
-    // What the service does without, to be said once it serves: a start that fails says why, and nothing else.
-    let mut warnings = Vec::new();
-    let mut passed = Vec::new();
-    match host {
-        Host::Process => {
-            // The order matters: the process has one thread until the signals are installed.
-            let mut witness = signals::block().map_err(StartError::system("block signals"))?;
-            let (environment, ours) = Environment::take();
-            let variables = Variables::take();
-            // By their numbers, and so all of them before anything is opened here that could have one of these: the offer is
-            // read after that, because what comes with it gets numbers.
-            let mut numbers = Numbers::default();
-            if let Some(value) = &ours.handover {
-                channel.replace(Channel::new(inherit_socket(&mut numbers, HANDOVER, value)?));
+/// What a process was started with, and by whom.
+struct Origin {
+    settings: Settings,
+    offered: Option<Offered>,
+    spawner: Box<dyn Spawner>,
+    /// The socket to the parent that stays.
+    supervisor: Option<OwnedFd>,
+    /// A service manager that is told, and whether it follows the generations itself.
+    manager: Option<Manager>,
+    follows: bool,
+    passed: Vec<Passed>,
+    /// What the service does without, to be said once it serves: a start that fails says why, and nothing else.
+    warnings: Vec<String>,
+    host: Origins,
+}
+
+/// What only a process has, or only a test.
+enum Origins {
+    Process(Blocked),
+    Test(Started),
+}
+
+/// What is declared and what there is of it, for the part of the start that the engine runs beside.
+struct Declared {
+    listeners: Vec<(String, Address)>,
+    control: Option<ControlAt>,
+    sockets: Vec<(Entry, OwnedFd)>,
+    files: Vec<(String, OwnedFd)>,
+    passed: Vec<Passed>,
+    manager: Option<Manager>,
+    /// Those of the predecessor's listeners that it may have had stored.
+    stored: Vec<(String, String)>,
+    warnings: Vec<String>,
+    started: Option<Started>,
+}
+
+impl Origin {
+    fn find(service: Service, host: Host, channel: &mut Option<Channel>) -> Result<Self, StartError> {
+        match host {
+            Host::Process => Self::of_process(service, channel),
+            Host::Test { parent, spawner, started } => {
+                let take = |fd| take_offer(channel.insert(Channel::new(fd)), &StartError::Handover);
+                Ok(Self {
+                    offered: parent.map(take).transpose()?,
+                    settings: service.settle(Environment::default(), Path::new("/"))?,
+                    spawner,
+                    supervisor: None,
+                    manager: None,
+                    follows: false,
+                    passed: Vec::new(),
+                    warnings: Vec::new(),
+                    host: Origins::Test(started),
+                })
             }
-            supervisor = match &ours.supervisor {
-                Some(value) => Some(inherit_socket(&mut numbers, SUPERVISOR, value)?),
-                None => None,
-            };
-            passed = variables.passed(supervisor.is_some(), &mut numbers)?;
-            offered = match channel.as_mut().zip(ours.handover) {
-                Some((channel, value)) => {
-                    Some(take_offer(channel, &|problem| stray(HANDOVER, &value, &problem))?)
-                }
-                None => None,
-            };
-            let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
-            let umask = offered.as_ref().and_then(|offered| offered.umask);
-            let mut launch = Launch::new(executable, umask, variables.for_successor())
-                .map_err(StartError::system("find out how this process was started"))?;
-            settings = service.settle(environment, launch.directory())?;
-            let is_supervised = supervisor.is_some()
-                || offered
-                    .as_ref()
-                    .is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
-            let is_wanted = match settings.supervise {
-                Supervise::Always => true,
-                Supervise::Auto => std::process::id() == 1,
-                Supervise::Never => false,
-            };
-            // A successor, and the first generation under a supervisor, leave that to the process that has it.
-            if is_wanted && offered.is_none() && supervisor.is_none() {
-                match supervise::run(&launch, settings.upgrade_signal, passed) {
-                    Err(error) => return Err(StartError::system("supervise the service")(error)),
-                }
-            }
-            signals::install(settings.upgrade_signal, &mut witness)
-                .map_err(StartError::system("install the signal handlers"))?;
-            manager = variables.connect(&mut warnings)?;
-            let whereabouts = Whereabouts::find();
-            follows = manager.is_some() && !is_supervised && whereabouts != Whereabouts::Outside;
-            if manager.is_some() && !is_supervised && offered.is_none() {
-                warnings.extend(whereabouts.warning());
-            }
-            if variables.is_untold() && !is_supervised && offered.is_none() {
-                warnings.push(
-                    "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
-                     one is that of the service; use Type=notify, or the option `supervise`"
-                        .to_owned(),
-                );
-            }
-            if !is_supervised && whereabouts != Whereabouts::Outside {
-                launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
-            }
-            spawner = Box::new(launch);
-            blocked = Some(witness);
-        }
-        Host::Test { parent, spawner: test_spawner, started: tell } => {
-            offered = match parent {
-                Some(fd) => Some(take_offer(channel.insert(Channel::new(fd)), &StartError::Handover)?),
-                None => None,
-            };
-            settings = service.settle(Environment::default(), Path::new("/"))?;
-            spawner = test_spawner;
-            started = Some(tell);
         }
     }
 
-    let generation = offered.as_ref().map_or(1, |offered| offered.generation);
-    let shared = Shared::new(generation, offered.is_some(), settings.timeouts.drain)
-        .map_err(StartError::system("make an eventfd"))?;
-    let shared = Arc::new(shared);
-    if is_process {
-        signals::wake_through(shared.waker().as_fd()).map_err(StartError::system("duplicate an eventfd"))?;
+    /// The order matters: the process has one thread until the signals are installed.
+    fn of_process(service: Service, channel: &mut Option<Channel>) -> Result<Self, StartError> {
+        let mut blocked = signals::block().map_err(StartError::system("block signals"))?;
+        let (environment, ours) = Environment::take();
+        let variables = Variables::take();
+        // By their numbers, and so all of them before anything is opened here that could have one of these: the offer is
+        // read after that, because what comes with it gets numbers.
+        let mut numbers = Numbers::default();
+        if let Some(value) = &ours.handover {
+            channel.replace(Channel::new(inherit_socket(&mut numbers, HANDOVER, value)?));
+        }
+        let supervisor = ours.supervisor.as_ref();
+        let supervisor =
+            supervisor.map(|value| inherit_socket(&mut numbers, SUPERVISOR, value)).transpose()?;
+        let passed = variables.passed(supervisor.is_some(), &mut numbers)?;
+        let offered = channel.as_mut().zip(ours.handover);
+        let offered = offered
+            .map(|(channel, value)| take_offer(channel, &|problem| stray(HANDOVER, &value, &problem)))
+            .transpose()?;
+        let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
+        let umask = offered.as_ref().and_then(|offered| offered.umask);
+        let mut launch = Launch::new(executable, umask, variables.for_successor())
+            .map_err(StartError::system("find out how this process was started"))?;
+        let settings = service.settle(environment, launch.directory())?;
+        let is_supervised = supervisor.is_some()
+            || offered.as_ref().is_some_and(|it| it.files.iter().any(|(name, _)| name == supervise::NAME));
+        let is_wanted = match settings.supervise {
+            Supervise::Always => true,
+            Supervise::Auto => std::process::id() == 1,
+            Supervise::Never => false,
+        };
+        // A successor, and the first generation under a supervisor, leave that to the process that has it.
+        if is_wanted && offered.is_none() && supervisor.is_none() {
+            match supervise::run(&launch, settings.upgrade_signal, passed) {
+                Err(error) => return Err(StartError::system("supervise the service")(error)),
+            }
+        }
+        signals::install(settings.upgrade_signal, &mut blocked)
+            .map_err(StartError::system("install the signal handlers"))?;
+        let mut warnings = Vec::new();
+        let manager = variables.connect(&mut warnings)?;
+        let whereabouts = Whereabouts::find();
+        let follows = manager.is_some() && !is_supervised && whereabouts != Whereabouts::Outside;
+        if manager.is_some() && !is_supervised && offered.is_none() {
+            warnings.extend(whereabouts.warning());
+        }
+        if variables.is_untold() && !is_supervised && offered.is_none() {
+            warnings.push(
+                "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
+                 one is that of the service; use Type=notify, or the option `supervise`"
+                    .to_owned(),
+            );
+        }
+        if !is_supervised && whereabouts != Whereabouts::Outside {
+            launch.set_siblings(if follows { Siblings::Always } else { Siblings::OfManager });
+        }
+        let (spawner, host) = (Box::new(launch), Origins::Process(blocked));
+        Ok(Self { settings, offered, spawner, supervisor, manager, follows, passed, warnings, host })
     }
-    drop(blocked);
 
-    let parent_pid = offered.as_ref().map(|offered| offered.parent);
-    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
-    if let (Some(pidfile), None) = (&pidfile, parent_pid) {
-        if let Some((pid, program)) = hint::other_service(pidfile) {
-            return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
+    /// Starts the engine, which has the channel from then on.
+    fn start_engine(mut self, channel: &mut Option<Channel>) -> Result<(Arc<Shared>, Declared), StartError> {
+        let generation = self.offered.as_ref().map_or(1, |offered| offered.generation);
+        let shared = Shared::new(generation, self.offered.is_some(), self.settings.timeouts.drain)
+            .map_err(StartError::system("make an eventfd"))?;
+        let shared = Arc::new(shared);
+        let (started, is_process) = match self.host {
+            Origins::Process(blocked) => {
+                signals::wake_through(shared.waker().as_fd())
+                    .map_err(StartError::system("duplicate an eventfd"))?;
+                drop(blocked);
+                (None, true)
+            }
+            Origins::Test(started) => (Some(started), false),
+        };
+        let pidfile = self.settings.pidfile.take().filter(|_| is_process);
+        let pidfile = pidfile.map(|path| Pidfile::new(path, shared.pid));
+        if let (Some(pidfile), None) = (&pidfile, &self.offered) {
+            if let Some((pid, program)) = hint::other_service(pidfile) {
+                return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
+            }
         }
-    }
-    // Those that it may have had stored: neither its control socket, nor what a socket unit has passed.
-    let offered_names = offered.as_ref().map(|offered| {
-        let entries = offered.sockets.iter().map(|(entry, _)| entry);
-        let stored = entries.filter(|entry| !entry.activated && entry.name != control::NAME);
-        stored.map(|entry| (entry.name.clone(), entry.address.clone())).collect::<Vec<_>>()
-    });
-    let (sockets, mut files) = offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
-    if let Some(at) = files.iter().position(|(name, _)| name == supervise::NAME) {
-        supervisor = Some(files.remove(at).1);
-    }
-    if let Some(supervisor) = supervisor {
-        shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
-    }
-    let mut opened =
-        open_listeners(mem::take(&mut settings.listeners), sockets, passed, manager.as_mut(), &shared)?;
-    let control = match settings.control.take().filter(|_| is_process) {
-        Some(control) => open_control(&control, &mut opened, &shared, &mut warnings)?,
-        None => None,
-    };
-    let Opened { held, adopted, left, passed } = opened;
-    warnings.extend(held.iter().filter(|held| held.is_cut_off()).map(|held| {
-        let (name, address) = (&held.name, &held.address);
-        format!("listener `{name}`: no client finds {address}, somebody has removed or replaced the file; stop and start the service")
-    }));
-    let left = left.into_iter().chain(passed.into_iter().map(offered_by_manager)).collect();
-    let mut start = Start::new(shared.clone(), held, left, files);
-    let forget = |start: &Start| {
-        sockets::forget(&start.held, &shared);
-        sockets::forget(control.as_slice(), &shared);
-    };
-    let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
-    let prepared = prepared.inspect_err(|_| forget(&start))?;
-    // What can fail is done while there is something to be forgotten, and a channel to say it on.
-    let engine_thread = start_engine_thread(Engine::run).inspect_err(|_| forget(&start))?;
-    let serve = |held: &Held| Control::start(shared.clone(), held.duplicate()?);
-    let desk = control.as_ref().map(serve).transpose();
-    let desk =
-        desk.inspect_err(|_| forget(&start)).map_err(StartError::system("serve the control socket"))?;
-    if parent_pid.is_none() {
-        shared.predecessor_gone.set(());
-    }
-    if let Some(started) = started.take() {
-        started(&shared, &start.held);
-    }
-    let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| {
-        // In a test the end of the channel is the end of the service.
-        let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { None };
-        if is_process && watch.is_none() {
-            warnings.push(format!(
-                "process {pid}, the predecessor, cannot be watched (pidfd_open(2), and SO_PEERPIDFD in unix(7)): the end of its \
-                 channel counts as its death"
-            ));
+        let parent_pid = self.offered.as_ref().map(|offered| offered.parent);
+        if parent_pid.is_none() {
+            shared.predecessor_gone.set(());
         }
-        Parent::new(pid, channel, watch, adopted)
-    });
-    let Start { mut held, mut doors, manual_ready, left, .. } = start;
-    systemd::let_go(left, &shared, manager.as_mut());
-    held.extend(control);
-    doors.extend(desk.clone().map(|desk| -> Arc<dyn Door> { desk }));
-    let engine = Engine::new(
-        shared.clone(),
-        settings,
-        spawner,
-        pidfile,
-        desk,
-        held,
-        doors,
-        manual_ready,
-        parent,
-        manager.map(|manager| Told::new(manager, follows, offered_names.unwrap_or_default())),
-        warnings,
-        is_process,
-    );
-    engine_thread(engine);
-    Ok((shared, prepared))
+        let (sockets, mut files) =
+            self.offered.map(|offered| (offered.sockets, offered.files)).unwrap_or_default();
+        let supervisor = match files.iter().position(|(name, _)| name == supervise::NAME) {
+            Some(at) => Some(files.remove(at).1),
+            None => self.supervisor,
+        };
+        if let Some(supervisor) = supervisor {
+            shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
+        }
+        // Neither its control socket, nor what a socket unit has passed.
+        let stored = sockets.iter().map(|(entry, _)| entry);
+        let stored = stored.filter(|entry| !entry.activated && entry.name != control::NAME);
+        let mut declared = Declared {
+            listeners: mem::take(&mut self.settings.listeners),
+            control: self.settings.control.take().filter(|_| is_process),
+            stored: stored.map(|entry| (entry.name.clone(), entry.address.clone())).collect(),
+            sockets,
+            files,
+            passed: self.passed,
+            manager: self.manager,
+            warnings: self.warnings,
+            started,
+        };
+        let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
+        let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| {
+            // In a test the end of the channel is the end of the service.
+            let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { None };
+            if is_process && watch.is_none() {
+                declared.warnings.push(unwatched(pid));
+            }
+            Parent::new(pid, channel, watch)
+        });
+        run(Engine::new(
+            shared.clone(),
+            self.settings,
+            self.spawner,
+            pidfile,
+            parent,
+            self.follows,
+            is_process,
+        ));
+        Ok((shared, declared))
+    }
+}
+
+impl Declared {
+    /// Opens the listeners and the control socket, and prepares the body. The engine has notes of all that is to be removed
+    /// should the start not come to its end.
+    fn prepare<P>(
+        mut self,
+        shared: &Arc<Shared>,
+        prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+    ) -> Result<P, StartError> {
+        let mut opened =
+            open_listeners(self.listeners, self.sockets, self.passed, self.manager.as_mut(), shared)?;
+        if let Some(control) = &self.control {
+            open_control(control, &mut opened, shared, &mut self.warnings)?;
+        }
+        let Opened { held, adopted, left, passed } = opened;
+        self.warnings.extend(held.iter().filter(|held| held.is_cut_off()).map(|held| {
+            let (name, address) = (&held.name, &held.address);
+            format!("listener `{name}`: no client finds {address}, somebody has removed or replaced the file; stop and start the service")
+        }));
+        if let Some(started) = self.started {
+            started(shared, &held);
+        }
+        let left = left.into_iter().chain(passed.into_iter().map(offered_by_manager)).collect();
+        let mut start = Start::new(shared.clone(), held, left, self.files);
+        let prepared = prepare(&mut start)?;
+        start.check()?;
+        let Start { doors, manual_ready, left, .. } = start;
+        systemd::let_go(left, shared, self.manager.as_mut());
+        let told = self.manager.map(|manager| Told::new(manager, self.stored));
+        let warnings = self.warnings;
+        shared.post(Note::Prepared(Box::new(Prepared { doors, manual_ready, adopted, told, warnings })));
+        Ok(prepared)
+    }
+}
+
+/// The warning of a predecessor that there is no pidfd of.
+fn unwatched(pid: u32) -> String {
+    format!(
+        "process {pid}, the predecessor, cannot be watched (pidfd_open(2), and SO_PEERPIDFD in unix(7)): the end of its channel \
+         counts as its death"
+    )
 }
 
 /// What a predecessor has offered.
@@ -489,13 +541,11 @@ fn open_listeners(
     let adopted: Result<Vec<_>, _> =
         declared.iter().map(|(name, address)| opened.adopt(name, address)).collect();
     for ((name, address), adopted) in declared.into_iter().zip(adopted?) {
-        match adopted.map_or_else(|| opened.bind(&name, &address, manager.as_deref_mut()), Ok) {
-            Ok(held) => opened.held.push(held),
-            Err(error) => {
-                sockets::forget(&opened.held, shared);
-                return Err(error);
-            }
-        }
+        let _binding = shared.binding(&address);
+        let held = adopted.map_or_else(|| opened.bind(&name, &address, manager.as_deref_mut()), Ok)?;
+        let noted = Some(Box::new(held.clone()));
+        shared.leave(Note::Listener { held: noted, doors: Vec::new(), adopted: None });
+        opened.held.push(held);
     }
     Ok(opened)
 }
@@ -507,40 +557,47 @@ fn offered_by_manager(passed: Passed) -> (usize, Entry, OwnedFd) {
     (NO_PLACE, Entry { name: passed.name, address, inode: None, activated }, passed.fd)
 }
 
-/// The control socket, which is none of the body's listeners. One that nobody has asked for is done without where it
-/// cannot be, unless another process serves it: that is the service which has this pid file.
+/// Opens the control socket, which is none of the body's listeners, and starts to serve it. One that nobody has asked for is
+/// done without where it cannot be, unless another process serves it: that is the service which has this pid file.
 fn open_control(
     control: &ControlAt,
     opened: &mut Opened,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     warnings: &mut Vec<String>,
-) -> Result<Option<Held>, StartError> {
+) -> Result<(), StartError> {
     let mut without = |problem: &dyn fmt::Display| {
         warnings.push(format!("there is no control socket beside the pid file: {problem}"));
-        Ok(None)
+        Ok(())
     };
     let (address, is_asked_for) = match control {
         ControlAt::Asked(address) => (address, true),
         ControlAt::Beside(Ok(address)) => (address, false),
         ControlAt::Beside(Err(problem)) => return without(problem),
     };
-    match opened.open(control::NAME, address, None) {
+    let _binding = shared.binding(address);
+    let held = match opened.open(control::NAME, address, None) {
         // Somebody has removed the file: the one that was inherited reaches nobody.
-        Ok(held) if held.is_cut_off() => {
-            let bound = opened.bind(control::NAME, address, None);
-            Ok(bound.inspect_err(|error| warnings.push(error.to_string())).ok())
-        }
-        Ok(held) => Ok(Some(held)),
+        Ok(held) if held.is_cut_off() => match opened.bind(control::NAME, address, None) {
+            Ok(held) => held,
+            Err(error) => {
+                warnings.push(error.to_string());
+                return Ok(());
+            }
+        },
+        Ok(held) => held,
         Err(StartError::Bind { source, .. })
             if !is_asked_for && source.kind() != io::ErrorKind::AddrInUse =>
         {
-            without(&source)
+            return without(&source);
         }
-        Err(error) => {
-            sockets::forget(&opened.held, shared);
-            Err(error)
-        }
-    }
+        Err(error) => return Err(error),
+    };
+    let control = held.duplicate().and_then(|socket| Control::start(shared.clone(), socket));
+    let control = control
+        .inspect_err(|_| sockets::forget(slice::from_ref(&held), shared))
+        .map_err(StartError::system("serve the control socket"))?;
+    shared.post(Note::Control { held: Box::new(held), control });
+    Ok(())
 }
 
 #[cfg(test)]

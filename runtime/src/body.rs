@@ -7,9 +7,9 @@ use std::thread;
 use crate::begin::{Host, begin};
 use crate::error::StartError;
 use crate::params::Start;
-use crate::report::complain;
+use crate::report::panic_message;
 use crate::service::Service;
-use crate::shared::{Note, Shared, Verdict};
+use crate::shared::{Note, Shared, Verdict, start_thread};
 
 /// How a service has ended.
 pub(crate) struct Ended<T> {
@@ -110,36 +110,42 @@ where
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (shared, body) = begin(service, host, prepare)?;
+    let (shared, (run, body)) = begin(service, host, |start| {
+        let body = prepare(start)?;
+        // As much stack as the thread of `main` usually has.
+        let builder = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20);
+        Ok((start_thread(builder, Blocking::run)?, body))
+    })?;
     let returned = Arc::new(Mutex::new(None));
-    let on_its_thread = {
-        let (shared, returned) = (shared.clone(), returned.clone());
-        move || {
-            let outcome = catch_unwind(AssertUnwindSafe(body));
-            // Kept before the engine hears of it, whose verdict ends the wait below.
-            let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
-            body_returned(&shared, returned.insert(outcome));
-        }
-    };
-    // As much stack as the thread of `main` usually has.
-    let thread = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20).spawn(on_its_thread);
-    if let Err(error) = &thread {
-        complain!(shared, "cannot start a thread for the body: {error}");
-        shared.post(Note::BodyReturned { panic: None });
+    // A stop that came before there was a body ends the service without it.
+    if shared.verdict.get().is_none() {
+        run(Blocking { body, shared: shared.clone(), returned: returned.clone() });
     }
     let verdict = *shared.verdict.wait_blocking();
     shared.left.set(());
-    thread.map_err(StartError::system("start a thread"))?;
     let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Ended { returned, verdict })
 }
 
+/// What the thread of a body does.
+struct Blocking<B, T> {
+    body: B,
+    shared: Arc<Shared>,
+    returned: Arc<Mutex<Option<thread::Result<T>>>>,
+}
+
+impl<B: FnOnce() -> T, T> Blocking<B, T> {
+    fn run(self) {
+        let outcome = catch_unwind(AssertUnwindSafe(self.body));
+        // Kept before the engine hears of it, whose verdict ends the wait of `run_blocking`.
+        let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        body_returned(&self.shared, returned.insert(outcome));
+    }
+}
+
 /// Tells the engine how the body ended.
 fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
-    let panic = outcome.as_ref().err().map(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-    });
+    let panic = outcome.as_ref().err().map(|panic| panic_message(&**panic));
     shared.post(Note::BodyReturned { panic });
 }
 

@@ -102,8 +102,8 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    pub(crate) fn new(pid: u32, channel: Channel, watch: Option<OwnedFd>, adopted: Vec<usize>) -> Self {
-        Self { channel, pid, open: None, adopted, watch, is_at_its_end: false, dead_by: None }
+    pub(crate) fn new(pid: u32, channel: Channel, watch: Option<OwnedFd>) -> Self {
+        Self { channel, pid, open: None, adopted: Vec::new(), watch, is_at_its_end: false, dead_by: None }
     }
 }
 
@@ -135,6 +135,30 @@ struct Successor {
     unserved: Vec<String>,
 }
 
+/// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparation {
+    /// The listeners are being bound, or the body is being prepared.
+    UnderWay,
+    /// The body runs.
+    Done,
+    /// There will be no body. The thread of `main` says why, and returns.
+    Failed,
+}
+
+/// What the engine gets when the start is through.
+pub(crate) struct Prepared {
+    /// The managed listeners that the body has taken.
+    pub(crate) doors: Vec<Arc<dyn Door>>,
+    /// Whether the body says itself when it is ready.
+    pub(crate) manual_ready: bool,
+    /// Which of the sockets that the predecessor offered were adopted.
+    pub(crate) adopted: Vec<usize>,
+    pub(crate) told: Option<Told>,
+    /// What the start had to do without.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// What an engine starts with.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
@@ -154,6 +178,7 @@ pub(crate) struct Engine {
     told: Option<Told>,
     /// Whether the service is this process, and not one of several in a test.
     is_process: bool,
+    preparation: Preparation,
 
     state: State,
     /// The one under way, and those that were ended and are not reaped yet.
@@ -213,45 +238,38 @@ struct Body {
 }
 
 impl Engine {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "it is made in one place, of what that place has just prepared"
-    )]
+    /// An engine that has what is known before anything is bound. All else it gets by notes.
+    ///
+    /// `follows`: a service manager follows the generations itself, and not a parent that stays.
     pub(crate) fn new(
         shared: Arc<Shared>,
         settings: Settings,
         spawner: Box<dyn Spawner>,
         pidfile: Option<Pidfile>,
-        control: Option<Arc<Control>>,
-        held: Vec<Held>,
-        doors: Vec<Arc<dyn Door>>,
-        manual_ready: bool,
         parent: Option<Parent>,
-        told: Option<Told>,
-        warnings: Vec<String>,
+        follows: bool,
         is_process: bool,
     ) -> Self {
-        let managed = told.as_ref().is_some_and(|told| told.follows);
         let predecessor = match (&parent, shared.had_predecessor) {
             (Some(_), _) => Predecessor::Alive,
             (None, true) => Predecessor::Gone,
             (None, false) => Predecessor::None,
         };
-        let (state, actions) = State::new(predecessor, settings.overlap, managed);
-        let ports = held.iter().filter_map(Held::port).collect();
+        let (state, actions) = State::new(predecessor, settings.overlap, follows);
         let mut engine = Self {
             shared,
             settings,
             spawner,
             pidfile,
-            control,
-            held,
-            ports,
-            doors,
-            manual_ready,
+            control: None,
+            held: Vec::new(),
+            ports: Vec::new(),
+            doors: Vec::new(),
+            manual_ready: false,
             parent,
-            told,
+            told: None,
             is_process,
+            preparation: Preparation::UnderWay,
             state,
             check: None,
             ended_checks: Vec::new(),
@@ -273,7 +291,7 @@ impl Engine {
             told_open: None,
             upgrades: Upgrades::default(),
             hastened: false,
-            warnings,
+            warnings: Vec::new(),
             cannot_wait: Seldom::default(),
             not_ready: Seldom::default(),
             refused: Thinned::default(),
@@ -323,12 +341,18 @@ impl Engine {
             return;
         }
         self.shared.verdict.set(verdict);
+        let status = if verdict == Verdict::Success { 0 } else { 1 };
+        if self.preparation == Preparation::UnderWay {
+            // The thread of `main` looks at no verdict before it has a body, which may take it long.
+            let _nothing_is_left_behind = self.shared.no_binding(LEAVE_TIMEOUT);
+            signals::exit_now(status);
+        }
         if self.shared.left.wait_for(LEAVE_TIMEOUT).is_some() {
             self.keep_channels();
             return;
         }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
-        signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+        signals::exit_now(status);
     }
 
     /// Their ends say that this process is dead. It lives as long as what follows `Service::run`, and they with it.
@@ -485,15 +509,18 @@ impl Engine {
                     self.wake_control();
                 }
                 Note::Listener { held, doors, adopted } => {
-                    if let (Some(at), Some(parent)) = (adopted, &mut self.parent) {
-                        parent.adopted.push(at);
-                    }
-                    if let Some(held) = held {
-                        self.ports.extend(held.port());
-                        // The control socket stays the last.
-                        self.held.insert(self.held_by_body().len(), *held);
-                    }
-                    self.doors.extend(doors);
+                    self.have(held.map(|held| *held), doors);
+                    self.have_adopted(adopted);
+                }
+                Note::Control { held, control } => {
+                    self.have(Some(*held), vec![control.clone()]);
+                    self.control = Some(control);
+                }
+                Note::Prepared(prepared) => self.have_prepared(*prepared),
+                Note::StartFailed { reason } => {
+                    self.preparation = Preparation::Failed;
+                    self.reason.get_or_insert(reason);
+                    self.feed(Event::NotReady);
                 }
             }
         }
@@ -526,7 +553,8 @@ impl Engine {
     }
 
     fn look_at_body(&mut self) {
-        if self.verdict.is_none() && self.state.phase == Phase::Starting {
+        let is_prepared = self.preparation == Preparation::Done;
+        if self.verdict.is_none() && is_prepared && self.state.phase == Phase::Starting {
             // Whoever binds at run time is ready when it has bound something, and serves it.
             let nothing_yet =
                 self.doors.iter().all(|door| door.name() == control::NAME) && self.shared.pool().is_some();
@@ -566,13 +594,20 @@ impl Engine {
             Phase::Draining(_) => true,
             _ => false,
         };
+        // There is nothing to finish, and nobody would: the body never runs.
+        if self.preparation != Preparation::Done {
+            return asked;
+        }
         // A body that awaited `Shutdown` is written to return, and is waited for.
         let awaited = self.shared.awaited.load(Ordering::Acquire);
         asked && self.shared.counted() == 0 && (self.body.returned || !awaited)
     }
 
     /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
-    fn unserved(&self) -> Vec<String> {
+    pub(super) fn unserved(&self) -> Vec<String> {
+        if self.preparation != Preparation::Done {
+            return self.held_by_body().iter().map(|held| held.name.clone()).collect();
+        }
         let not_asked = self.doors.iter().filter(|door| !door.asked()).map(|door| door.name().to_owned());
         let pool = self.shared.pool();
         let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.clone());
@@ -607,6 +642,21 @@ impl Engine {
         self.wake_control();
     }
 
+    /// The start is through, and what it has come to is here.
+    fn have_prepared(&mut self, prepared: Prepared) {
+        let Prepared { doors, manual_ready, adopted, told, warnings } = prepared;
+        self.preparation = Preparation::Done;
+        self.have(None, doors);
+        self.have_adopted(adopted);
+        (self.manual_ready, self.told, self.warnings) = (manual_ready, told, warnings);
+    }
+
+    fn have_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
+        if let Some(parent) = &mut self.parent {
+            parent.adopted.extend(adopted);
+        }
+    }
+
     /// After whatever somebody at the control socket may wait for.
     fn wake_control(&self) {
         if let Some(control) = &self.control {
@@ -622,9 +672,12 @@ impl Engine {
             Action::ReportActive => self.report_active(),
             Action::Report(outcome) => self.report(outcome),
             Action::WarnNotReady if self.not_ready.is_due() => {
-                let unserved = self.unserved();
                 let after = humantime::format_duration(self.settings.timeouts.upgrade);
-                complain!(self.shared, "not ready after {after}: {}", self.not_ready_because(&unserved));
+                let because = match self.preparation {
+                    Preparation::UnderWay => "it still binds its listeners, or prepares its body".to_owned(),
+                    _ => self.not_ready_because(&self.unserved()),
+                };
+                complain!(self.shared, "not ready after {after}: {because}");
             }
             Action::WarnNotReady => {}
             Action::Check => return self.check(),

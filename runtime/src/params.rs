@@ -636,6 +636,7 @@ impl Listeners {
     ) -> Result<Option<T>, StartError> {
         check_kind::<T>(name, address)?;
         let offered = self.reserve(name, address)?;
+        let _binding = self.shared.binding(address);
         let adopted = offered.as_ref().map(|(at, ..)| *at);
         let mut doors = Vec::new();
         let made = make_held(offered.map(|(_, entry, fd)| (entry, fd))).and_then(|held| match held {

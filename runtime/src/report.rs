@@ -3,6 +3,7 @@
 //! Nothing is said past this file, so that nothing is said without the two. What went wrong is a complaint, and reaches
 //! stderr where there is no subscriber; what is told is for whoever listens.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -180,6 +181,12 @@ fn stderr_has_room() -> bool {
 #[cfg(not(upgrades))]
 fn stderr_has_room() -> bool {
     true
+}
+
+/// The message of a panic that was caught.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 /// The longest reason of another process that is passed on, in bytes; the rest is cut.

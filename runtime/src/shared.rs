@@ -3,23 +3,35 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::address::Address;
+use crate::address::{Address, Place};
+#[cfg(upgrades)]
+use crate::control::Control;
+use crate::engine::Prepared;
 use crate::error::{StartError, UpgradeError};
 use crate::fd::OwnedFd;
 use crate::gate::Door;
 use crate::params;
+use crate::report::{panic_message, printable};
 use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
 use crate::sync::{Latch, Pulse};
 use crate::wake::Wake;
 
-/// What a body says to the engine.
+/// What the start and the body say to the engine.
 pub(crate) enum Note {
+    /// The control socket is bound.
+    #[cfg(upgrades)]
+    Control { held: Box<Held>, control: Arc<Control> },
+    /// The start is through: the body runs next.
+    Prepared(Box<Prepared>),
+    /// The start fails before the body runs.
+    StartFailed { reason: String },
     /// `Ready::notify`.
     Ready,
     /// `Ready` was dropped without it; by a panic, which is then on its way to whoever catches it.
@@ -41,7 +53,7 @@ pub(crate) enum Note {
     Alive,
     /// `Upgrader::status`.
     Status(Arc<Latch<Status>>),
-    /// A listener of `Listeners`; `adopted` is its place in the predecessor's offer.
+    /// A listener that is declared and open, or one of `Listeners`, whose place in the predecessor's offer is `adopted`.
     Listener {
         /// `None` for one that is declared, which the engine has.
         held: Option<Box<Held>>,
@@ -76,19 +88,21 @@ pub(crate) enum Verdict {
 /// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.
 pub(crate) const ENGINE_THREAD: &str = "tableflip";
 
-/// Starts the thread of an engine that is yet to be made, and that the returned function gives it. Dropped, that ends the thread.
-pub(crate) fn start_engine_thread<E: Send + 'static>(run: fn(E)) -> Result<impl FnOnce(E), StartError> {
+/// Starts a thread whose work is yet to be made, and that the returned function gives it. Dropped, that ends the thread.
+///
+/// What cannot be started for want of a thread therefore still has all that it needs to say so.
+pub(crate) fn start_thread<W: Send + 'static>(
+    builder: thread::Builder,
+    run: fn(W),
+) -> Result<impl FnOnce(W), StartError> {
     let (give, take) = mpsc::channel();
-    let engine = move || {
-        if let Ok(engine) = take.recv() {
-            run(engine);
+    let work = move || {
+        if let Ok(work) = take.recv() {
+            run(work);
         }
     };
-    thread::Builder::new()
-        .name(ENGINE_THREAD.to_owned())
-        .spawn(engine)
-        .map_err(StartError::system("start a thread"))?;
-    Ok(move |engine| give.send(engine).expect("the thread waits for it"))
+    builder.spawn(work).map_err(StartError::system("start a thread"))?;
+    Ok(move |work| give.send(work).expect("the thread waits for it"))
 }
 
 /// What a body that takes `Listeners` may still take or adopt, until it is ready.
@@ -120,11 +134,26 @@ impl Last {
         match note {
             Note::Upgrade(reply) => reply.set(Err(self.refusal.clone())),
             Note::Status(reply) => reply.set(self.status.clone()),
-            Note::Listener { held, .. } => sockets::forget(held.map(|held| *held).as_slice(), shared),
+            Note::Listener { held, doors, .. } => {
+                sockets::forget(held.map(|held| *held).as_slice(), shared);
+                retire(&doors);
+            }
+            #[cfg(upgrades)]
+            Note::Control { held, control } => {
+                sockets::forget(&[*held], shared);
+                control.end();
+            }
+            // A body that runs all the same is not to wait at them for ever.
+            Note::Prepared(prepared) => retire(&prepared.doors),
             // Nobody waits for what becomes of these.
             _ => {}
         }
     }
+}
+
+/// Closes the listeners of a body that the engine never had.
+fn retire(doors: &[Arc<dyn Door>]) {
+    doors.iter().for_each(|door| _ = door.retire(Instant::now()));
 }
 
 pub(crate) struct Shared {
@@ -134,6 +163,9 @@ pub(crate) struct Shared {
     pub(crate) began: Instant,
     wake: Wake,
     inbox: Mutex<Inbox>,
+    /// How many threads bind a socket at a path that the engine does not know yet.
+    binding: Mutex<usize>,
+    bound: Condvar,
     /// How many streams and guards are open.
     counted: AtomicUsize,
     /// `None` once the service is ready, or if its body does not take `Listeners`.
@@ -173,6 +205,8 @@ impl Shared {
             began: Instant::now(),
             wake: Wake::new()?,
             inbox: Mutex::new(Inbox::Open(Vec::new())),
+            binding: Mutex::new(0),
+            bound: Condvar::new(),
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
             passed_on: Mutex::new(BTreeMap::new()),
@@ -203,14 +237,62 @@ impl Shared {
     }
 
     pub(crate) fn post(&self, note: Note) {
+        self.leave(note);
+        self.wake();
+    }
+
+    /// The same for what the engine has the time to read when it next wakes.
+    pub(crate) fn leave(&self, note: Note) {
         let last = match &mut *self.inbox() {
-            Inbox::Open(notes) => {
-                notes.push(note);
-                return self.wake();
-            }
+            Inbox::Open(notes) => return notes.push(note),
             Inbox::Closed(last) => last.clone(),
         };
         last.answer(note, self);
+    }
+
+    /// The part of a start for which the engine runs already: a stop ends it at any moment, and a failure is the engine's to
+    /// tell and to clean up after.
+    ///
+    /// # Errors
+    ///
+    /// Those of `prepare`, once the engine has ended.
+    pub(crate) fn preparing<P>(
+        &self,
+        prepare: impl FnOnce() -> Result<P, StartError>,
+    ) -> Result<P, StartError> {
+        match catch_unwind(AssertUnwindSafe(prepare)) {
+            Ok(prepared) => prepared.inspect_err(|error| self.fail_start(&error.to_string())),
+            Err(panic) => {
+                self.fail_start(&format!("its preparation panicked: {}", panic_message(&*panic)));
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Tells the engine that the start fails, and waits until it has told the predecessor and removed what there is to remove.
+    pub(crate) fn fail_start(&self, reason: &str) {
+        self.post(Note::StartFailed { reason: printable(reason) });
+        self.verdict.wait_blocking();
+        self.left.set(());
+    }
+
+    /// Marks that this thread binds a socket at a path, until its note is in the inbox: the engine ends no process in
+    /// between, which would leave the path behind.
+    pub(crate) fn binding(&self, address: &Address) -> Option<Binding<'_>> {
+        matches!(address.place(), Place::Path(_)).then(|| {
+            *self.count_of_binding() += 1;
+            Binding { shared: self }
+        })
+    }
+
+    /// Waits until no thread binds a socket at a path, for this long at most. With the guard none begins to.
+    pub(crate) fn no_binding(&self, time: Duration) -> MutexGuard<'_, usize> {
+        let waited = self.bound.wait_timeout_while(self.count_of_binding(), time, |count| *count > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn count_of_binding(&self) -> MutexGuard<'_, usize> {
+        self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take_notes(&self) -> Vec<Note> {
@@ -301,6 +383,18 @@ impl fmt::Debug for Shared {
             .field("pid", &self.pid)
             .field("counted", &self.counted())
             .finish_non_exhaustive()
+    }
+}
+
+/// A socket is being bound at a path, until this is dropped.
+pub(crate) struct Binding<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Binding<'_> {
+    fn drop(&mut self) {
+        *self.shared.count_of_binding() -= 1;
+        self.shared.bound.notify_all();
     }
 }
 

@@ -539,7 +539,8 @@ mod tests {
             let panicking = old
                 .replace_blocking(declared(), |_| -> Result<Body, StartError> { panic!("no configuration") });
             let reason = panicking.map(|_| ()).unwrap_err().to_string();
-            assert_eq!(reason, "the successor ended before it served");
+            let expected = "the successor could not start: its preparation panicked: no configuration";
+            assert_eq!(reason, expected);
             assert_eq!(ask(old.address("greet").unwrap()).unwrap(), "old");
             old.stop();
         });

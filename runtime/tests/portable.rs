@@ -84,6 +84,19 @@ async fn unready(echo: net::TcpListener) -> Result {
     Err("no configuration".into())
 }
 
+/// Its preparation never ends.
+fn preparing() -> ExitCode {
+    let address = format!("unix://{}", std::env::var("PORTABLE_PATH").expect("the test says where"));
+    tableflip::Service::new().listen("local", address).run_blocking(|start| {
+        let local: blocking::UnixListener = start.listener("local")?;
+        println!("prepares");
+        while start.harness::<Upgrader>()?.generation() == 1 {
+            thread::park();
+        }
+        Ok(move || drop(local))
+    })
+}
+
 /// Not a test, but the process of a service where the environment says so.
 #[test]
 fn service() {
@@ -94,6 +107,7 @@ fn service() {
         "at_run_time" => at_run_time(),
         "forgetful" => forgetful(),
         "unready" => unready(),
+        "preparing" => preparing(),
         _ => unreachable!("`{name}` is none of the services"),
     };
     let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code);
@@ -251,6 +265,24 @@ fn a_second_ctrl_c_ends_it_at_once() -> Result {
     service.wait_until_closed()?;
     service.signal(Signal::SIGINT)?;
     assert_eq!(service.wait()?.signal(), Some(Signal::SIGINT as i32));
+    Ok(())
+}
+
+/// B9: the paths that it has bound are removed.
+#[test]
+fn b9_a_signal_ends_a_start_whose_preparation_blocks() -> Result {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("local");
+        let mut child = command("preparing").env("PORTABLE_PATH", &path).stdout(Stdio::piped()).spawn()?;
+        let stdout = lines(child.stdout.take().expect("it is piped"));
+        while !stdout.recv_timeout(DEADLINE)?.contains("prepares") {}
+        assert!(path.exists());
+        kill(Pid::from_raw(child.id().try_into()?), signal)?;
+        wait_until(|| !matches!(child.try_wait(), Ok(None)))?;
+        assert_eq!(child.wait()?.code(), Some(0), "{signal}");
+        assert!(!path.exists(), "{signal}");
+    }
     Ok(())
 }
 

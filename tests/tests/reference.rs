@@ -275,7 +275,6 @@ const NOT_DESCRIBED: &[&str] = &[
     "dropping `Ready` without `notify` fails the start",
     "it is inherited or bound",
     "it is no public interface",
-    "it is made in one place, of what that place has just prepared",
     "started a successor",
     "strings, numbers and lists of them always encode",
     "the predecessor does not know a message",

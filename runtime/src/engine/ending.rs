@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT};
+use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT, Preparation};
 use crate::error::UpgradeError;
 use crate::handover::message::Message;
 use crate::hint;
@@ -105,7 +105,10 @@ impl Engine {
             End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
             End::NotStarted(Some(failure)) => {
                 let reason = self.start_failure(failure);
-                complain!(self.shared, "cannot start: {reason}");
+                // What fails in the thread of `main` is said there.
+                if self.preparation != Preparation::Failed {
+                    complain!(self.shared, "cannot start: {reason}");
+                }
                 Verdict::Failure
             }
             End::RescueFailed => {

@@ -1,12 +1,31 @@
 //! What the actions of the life cycle do to the listeners.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Engine, PAUSE_TIMEOUT};
+use crate::gate::Door;
 use crate::lifecycle::{Drain, Event, Phase};
 use crate::report::{complain, tell};
+use crate::sockets::{self, Held};
 
 impl Engine {
+    /// A socket that was bound or adopted, and what the body has taken. What comes when all others are closed is closed.
+    pub(super) fn have(&mut self, held: Option<Held>, doors: Vec<Arc<dyn Door>>) {
+        if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
+            sockets::forget(held.as_slice(), &self.shared);
+            let deadline = Instant::now() + PAUSE_TIMEOUT;
+            doors.iter().for_each(|door| _ = door.retire(deadline));
+            return;
+        }
+        if let Some(held) = held {
+            self.ports.extend(held.port());
+            // The control socket stays the last.
+            self.held.insert(self.held_by_body().len(), held);
+        }
+        self.doors.extend(doors);
+    }
+
     /// Whether the successor keeps the listener of this name.
     fn is_adopted(&self, name: &str) -> bool {
         self.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))

@@ -22,8 +22,6 @@ const LAST_TRY: Duration = Duration::from_secs(10);
 /// A service manager, and what it has been told.
 pub(crate) struct Told {
     pub(super) manager: Manager,
-    /// Whether it follows the generations itself, and not a parent that stays.
-    pub(super) follows: bool,
     known: Known,
     /// Why the last upgrade failed, until the next.
     failure: Option<String>,
@@ -37,10 +35,9 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) fn new(manager: Manager, follows: bool, offered: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(manager: Manager, offered: Vec<(String, String)>) -> Self {
         Self {
             manager,
-            follows,
             known: Known::Starting,
             failure: None,
             stored: false,

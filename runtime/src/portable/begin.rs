@@ -2,17 +2,20 @@
 
 use std::collections::VecDeque;
 use std::env;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
-use crate::engine::Engine;
+use crate::address::Address;
+use crate::engine::{Engine, Prepared};
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::{StartError, UpgradeError};
 use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::cannot_start;
-use crate::service::{Service, Supervise};
-use crate::shared::{Shared, start_engine_thread};
+use crate::service::{Service, Settings, Supervise};
+use crate::shared::{Note, Shared, start_thread};
 use crate::signals;
 use crate::sockets::{self, Held};
 
@@ -29,50 +32,57 @@ pub(crate) enum Host {
 
 pub(crate) type Started = Box<dyn FnOnce(&Arc<Shared>, &[Held]) + Send>;
 
-/// Everything before the body: prepares, then starts the engine. An error is said on stderr.
+/// Everything before the body, in this order: what this process was started with, the engine, the listeners, the body's own
+/// preparation. From the second step on a stop ends the start at any moment. An error is said on stderr.
 pub(crate) fn begin<P>(
     service: Service,
     host: Host,
     prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
 ) -> Result<(Arc<Shared>, P), StartError> {
     let is_process = matches!(host, Host::Process);
-    try_begin(service, host, prepare).inspect_err(|error| {
+    let begun = settle(service, host).and_then(start_engine).and_then(|(shared, listeners, started)| {
+        let prepared = shared.preparing(|| open_and_prepare(&shared, listeners, started, prepare))?;
+        Ok((shared, prepared))
+    });
+    begun.inspect_err(|error| {
         if is_process {
             cannot_start(error);
         }
     })
 }
 
-fn try_begin<P>(
-    service: Service,
-    host: Host,
-    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
-) -> Result<(Arc<Shared>, P), StartError> {
-    let (mut settings, started) = match host {
-        Host::Process => {
-            let (environment, ours) = Environment::take();
-            let unsupported = |variable: &str| StartError::Environment {
-                variable: variable.to_owned(),
-                problem: UpgradeError::Unsupported.to_string(),
-            };
-            if ours.handover.is_some() {
-                return Err(unsupported(HANDOVER));
-            }
-            if ours.supervisor.is_some() {
-                return Err(unsupported(SUPERVISOR));
-            }
-            let directory = env::current_dir().map_err(StartError::system("find the working directory"))?;
-            let settings = service.settle(environment, &directory)?;
-            if settings.supervise == Supervise::Always {
-                let problem = "`always`: no supervisor is needed where there are no upgrades".to_owned();
-                return Err(StartError::Option { option: "supervise", problem });
-            }
-            signals::install(settings.upgrade_signal)
-                .map_err(StartError::system("install the signal handlers"))?;
-            (settings, None)
+/// What a process was started with.
+fn settle(service: Service, host: Host) -> Result<(Settings, Option<Started>), StartError> {
+    let Host::Test { started } = host else {
+        let (environment, ours) = Environment::take();
+        let unsupported = |variable: &str| StartError::Environment {
+            variable: variable.to_owned(),
+            problem: UpgradeError::Unsupported.to_string(),
+        };
+        if ours.handover.is_some() {
+            return Err(unsupported(HANDOVER));
         }
-        Host::Test { started } => (service.settle(Environment::default(), Path::new("/"))?, Some(started)),
+        if ours.supervisor.is_some() {
+            return Err(unsupported(SUPERVISOR));
+        }
+        let directory = env::current_dir().map_err(StartError::system("find the working directory"))?;
+        let settings = service.settle(environment, &directory)?;
+        if settings.supervise == Supervise::Always {
+            let problem = "`always`: no supervisor is needed where there are no upgrades".to_owned();
+            return Err(StartError::Option { option: "supervise", problem });
+        }
+        signals::install(settings.upgrade_signal)
+            .map_err(StartError::system("install the signal handlers"))?;
+        return Ok((settings, None));
     };
+    Ok((service.settle(Environment::default(), Path::new("/"))?, Some(started)))
+}
+
+type Listeners = Vec<(String, Address)>;
+
+fn start_engine(
+    (mut settings, started): (Settings, Option<Started>),
+) -> Result<(Arc<Shared>, Listeners, Option<Started>), StartError> {
     let shared = Arc::new(
         Shared::new(1, false, settings.timeouts.drain)
             .map_err(StartError::system("make what wakes the engine"))?,
@@ -82,22 +92,36 @@ fn try_begin<P>(
     if is_process {
         signals::wake_through(&shared);
     }
+    let listeners = mem::take(&mut settings.listeners);
+    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
+    let run = start_thread(thread::Builder::new().name("tableflip".to_owned()), Engine::run)?;
+    run(Engine::new(shared.clone(), settings, pidfile, is_process));
+    Ok((shared, listeners, started))
+}
 
+/// Opens the listeners, and prepares the body. The engine has notes of all that is to be removed should the start not come to
+/// its end.
+fn open_and_prepare<P>(
+    shared: &Arc<Shared>,
+    listeners: Listeners,
+    started: Option<Started>,
+    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+) -> Result<P, StartError> {
     let mut held = Vec::new();
-    for (name, address) in &settings.listeners {
-        held.push(sockets::bind(name, address).inspect_err(|_| sockets::forget(&held, &shared))?);
+    for (name, address) in listeners {
+        let _binding = shared.binding(&address);
+        let bound = sockets::bind(&name, &address)?;
+        let noted = Some(Box::new(bound.clone()));
+        shared.leave(Note::Listener { held: noted, doors: Vec::new(), adopted: None });
+        held.push(bound);
+    }
+    if let Some(started) = started {
+        started(shared, &held);
     }
     let mut start = Start::new(shared.clone(), held, VecDeque::new(), Vec::new());
-    let prepared = prepare(&mut start).and_then(|prepared| start.check().map(|()| prepared));
-    let prepared = prepared.inspect_err(|_| sockets::forget(&start.held, &shared))?;
-    let engine_thread =
-        start_engine_thread(Engine::run).inspect_err(|_| sockets::forget(&start.held, &shared))?;
-    if let Some(started) = started {
-        started(&shared, &start.held);
-    }
-    let Start { held, doors, manual_ready, .. } = start;
-    let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
-    let engine = Engine::new(shared.clone(), settings, pidfile, held, doors, manual_ready, is_process);
-    engine_thread(engine);
-    Ok((shared, prepared))
+    let prepared = prepare(&mut start)?;
+    start.check()?;
+    let Start { doors, manual_ready, .. } = start;
+    shared.post(Note::Prepared(Box::new(Prepared { doors, manual_ready })));
+    Ok(prepared)
 }

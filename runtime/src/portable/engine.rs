@@ -18,7 +18,7 @@ use crate::report::{Seldom, Thinned, complain, printable, tell};
 use crate::service::Settings;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
-use crate::sockets::Held;
+use crate::sockets::{self, Held};
 use crate::status::Status;
 use crate::stops::Stops;
 
@@ -26,6 +26,25 @@ use crate::stops::Stops;
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparation {
+    /// The listeners are being bound, or the body is being prepared.
+    UnderWay,
+    /// The body runs.
+    Done,
+    /// There will be no body. The thread of `main` says why, and returns.
+    Failed,
+}
+
+/// What the engine gets when the start is through.
+pub(crate) struct Prepared {
+    /// The managed listeners that the body has taken.
+    pub(crate) doors: Vec<Arc<dyn Door>>,
+    /// Whether the body says itself when it is ready.
+    pub(crate) manual_ready: bool,
+}
 
 /// What an engine starts with.
 pub(crate) struct Engine {
@@ -40,6 +59,7 @@ pub(crate) struct Engine {
     manual_ready: bool,
     /// Whether the service is this process, and not one of several in a test.
     is_process: bool,
+    preparation: Preparation,
 
     state: State,
     timers: BTreeMap<Timer, Instant>,
@@ -67,13 +87,11 @@ struct Body {
 }
 
 impl Engine {
+    /// An engine that has what is known before anything is bound. All else it gets by notes.
     pub(crate) fn new(
         shared: Arc<Shared>,
         settings: Settings,
         pidfile: Option<Pidfile>,
-        held: Vec<Held>,
-        doors: Vec<Arc<dyn Door>>,
-        manual_ready: bool,
         is_process: bool,
     ) -> Self {
         let (state, actions) = State::new(Predecessor::None, Overlap::default(), false);
@@ -81,10 +99,11 @@ impl Engine {
             shared,
             settings,
             pidfile,
-            held,
-            doors,
-            manual_ready,
+            held: Vec::new(),
+            doors: Vec::new(),
+            manual_ready: false,
             is_process,
+            preparation: Preparation::UnderWay,
             state,
             timers: BTreeMap::new(),
             body: Body::default(),
@@ -136,11 +155,17 @@ impl Engine {
             return;
         }
         self.shared.verdict.set(verdict);
+        let status = if verdict == Verdict::Success { 0 } else { 1 };
+        if self.preparation == Preparation::UnderWay {
+            // The thread of `main` looks at no verdict before it has a body, which may take it long.
+            let _nothing_is_left_behind = self.shared.no_binding(LEAVE_TIMEOUT);
+            signals::exit_now(status);
+        }
         if self.shared.left.wait_for(LEAVE_TIMEOUT).is_some() {
             return;
         }
         complain!(self.shared, "the body blocks its thread; the process is ended without it");
-        signals::exit_now(if verdict == Verdict::Success { 0 } else { 1 });
+        signals::exit_now(status);
     }
 
     /// Nobody waits for an answer of an engine that has ended.
@@ -198,12 +223,31 @@ impl Engine {
                 Note::Stop => self.stop(None),
                 Note::Alive => {}
                 Note::Status(reply) => reply.set(self.status()),
-                Note::Listener { held, doors, .. } => {
-                    self.held.extend(held.map(|held| *held));
-                    self.doors.extend(doors);
+                Note::Listener { held, doors, .. } => self.have(held.map(|held| *held), doors),
+                Note::Prepared(prepared) => {
+                    let Prepared { doors, manual_ready } = *prepared;
+                    self.preparation = Preparation::Done;
+                    self.manual_ready = manual_ready;
+                    self.have(None, doors);
+                }
+                Note::StartFailed { reason } => {
+                    self.preparation = Preparation::Failed;
+                    self.reason.get_or_insert(reason);
+                    self.feed(Event::NotReady);
                 }
             }
         }
+    }
+
+    /// A socket that was bound, and what the body has taken. What comes when all others are closed is closed.
+    fn have(&mut self, held: Option<Held>, doors: Vec<Arc<dyn Door>>) {
+        if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
+            sockets::forget(held.as_slice(), &self.shared);
+            let deadline = Instant::now() + PAUSE_TIMEOUT;
+            return doors.iter().for_each(|door| door.retire(deadline));
+        }
+        self.held.extend(held);
+        self.doors.extend(doors);
     }
 
     fn status(&self) -> Status {
@@ -238,7 +282,8 @@ impl Engine {
     }
 
     fn look_at_body(&mut self) {
-        if self.verdict.is_none() && self.state.phase == Phase::Starting {
+        let is_prepared = self.preparation == Preparation::Done;
+        if self.verdict.is_none() && is_prepared && self.state.phase == Phase::Starting {
             // Whoever binds at run time is ready when it has bound something, and serves it.
             let nothing_yet = self.doors.is_empty() && self.shared.pool().is_some();
             let all_asked = self.doors.iter().all(|door| door.asked());
@@ -265,6 +310,10 @@ impl Engine {
     }
 
     fn is_drained(&self) -> bool {
+        // There is nothing to finish, and nobody would: the body never runs.
+        if self.preparation != Preparation::Done {
+            return matches!(self.state.phase, Phase::Draining(_));
+        }
         // A body that awaited `Shutdown` is written to return, and is waited for.
         let awaited = self.shared.awaited.load(Ordering::Acquire);
         matches!(self.state.phase, Phase::Draining(_))
@@ -274,10 +323,13 @@ impl Engine {
 
     /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
     fn unserved(&self) -> Vec<String> {
-        let not_asked = self.doors.iter().filter(|door| !door.asked()).map(|door| door.name());
+        if self.preparation != Preparation::Done {
+            return self.held.iter().map(|held| held.name.clone()).collect();
+        }
+        let not_asked = self.doors.iter().filter(|door| !door.asked()).map(|door| door.name().to_owned());
         let pool = self.shared.pool();
-        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.as_str());
-        not_asked.chain(not_taken).map(|name| format!("`{name}`")).collect()
+        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.clone());
+        not_asked.chain(not_taken).collect()
     }
 
     /// Feeds one event and what comes of its actions.
@@ -357,14 +409,16 @@ impl Engine {
     }
 
     fn warn_not_ready(&self) {
-        let unserved = self.unserved();
-        let because = if unserved.is_empty() {
-            "has not called `Ready::notify`".to_owned()
+        let names: Vec<_> = self.unserved().iter().map(|name| format!("`{name}`")).collect();
+        let because = if self.preparation == Preparation::UnderWay {
+            "it still binds its listeners, or prepares its body".to_owned()
+        } else if names.is_empty() {
+            "its body has not called `Ready::notify`".to_owned()
         } else {
-            format!("has not asked for a connection of {}", unserved.join(", "))
+            format!("its body has not asked for a connection of {}", names.join(", "))
         };
         let after = humantime::format_duration(self.settings.timeouts.upgrade);
-        complain!(self.shared, "not ready after {after}: its body {because}");
+        complain!(self.shared, "not ready after {after}: {because}");
     }
 
     /// The deadline of the drain has passed.
@@ -425,7 +479,10 @@ impl Engine {
         self.verdict = Some(match end {
             End::Final | End::Replaced | End::NotStarted(None) => Verdict::Success,
             End::NotStarted(Some(failure)) => {
-                complain!(self.shared, "cannot start: {}", self.start_failure(failure));
+                // What fails in the thread of `main` is said there.
+                if self.preparation != Preparation::Failed {
+                    complain!(self.shared, "cannot start: {}", self.start_failure(failure));
+                }
                 Verdict::Failure
             }
             End::RescueFailed => Verdict::Failure,

@@ -69,6 +69,93 @@ fn p5_sigterm_at_any_moment_of_a_successors_start() {
     }
 }
 
+/// B9: the listeners are bound, and the preparation of the body goes on for as long as the test.
+#[test]
+fn b9_a_signal_ends_a_start_whose_preparation_blocks() {
+    for signals in
+        [&[Signal::TERM][..], &[Signal::INT], &[Signal::TERM, Signal::TERM], &[Signal::INT, Signal::TERM]]
+    {
+        let dir = Dir::new();
+        let service = dir
+            .victim()
+            .listen_unix("local")
+            .env("TABLEFLIP_CONTROL", "control")
+            .plan("prepare block")
+            .start();
+        let first = service.next_process();
+        service.wait(&first, "blocked");
+        assert!(dir.join("local").exists() && dir.join("control").exists(), "{signals:?}");
+        signals.iter().for_each(|signal| first.signal(*signal));
+        // The first one is enough. Another may come while it ends.
+        let exit = first.exit();
+        let at_once = signals.len() > 1 && signals.iter().any(|signal| exit == Exit::by(*signal));
+        assert!(exit == Exit::Status(0) || at_once, "{signals:?}: {exit:?}");
+        assert!(!dir.join("local").exists() && !dir.join("control").exists(), "{signals:?}");
+        assert_eq!(service.pidfile(), None, "{signals:?}");
+    }
+}
+
+/// B9: an upgrade is refused meanwhile, and not later.
+#[test]
+fn b9_a_sighup_in_a_preparation_is_refused_at_once() {
+    let dir = Dir::new();
+    let gate = dir.gate("preparing");
+    let service = dir.victim().plan("prepare gate preparing").start();
+    let first = service.next_process();
+    service.wait(&first, "gate");
+    first.signal(Signal::HUP);
+    service.wait_for(&first, "error", "upgrade refused: this process is not ready yet");
+    gate.open();
+    service.wait_until_it_serves(&first);
+    assert_eq!(service.served_by(), first.pid());
+}
+
+/// B9: a name that is looked up for as long as the test. What has been bound before it is removed.
+#[test]
+fn b9_a_signal_ends_a_start_that_looks_up_a_name() {
+    use rustix::fs::{Mode, OFlags, open};
+
+    let dir = Dir::new();
+    // resolver(7): aliases are read before a server is asked, here from somebody who says nothing.
+    let aliases = dir.join("aliases");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &aliases, Mode::RUSR | Mode::WUSR).expect("a FIFO");
+    let service = dir
+        .victim()
+        .no_listeners()
+        .listen_unix("local")
+        .listen("slow", "tcp://tableflip-slow:0")
+        .env("HOSTALIASES", &aliases)
+        .start();
+    let first = service.next_process();
+    let said_nothing = crate::harness::booted::until("lookup", || {
+        open(&aliases, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
+    });
+    assert!(dir.join("local").exists());
+    first.signal(Signal::TERM);
+    assert_eq!(first.exit(), Exit::Status(0));
+    assert!(!dir.join("local").exists(), "it was bound");
+    drop(said_nothing);
+}
+
+/// B9: of a successor it is the upgrade that fails, at once, and with the reason.
+#[test]
+fn b9_a_signal_ends_a_successor_whose_preparation_blocks() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").serve();
+    for end in [Signal::TERM, Signal::INT] {
+        service.plan("prepare block");
+        let new = service.start_upgrade(&old);
+        service.wait(&new, "blocked");
+        new.signal(end);
+        let reason = service.wait_for_failure(&old);
+        assert!(reason.contains("the successor could not start: it was told to stop"), "{reason}");
+        assert_eq!(service.served_by(), old.pid());
+        assert!(dir.join("local").exists(), "it is the old one's");
+    }
+    let new = service.upgrade(&old);
+    assert_eq!(service.served_by(), new.pid());
+}
+
 /// M19: one that comes before there is a handler for it kills a process that nobody relies on yet.
 #[test]
 fn m19_sighup_at_any_moment_of_a_successors_start() {

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     let code = service.run(|start| {
         // Only now: until here the process is to have one thread.
         std::thread::spawn(|| plan::wait_for_the_end_of_the_test());
+        plan.carry_out(0, "prepare");
         let ready = env::var_os("VICTIM_READY").map(|_| start.harness::<Ready>()).transpose()?;
         let (commands, orders) = mpsc::unbounded_channel();
         let service = Arc::new(Victim { upgrader: start.harness()?, shutdown: start.harness()?, commands });
