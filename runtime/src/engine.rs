@@ -515,6 +515,7 @@ impl Engine {
                 Note::Control { held, control } => {
                     self.have(Some(*held), vec![control.clone()]);
                     self.control = Some(control);
+                    self.answer_alone();
                 }
                 Note::Prepared(prepared) => self.have_prepared(*prepared),
                 Note::StartFailed { reason } => {
@@ -638,6 +639,7 @@ impl Engine {
             // Of an upgrade that is over at once as well: a manager may wait for its begin and its end.
             self.tell_manager();
         }
+        self.answer_alone();
         self.tell_phase();
         self.wake_control();
     }
@@ -654,6 +656,15 @@ impl Engine {
     fn have_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
         if let Some(parent) = &mut self.parent {
             parent.adopted.extend(adopted);
+        }
+    }
+
+    /// Opens the control socket of a start that has no predecessor to answer there: to an operator this is when it matters
+    /// most, and what waited in its queue would be carried out later.
+    fn answer_alone(&self) {
+        let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared | Phase::TakingOver);
+        if let Some(control) = self.control.as_ref().filter(|_| is_start && self.parent.is_none()) {
+            control.open();
         }
     }
 

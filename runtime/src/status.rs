@@ -49,6 +49,10 @@ pub struct Status {
     /// The listeners of this process.
     #[serde(default)]
     pub listeners: Vec<Listener>,
+    /// The names of those that keep a start from serving: the body has not asked them for a connection yet. JSON has it where
+    /// there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unserved: Vec<String>,
     /// What came of the upgrades.
     #[serde(default)]
     pub upgrades: Upgrades,
@@ -170,6 +174,7 @@ impl Status {
             open,
             generations: vec![us],
             listeners: held.iter().map(listener).collect(),
+            unserved: Vec::new(),
             upgrades: Upgrades::default(),
         }
     }
@@ -348,6 +353,7 @@ mod tests {
                 listener("echo", Some(90_210), Some(6), Some(4096)),
                 listener("raw", None, None, None),
             ],
+            unserved: Vec::new(),
             upgrades: Upgrades { done: 2, refused: 8, failed: 9, last_failure: Some("no disk".to_owned()) },
         }
     }

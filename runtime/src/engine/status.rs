@@ -19,6 +19,7 @@ impl Engine {
         let mut status = Status {
             version: self.settings.version.clone(),
             serving: self.serving_since.map(|since| since.elapsed()),
+            unserved: if self.state.phase == Phase::Starting { self.unserved() } else { Vec::new() },
             executable: self.executable(),
             predecessor: self.parent.as_ref().map(|parent| parent.pid),
             successor: self.successor_pid(),

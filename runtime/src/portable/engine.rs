@@ -254,6 +254,7 @@ impl Engine {
         Status {
             version: self.settings.version.clone(),
             serving: self.serving_since.map(|since| since.elapsed()),
+            unserved: if self.state.phase == Phase::Starting { self.unserved() } else { Vec::new() },
             ..Status::of(&self.shared, self.state.phase, &self.held, &self.doors)
         }
     }

@@ -482,3 +482,77 @@ fn one_that_is_served_is_not_taken_and_a_stale_one_is() {
     let (service, old) = controlled(&dir).serve();
     assert_eq!(ask(&service, "status")["pid"], old.pid());
 }
+
+/// D1: an answer to what an operator asks of a start, which is `phase`, and whose listeners are not served.
+#[track_caller]
+fn assert_starting(service: &Service, process: &Process, unserved: &[&str]) {
+    let status = ask(service, "status");
+    assert_eq!((&status["pid"], &status["phase"]), (&process.pid().into(), &"starting".into()));
+    assert_eq!(status["unserved"], serde_json::json!(unserved));
+    let refused = ask(service, "upgrade");
+    assert_eq!((&refused["reply"], &refused["code"]), (&"error".into(), &"not-ready".into()));
+}
+
+#[test]
+fn d1_a_start_is_answered_from_its_first_moment() {
+    let dir = Dir::new();
+    let (preparing, initialising) = (dir.gate("preparing"), dir.gate("initialising"));
+    let service = controlled(&dir)
+        .listen("other", "tcp://127.0.0.1:0")
+        .plan("prepare gate preparing; init gate initialising")
+        .start();
+    let first = service.next_process();
+    for gate in [&preparing, &initialising] {
+        service.wait(&first, "gate");
+        assert_starting(&service, &first, &["echo", "other"]);
+        gate.open();
+    }
+    service.wait_until_it_serves(&first);
+    // What was refused is not carried out later.
+    let status = ask(&service, "status");
+    assert_eq!((&status["phase"], &status["upgrades"]["refused"]), (&"serving".into(), &2.into()));
+    assert_eq!((&status["unserved"], &status["successor"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn d1_a_listener_that_is_never_served_is_named_and_a_stop_ends_the_start() {
+    for plan in ["init skip other", "init never", "init block", "prepare block"] {
+        let dir = Dir::new();
+        let service = controlled(&dir).current_thread().listen_unix("other").plan(plan).start();
+        let first = service.next_process();
+        let unserved: &[&str] = if plan == "init skip other" { &["other"] } else { &["echo", "other"] };
+        if plan.ends_with("block") {
+            service.wait(&first, "blocked");
+        } else {
+            service.wait(&first, if plan == "init never" { "init" } else { "serve" });
+        }
+        assert_starting(&service, &first, unserved);
+        let mut client = operator(&service);
+        client.send(r#"{"command":"stop"}"#);
+        assert_eq!(receive(&mut client)["reply"], "stopping");
+        assert_eq!(first.exit(), Exit::Status(0), "{plan}");
+        let left: Vec<_> = names_in(dir.path());
+        assert!(left.iter().all(|name| name == "log" || name == "plan"), "{plan}: {left:?}");
+    }
+}
+
+/// It answers there when it serves, or when its predecessor is dead.
+#[test]
+fn d1_a_successor_leaves_the_control_socket_to_its_predecessor() {
+    let dir = Dir::new();
+    let gate = dir.gate("preparing");
+    let (service, old) = controlled(&dir).serve();
+    service.plan("prepare gate preparing");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    for _ in 0..10 {
+        let status = ask(&service, "status");
+        assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"upgrading".into()));
+    }
+    old.kill();
+    service.wait(&new, "alone");
+    assert_starting(&service, &new, &["echo"]);
+    gate.open();
+    service.wait_until_it_serves(&new);
+    assert_eq!(service.served_by(), new.pid());
+}

@@ -153,18 +153,22 @@ fn a_service_that_stops_refuses_an_upgrade_with_1() {
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
-/// Its control socket is there before it serves, and answers when it does.
+/// D1: in the preparation of the body as well as in the body.
 #[test]
-fn whoever_asks_before_it_serves_waits() {
-    let dir = Dir::new();
-    let gate = dir.gate("slow");
-    let service = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").plan("init gate slow").start();
-    let old = service.next_process();
-    service.wait(&old, "gate");
-    run(&dir, "status --timeout 100ms pid").failed(5, "no answer in time at pid.control");
-    let asking = start(&dir, "status pid");
-    gate.open();
-    assert!(end(asking).done().starts_with(&format!("generation 1, process {}: serving", old.pid())));
+fn d1_a_start_is_answered() {
+    for plan in ["prepare block", "init block"] {
+        let dir = Dir::new();
+        let service = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").plan(plan).start();
+        let first = service.next_process();
+        service.wait(&first, "blocked");
+        let status = run(&dir, "status pid");
+        let begin = format!("generation 1, process {}: starting, up for ", first.pid());
+        assert!(status.done().starts_with(&begin), "{}", status.out);
+        assert!(status.out.contains("\nnot served   echo\n"), "{}", status.out);
+        run(&dir, "upgrade pid").failed(1, "this process is not ready yet");
+        assert_eq!(run(&dir, "stop pid").done(), format!("process {} is gone\n", first.pid()));
+        assert_eq!(first.exit(), Exit::Status(0));
+    }
 }
 
 #[test]

@@ -64,6 +64,9 @@ pub(crate) fn picture_of(status: &Status) -> String {
         }
         row("listener", &value);
     }
+    if !status.unserved.is_empty() {
+        row("not served", &status.unserved.join(", "));
+    }
     let upgrades = &status.upgrades;
     row(
         "upgrades",
