@@ -30,7 +30,7 @@ use crate::pidfd;
 use crate::pidfile::Pidfile;
 use crate::report::{cannot_start, printable};
 use crate::service::{ControlAt, Service, Settings, Supervise};
-use crate::shared::{ENGINE_THREAD, Note, Shared, start_thread};
+use crate::shared::{ENGINE_THREAD, Note, Shared, no_thread, start_thread};
 use crate::signals::{self, Blocked};
 use crate::sockets::{self, Held, Numbers, Unbound};
 use crate::spawn::{Launch, Siblings, Spawner};
@@ -186,6 +186,7 @@ impl Origin {
             }
         }
         signals::install(settings.upgrade_signal, &mut blocked)
+            .map_err(no_thread)
             .map_err(StartError::system("install the signal handlers"))?;
         let mut warnings = Vec::new();
         let manager = variables.connect(&mut warnings)?;

@@ -32,8 +32,9 @@ where
     use std::task::Poll;
 
     let (flavor, threads) = (service.flavor, service.worker_threads.take());
+    let is_process = matches!(host, Host::Process);
     let (shared, (runtime, body)) = begin(service, host, |start| {
-        let runtime = runtime(flavor, threads)?;
+        let runtime = runtime(flavor, threads, is_process.then_some(&start.shared))?;
         let body = {
             // The types of tokio register with the runtime that they are made in.
             let _entered = runtime.enter();
@@ -81,10 +82,12 @@ async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
     }
 }
 
+/// `process`: the service is this process, and not one of several in a test.
 #[cfg(feature = "tokio")]
 fn runtime(
     flavor: crate::service::Flavor,
     threads: Option<usize>,
+    process: Option<&Arc<Shared>>,
 ) -> Result<tokio::runtime::Runtime, StartError> {
     use crate::service::Flavor;
 
@@ -100,7 +103,46 @@ fn runtime(
         Some(threads) => _ = builder.worker_threads(threads),
         None => {}
     }
-    builder.enable_all().build().map_err(StartError::system("start the tokio runtime"))
+    let mut build = || builder.enable_all().build();
+    let built = match process {
+        Some(shared) => ending_at_a_panic(shared, build),
+        None => build(),
+    };
+    built.map_err(StartError::system("start the tokio runtime"))
+}
+
+/// Starts the runtime, and ends the process where that panics.
+///
+/// tokio panics if it does not get every thread or descriptor that it needs, and the unwinding waits for the threads that it
+/// has got, which never end. So the start fails in the hook of the panic, which does not return. It is this thread's alone,
+/// and for this call: what panics elsewhere meanwhile goes to the hook that was there before.
+#[cfg(feature = "tokio")]
+fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
+    use std::io;
+    use std::panic::{PanicHookInfo, set_hook, take_hook};
+
+    use crate::report::cannot_start;
+    use crate::shared::{DESCRIPTOR_LIMIT, THREAD_LIMITS};
+    use crate::signals;
+
+    let before: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = take_hook().into();
+    let (otherwise, shared, starts) = (before.clone(), shared.clone(), thread::current().id());
+    set_hook(Box::new(move |info| {
+        if thread::current().id() != starts {
+            return otherwise(info);
+        }
+        let problem = panic_message(info.payload());
+        let limits = if problem.contains("thread") { THREAD_LIMITS } else { DESCRIPTOR_LIMIT };
+        let error =
+            StartError::system("start the tokio runtime")(io::Error::other(format!("{problem}: {limits}")));
+        shared.fail_start(&error.to_string());
+        cannot_start(&error);
+        signals::exit_now(1);
+    }));
+    let started = start();
+    drop(take_hook());
+    set_hook(Box::new(move |info| before(info)));
+    started
 }
 
 /// Runs a service whose body is a closure, on a thread of its own.

@@ -101,9 +101,25 @@ pub(crate) fn start_thread<W: Send + 'static>(
             run(work);
         }
     };
-    builder.spawn(work).map_err(StartError::system("start a thread"))?;
+    builder.spawn(work).map_err(no_thread).map_err(StartError::system("start a thread"))?;
     Ok(move |work| give.send(work).expect("the thread waits for it"))
 }
+
+/// Adds to an error of starting a thread which limits there are.
+pub(crate) fn no_thread(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(error.kind(), format!("{error}: {THREAD_LIMITS}")),
+        _ => error,
+    }
+}
+
+/// What keeps a process from starting a thread.
+pub(crate) const THREAD_LIMITS: &str = "the limit of threads is TasksMax= of the unit (pids.max of the container), and \
+                                        LimitNPROC= (RLIMIT_NPROC), which counts every process of the user";
+/// And from opening a descriptor.
+#[cfg(feature = "tokio")]
+pub(crate) const DESCRIPTOR_LIMIT: &str =
+    "the limit of descriptors is LimitNOFILE= of the unit (RLIMIT_NOFILE)";
 
 /// What a body that takes `Listeners` may still take or adopt, until it is ready.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use super::{Code, PROTOCOL, Reply, Request};
 use crate::gate::{Door, Gate, Passage};
 use crate::poll;
 use crate::report::{Seldom, complain};
-use crate::shared::{Note, Shared};
+use crate::shared::{Note, Shared, no_thread};
 use crate::sockets;
 use crate::status::{Phase, Status};
 use crate::sync::Latch;
@@ -85,7 +85,8 @@ impl Control {
             backoff: None,
             cannot_wait: Seldom::default(),
         };
-        let thread = thread::Builder::new().name("tableflip-control".to_owned()).spawn(|| server.run())?;
+        let builder = thread::Builder::new().name("tableflip-control".to_owned());
+        let thread = builder.spawn(|| server.run()).map_err(no_thread)?;
         Ok(Arc::new(Self { desk, thread: Mutex::new(Some(thread)) }))
     }
 

@@ -15,7 +15,7 @@ use crate::params::Start;
 use crate::pidfile::Pidfile;
 use crate::report::cannot_start;
 use crate::service::{Service, Settings, Supervise};
-use crate::shared::{Note, Shared, start_thread};
+use crate::shared::{Note, Shared, no_thread, start_thread};
 use crate::signals;
 use crate::sockets::{self, Held};
 
@@ -72,6 +72,7 @@ fn settle(service: Service, host: Host) -> Result<(Settings, Option<Started>), S
             return Err(StartError::Option { option: "supervise", problem });
         }
         signals::install(settings.upgrade_signal)
+            .map_err(no_thread)
             .map_err(StartError::system("install the signal handlers"))?;
         return Ok((settings, None));
     };

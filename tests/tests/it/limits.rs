@@ -1,12 +1,12 @@
 //! Limits of the system: descriptors, disks. What cannot be done is refused with its number, and the service goes on.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::{Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip};
+use crate::harness::{Command, Dir, Exit, Process, Root, Service, Signal, booted, names_in, root_or_skip};
 use crate::look;
 
 fn pid(process: &Process) -> Pid {
@@ -126,7 +126,7 @@ impl OnItsOwnDisk {
 
     fn remount(&self, how: &str) {
         let pid = self.old.pid().to_string();
-        let mut command = Command::new("nsenter");
+        let mut command = std::process::Command::new("nsenter");
         command
             .args(["--target", &pid, "--mount", "mount", "-o"])
             .arg(format!("remount,{how}"))
@@ -219,4 +219,115 @@ fn a_successor_without_memory_is_a_failed_upgrade() {
         assert_eq!(service.pidfile(), Some(old.pid()), "{kib}");
     }
     service.upgrade(&old);
+}
+
+/// A user of whom there are no other processes, so that a limit of processes counts those of one test.
+fn of_its_own_user<'a>(command: Command<'a>, user: &str, limit: &str) -> Command<'a> {
+    let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+    command.started_by("setpriv", &[&uid, &gid, "--clear-groups", "prlimit", limit])
+}
+
+/// A directory in which any user may do anything, and a copy of an executable in it.
+fn for_everybody(executable: &str) -> (Dir, PathBuf) {
+    let dir = Dir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let executable = dir.copy(executable, "service");
+    (dir, executable)
+}
+
+/// What a start says that fails for want of something, in its one line; `None` once it has what it needs.
+#[track_caller]
+fn start_or_reason(dir: &Dir, command: Command<'_>) -> Option<String> {
+    let service = command
+        .env("TABLEFLIP_LISTEN_ECHO", format!("unix://{}", dir.join("echo").display()))
+        .env("TABLEFLIP_PIDFILE", dir.join("pid"))
+        .env("TOKIO_WORKER_THREADS", "4")
+        .start();
+    let first = service.first();
+    let begun = booted::until("pid file or end", || {
+        if first.has_exited() { Some(false) } else { dir.join("pid").exists().then_some(true) }
+    });
+    if begun {
+        first.signal(Signal::TERM);
+        first.exit();
+        return None;
+    }
+    assert_eq!(first.exit(), Exit::Status(1), "{}", service.log());
+    let log = service.log();
+    fs::remove_file(dir.join("log")).expect("each start has its own");
+    let (line, rest) = log.split_once('\n').expect("a line");
+    assert!(rest.is_empty() && line.contains("cannot start: "), "one line, and no panic: {log}");
+    Some(line.split_once("cannot start: ").expect("it has it").1.to_owned())
+}
+
+/// E1, D9: the thread that it does not get may be any; tokio panics, and never returns if one of its threads has started.
+#[test]
+fn e1_a_start_that_gets_too_few_threads_ends_with_the_reason() {
+    let Some(Root) = root_or_skip() else { return };
+    let (dir, service) = for_everybody(env!("CARGO_BIN_EXE_ten_lines"));
+    let mut reasons = Vec::new();
+    // The thread of main, three of the harness and four of tokio.
+    for limit in 1..=8 {
+        let command = of_its_own_user(dir.command(&service), "64121", &format!("--nproc={limit}"));
+        reasons.extend(start_or_reason(&dir, command));
+        let left = names_in(dir.path());
+        assert!(left.iter().all(|name| name == "log" || name == "service"), "{limit}: {left:?}");
+    }
+    let limits = "RLIMIT_NPROC";
+    assert!(reasons.iter().all(|reason| reason.contains(limits)), "{reasons:#?}");
+    let of_tokio = |reason: &&String| {
+        reason
+            .starts_with("cannot start the tokio runtime: OS can't spawn worker thread: Resource temporarily")
+    };
+    assert_eq!((reasons.len(), reasons.iter().filter(of_tokio).count()), (7, 4), "{reasons:#?}");
+}
+
+#[test]
+fn d9_a_start_that_gets_too_few_descriptors_ends_with_the_reason() {
+    let (dir, service) = for_everybody(env!("CARGO_BIN_EXE_ten_lines"));
+    let mut reasons = Vec::new();
+    for limit in 9.. {
+        let command = dir.command(&service).started_by("prlimit", &[&format!("--nofile={limit}")]);
+        match start_or_reason(&dir, command) {
+            Some(reason) => reasons.push(reason),
+            None => break,
+        }
+    }
+    let is_said = |reason: &String| reason.contains("Too many open files");
+    assert!(reasons.iter().all(is_said), "{reasons:#?}");
+    let panicked = reasons.iter().filter(|reason| reason.contains("failed to create UnixStream"));
+    assert!(panicked.clone().count() > 0, "tokio panics at one of them: {reasons:#?}");
+    assert!(panicked.clone().all(|reason| reason.contains("LimitNOFILE=")), "{reasons:#?}");
+}
+
+/// E1: an upgrade fails at once and not at its deadline, which is an hour, with the reason.
+#[test]
+fn e1_a_successor_that_gets_too_few_threads_is_a_failed_upgrade() {
+    let Some(Root) = root_or_skip() else { return };
+    let (dir, victim) = for_everybody(env!("CARGO_BIN_EXE_victim"));
+    let command = dir.victim().binary(victim).env("TOKIO_WORKER_THREADS", "4");
+    let (service, old) = of_its_own_user(command, "64122", "--nproc=1000").serve();
+    let threads = fs::read_dir(old.proc("task")).expect("/proc is mounted").count() as u64;
+    // By the user itself: root may need a capability for it that it does not have here.
+    let limit = |more| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=64122", "--regid=64122", "--clear-groups", "prlimit"]);
+        command.arg(format!("--pid={}", old.pid())).arg(format!("--nproc={}:1000", threads + more));
+        assert!(command.status().expect("setpriv runs").success(), "{more}");
+    };
+    let mut of_tokio = 0;
+    // The main thread of the successor, two of the harness and some of the four of tokio.
+    for more in 1..=6 {
+        limit(more);
+        service.start_upgrade(&old);
+        let reason = service.wait_for_failure(&old);
+        assert!(reason.contains("the successor could not start: cannot "), "{more}: {reason}");
+        assert!(reason.contains("Resource temporarily unavailable"), "{more}: {reason}");
+        of_tokio += usize::from(reason.contains("cannot start the tokio runtime"));
+        assert_eq!(service.served_by(), old.pid(), "{more}");
+    }
+    assert_eq!(of_tokio, 4);
+    limit(100);
+    let new = service.upgrade(&old);
+    assert_eq!(service.served_by(), new.pid());
 }
