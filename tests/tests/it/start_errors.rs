@@ -162,3 +162,26 @@ fn an_executable_that_is_gone_is_said_with_what_is_missing() {
     dir.copy_of_victim("current");
     service.upgrade(&old);
 }
+
+/// Of the same kind as B9: it is no signal that ends the start, and what was bound is removed all the same.
+#[test]
+fn b9_a_preparation_that_panics_leaves_nothing_and_is_the_reason() {
+    let dir = Dir::new();
+    let service = dir
+        .victim()
+        .listen_unix("local")
+        .env("TABLEFLIP_CONTROL", "control")
+        .plan("prepare panic no-configuration")
+        .start();
+    assert_eq!(service.first().exit(), Exit::Status(101));
+    assert!(service.log().contains("no-configuration"), "{}", service.log());
+    assert!(!dir.join("local").exists() && !dir.join("control").exists());
+
+    let (service, old) = dir.victim().serve();
+    service.plan("prepare panic no-configuration");
+    service.start_upgrade(&old);
+    let reason = service.wait_for_failure(&old);
+    let expected = "the successor could not start: its preparation panicked: no-configuration";
+    assert!(reason.contains(expected), "{reason}");
+    assert_eq!(service.served_by(), old.pid());
+}
