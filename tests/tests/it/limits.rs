@@ -221,7 +221,12 @@ fn a_successor_without_memory_is_a_failed_upgrade() {
     service.upgrade(&old);
 }
 
-/// A user of whom there are no other processes, so that a limit of processes counts those of one test.
+/// A user of whom there are no other processes, so that a limit of processes counts those of one test: neither another test's
+/// nor, before they are reaped, those of an earlier run.
+fn unused_user(test: u32) -> String {
+    (50_000 + (2 * std::process::id() + test) % 10_000).to_string()
+}
+
 fn of_its_own_user<'a>(command: Command<'a>, user: &str, limit: &str) -> Command<'a> {
     let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
     command.started_by("setpriv", &[&uid, &gid, "--clear-groups", "prlimit", limit])
@@ -265,10 +270,10 @@ fn start_or_reason(dir: &Dir, command: Command<'_>) -> Option<String> {
 fn e1_a_start_that_gets_too_few_threads_ends_with_the_reason() {
     let Some(Root) = root_or_skip() else { return };
     let (dir, service) = for_everybody(env!("CARGO_BIN_EXE_ten_lines"));
-    let mut reasons = Vec::new();
+    let (mut reasons, user) = (Vec::new(), unused_user(0));
     // The thread of main, three of the harness and four of tokio.
     for limit in 1..=8 {
-        let command = of_its_own_user(dir.command(&service), "64121", &format!("--nproc={limit}"));
+        let command = of_its_own_user(dir.command(&service), &user, &format!("--nproc={limit}"));
         reasons.extend(start_or_reason(&dir, command));
         let left = names_in(dir.path());
         assert!(left.iter().all(|name| name == "log" || name == "service"), "{limit}: {left:?}");
@@ -306,12 +311,14 @@ fn e1_a_successor_that_gets_too_few_threads_is_a_failed_upgrade() {
     let Some(Root) = root_or_skip() else { return };
     let (dir, victim) = for_everybody(env!("CARGO_BIN_EXE_victim"));
     let command = dir.victim().binary(victim).env("TOKIO_WORKER_THREADS", "4");
-    let (service, old) = of_its_own_user(command, "64122", "--nproc=1000").serve();
+    let user = unused_user(1);
+    let (service, old) = of_its_own_user(command, &user, "--nproc=1000").serve();
     let threads = fs::read_dir(old.proc("task")).expect("/proc is mounted").count() as u64;
     // By the user itself: root may need a capability for it that it does not have here.
     let limit = |more| {
         let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid=64122", "--regid=64122", "--clear-groups", "prlimit"]);
+        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+        command.args(["--clear-groups", "prlimit"]);
         command.arg(format!("--pid={}", old.pid())).arg(format!("--nproc={}:1000", threads + more));
         assert!(command.status().expect("setpriv runs").success(), "{more}");
     };
