@@ -21,7 +21,6 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use event_listener::{Listener, listener};
@@ -53,7 +52,7 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
         // It is shut at first, as the gate is.
         let shut = EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         // Its calls end at a drain, so that the body can return: it is waited for.
-        gate.shared().awaited.store(true, Ordering::Release);
+        gate.shared().wait_for_body();
         let gate = Arc::new(Self { gate, shut });
         socket.register(gate.clone());
         Ok(gate)
@@ -131,7 +130,7 @@ impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::begin::{Host, begin};
+use crate::drain::BodyMark;
 use crate::error::StartError;
 use crate::params::Start;
 use crate::report::panic_message;
@@ -52,7 +53,11 @@ where
                 return Poll::Ready(None);
             }
             let Poll::Pending = heart.as_mut().poll(cx);
-            match catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(cx))) {
+            let poll = || {
+                let _mark = BodyMark::new(&shared);
+                body.as_mut().poll(cx)
+            };
+            match catch_unwind(AssertUnwindSafe(poll)) {
                 Ok(poll) => poll.map(|value| Some(Ok(value))),
                 Err(panic) => Poll::Ready(Some(Err(panic))),
             }
@@ -178,7 +183,10 @@ struct Blocking<B, T> {
 
 impl<B: FnOnce() -> T, T> Blocking<B, T> {
     fn run(self) {
-        let outcome = catch_unwind(AssertUnwindSafe(self.body));
+        let outcome = {
+            let _mark = BodyMark::new(&self.shared);
+            catch_unwind(AssertUnwindSafe(self.body))
+        };
         // Kept before the engine hears of it, whose verdict ends the wait of `run_blocking`.
         let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         body_returned(&self.shared, returned.insert(outcome));

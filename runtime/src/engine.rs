@@ -19,7 +19,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -599,9 +598,7 @@ impl Engine {
         if self.preparation != Preparation::Done {
             return asked;
         }
-        // A body that awaited `Shutdown` is written to return, and is waited for.
-        let awaited = self.shared.awaited.load(Ordering::Acquire);
-        asked && self.shared.counted() == 0 && (self.body.returned || !awaited)
+        asked && self.shared.counted() == 0 && (self.body.returned || !self.shared.waits_for_body())
     }
 
     /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.

@@ -269,6 +269,7 @@ where
 {
     let service = service.into_service();
     let mut shutdown = sealed::Listener::shutdown(&listener);
+    shutdown.shared().note_http();
     // Every connection holds a sender, and nothing is ever sent: it ends when the last of them has ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     loop {

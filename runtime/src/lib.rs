@@ -62,9 +62,10 @@
 //! # When a process ends
 //!
 //! Once it is replaced or stopped, managed listeners hand out no more connections, and the process ends when no managed
-//! stream and no [`Guard`] is left. A body that has awaited [`Shutdown`], or takes a listener of [`blocking`], whose calls
-//! end, is written to return, and is waited for as well; any other is dropped. At `drain_timeout` what is left is aborted; a body that blocks its thread does not keep
-//! the process alive. A body that returns unasked ends the process at once.
+//! stream and no [`Guard`] is left. It waits for the body to return as well if the body itself awaits a [`Shutdown`], if the
+//! `Shutdown` that it was given, and not a clone, is awaited anywhere, if it serves by `http::serve`, or if it takes a
+//! listener of [`blocking`], whose calls end; [`Shutdown`] has the rule. Any other body is dropped. At `drain_timeout` what is left is aborted; a body that
+//! blocks its thread does not keep the process alive. A body that returns unasked ends the process at once.
 //!
 //! | exit status | when |
 //! |---|---|

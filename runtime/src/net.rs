@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop;
 
+use crate::drain;
 use crate::gate::{Gate, Passage};
 
 mod datagram;
@@ -59,7 +60,7 @@ where
                 changed.await;
                 continue;
             }
-            Passage::Retired => std::future::pending().await,
+            Passage::Retired => drain::never(gate.shared()).await,
         };
         let mut readable = pin!(io.readable());
         poll_fn(|cx| {

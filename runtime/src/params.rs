@@ -308,7 +308,7 @@ raw_tokio! {
 
 impl FromHarness for Shutdown {
     fn from_harness(start: &mut Start) -> Self {
-        Shutdown::new(start.shared.clone())
+        Shutdown::given(start.shared.clone())
     }
 }
 

@@ -189,8 +189,12 @@ pub(crate) struct Shared {
     /// What the next successor gets by name.
     passed_on: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
     draining: AtomicBool,
-    /// Somebody awaited `Shutdown`: the body is written to notice it and return, and is waited for.
-    pub(crate) awaited: AtomicBool,
+    /// The body is written to notice a drain and to return: a drain waits for it.
+    waits_for_body: AtomicBool,
+    /// `http::serve` ran: a body that may wait for its end is waited for.
+    serves_http: AtomicBool,
+    /// When it was polled last, the body waited at a managed listener that is retired, which is for ever.
+    body_is_at_end: AtomicBool,
     /// A predecessor or a successor lives, which has the same sockets.
     #[cfg(upgrades)]
     accompanied: AtomicBool,
@@ -227,7 +231,9 @@ impl Shared {
             pool: Mutex::new(None),
             passed_on: Mutex::new(BTreeMap::new()),
             draining: AtomicBool::new(false),
-            awaited: AtomicBool::new(false),
+            waits_for_body: AtomicBool::new(false),
+            serves_http: AtomicBool::new(false),
+            body_is_at_end: AtomicBool::new(false),
             #[cfg(upgrades)]
             accompanied: AtomicBool::new(had_predecessor),
             handed_over: AtomicBool::new(false),
@@ -362,6 +368,31 @@ impl Shared {
 
     pub(crate) fn counted(&self) -> usize {
         self.counted.load(Ordering::SeqCst)
+    }
+
+    /// From now on a drain waits for the body to return.
+    pub(crate) fn wait_for_body(&self) {
+        self.waits_for_body.store(true, Ordering::Release);
+    }
+
+    /// From now on a drain waits for the body to return, unless the body waits where nothing comes.
+    #[cfg(feature = "http")]
+    pub(crate) fn note_http(&self) {
+        self.serves_http.store(true, Ordering::Release);
+    }
+
+    /// Says after each poll of the body whether it waits at a managed listener that is retired.
+    pub(crate) fn set_body_at_end(&self, yes: bool) {
+        // The engine may have seen before that nothing is open any more.
+        if self.body_is_at_end.swap(yes, Ordering::AcqRel) != yes {
+            self.wake();
+        }
+    }
+
+    /// Whether a drain waits for the body to return.
+    pub(crate) fn waits_for_body(&self) -> bool {
+        self.waits_for_body.load(Ordering::Acquire)
+            || self.serves_http.load(Ordering::Acquire) && !self.body_is_at_end.load(Ordering::Acquire)
     }
 
     pub(crate) fn start_draining(&self) {

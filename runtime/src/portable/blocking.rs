@@ -27,7 +27,6 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::os::unix::net::SocketAddr as UnixSocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -79,7 +78,7 @@ where
 fn gate<T: Send + Sync + 'static>(socket: ListenerSocket<'_>, io: Arc<T>) -> Arc<Gate<T>> {
     let gate = Arc::new(Gate::new(socket.name().to_owned(), socket.shared().clone(), io));
     // Its calls end at a drain, so that the body can return: it is waited for.
-    gate.shared().awaited.store(true, Ordering::Release);
+    gate.shared().wait_for_body();
     socket.register(gate.clone());
     gate
 }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::UpgradeError;
@@ -315,11 +314,9 @@ impl Engine {
         if self.preparation != Preparation::Done {
             return matches!(self.state.phase, Phase::Draining(_));
         }
-        // A body that awaited `Shutdown` is written to return, and is waited for.
-        let awaited = self.shared.awaited.load(Ordering::Acquire);
         matches!(self.state.phase, Phase::Draining(_))
             && self.shared.counted() == 0
-            && (self.body.returned || !awaited)
+            && (self.body.returned || !self.shared.waits_for_body())
     }
 
     /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.

@@ -14,6 +14,7 @@ use std::task::Poll;
 use event_listener::listener;
 
 use crate::address::Kind;
+use crate::drain;
 #[cfg(feature = "http")]
 use crate::drain::Shutdown;
 use crate::gate::{Gate, Passage};
@@ -38,7 +39,7 @@ async fn entered<T: Send + Sync>(gate: &Gate<T>) -> Arc<T> {
         match gate.passage() {
             Passage::Open(io) => return io,
             Passage::Closed => changed.await,
-            Passage::Retired => std::future::pending().await,
+            Passage::Retired => drain::never(gate.shared()).await,
         }
     }
 }

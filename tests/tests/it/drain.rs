@@ -364,6 +364,23 @@ fn a_body_that_awaits_shutdown_is_waited_for() {
     assert_eq!(process.exit(), Exit::Status(5));
 }
 
+/// A body that does not look at `Shutdown` is not waited for because a task of a connection has a clone of it.
+#[test]
+fn a5_a_clone_of_shutdown_in_a_task_holds_neither_an_upgrade_nor_a_stop() {
+    for has_one_thread in [true, false] {
+        let dir = Dir::new();
+        let command = dir.victim().drain_timeout("1h");
+        let (service, old) = if has_one_thread { command.current_thread() } else { command }.serve();
+        assert_eq!(service.connect().ask("watch"), "watched false");
+        let new = service.upgrade(&old);
+        assert_eq!(old.exit(), Exit::Status(0));
+        service.wait(&new, "alone");
+        assert_eq!(service.connect().ask("watch"), "watched false");
+        new.signal(Signal::TERM);
+        assert_eq!(new.exit(), Exit::Status(0));
+    }
+}
+
 #[test]
 fn a_stop_removes_the_pid_file_and_the_unix_path() {
     let dir = Dir::new();

@@ -16,9 +16,10 @@ mod web;
 use std::env;
 use std::future::{Future, pending, poll_fn};
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tableflip::net::{TcpListener, UdpSocket, UnixListener};
 use tableflip::{Flavor, Ready, Service, Shutdown, StartError, Upgrader};
@@ -273,6 +274,13 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
                 drop(guard);
             });
             "guarded".to_owned()
+        }
+        // A clone of `Shutdown` that a task awaits from now on.
+        "watch" => {
+            let mut shutdown = victim.shutdown.clone();
+            let is_raised = poll_fn(|cx| Poll::Ready(Pin::new(&mut shutdown).poll(cx).is_ready())).await;
+            tokio::spawn(shutdown);
+            format!("watched {is_raised}")
         }
         "upgrade" => outcome(victim.upgrader.upgrade().await),
         // Says so once it has asked, before the answer.
