@@ -54,9 +54,10 @@ fn a_name_outside_of_the_zone_is_refused_and_a_response_has_no_answer() {
 #[test]
 fn an_idle_client_over_tcp_does_not_hold_an_upgrade_to_its_deadline() {
     let mut service = service();
-    let _idle = TcpStream::connect(service.address("tcp")).expect("it accepts");
+    let idle = TcpStream::connect(service.address("tcp")).expect("it accepts");
     load::wait_until("it is accepted", || service.taken("tcp") == 1);
     service.upgrade();
+    drop(idle);
     service.stop();
 }
 

@@ -3,7 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use load::{Lines, Service};
+use load::{Command, Lines, Service};
+
+/// The task that leads, or is to lead, has a guard.
+fn command() -> Command {
+    Service::of(env!("CARGO_BIN_EXE_leader")).listen("status", "tcp://127.0.0.1:0").guards(1)
+}
 
 /// What each process did, one after the other, and how many of them there were. None works while another one leads.
 fn check(journal: &str) -> usize {
@@ -24,7 +29,7 @@ fn check(journal: &str) -> usize {
 
 #[test]
 fn one_process_leads_at_a_time() {
-    let mut service = Service::of(env!("CARGO_BIN_EXE_leader")).listen("status", "tcp://127.0.0.1:0").start();
+    let mut service = command().start();
     let client = Lines::tcp(service.address("status"), "who\n", "a process of this service\n");
     let run = load::across_upgrades(&mut service, || client.clone());
     let journal = service.path("leader.journal");
@@ -35,15 +40,14 @@ fn one_process_leads_at_a_time() {
     service.stop();
     let leaders = check(&fs::read_to_string(&journal).expect("a journal"));
     println!("leader: {leaders} processes led, one after the other");
-    // One that was replaced at once may not have come to it.
-    assert!((2..=run.upgrades as usize + 1).contains(&leaders));
+    // One that was replaced at once may not have come to it; and the end of the test has an upgrade of its own, or three.
+    assert!((2..=run.upgrades as usize + 4).contains(&leaders));
 }
 
 #[test]
 fn a_process_that_cannot_lead_replaces_none() {
-    let command = Service::of(env!("CARGO_BIN_EXE_leader")).listen("status", "tcp://127.0.0.1:0");
     // For as long as it may take to notice it.
-    let mut service = command.env("TABLEFLIP_PROBATION", "20s").start();
+    let mut service = command().env("TABLEFLIP_PROBATION", "20s").start();
     let (pid, journal) = (service.pid(), service.path("leader.journal"));
     let leads = format!("{pid} leads");
     load::wait_until("it leads", || fs::read_to_string(&journal).is_ok_and(|text| text.contains(&leads)));
@@ -52,5 +56,5 @@ fn a_process_that_cannot_lead_replaces_none() {
     let refusal = service.refused_upgrade();
     assert!(!refusal.is_empty() && service.pid() == pid, "{refusal}");
     assert!(service.log().contains("Is a directory"), "{}", service.log());
-    service.stop();
+    service.stop_with_what_is_open();
 }

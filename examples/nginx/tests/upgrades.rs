@@ -19,9 +19,11 @@ fn no_request_is_lost_behind_nginx() {
     let (mut service, address) = (service(), Proxy::free().expect("a port"));
     let socket = service.path("socket");
     let directory = socket.parent().expect("that of the service");
-    let _proxy = Proxy::nginx(directory, &socket, address).expect("nginx listens");
+    let proxy = Proxy::nginx(directory, &socket, address).expect("nginx listens");
     let http = Http::new(address, Version::Http1);
     load::across_uncounted_upgrades(&mut service, || http.clone());
+    // With it go its connections to the service.
+    drop(proxy);
     service.stop();
 }
 
@@ -41,8 +43,10 @@ fn no_request_is_lost_behind_haproxy() {
     let mut haproxy = Command::new("haproxy");
     haproxy.arg("-db").arg("-f").arg(service.path("haproxy.cfg"));
     let directory = socket.parent().expect("that of the service");
-    let _proxy = Proxy::start(haproxy, directory, address).expect("HAProxy listens");
+    let proxy = Proxy::start(haproxy, directory, address).expect("HAProxy listens");
     let http = Http::new(address, Version::Http1);
     load::across_uncounted_upgrades(&mut service, || http.clone());
+    // With it go its connections to the service.
+    drop(proxy);
     service.stop();
 }

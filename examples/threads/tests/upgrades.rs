@@ -38,5 +38,5 @@ fn a_connection_that_is_aborted_fails_the_test() {
     let mut service = command.drain_timeout("100ms").start();
     let _stays = TcpStream::connect(service.address("lines")).expect("it accepts");
     service.wait_for_connections(1);
-    service.stop();
+    service.stop_with_what_is_open();
 }

@@ -20,12 +20,13 @@ fn a_client_that_says_nothing_does_not_hold_an_upgrade_to_its_deadline() {
     let mut service = command.drain_timeout("4s").start();
     let server = service.address("ws");
     // One that has not begun, and one that has, and never reads the notice.
-    let _silent = std::net::TcpStream::connect(server).expect("it accepts");
+    let silent = std::net::TcpStream::connect(server).expect("it accepts");
     load::block_on(async {
         let _deaf = WebSocket::new(server).connect().await.expect("it opens");
         load::wait_until("both are accepted", || service.taken("ws") == 2);
         // The runtime has a second thread, and nothing of this connection is polled.
         service.upgrade();
     });
+    drop(silent);
     service.stop();
 }

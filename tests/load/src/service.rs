@@ -17,12 +17,21 @@ use tempfile::TempDir;
 
 use crate::{DEADLINE, upgrades, wait_until};
 
+/// How long a process may take to end that has nothing open: a tenth of the `drain_timeout` that a service has by default, of 30 s.
+const AT_ONCE: Duration = Duration::from_secs(3);
+/// A machine that has much else to do may hold a process up for as long, but not each of so many.
+const TRIES: u32 = 3;
+/// And not the one process that is stopped for so long.
+const STOP: Duration = Duration::from_secs(10);
+
 /// How a service is to be started.
 #[derive(Debug)]
 pub struct Command {
     dir: TempDir,
     program: PathBuf,
     env: HashMap<OsString, OsString>,
+    guards: u64,
+    grace: Duration,
 }
 
 /// A service that runs, in all its generations.
@@ -31,6 +40,8 @@ pub struct Service {
     dir: TempDir,
     program: PathBuf,
     first: Child,
+    guards: u64,
+    grace: Duration,
 }
 
 impl Service {
@@ -39,7 +50,7 @@ impl Service {
         signals::default_for_children();
         let dir = tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory");
         let env = HashMap::from([("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
-        let command = Command { dir, program: program.into(), env };
+        let command = Command { dir, program: program.into(), env, guards: 0, grace: Duration::ZERO };
         let (pidfile, control) = (command.path("pid"), command.path("control"));
         command
             .env("TABLEFLIP_PIDFILE", pidfile)
@@ -146,17 +157,58 @@ impl Service {
         open
     }
 
-    /// Stops it, and waits until it has exited. None of its processes may have aborted what it had open.
+    /// Waits until nothing is open, replaces it and stops it, and panics if the old process or the stopped one does not end at
+    /// once. None of its processes may have aborted what it had open.
     pub fn stop(&mut self) {
+        let mut open = 0;
+        wait_until("nothing is open", || {
+            open = self.status()["open"].as_u64().expect("it counts them");
+            open <= self.guards
+        });
+        let limit = AT_ONCE + self.grace;
+        let mut upgrade = Duration::MAX;
+        for _ in 0..TRIES {
+            let (mut control, _new) = self.begin_upgrade();
+            let probation_over = Instant::now();
+            control.wait_for_the_end();
+            upgrade = upgrade.min(probation_over.elapsed());
+            if upgrade < limit {
+                break;
+            }
+        }
+        assert!(
+            upgrade < limit,
+            "{}: {upgrade:?} after its probation with nothing open\n{}",
+            self.name(),
+            self.log()
+        );
+        let stop = self.stop_with_what_is_open();
+        println!(
+            "{}: with nothing open it ends {upgrade:.0?} after its probation, and {stop:.0?} after a stop",
+            self.name()
+        );
+        assert!(
+            stop < STOP + self.grace,
+            "{}: {stop:?} for a stop with nothing open\n{}",
+            self.name(),
+            self.log()
+        );
+    }
+
+    /// Stops it, and waits until it has exited. None of its processes may have aborted what it had open. Says how long it took.
+    pub fn stop_with_what_is_open(&mut self) -> Duration {
         let mut control = Control::connect(&self.path("control"));
         let answer = control.ask("stop");
+        let asked = Instant::now();
         assert_eq!(answer["reply"], "stopping", "{answer}");
         control.wait_for_the_end();
+        let elapsed = asked.elapsed();
         wait_until("the first process has ended", || self.ended().is_some());
         let status = self.ended().and_then(|ended| ended.exit_status());
         assert_eq!(status, Some(0), "of the first process\n{}", self.log());
         let log = self.log();
         assert!(!log.contains("not drained within"), "{}:\n{log}", self.name());
+        elapsed
     }
 
     /// How the first process has ended, which is not reaped by that: its number stays that of the group.
@@ -196,6 +248,18 @@ impl Command {
         self.env("TABLEFLIP_DRAIN_TIMEOUT", duration)
     }
 
+    /// How many guards it holds for as long as it serves: with as many, nothing is open.
+    pub fn guards(mut self, guards: u64) -> Self {
+        self.guards = guards;
+        self
+    }
+
+    /// How long it takes to end of its own accord, with nothing open.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// Starts it in its directory, and waits until it serves.
     pub fn start(self) -> Service {
         let log = File::create(self.path("log")).expect("a log");
@@ -209,7 +273,13 @@ impl Command {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{:?}: {error}", self.program));
-        let service = Service { dir: self.dir, program: self.program, first: child };
+        let service = Service {
+            dir: self.dir,
+            program: self.program,
+            first: child,
+            guards: self.guards,
+            grace: self.grace,
+        };
         let pidfile = service.path("pid");
         wait_until("the service serves", || {
             let ended = service.ended();
