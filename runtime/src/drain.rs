@@ -216,11 +216,6 @@ mod tests {
 
     const CLEANED_UP: &str = "cleaned up";
 
-    /// A service that is ready at once.
-    fn service() -> Service {
-        Service::new().listen("echo", "tcp://127.0.0.1:0").drain_timeout(DRAIN).upgrade_timeout("60s")
-    }
-
     /// How a service ends that is stopped with nothing open: `None` if its body was not waited for.
     ///
     /// A body that is to be waited for is stopped once that is known, any other once it has said something.
@@ -259,6 +254,27 @@ mod tests {
 
     fn say(shutdown: &Shutdown, say: &mpsc::Sender<Arc<Shared>>) {
         say.send(shutdown.shared.clone()).expect("the test waits for it");
+    }
+
+    #[test]
+    fn it_shows_what_the_engine_has_raised() {
+        let shared = Arc::new(Shared::new(1, false, DRAIN).unwrap());
+        let shutdown = Shutdown::given(shared.clone());
+        assert_eq!(shutdown.drain_timeout(), DRAIN);
+        let guards = [shutdown.guard(), shutdown.guard().clone()];
+        assert_eq!(shared.counted(), 2);
+        drop(guards);
+        assert_eq!(shared.counted(), 0);
+        assert!(!shutdown.is_raised());
+        #[cfg(feature = "http")]
+        assert!(!shutdown.handed_over());
+        shared.start_draining();
+        assert!(shutdown.is_raised());
+        #[cfg(feature = "http")]
+        assert!(shutdown.handed_over());
+        assert!(!shared.waits_for_body());
+        shutdown.wait();
+        assert!(shared.waits_for_body());
     }
 
     #[test]
@@ -313,6 +329,10 @@ mod tests {
         use super::*;
         use crate::net::TcpListener;
         use crate::{Flavor, StartError};
+
+        fn service() -> Service {
+            Service::new().listen("echo", "tcp://127.0.0.1:0").drain_timeout(DRAIN).upgrade_timeout("60s")
+        }
 
         /// What a body has.
         struct Parts {

@@ -8,9 +8,8 @@ use std::os::fd::AsFd;
 use std::sync::Mutex;
 #[cfg(upgrades)]
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
-use std::thread;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -21,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::report::{Seldom, complain};
 use crate::shared::Shared;
+use crate::sync::primitives::{AtomicBool, RwLock, RwLockReadGuard, RwLockWriteGuard, now, sleep};
 
 /// The side of a [`Gate`] that the engine sees.
 pub(crate) trait Door: Send + Sync {
@@ -219,11 +219,11 @@ impl<T: Send + Sync> Gate<T> {
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => {}
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(now());
             if left.is_zero() {
                 return None;
             }
-            thread::sleep(pause.min(left));
+            sleep(pause.min(left));
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
@@ -263,7 +263,7 @@ impl<T: Send + Sync> Door for Gate<T> {
     }
 
     fn retire(&self, deadline: Instant) -> bool {
-        let deadline = deadline.max(Instant::now() + LAST_WAIT);
+        let deadline = deadline.max(now() + LAST_WAIT);
         let io = self.write_by(deadline).map(|mut inner| {
             inner.open = false;
             inner.io.take()
@@ -297,6 +297,7 @@ impl<T: Send + Sync> Door for Gate<T> {
 pub(crate) mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::sync::mpsc;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
@@ -361,6 +362,64 @@ pub(crate) mod tests {
         assert!(gate.close(Instant::now()));
         // It stays retired once the thread is awake.
         assert!(matches!(gate.passage(), Passage::Retired));
+    }
+
+    /// Whether the engine was woken since it looked last.
+    fn is_woken(gate: &Gate<UnixDatagram>) -> bool {
+        let waker = gate.shared().waker();
+        let woken =
+            poll(&mut [PollFd::new(waker.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1;
+        waker.clear();
+        woken
+    }
+
+    #[test]
+    fn it_stands_as_the_engine_has_put_it() {
+        let gate = gate(false);
+        assert_eq!((gate.name(), gate.asked(), gate.taken()), ("echo", false, 0));
+        // The first question may make the service ready, and no other.
+        gate.ask();
+        assert!(gate.asked() && is_woken(&gate));
+        gate.ask();
+        assert!(gate.asked() && !is_woken(&gate));
+        assert!(matches!(gate.passage(), Passage::Closed));
+        assert_eq!(gate.pass(|_| 7), None);
+        gate.open();
+        assert!(gate.settle(by_then()));
+        assert!(matches!(gate.passage(), Passage::Open(_)));
+        assert_eq!(gate.pass(|_| 7), Some(7));
+        assert!(gate.close(by_then()));
+        assert!(matches!(gate.passage(), Passage::Closed));
+        assert_eq!(gate.pass(|_| 7), None);
+        assert!(gate.io().is_some());
+        gate.retire(by_then());
+        assert!(matches!(gate.passage(), Passage::Retired));
+        assert!(gate.io().is_none());
+    }
+
+    #[test]
+    fn what_is_interrupted_is_attempted_again_and_what_is_taken_is_counted() {
+        for accompanied in [false, true] {
+            let gate = gate(accompanied);
+            let (socket, other) = UnixDatagram::pair().unwrap();
+            other.send(&[0]).unwrap();
+            let mut interruptions = 3;
+            let taken = gate.attempt(&socket, |_| match interruptions {
+                0 => Ok("taken"),
+                _ => {
+                    interruptions -= 1;
+                    Err(io::ErrorKind::Interrupted.into())
+                }
+            });
+            assert_eq!((taken.unwrap(), gate.taken()), ("taken", 1));
+            let mut attempts = 0;
+            let aborted = gate.attempt(&socket, |_| -> io::Result<()> {
+                attempts += 1;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            });
+            assert_eq!((aborted.unwrap_err().kind(), attempts), (io::ErrorKind::ConnectionAborted, 1));
+            assert_eq!(gate.taken(), 1);
+        }
     }
 
     /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until

@@ -160,6 +160,8 @@ mod gate;
 pub mod http;
 #[cfg_attr(not(upgrades), allow(dead_code, reason = "what concerns a successor never happens"))]
 mod lifecycle;
+#[cfg(all(test, loom, upgrades))]
+mod models;
 mod params;
 mod path_text;
 mod pidfile;

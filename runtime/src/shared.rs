@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::params;
 use crate::report::{panic_message, printable};
 use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
+use crate::sync::primitives::{AtomicBool, AtomicUsize};
 use crate::sync::{Latch, Pulse};
 use crate::wake::Wake;
 
@@ -367,7 +368,8 @@ impl Shared {
     }
 
     pub(crate) fn counted(&self) -> usize {
-        self.counted.load(Ordering::SeqCst)
+        // No load, which may be of what was long ago: see `Counted::drop`.
+        self.counted.fetch_add(0, Ordering::AcqRel)
     }
 
     /// From now on a drain waits for the body to return.
@@ -396,7 +398,7 @@ impl Shared {
     }
 
     pub(crate) fn start_draining(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.draining.store(true, Ordering::Release);
         self.handed_over.store(true, Ordering::Release);
         self.shutdown.set(());
     }
@@ -453,10 +455,10 @@ pub(crate) struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // The order of this pair against the engine's, which raises the flag and then reads the count, is what
-        // makes one of the two see the other: hence SeqCst.
-        if self.shared.counted.fetch_sub(1, Ordering::SeqCst) == 1
-            && self.shared.draining.load(Ordering::SeqCst)
+        // The engine raises the flag and then reads the count, by a read-modify-write as this one. Of the two the later one
+        // synchronises with the earlier one: either the engine sees this count, or the flag is seen here.
+        if self.shared.counted.fetch_sub(1, Ordering::AcqRel) == 1
+            && self.shared.draining.load(Ordering::Acquire)
         {
             self.shared.wake();
         }

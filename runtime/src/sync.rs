@@ -1,10 +1,13 @@
 //! What threads and tasks wait for here: a value that is set once, and a question that is asked again and again.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use event_listener::{Event, Listener, listener};
+
+pub(crate) mod primitives;
+
+use primitives::{AtomicBool, OnceLock};
 
 /// A value that is set once and can be waited for by any number of tasks and threads.
 #[derive(Debug)]
@@ -14,7 +17,7 @@ pub(crate) struct Latch<T> {
 }
 
 impl<T> Latch<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { value: OnceLock::new(), changed: Event::new() }
     }
 
@@ -80,21 +83,22 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    pub(crate) const fn new() -> Self {
-        let [is_taken_by_somebody, asked] = [const { AtomicBool::new(false) }; 2];
+    pub(crate) fn new() -> Self {
+        let [is_taken_by_somebody, asked] = [(); 2].map(|()| AtomicBool::new(false));
         Self { is_taken_by_somebody, asked, changed: Event::new() }
     }
 
     /// Asks it. Returns whether there is somebody who takes it, sooner or later.
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no service manager"))]
     pub(crate) fn ask(&self) -> bool {
-        self.asked.store(true, Ordering::SeqCst);
+        // No plain store: loom cannot tell that one from before the last swap of `taken` from a later one.
+        self.asked.swap(true, Ordering::SeqCst);
         self.changed.notify(usize::MAX);
         self.is_taken_by_somebody.load(Ordering::SeqCst)
     }
 
     /// Waits for it to be asked, and takes it.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", test))]
     pub(crate) async fn taken(&self) {
         self.is_taken_by_somebody.store(true, Ordering::SeqCst);
         loop {
@@ -104,5 +108,53 @@ impl Pulse {
             }
             changed.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::{Arc, mpsc};
+    use std::task::{Context, Poll, Waker};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_latch_keeps_the_first_value() {
+        let latch = Latch::new();
+        assert_eq!((latch.get(), latch.wait_for(Duration::ZERO)), (None, None));
+        latch.set(7);
+        latch.set(8);
+        assert_eq!((latch.get(), latch.wait_for(Duration::ZERO)), (Some(&7), Some(&7)));
+        assert_eq!(latch.wait_blocking(), &7);
+    }
+
+    /// Whoever waits for an hour does so no longer than it takes.
+    #[test]
+    fn a_wait_with_a_limit_ends_when_the_latch_is_set() {
+        let latch = Arc::new(Latch::new());
+        let (say, said) = mpsc::channel();
+        let waiter = latch.clone();
+        thread::spawn(move || say.send(waiter.wait_for(Duration::from_secs(3600)).copied()));
+        latch.set(7);
+        assert_eq!(said.recv_timeout(Duration::from_secs(60)), Ok(Some(7)));
+        // As it is set by now, which the next one sees before it sleeps.
+        let begun = std::time::Instant::now();
+        assert_eq!(latch.wait_for(Duration::from_secs(3600)), Some(&7));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_pulse_knows_whether_it_is_taken() {
+        let pulse = Pulse::new();
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(!pulse.ask());
+        assert_eq!(pin!(pulse.taken()).poll(&mut nobody), Poll::Ready(()));
+        let mut taken = pin!(pulse.taken());
+        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Pending);
+        assert!(pulse.ask());
+        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Ready(()));
     }
 }
