@@ -450,7 +450,7 @@ mod tests {
             // One that the body waits for, too: it is the `Shutdown` itself that says so.
             stop_body(false, |parts| async move {
                 drop(tokio::spawn(parts.watch()).await);
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
         }
 
@@ -512,7 +512,7 @@ mod tests {
                         polled
                     });
                     tokio::select! { _ = echo.accept() => {}, () = other => {} }
-                    std::future::pending::<()>().await
+                    std::future::pending::<()>().await;
                 })
             });
             let shared = said.recv_timeout(DEADLINE).unwrap();
