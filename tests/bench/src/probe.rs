@@ -74,6 +74,8 @@ pub(crate) struct Upgrade {
     pub(crate) to_accept: Duration,
     /// To the answer in the hands of the client.
     pub(crate) to_answer: Duration,
+    /// From that answer to the end of the old process, which has nothing open: its probation is among it.
+    pub(crate) to_end: Duration,
 }
 
 /// Upgrades a service of the kind `probe`, and waits until the old process has ended and the new one knows it:
@@ -94,6 +96,7 @@ pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
         }
     };
     service.follow(Pid::from_raw(answer.pid.try_into()?))?;
+    let ended = clock::now();
     while !Answer::of(service.address())?.is_alone {
         if Instant::now() > deadline {
             return Err("the successor does not notice the end of its predecessor".into());
@@ -105,6 +108,7 @@ pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
         to_body: answer.body.saturating_sub(answer.entered),
         to_accept: answer.accepted.saturating_sub(answer.body),
         to_answer: answered.saturating_sub(answer.accepted),
+        to_end: ended.saturating_sub(answered),
     })
 }
 

@@ -63,6 +63,7 @@ impl Side {
             part("… `main` to body (offer, listeners, tokio)", |upgrade| upgrade.to_body),
             part("… body to first accept (prepared, commit)", |upgrade| upgrade.to_accept),
             part("… accept to answer at the client", |upgrade| upgrade.to_answer),
+            part("… that answer to the end of the old process, nothing open", |upgrade| upgrade.to_end),
             run("empty `main`, spawn to exit", &self.mains),
             run("empty body on tokio, spawn to exit", &self.bodies),
             ratio("signal to first answer, over an empty `main`", &self.mains),
@@ -95,7 +96,7 @@ pub(crate) fn measure(options: &Options) -> Result<Section> {
             "From SIGHUP to the first answer from the successor, in the hands of a client that connects without pause, \
              over the time from posix_spawn to the end of this same binary: with a `main` that returns at once, and \
              with an empty body on a runtime of tokio of the same flavor. {} upgrades in a row of either flavor; each \
-             is compared with the median of {RUNS} runs just before it.",
+             is compared with the median of {RUNS} runs just before it. The old process has a probation of 1 ms to wait for.",
             options.rounds
         ),
         headings: SUMMARY,
