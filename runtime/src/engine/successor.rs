@@ -174,7 +174,7 @@ impl Engine {
         let Some(mut successor) = self.successor.take() else { return };
         self.unserved_by_successor = std::mem::take(&mut successor.unserved);
         let how = successor.exited.take().unwrap_or_default();
-        tell!(self.shared, INFO, successor = successor.pid(), how, "the successor is gone");
+        tell!(self.shared, DEBUG, successor = successor.pid(), how, "the successor is gone");
         self.reason.get_or_insert(how);
         self.known_dead(successor.child.pid());
         if let Some(speaker) = &successor.speaker {
