@@ -429,7 +429,8 @@ impl Upgrader {
         self.shared.had_predecessor
     }
 
-    /// Waits until the predecessor has exited; at once if there was none.
+    /// Waits until the predecessor has exited, with what follows [`Service::run`](crate::Service::run) in its `main`; at once if
+    /// there was none. What that process held until its end, such as a lock, is free then.
     pub async fn predecessor_gone(&self) {
         self.shared.predecessor_gone.wait().await;
     }
