@@ -40,7 +40,7 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// One like a clone: only the body itself is waited for because of it.
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "http", all(test, any(feature = "tokio", loom))))]
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, place: None, is_given: false }
     }
