@@ -721,36 +721,74 @@ fn explore(first: World) -> (usize, usize) {
     (worlds.len(), settled)
 }
 
+/// Of upgrades, stops and faults: they are what bounds a search.
+type Budget = (u8, u8, u8, Overlap, bool, Faults);
+
+const NONE: Faults = Faults { stall: false, fork: false, cut: false };
+const STALL: Faults = Faults { stall: true, ..NONE };
+const FORK: Faults = Faults { fork: true, ..NONE };
+const CUT: Faults = Faults { cut: true, ..NONE };
+
+/// Some of everything, in a few seconds.
+const SMALL: [Budget; 11] = [
+    (2, 2, 1, Overlap::Refuse, false, NONE),
+    (1, 1, 2, Overlap::Refuse, false, NONE),
+    (2, 0, 2, Overlap::Wait, false, NONE),
+    (3, 1, 1, Overlap::Hasten, false, NONE),
+    (1, 1, 2, Overlap::Refuse, true, NONE),
+    (3, 3, 0, Overlap::Refuse, true, NONE),
+    (1, 1, 1, Overlap::Refuse, false, STALL),
+    (1, 1, 1, Overlap::Refuse, true, FORK),
+    (1, 0, 2, Overlap::Refuse, false, FORK),
+    (2, 1, 1, Overlap::Wait, false, CUT),
+    (1, 0, 2, Overlap::Refuse, false, Faults { stall: true, fork: true, cut: true }),
+];
+
+/// More of each: all of them take some minutes without optimisation.
+const LARGE: [Budget; 14] = [
+    (2, 0, 3, Overlap::Refuse, false, NONE),
+    (2, 3, 1, Overlap::Refuse, false, NONE),
+    (3, 2, 2, Overlap::Refuse, false, NONE),
+    (3, 1, 2, Overlap::Wait, false, NONE),
+    (3, 1, 2, Overlap::Hasten, false, NONE),
+    (2, 1, 2, Overlap::Refuse, true, NONE),
+    (2, 2, 1, Overlap::Hasten, true, NONE),
+    (2, 1, 2, Overlap::Refuse, false, STALL),
+    (1, 1, 2, Overlap::Refuse, true, STALL),
+    (2, 1, 2, Overlap::Refuse, false, FORK),
+    (1, 1, 2, Overlap::Refuse, true, FORK),
+    (2, 1, 2, Overlap::Wait, false, CUT),
+    (1, 1, 2, Overlap::Refuse, true, CUT),
+    (1, 0, 3, Overlap::Refuse, false, Faults { stall: true, fork: true, cut: true }),
+];
+
+fn search((upgrades, stops, faults, overlap, managed, kinds): Budget) {
+    let (states, settled) = explore(World::new(upgrades, stops, faults, overlap, managed, kinds));
+    println!(
+        "{upgrades} upgrades, {stops} stops, {faults} faults of {kinds:?}, {overlap:?}, managed {managed}: {states} states, \
+         {settled} settled"
+    );
+    assert!(settled > 0 && states > 50, "the search did not get anywhere");
+}
+
 #[test]
 fn no_interleaving_breaks_the_promises() {
-    const NONE: Faults = Faults { stall: false, fork: false, cut: false };
-    const STALL: Faults = Faults { stall: true, ..NONE };
-    const FORK: Faults = Faults { fork: true, ..NONE };
-    const CUT: Faults = Faults { cut: true, ..NONE };
-    // The budgets of upgrades, stops and faults; they are what bounds the search.
-    let budgets = [
-        (2, 0, 3, Overlap::Refuse, false, NONE),
-        (2, 3, 1, Overlap::Refuse, false, NONE),
-        (3, 2, 2, Overlap::Refuse, false, NONE),
-        (3, 1, 2, Overlap::Wait, false, NONE),
-        (3, 1, 2, Overlap::Hasten, false, NONE),
-        (2, 1, 2, Overlap::Refuse, true, NONE),
-        (3, 3, 0, Overlap::Refuse, true, NONE),
-        (2, 2, 1, Overlap::Hasten, true, NONE),
-        (2, 1, 2, Overlap::Refuse, false, STALL),
-        (1, 1, 2, Overlap::Refuse, true, STALL),
-        (2, 1, 2, Overlap::Refuse, false, FORK),
-        (1, 1, 2, Overlap::Refuse, true, FORK),
-        (2, 1, 2, Overlap::Wait, false, CUT),
-        (1, 1, 2, Overlap::Refuse, true, CUT),
-        (1, 0, 3, Overlap::Refuse, false, Faults { stall: true, fork: true, cut: true }),
-    ];
-    for (upgrades, stops, faults, overlap, managed, kinds) in budgets {
-        let (states, settled) = explore(World::new(upgrades, stops, faults, overlap, managed, kinds));
-        println!(
-            "{upgrades} upgrades, {stops} stops, {faults} faults of {kinds:?}, {overlap:?}, managed {managed}: {states} \
-             states, {settled} settled"
-        );
-        assert!(settled > 0 && states > 50, "the search did not get anywhere");
+    SMALL.into_iter().for_each(search);
+}
+
+/// With `SLOW_TESTS` or `CI` set a seventh of them, another each day; with `MODEL=all` all.
+#[test]
+fn no_interleaving_breaks_the_promises_in_a_larger_search() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    let all = std::env::var_os("MODEL").is_some_and(|value| value == "all");
+    if !all && !is_set("SLOW_TESTS") && !is_set("CI") {
+        return;
     }
+    let began = std::time::UNIX_EPOCH.elapsed().expect("the clock is set");
+    let today = usize::try_from(began.as_secs() / 86_400 % 7).expect("it is below 7");
+    LARGE
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| all || at % 7 == today)
+        .for_each(|(_, budget)| search(budget));
 }
