@@ -260,11 +260,12 @@ impl Origin {
         };
         let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
         let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| {
-            // In a test the end of the channel is the end of the service.
-            let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { None };
-            if is_process && watch.is_none() {
-                declared.warnings.push(unwatched(pid));
-            }
+            // In a test the end of the channel is the end of the service, as is that of a predecessor which is dead.
+            let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { Ok(None) };
+            let watch = watch.unwrap_or_else(|error| {
+                declared.warnings.push(unwatched(pid, &error));
+                None
+            });
             Parent::new(pid, channel, watch)
         });
         run(Engine::new(
@@ -315,10 +316,9 @@ impl Declared {
 }
 
 /// The warning of a predecessor that there is no pidfd of.
-fn unwatched(pid: u32) -> String {
+fn unwatched(pid: u32, error: &io::Error) -> String {
     format!(
-        "process {pid}, the predecessor, cannot be watched (pidfd_open(2), and SO_PEERPIDFD in unix(7)): the end of its channel \
-         counts as its death"
+        "process {pid}, the predecessor, cannot be watched by a pidfd: {error}; the end of its channel counts as its death"
     )
 }
 

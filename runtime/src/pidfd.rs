@@ -10,21 +10,40 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::spawn::{pidfd_open, pidfd_send_signal};
+use crate::poll::is_ready;
+use crate::spawn::{is_reaped, pidfd_open, pidfd_send_signal};
 
-/// A descriptor that is readable once the process is dead that has made this socket pair, unix(7).
+/// A descriptor that is readable once the process is dead that has made this socket pair, unix(7); `None` if it is dead already.
 ///
-/// By SO_PEERPIDFD where the kernel has it (6.5), and by the number in SO_PEERCRED elsewhere. `None` if the process has no
-/// number here, as one outside of this PID namespace, or if the system refuses a descriptor for it.
-pub(crate) fn of_maker(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
-    if let Ok(pidfd) = peer_pidfd(socket) {
-        return Some(pidfd);
+/// By SO_PEERPIDFD where the kernel has it (6.5), and by the number in SO_PEERCRED elsewhere.
+///
+/// # Errors
+///
+/// The process has no number here, as one outside of this PID namespace, or the system refuses a descriptor for it.
+pub(crate) fn of_maker(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match peer_pidfd(socket) {
+        Ok(pidfd) => return Ok(Some(pidfd)),
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(_) => {}
     }
-    let pid = getsockopt(&socket, sockopt::PeerCredentials).ok()?.pid();
-    let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0)?;
-    pidfd_open(pid).ok()
+    let pid = getsockopt(&socket, sockopt::PeerCredentials)?.pid();
+    let Some(pid) = u32::try_from(pid).ok().filter(|pid| *pid != 0) else {
+        return Err(io::Error::other("it has no number in this PID namespace"));
+    };
+    match pidfd_open(pid) {
+        // The number may be another process's by now, if the end of the pair is closed.
+        Ok(pidfd) => Ok((!is_hung_up(socket)?).then_some(pidfd)),
+        Err(error) if is_reaped(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    // POLLHUP is said unasked.
+    Ok(is_ready(&mut [PollFd::new(socket, PollFlags::empty())], PollTimeout::ZERO)?)
 }
 
 fn peer_pidfd(socket: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
@@ -106,7 +125,7 @@ mod tests {
     #[test]
     fn the_maker_of_a_pair_is_watched_and_a_holder_is_found() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let maker = of_maker(ours.as_fd()).unwrap();
+        let maker = of_maker(ours.as_fd()).unwrap().unwrap();
         assert!(!is_dead(maker.as_fd()), "it is this process");
         let (ours, theirs) = (inode(ours.as_fd()).unwrap(), (inode(theirs.as_fd()).unwrap(), theirs));
         assert!(holds(std::process::id(), ours) && holds(std::process::id(), theirs.0));

@@ -344,6 +344,7 @@ fn check(before: State, event: Event) {
         context()
     );
     assert!(!after.remnant || event != E::Exited, "{}", context());
+    assert_eq!(after.body_gone, before.body_gone || event == E::BodyReturned, "{}", context());
 
     // Of a successor that may have taken the pid file it is taken back before anything else relies on it.
     if event == E::Exited
@@ -439,4 +440,62 @@ fn a_rescue_is_tried_five_times() {
         (state, actions) = state.step(event);
     }
     assert_eq!((started, actions.last()), (5, Some(&A::End(End::RescueFailed))));
+}
+
+/// What the service manager hears of a process in each phase, for the process that it follows.
+#[test]
+fn a_manager_knows_of_each_phase() {
+    let at = |phase| {
+        let (state, _) = State::new(Predecessor::None, Overlap::Wait, true);
+        State { phase, ..state }
+    };
+    for phase in phases() {
+        let state = at(phase);
+        let known = match phase {
+            P::Starting | P::Prepared | P::TakingOver => Known::Starting,
+            P::Serving => Known::Ready,
+            P::Checking
+            | P::Upgrading
+            | P::Pausing
+            | P::Committed { .. }
+            | P::Standby(_)
+            | P::Reverting { .. } => Known::Reloading,
+            P::Draining(Drain::Stop { owner: true } | Drain::Leaving { .. } | Drain::Last { .. }) => {
+                Known::Stopping
+            }
+            P::Draining(Drain::Stop { owner: false } | Drain::Replaced { .. } | Drain::Rescue { .. })
+            | P::Announcing { .. }
+            | P::Ended => Known::Nothing,
+        };
+        assert_eq!(state.known(), known, "{phase:?}");
+        assert_eq!(State { followed: Followed::Other, ..state }.known(), Known::Nothing, "{phase:?}");
+        assert_eq!(State { followed: Followed::Nobody, ..state }.known(), known, "{phase:?}");
+    }
+    // An upgrade that waits has begun, to whoever asked for it.
+    assert_eq!(State { pending: true, ..at(P::Serving) }.known(), Known::Reloading);
+}
+
+/// A second request to stop ends a process at once, in every phase in which the first has been noted.
+#[test]
+fn a_second_request_to_stop_ends_at_once() {
+    let is_noted = |phase| match phase {
+        P::Committed { stop } | P::Announcing { stop, .. } | P::Reverting { then_stop: stop, .. } => stop,
+        P::Draining(
+            Drain::Replaced { stop }
+            | Drain::Leaving { stop }
+            | Drain::Last { stop }
+            | Drain::Rescue { step: Rescue::Killing { stop }, .. },
+        ) => stop,
+        P::Draining(Drain::Stop { .. }) => true,
+        _ => false,
+    };
+    let mut noted = 0;
+    for phase in phases() {
+        let (state, _) = State::new(Predecessor::None, Overlap::Refuse, false);
+        let (after, actions) = State { phase, ..state }.step(E::Stop);
+        let ends = actions.last() == Some(&A::End(End::AtOnce));
+        assert_eq!(ends, is_noted(phase), "{phase:?} -> {after:?} {actions:?}");
+        noted += usize::from(ends);
+    }
+    assert!(noted > 10, "{noted}");
 }
