@@ -1,7 +1,7 @@
 //! The table of the life cycle is total: every pair of state and event is visited, and what must hold of each
 //! answer is asserted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -379,6 +379,24 @@ fn check(before: State, event: Event) {
         assert!(event == E::Alive && asked(before.phase), "{}", context());
     }
 
+    // What is noted in every phase alike.
+    let predecessor = match (event, before.predecessor) {
+        (E::PredecessorGone, _) => Predecessor::Gone,
+        (E::PredecessorOver, Predecessor::Alive) => Predecessor::Over,
+        (_, predecessor) => predecessor,
+    };
+    assert_eq!(after.predecessor, predecessor, "{}", context());
+    let begins_to_be_followed =
+        before.followed == Followed::Other && matches!(event, E::PredecessorGone | E::Followed);
+    let is_announced = matches!(before.phase, P::Announcing { .. })
+        && matches!(event, E::Announced | E::Expired(Timer::Announce));
+    let followed = match (begins_to_be_followed, is_announced) {
+        (true, _) => Followed::This,
+        (_, true) => Followed::Other,
+        _ => before.followed,
+    };
+    assert_eq!(after.followed, followed, "{}", context());
+
     // Timers: none is left behind and none is missing. The one that fired is spent.
     let (mut armed, _) = timers(before);
     for action in &actions {
@@ -498,4 +516,156 @@ fn a_second_request_to_stop_ends_at_once() {
         noted += usize::from(ends);
     }
     assert!(noted > 10, "{noted}");
+}
+
+/// What a step depends on beside the phase and the event, by name.
+const FLAGS: [&str; 7] =
+    ["predecessor", "followed", "body gone", "overlap", "pending", "hastened", "remnant"];
+
+/// The values of the flags of a state, in the order of [`FLAGS`].
+fn flags(state: State) -> [String; FLAGS.len()] {
+    [
+        format!("{:?}", state.predecessor),
+        format!("{:?}", state.followed),
+        state.body_gone.to_string(),
+        format!("{:?}", state.overlap),
+        state.pending.to_string(),
+        state.hastened.to_string(),
+        state.remnant.to_string(),
+    ]
+}
+
+/// Every state of a phase that there can be.
+fn states(phase: Phase) -> Vec<State> {
+    let mut states = Vec::new();
+    let for_manager = matches!(phase, P::Announcing { .. } | P::Draining(Drain::Last { .. }));
+    for predecessor in [Predecessor::None, Predecessor::Alive, Predecessor::Over, Predecessor::Gone] {
+        for followed in [Followed::Nobody, Followed::This, Followed::Other] {
+            // A first process is followed itself, if there is a manager.
+            let is_first = matches!(predecessor, Predecessor::None);
+            if for_manager && followed != Followed::This || is_first && followed == Followed::Other {
+                continue;
+            }
+            for overlap in [Overlap::Refuse, Overlap::Wait, Overlap::Hasten] {
+                for bits in 0..16 {
+                    let [body_gone, pending, hastened, remnant] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+                    let has_predecessor = matches!(predecessor, Predecessor::Alive | Predecessor::Over);
+                    let may_wait =
+                        phase == P::Serving && overlap != Overlap::Refuse && (has_predecessor || remnant);
+                    if pending && !may_wait || remnant && (phase != P::Serving || has_predecessor) {
+                        continue;
+                    }
+                    let hastened =
+                        hastened && matches!(phase, P::Standby(_) | P::Announcing { .. } | P::Draining(_));
+                    states.push(State {
+                        phase,
+                        predecessor,
+                        body_gone,
+                        overlap,
+                        pending,
+                        hastened,
+                        followed,
+                        remnant,
+                    });
+                }
+            }
+        }
+    }
+    states
+}
+
+/// What a step comes to, but for what it leaves as it is and for what is noted in every phase alike; `None` if it does nothing.
+fn outcome(state: State, event: Event) -> Option<String> {
+    let (after, actions) = state.step(event);
+    let mut parts = Vec::new();
+    if after.phase != state.phase {
+        parts.push(format!("-> {:?}", after.phase));
+    }
+    for (name, before, after) in
+        [("pending", state.pending, after.pending), ("remnant", state.remnant, after.remnant)]
+    {
+        if before != after {
+            parts.push(format!("{name} = {after}"));
+        }
+    }
+    parts.extend(actions.iter().map(|action| format!("{action:?}")));
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The steps of one event in one phase, a line for each case that makes a difference.
+fn lines(phase: Phase, event: Event) -> Vec<String> {
+    let cases: Vec<_> =
+        states(phase).into_iter().map(|state| (flags(state), outcome(state, event))).collect();
+    // The flags that the outcome depends on: one after the other is left out while the rest still says what comes.
+    let mut needed: Vec<usize> = (0..FLAGS.len()).collect();
+    for flag in 0..FLAGS.len() {
+        let fewer: Vec<usize> = needed.iter().copied().filter(|it| *it != flag).collect();
+        let mut seen: BTreeMap<Vec<&String>, &Option<String>> = BTreeMap::new();
+        let decides = cases.iter().all(|(flags, outcome)| {
+            let key = fewer.iter().map(|at| &flags[*at]).collect();
+            *seen.entry(key).or_insert(outcome) == outcome
+        });
+        if decides {
+            needed = fewer;
+        }
+    }
+    let mut of_outcome: BTreeMap<&String, BTreeSet<Vec<&String>>> = BTreeMap::new();
+    for (flags, outcome) in &cases {
+        let key = needed.iter().map(|at| &flags[*at]).collect();
+        if let Some(outcome) = outcome {
+            of_outcome.entry(outcome).or_default().insert(key);
+        }
+    }
+    let mut lines = Vec::new();
+    for (outcome, keys) in of_outcome {
+        for when in conditions(&needed, keys) {
+            lines.push(format!("{phase:?} + {event:?}{when}: {outcome}"));
+        }
+    }
+    lines
+}
+
+/// When an outcome comes, in one condition if its cases are all those of some values of each flag, and else in one each.
+fn conditions(needed: &[usize], keys: BTreeSet<Vec<&String>>) -> Vec<String> {
+    let in_words = |values: Vec<BTreeSet<&String>>| {
+        let flags = needed.iter().zip(values).map(|(at, values)| {
+            let values: Vec<_> = values.into_iter().map(String::as_str).collect();
+            format!("{} {}", FLAGS[*at], values.join("|"))
+        });
+        let flags: Vec<_> = flags.collect();
+        if flags.is_empty() { String::new() } else { format!(" [{}]", flags.join(", ")) }
+    };
+    let values: Vec<BTreeSet<&String>> =
+        (0..needed.len()).map(|at| keys.iter().map(|key| key[at]).collect()).collect();
+    if values.iter().map(BTreeSet::len).product::<usize>() == keys.len() {
+        return vec![in_words(values)];
+    }
+    keys.into_iter().map(|key| in_words(key.into_iter().map(|value| [value].into()).collect())).collect()
+}
+
+/// C1: the whole table as text, in a file of its own. A change of the life cycle is a change of that file, which a review sees.
+///
+/// `TRANSITIONS=write` writes it anew.
+#[test]
+fn every_transition_is_written_down() {
+    let is_one_of_its_kind = |phase: &Phase| match phase {
+        P::Reverting { failure, .. } => *failure == Failure::Exited,
+        P::Draining(Drain::Rescue { attempt, step, .. }) => {
+            *attempt == 1 || *attempt == RESCUE_ATTEMPTS && *step == Rescue::Initialising
+        }
+        _ => true,
+    };
+    let phases = phases().into_iter().filter(is_one_of_its_kind);
+    let table: Vec<_> =
+        phases.flat_map(|phase| events().into_iter().flat_map(move |event| lines(phase, event))).collect();
+    let table = table.join("\n") + "\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/lifecycle/transitions.txt");
+    if std::env::var_os("TRANSITIONS").is_some_and(|value| value == "write") {
+        std::fs::write(path, table).unwrap();
+        return;
+    }
+    let written = std::fs::read_to_string(path).unwrap();
+    let differs = written.lines().zip(table.lines()).find(|(written, is)| written != is);
+    assert_eq!(differs, None, "TRANSITIONS=write writes the table anew");
+    assert!(written == table, "the table has lines more or fewer; TRANSITIONS=write writes it anew");
 }
