@@ -104,6 +104,38 @@ fn a1_a_body_that_forks_once_it_serves() {
     service.wait_until_all_are_gone();
 }
 
+/// The process lives, and is another program: its end of the channel is closed, or is held by what cannot speak.
+#[test]
+fn a1_a_release_that_becomes_another_program() {
+    let closed = "it closed the channel and went on running";
+    fails_and_leaves_nobody("init become sleep", closed);
+    fails_and_leaves_nobody("step:Prepared become sleep", closed);
+    fails_and_leaves_nobody("step:TakingOver become sleep", closed);
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").upgrade_timeout("1s").serve();
+    service.plan("main become sleep");
+    old.signal(Signal::HUP);
+    let failure = service.wait_for_failure(&old);
+    assert!(failure.contains("was not ready within 1s"), "{failure}");
+    assert_serves_alone(&dir, &service, &old);
+}
+
+#[test]
+fn a1_a_release_that_becomes_another_program_once_it_serves() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
+    let new = service.upgrade(&old);
+    let mut client = service.open(&new);
+    client.send("do become sleep");
+    let failure = service.wait_for_failure(&old);
+    assert!(failure.contains("it closed the channel and went on running"), "{failure}");
+    assert!(new.is_gone());
+    assert_eq!((service.served_by(), service.pidfile()), (old.pid(), Some(old.pid())));
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait_until_all_are_gone();
+}
+
 /// A release of this name in the place of the running one, by a rename.
 fn release(dir: &Dir, script: &str) {
     let path = dir.join("next");

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -62,6 +63,11 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             go_on_in_a_fork();
             rustix::process::setsid().expect("a fork leads no process group");
             go_on_in_a_fork();
+        }
+        // Becomes another program, which knows nothing of the service.
+        "become" => {
+            let error = Command::new(argument).arg("1000").exec();
+            panic!("{argument}: {error}");
         }
         // Starts a program again and again for as long as this process lives, in both ways that std has: with a
         // PATH of its own a child is forked, without it is spawned.
