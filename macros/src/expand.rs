@@ -58,7 +58,7 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
             #sig #body
             #checks
             #runtime::Service::new()
-                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .package(#runtime::__private::package!())
                 #(#listens)*
                 #(#settings)*
                 .#run(|#start| {

@@ -54,6 +54,7 @@ use proc_macro::TokenStream;
 ///
 /// | option | value | default | environment |
 /// |---|---|---|---|
+/// | `name` | what the service is called: a successor of another name is refused | none | |
 /// | `listen` | a list of [entries](#listen-entries) | `[]` | `TABLEFLIP_LISTEN_<NAME>` |
 /// | `pidfile` | the path of the file that names the process that serves | none | `TABLEFLIP_PIDFILE` |
 /// | `control` | the path of the control socket, or `false` for none | the pid file with extension `control`; none without a pid file | `TABLEFLIP_CONTROL` |

@@ -25,7 +25,7 @@ fn one_listener() {
                 }
                 ::tableflip::__private::readiness!(TcpListener);
                 ::tableflip::Service::new()
-                    .version(::core::option_env!("CARGO_PKG_VERSION"))
+                    .package(::tableflip::__private::package!())
                     .listen("echo", "tcp://127.0.0.1:7000")
                     .pidfile("/run/echo.pid")
                     .run(|start| {
@@ -54,7 +54,7 @@ fn three_listeners_and_the_harness() {
                 ready: Ready,
             ) {}
             ::tableflip::Service::new()
-                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .package(::tableflip::__private::package!())
                 .listen("http", "0.0.0.0:80")
                 .listen("admin", "/run/admin.sock")
                 .listen("dns", "udp://0.0.0.0:53")
@@ -94,7 +94,7 @@ fn three_listeners_and_a_pid_file() {
             }
             ::tableflip::__private::readiness!(TcpListener, UnixListener, UdpSocket);
             ::tableflip::Service::new()
-                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .package(::tableflip::__private::package!())
                 .listen("http", "0.0.0.0:80")
                 .listen("admin", "/run/admin.sock")
                 .listen("dns", "udp://0.0.0.0:53")
@@ -123,7 +123,7 @@ fn a_blocking_body() {
                 }
                 ::tableflip::__private::readiness!(TcpListener);
                 ::tableflip::Service::new()
-                    .version(::core::option_env!("CARGO_PKG_VERSION"))
+                    .package(::tableflip::__private::package!())
                     .listen("echo", "tcp://127.0.0.1:7000")
                     .run_blocking(|start| {
                         let echo = start.listener::<TcpListener>("echo")?;
@@ -144,7 +144,7 @@ fn a_body_without_parameters() {
         fn main() -> ::std::process::ExitCode {
             async fn main() {}
             ::tableflip::Service::new()
-                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .package(::tableflip::__private::package!())
                 .run(|_| { ::core::result::Result::Ok(main()) })
         }
     "#]],
@@ -158,7 +158,7 @@ fn a_body_without_parameters() {
                 ExitCode::SUCCESS
             }
             ::tableflip::Service::new()
-                .version(::core::option_env!("CARGO_PKG_VERSION"))
+                .package(::tableflip::__private::package!())
                 .run_blocking(|_| { ::core::result::Result::Ok(move || main()) })
         }
     "#]],
@@ -170,6 +170,7 @@ fn every_option() {
     check(
         r#"
             crate = crate::reexport,
+            name = "a",
             listen = ["127.0.0.1:7000", admin = ADMIN],
             pidfile = directory().join("a.pid"),
             control = false,
@@ -199,9 +200,10 @@ fn every_option() {
                 }
                 crate::reexport::__private::readiness!(TcpListener, OwnedFd);
                 crate::reexport::Service::new()
-                    .version(::core::option_env!("CARGO_PKG_VERSION"))
+                    .package(crate::reexport::__private::package!())
                     .listen("a", "127.0.0.1:7000")
                     .listen("admin", ADMIN)
+                    .name("a")
                     .pidfile(directory().join("a.pid"))
                     .control(false)
                     .upgrade_timeout("1m 30s")
@@ -236,7 +238,7 @@ fn what_only_the_types_tell_is_asked_of_them() {
                 ::tableflip::__private::takes!(Sequenced, UnixSeqpacket);
                 ::tableflip::__private::readiness!(my::Socket, Sequenced, Anything);
                 ::tableflip::Service::new()
-                    .version(::core::option_env!("CARGO_PKG_VERSION"))
+                    .package(::tableflip::__private::package!())
                     .listen("a", "udp://[::1]:53")
                     .listen("b", "unix-seqpacket:@b")
                     .listen("c", address())
@@ -258,7 +260,7 @@ fn a_mistake_leaves_the_function_to_the_editor() {
         "pub const extern \"C\" fn main(self, echo: TcpListener) -> io::Result<()> { echo.accept() }",
         &expect![[r#"
             ::core::compile_error! {
-                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `crate`"
+                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `name`, `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `crate`"
             }
             ::core::compile_error! {
                 "expected a number of threads from 1, or an expression of type `usize`"

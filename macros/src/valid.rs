@@ -74,6 +74,7 @@ const HARNESS: &[(&str, Harness)] = &[
 ///
 /// A new option is a new row here and a row in the documentation of the attribute.
 const OPTIONS: &[(&str, Take)] = &[
+    ("name", take_name),
     ("listen", take_listen),
     ("pidfile", take_path),
     ("control", take_control),
@@ -91,7 +92,7 @@ const OPTIONS: &[(&str, Take)] = &[
 
 type Take = fn(&mut Draft, &Ident, &Expr) -> Result<()>;
 
-/// The longest name of a listener, in bytes; the runtime has the same.
+/// The longest name of a listener, and of a service, in bytes; the runtime has the same.
 const MAX_NAME: usize = 64;
 
 const SIGNALS: [&str; 5] = ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGWINCH"];
@@ -609,6 +610,21 @@ impl Draft {
             })
         })
     }
+}
+
+fn take_name(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    let is_name = |name: &str| {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(valid)
+    };
+    if string(value, "a name in quotes, or an expression that yields one")?
+        .is_some_and(|name| !is_name(&name.value()))
+    {
+        let message = format!("the name of a service has 1 to {MAX_NAME} letters, digits, `_` and `-`");
+        return Err(Error::new_spanned(value, message));
+    }
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
 }
 
 fn take_path(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {

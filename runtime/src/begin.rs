@@ -1,7 +1,7 @@
 //! The start of a service: everything before the body.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::mem;
@@ -19,7 +19,7 @@ use nix::sys::socket::{
 
 use crate::address::{self, Address, Place};
 use crate::control::{self, Control};
-use crate::engine::{Engine, Parent, Prepared, Told};
+use crate::engine::{Engine, Parent, PredecessorOffer, Prepared, Told};
 use crate::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::error::StartError;
 use crate::handover::channel::{Channel, ChannelError, Received};
@@ -29,7 +29,7 @@ use crate::params::Start;
 use crate::pidfd;
 use crate::pidfile::Pidfile;
 use crate::report::{cannot_start, printable};
-use crate::service::{ControlAt, Service, Settings, Supervise};
+use crate::service::{ControlAt, Identity, Service, Settings, Supervise};
 use crate::shared::{ENGINE_THREAD, Note, Shared, no_thread, start_thread};
 use crate::signals::{self, Blocked};
 use crate::sockets::{self, Held, Numbers, Unbound};
@@ -132,7 +132,9 @@ impl Origin {
         match host {
             Host::Process => Self::of_process(service, channel),
             Host::Test { parent, spawner, started } => {
-                let take = |fd| take_offer(channel.insert(Channel::new(fd)), &StartError::Handover);
+                let identity = service.identity();
+                let take =
+                    |fd| take_offer(channel.insert(Channel::new(fd)), &identity, &StartError::Handover);
                 Ok(Self {
                     offered: parent.map(take).transpose()?,
                     settings: service.settle(Environment::default(), Path::new("/"))?,
@@ -163,10 +165,11 @@ impl Origin {
         let supervisor =
             supervisor.map(|value| inherit_socket(&mut numbers, SUPERVISOR, value)).transpose()?;
         let passed = variables.passed(supervisor.is_some(), &mut numbers)?;
-        let offered = channel.as_mut().zip(ours.handover);
-        let offered = offered
-            .map(|(channel, value)| take_offer(channel, &|problem| stray(HANDOVER, &value, &problem)))
-            .transpose()?;
+        let identity = service.identity();
+        let take = |(channel, value): (&mut Channel, OsString)| {
+            take_offer(channel, &identity, &|problem| stray(HANDOVER, &value, &problem))
+        };
+        let offered = channel.as_mut().zip(ours.handover).map(take).transpose()?;
         let executable = offered.as_ref().and_then(|offered| offered.executable.clone());
         let umask = offered.as_ref().and_then(|offered| offered.umask);
         let mut launch = Launch::new(executable, umask, variables.for_successor())
@@ -231,8 +234,8 @@ impl Origin {
                 return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
             }
         }
-        let parent_pid = self.offered.as_ref().map(|offered| offered.parent);
-        if parent_pid.is_none() {
+        let predecessor = self.offered.as_ref().map(Offered::predecessor);
+        if predecessor.is_none() {
             shared.predecessor_gone.set(());
         }
         let (sockets, mut files) =
@@ -259,14 +262,14 @@ impl Origin {
             started,
         };
         let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
-        let parent = parent_pid.zip(channel.take()).map(|(pid, channel)| {
+        let parent = predecessor.zip(channel.take()).map(|(offered, channel)| {
             // In a test the end of the channel is the end of the service, as is that of a predecessor which is dead.
             let watch = if is_process { pidfd::of_maker(channel.as_fd()) } else { Ok(None) };
             let watch = watch.unwrap_or_else(|error| {
-                declared.warnings.push(unwatched(pid, &error));
+                declared.warnings.push(unwatched(offered.pid, &error));
                 None
             });
-            Parent::new(pid, channel, watch)
+            Parent::new(offered, channel, watch)
         });
         run(Engine::new(
             shared.clone(),
@@ -326,6 +329,9 @@ fn unwatched(pid: u32, error: &io::Error) -> String {
 struct Offered {
     /// The process ID of who offers it.
     parent: u32,
+    /// What it says that the service is.
+    identity: Identity,
+    pidfile: Option<String>,
     /// That of this process, one more than the predecessor's.
     generation: u64,
     executable: Option<PathBuf>,
@@ -333,6 +339,19 @@ struct Offered {
     umask: Option<u32>,
     sockets: Vec<(Entry, OwnedFd)>,
     files: Vec<(String, OwnedFd)>,
+}
+
+impl Offered {
+    /// What the engine compares with what this process is.
+    fn predecessor(&self) -> PredecessorOffer {
+        let listener = |(entry, _): &(Entry, OwnedFd)| (printable(&entry.name), printable(&entry.address));
+        PredecessorOffer {
+            pid: self.parent,
+            identity: self.identity.clone(),
+            pidfile: self.pidfile.clone(),
+            listeners: self.sockets.iter().map(listener).collect(),
+        }
+    }
 }
 
 /// Takes the socket that the variable names, which is one of a pair of Unix sockets of ours.
@@ -368,13 +387,17 @@ fn stray(variable: &str, value: &OsStr, problem: &str) -> StartError {
 }
 
 /// Takes the offer of the predecessor; `stray` makes an error of a channel on which there is nobody.
-fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Result<Offered, StartError> {
+fn take_offer(
+    channel: &mut Channel,
+    identity: &Identity,
+    stray: &dyn Fn(String) -> StartError,
+) -> Result<Offered, StartError> {
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: ChannelError| StartError::Handover(error.to_string());
-    let (speaker, executable, umask, socket_count, file_count) =
+    let (speaker, executable, umask, pidfile, socket_count, file_count) =
         match channel.receive_by(deadline).map_err(broken)? {
-            Received::Message(Message::Offer { speaker, sockets, files, executable, umask }, _) => {
-                (speaker, executable, umask, sockets, files)
+            Received::Message(Message::Offer { speaker, sockets, files, executable, umask, pidfile }, _) => {
+                (speaker, executable, umask, pidfile, sockets, files)
             }
             Received::Nothing => return Err(stray("nobody offers anything on it".to_owned())),
             Received::End => return Err(stray("its other end is closed".to_owned())),
@@ -385,7 +408,8 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
     // Said before the verdict on the other's version, so that both sides can name it, and with the first message after
     // it: alone it would only wake the predecessor.
     let generation = speaker.next_generation();
-    let hello = Message::Hello { speaker: Speaker::us(*generation.as_ref().unwrap_or(&speaker.generation)) };
+    let ours = Speaker::us(*generation.as_ref().unwrap_or(&speaker.generation), identity);
+    let hello = Message::Hello { speaker: ours };
     channel.queue(&hello);
     speaker.understands_us().map_err(StartError::Handover)?;
     let generation = generation.map_err(StartError::Handover)?;
@@ -416,7 +440,8 @@ fn take_offer(channel: &mut Channel, stray: &dyn Fn(String) -> StartError) -> Re
             }
         }
     }
-    Ok(Offered { parent: speaker.pid, generation, executable, umask, sockets, files })
+    let (identity, pidfile) = (speaker.identity(), pidfile.as_deref().map(printable));
+    Ok(Offered { parent: speaker.pid, identity, pidfile, generation, executable, umask, sockets, files })
 }
 
 /// More than was announced is not taken: nobody has compared it with a limit, and which of it was meant is a guess.
@@ -677,8 +702,9 @@ mod tests {
     /// A predecessor that offers nothing, and where its successor runs.
     fn predecessor() -> (Channel, Host) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
+        let speaker = Speaker::us(1, &Identity::default());
         let offer =
-            Message::Offer { speaker: Speaker::us(1), sockets: 0, files: 0, executable: None, umask: None };
+            Message::Offer { speaker, sockets: 0, files: 0, executable: None, umask: None, pidfile: None };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[Held]| ());
         (predecessor, Host::Test { parent: Some(parent), spawner: Box::new(Nobody), started })

@@ -66,6 +66,9 @@ pub enum Reply {
         pid: u32,
         /// From the request to the successor serving, in milliseconds.
         elapsed_ms: u64,
+        /// What the service has lost by it, in words.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     /// To `stop`: it was heard. The end of the connection is that of the process.
     Stopping,

@@ -7,6 +7,7 @@
 
 mod check;
 mod ending;
+mod identity;
 mod listeners;
 mod manager;
 mod outcome;
@@ -35,7 +36,7 @@ use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
 use crate::report::{Seldom, Thinned, complain, tell};
-use crate::service::Settings;
+use crate::service::{Identity, Settings};
 use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
 use crate::sockets::Held;
@@ -87,7 +88,7 @@ const MAX_ARRIVALS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Parent {
     pub(crate) channel: Channel,
-    pub(crate) pid: u32,
+    pub(crate) offered: PredecessorOffer,
     /// How many connections and guards are open in it, once it has said so.
     pub(crate) open: Option<u64>,
     /// Which of the sockets it offered were adopted.
@@ -101,9 +102,20 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    pub(crate) fn new(pid: u32, channel: Channel, watch: Option<OwnedFd>) -> Self {
-        Self { channel, pid, open: None, adopted: Vec::new(), watch, is_at_its_end: false, dead_by: None }
+    pub(crate) fn new(offered: PredecessorOffer, channel: Channel, watch: Option<OwnedFd>) -> Self {
+        Self { channel, offered, open: None, adopted: Vec::new(), watch, is_at_its_end: false, dead_by: None }
     }
+}
+
+/// What the predecessor has said of itself, for the warnings of a successor that is something else.
+#[derive(Debug)]
+pub(crate) struct PredecessorOffer {
+    pub(crate) pid: u32,
+    pub(crate) identity: Identity,
+    /// Empty for none; `None` from a release that does not say.
+    pub(crate) pidfile: Option<String>,
+    /// The names and addresses of its sockets, by their place in the offer.
+    pub(crate) listeners: Vec<(String, String)>,
 }
 
 /// The process that this one has started.
@@ -128,6 +140,10 @@ struct Successor {
     generation: u64,
     /// From the request to `ACTIVE`.
     active_after: Option<Duration>,
+    /// What it says that the service is.
+    identity: Identity,
+    /// What the service loses by the upgrade: to be said once that is done.
+    warnings: Vec<String>,
     /// The names of the listeners that it keeps.
     adopted: HashSet<String>,
     /// The listeners that its body has not asked for a connection yet.

@@ -230,7 +230,9 @@ pub use tableflip_macros::main;
 pub mod __private {
     #[cfg(all(feature = "cli", upgrades))]
     pub use crate::private::check;
-    pub use crate::private::{NotAListener, Type, check_kinds, check_readiness, readiness, takes};
+    pub use crate::private::{
+        NotAListener, Package, Type, check_kinds, check_readiness, package, readiness, takes,
+    };
     #[cfg(upgrades)]
     pub use crate::proof::{Proven, Unproven, Unsent, process_behind, prove};
 }

@@ -216,6 +216,8 @@ pub(crate) enum Event {
     /// The channel to the successor is unusable, though it may still run; in a process that does not serve yet,
     /// the one to the predecessor.
     ChannelLost,
+    /// The successor is ready, and is another service than this one.
+    Refused,
     /// The successor is dead: reaped, and nobody is left who holds its end of the channel.
     Exited,
     /// No thread is inside an accept or a receive any more.
@@ -331,6 +333,8 @@ pub(crate) enum Failure {
     Reported,
     /// It closed the channel but went on running.
     ChannelLost,
+    /// It is another service.
+    Refused,
     /// It was not ready in time.
     NotReady,
     /// It was told to serve and did not answer in time.
@@ -1000,6 +1004,11 @@ impl State {
             // To be active or leaving without having been told to serve is against the protocol.
             E::ChannelLost | E::Active | E::Leaving => self.revert(paused, false, Failure::ChannelLost),
             E::Forked => self.revert(paused, false, Failure::Background),
+            // It is sound, and removes what it has bound by itself.
+            E::Refused => self.to(
+                P::Reverting { paused, then_stop: false, failure: Failure::Refused },
+                [A::Disarm(Timer::Upgrade), A::SendStop, A::Arm(Timer::Exit)],
+            ),
             E::Expired(Timer::Upgrade) => self.revert(paused, false, Failure::NotReady),
             _ => self.stay(),
         }

@@ -55,7 +55,23 @@ macro_rules! __readiness {
     };
 }
 
-pub use {__readiness as readiness, __takes as takes};
+/// What is known of the package and the binary in which this stands. An example has the name of a binary as well; a test and
+/// a library have none.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __package {
+    () => {
+        $crate::__private::Package {
+            version: ::core::option_env!("CARGO_PKG_VERSION"),
+            binary: ::core::option_env!("CARGO_BIN_NAME"),
+            name: ::core::option_env!("CARGO_PKG_NAME"),
+        }
+    };
+}
+
+pub use {__package as package, __readiness as readiness, __takes as takes};
+
+pub use crate::service::Package;
 
 /// Fails unless a type with these kinds can be the listener of an address of this kind.
 #[track_caller]

@@ -20,7 +20,7 @@ use crate::report::printable;
 use crate::shared::Verdict;
 use crate::signals::{self, Signal};
 
-/// The longest name of a listener, in bytes.
+/// The longest name of a listener, and of a service, in bytes.
 const MAX_NAME: usize = 64;
 /// How many listeners a service may have, beside its control socket: a successor names those that it keeps in one message.
 pub(crate) const MAX_LISTENERS: usize = 10_000;
@@ -64,10 +64,20 @@ pub struct Service {
     supervise: String,
     preflight: Option<OsString>,
     version: Option<String>,
+    identity: Identity,
     #[cfg(feature = "tokio")]
     pub(crate) flavor: Flavor,
     #[cfg(feature = "tokio")]
     pub(crate) worker_threads: Option<usize>,
+}
+
+/// What the service is called, by which a process recognises a successor that is another service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The option `name`.
+    pub(crate) name: Option<String>,
+    /// What the attribute calls it: the binary, or else the package.
+    pub(crate) program: Option<String>,
 }
 
 /// An address, or a text that is none and what is wrong with it: that is said when the service starts.
@@ -100,11 +110,21 @@ impl Service {
             supervise: "auto".to_owned(),
             preflight: None,
             version: None,
+            identity: Identity::default(),
             #[cfg(feature = "tokio")]
             flavor: Flavor::default(),
             #[cfg(feature = "tokio")]
             worker_threads: None,
         }
+    }
+
+    /// What the service is called: 1 to 64 letters, digits, `_` and `-`. Two releases with different names are different
+    /// services, and neither replaces the other. Two of the same name are one service: only then may a successor adopt none of
+    /// the listeners of its predecessor. Default: none; the attribute knows the binary, and an upgrade to another one is
+    /// warned of. No variable of the environment overrides it, because a successor inherits the environment whatever program it is.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.identity.name = Some(name.into());
+        self
     }
 
     /// Declares a listener: a name of letters, digits, `_` and `-`, and an [`Address`] or a text that is one.
@@ -182,6 +202,13 @@ impl Service {
         self
     }
 
+    /// What the attribute knows of the package and the binary.
+    #[doc(hidden)]
+    pub fn package(mut self, package: Package) -> Self {
+        self.identity.program = package.binary.or(package.name).map(str::to_owned);
+        self.version(package.version)
+    }
+
     /// The runtime of tokio. Default: multi-thread.
     #[cfg(feature = "tokio")]
     pub fn flavor(mut self, flavor: Flavor) -> Self {
@@ -236,6 +263,13 @@ impl Service {
         exit_code(body::run_blocking(self, Host::Process, prepare))
     }
 
+    /// For the first word to a predecessor, which is said before anything is checked: without a name that is none.
+    #[cfg(upgrades)]
+    pub(crate) fn identity(&self) -> Identity {
+        let name = self.identity.name.clone().filter(|name| is_name(name));
+        Identity { name, ..self.identity.clone() }
+    }
+
     /// The declared values, the environment applied, everything checked.
     ///
     /// A relative path is relative to `directory`.
@@ -264,6 +298,10 @@ impl Service {
             drain: duration("drain_timeout", self.drain_timeout)?,
         };
 
+        if let Some(name) = self.identity.name.as_deref().filter(|name| !is_name(name)) {
+            let problem = format!("`{}`: {}", printable(name), what_a_name_is());
+            return Err(StartError::Option { option: "name", problem });
+        }
         let UpgradeSignal(upgrade_signal) =
             one_of(&mut environment, "upgrade_signal", &variable("upgrade_signal"), &self.upgrade_signal)?;
         let overlap = one_of(&mut environment, "overlap", &variable("overlap"), &self.overlap)?;
@@ -334,6 +372,8 @@ impl Service {
         }
         environment.finish(&known)?;
         Ok(Settings {
+            identity: self.identity,
+            declared: listeners.len(),
             listeners,
             pidfile,
             control,
@@ -353,8 +393,23 @@ impl Default for Service {
     }
 }
 
+/// What the attribute knows of the package and the binary that it is compiled for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "it is no public interface")]
+pub struct Package {
+    pub version: Option<&'static str>,
+    pub binary: Option<&'static str>,
+    pub name: Option<&'static str>,
+}
+
 /// A [`Service`] with the environment applied.
 pub(crate) struct Settings {
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) identity: Identity,
+    /// How many listeners are declared. They are the first that the engine holds.
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) declared: usize,
     pub(crate) listeners: Vec<(String, Address)>,
     pub(crate) pidfile: Option<PathBuf>,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
@@ -426,12 +481,19 @@ pub(crate) fn too_many_listeners() -> String {
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), StartError> {
-    let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(valid) {
+    if is_name(name) {
         return Ok(());
     }
-    let problem = format!("a name has 1 to {MAX_NAME} letters, digits, `_` and `-`");
-    Err(StartError::Listener { listener: printable(name), problem })
+    Err(StartError::Listener { listener: printable(name), problem: what_a_name_is() })
+}
+
+fn is_name(name: &str) -> bool {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(valid)
+}
+
+fn what_a_name_is() -> String {
+    format!("a name has 1 to {MAX_NAME} letters, digits, `_` and `-`")
 }
 
 /// Whether two listeners cannot have these addresses at once. Each port 0 is another port, and SO_REUSEPORT is for
@@ -633,6 +695,7 @@ mod tests {
             assert_eq!(threads, ("one for each core".to_owned(), None));
         }
         let settings = settle(service);
+        assert_eq!((documented("name"), settings.identity), ("none".to_owned(), Identity::default()));
         assert_eq!((documented("listen"), settings.listeners.len()), ("[]".to_owned(), 0));
         assert_eq!((documented("pidfile"), settings.pidfile), ("none".to_owned(), None));
         assert_eq!((documented("preflight"), settings.preflight), ("none".to_owned(), None));

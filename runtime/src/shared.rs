@@ -68,7 +68,7 @@ pub(crate) enum Note {
 pub(crate) type Reply = Latch<Result<Upgraded, UpgradeError>>;
 
 /// A successor that serves and has passed its probation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Upgraded {
     /// The generation of the successor.
@@ -77,6 +77,9 @@ pub struct Upgraded {
     pub pid: u32,
     /// From the request to the successor serving, without the probation.
     pub elapsed: Duration,
+    /// What the service has lost by the upgrade, in words: a listener or a pid file that the successor does not declare, a name
+    /// that has changed.
+    pub warnings: Vec<String>,
 }
 
 /// How a process is to end, as the engine decided it.

@@ -139,6 +139,7 @@ impl Client {
                 generation: upgraded.generation,
                 pid: upgraded.pid,
                 elapsed_ms: in_milliseconds(upgraded.elapsed),
+                warnings: upgraded.warnings,
             },
             Err(error) => error.into(),
         });

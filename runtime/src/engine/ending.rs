@@ -154,7 +154,7 @@ impl Engine {
                 Some(watch) => is_dead(watch.as_fd()),
                 None => parent.channel.is_at_its_end(),
             };
-            let pid = parent.pid;
+            let pid = parent.offered.pid;
             if is_gone {
                 self.known_dead(pid);
             }

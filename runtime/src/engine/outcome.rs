@@ -53,7 +53,11 @@ impl Engine {
                 let elapsed = successor.active_after.unwrap_or_else(|| self.requested.elapsed());
                 let pid = successor.pid();
                 tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
-                Ok(Upgraded { generation: successor.generation, pid, elapsed })
+                let warnings = successor.warnings.clone();
+                for warning in &warnings {
+                    complain!(self.shared, WARN, "{warning}");
+                }
+                Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
             }
             // It passed its probation and died in the same instant; the death is the next event.
             (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
@@ -93,6 +97,7 @@ impl Engine {
             Failure::ChannelLost => {
                 format!("the successor cannot be talked to: {}", heard("it broke the protocol"))
             }
+            Failure::Refused => format!("the successor was refused: {}", heard("it is another service")),
             Failure::NotReady => {
                 format!(
                     "the successor was not ready within {}: {}",

@@ -1,13 +1,16 @@
 //! The engine's side of the channel to the predecessor.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::ending::pidfile_error;
-use super::{Engine, PREDECESSOR_DEATH_AFTER_END};
+use super::identity::Upgrade;
+use super::{Engine, PREDECESSOR_DEATH_AFTER_END, Parent};
 use crate::handover::channel::Received;
-use crate::handover::message::{MAX_MESSAGE, Message};
+use crate::handover::message::{MAX_MESSAGE, Message, shown_pidfile};
 use crate::lifecycle::{Event, Followed, Phase, Predecessor};
+use crate::pidfile::Pidfile;
 use crate::report::{complain, printable, tell};
 use crate::spawn::is_dead;
 
@@ -46,7 +49,7 @@ impl Engine {
                 return true;
             }
             Ok(Received::Message(Message::Over, _)) => {
-                tell!(self.shared, DEBUG, predecessor = parent.pid, "the predecessor serves no more");
+                tell!(self.shared, DEBUG, predecessor = parent.offered.pid, "the predecessor serves no more");
                 Event::PredecessorOver
             }
             Ok(Received::Message(Message::Stop, _)) => {
@@ -132,7 +135,7 @@ impl Engine {
             self.reason.get_or_insert_with(|| {
                 format!(
                     "the predecessor, process {}, closed the channel and lives; it may still serve",
-                    parent.pid
+                    parent.offered.pid
                 )
             });
             self.feed(Event::PredecessorLost);
@@ -150,13 +153,19 @@ impl Engine {
     pub(super) fn parent_gone(&mut self) {
         if let Some(parent) = self.parent.take() {
             // Whoever reads that it is gone finds nothing left of it.
-            self.known_dead(parent.pid);
+            self.known_dead(parent.offered.pid);
             if let Some(told) = self.told.as_mut().filter(|_| self.state.followed == Followed::Other) {
                 told.is_unsure();
             }
             self.lose_company();
             self.store();
-            tell!(self.shared, INFO, predecessor = parent.pid, phase = "alone", "the predecessor is gone");
+            tell!(
+                self.shared,
+                INFO,
+                predecessor = parent.offered.pid,
+                phase = "alone",
+                "the predecessor is gone"
+            );
         }
         self.shared.predecessor_gone.set(());
     }
@@ -198,8 +207,25 @@ impl Engine {
             }
         }
         tell!(self.shared, INFO, phase = "prepared", "ready");
-        let adopted = self.parent.as_ref().map(|parent| parent.adopted.clone()).unwrap_or_default();
-        self.say_up(&Message::Prepared { adopted });
+        let ours = shown_pidfile(self.pidfile.as_ref().map(Pidfile::path));
+        let mut adopted = Vec::new();
+        let mut pidfile = None;
+        if let Some(Parent { adopted: places, offered, .. }) = &self.parent {
+            adopted.clone_from(places);
+            let places: HashSet<_> = places.iter().collect();
+            let lost = offered.listeners.iter().enumerate().filter(|(at, _)| !places.contains(at));
+            let lost = lost.map(|(_, (name, address))| (name.as_str(), address.as_str()));
+            let upgrade = Upgrade {
+                old: &offered.identity,
+                new: &self.settings.identity,
+                old_pidfile: offered.pidfile.as_deref(),
+                new_pidfile: Some(&ours),
+            };
+            self.warnings.extend(upgrade.warnings(lost));
+            // A release that does not say its own has nothing to compare it with.
+            pidfile = offered.pidfile.is_some().then_some(ours);
+        }
+        self.say_up(&Message::Prepared { adopted, pidfile });
         None
     }
 }

@@ -21,7 +21,7 @@ impl Engine {
             serving: self.serving_since.map(|since| since.elapsed()),
             unserved: if self.state.phase == Phase::Starting { self.unserved() } else { Vec::new() },
             executable: self.executable(),
-            predecessor: self.parent.as_ref().map(|parent| parent.pid),
+            predecessor: self.parent.as_ref().map(|parent| parent.offered.pid),
             successor: self.successor_pid(),
             // Each makes a generation; the start of the service made the first.
             upgrades: Upgrades { done: self.shared.generation - 1, ..self.upgrades.clone() },
@@ -29,7 +29,9 @@ impl Engine {
         };
         if let Some(parent) = &self.parent {
             let generation = self.shared.generation - 1;
-            status.generations.insert(0, Generation { generation, pid: parent.pid, open: parent.open });
+            status
+                .generations
+                .insert(0, Generation { generation, pid: parent.offered.pid, open: parent.open });
         }
         if let Some(successor) = &self.successor {
             let (generation, pid) = (successor.generation, successor.pid());

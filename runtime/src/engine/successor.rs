@@ -13,11 +13,15 @@ use nix::unistd::geteuid;
 use super::{DEATH_AFTER_END, Engine, LOOK_FOR_STRAYS_EVERY, Successor, UNTIL_EXEC};
 use crate::control;
 use crate::handover::channel::{Channel, Received};
-use crate::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, PING, Speaker, parts};
+use crate::handover::message::{
+    MAX_DESCRIPTORS, MAX_FILE_NAME, Message, PING, Speaker, parts, shown_pidfile,
+};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::pidfd::{self, Holder};
+use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::report::{complain, printable, tell};
+use crate::service::Identity;
 use crate::sockets::Held;
 use crate::spawn::{What, is_dead};
 
@@ -49,7 +53,7 @@ impl Engine {
     }
 
     pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
-        let speaker = Speaker::us(self.shared.generation);
+        let speaker = Speaker::us(self.shared.generation, &self.settings.identity);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
         let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on().clone().into_iter().unzip();
@@ -61,9 +65,10 @@ impl Engine {
         // by mistake finds out at once.
         let inode = |socket| pidfd::inode(socket).map_err(cannot);
         let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];
-        let (sockets, umask) = (self.held.len(), self.spawner.umask());
+        let (sockets, files_passed_on, umask) = (self.held.len(), files.len(), self.spawner.umask());
         let executable = self.spawner.executable().map(Path::to_owned);
-        let offer = Message::Offer { speaker, sockets, files: files.len(), executable, umask };
+        let pidfile = Some(shown_pidfile(self.pidfile.as_ref().map(Pidfile::path)));
+        let offer = Message::Offer { speaker, sockets, files: files_passed_on, executable, umask, pidfile };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.held.iter().map(|held| held.fd.clone());
         for entries in parts(self.held.iter().map(Held::entry).collect()) {
@@ -89,6 +94,8 @@ impl Engine {
             next_look: None,
             generation,
             active_after: None,
+            identity: Identity::default(),
+            warnings: Vec::new(),
             adopted: HashSet::new(),
             unserved: self
                 .doors
@@ -244,7 +251,10 @@ impl Engine {
                 Event::ChannelLost
             }
             Message::Hello { speaker } => match speaker.understands_us() {
-                Ok(()) => return,
+                Ok(()) => {
+                    successor.identity = speaker.identity();
+                    return;
+                }
                 Err(refusal) => {
                     self.reason = Some(refusal);
                     Event::ChannelLost
@@ -255,12 +265,18 @@ impl Engine {
                 successor.unserved = listeners.iter().map(|name| printable(name)).collect();
                 return;
             }
-            Message::Prepared { adopted } => {
+            Message::Prepared { adopted, pidfile } => {
                 let mut seen = vec![false; self.held.len()];
                 let fits = |at: &usize| seen.get_mut(*at).is_some_and(|seen| !std::mem::replace(seen, true));
                 if adopted.iter().all(fits) {
                     successor.adopted = adopted.iter().map(|at| self.held[*at].name.clone()).collect();
-                    Event::Prepared
+                    match self.judge(&adopted, pidfile.as_deref().map(printable).as_deref()) {
+                        Ok(()) => Event::Prepared,
+                        Err(refusal) => {
+                            self.reason = Some(refusal);
+                            Event::Refused
+                        }
+                    }
                 } else {
                     self.reason = Some("it adopted sockets that were not offered".to_owned());
                     Event::ChannelLost
@@ -271,7 +287,8 @@ impl Engine {
                 Event::Active
             }
             Message::Failed { reason } => {
-                self.reason = Some(printable(&reason));
+                // The first reason is the cause: one that is refused says that it was told to stop.
+                self.reason.get_or_insert_with(|| printable(&reason));
                 Event::Failed
             }
             Message::Leaving => Event::Leaving,

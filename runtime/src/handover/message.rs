@@ -4,12 +4,12 @@
 //! is answered with `not-understood`, so that releases of this crate that know more can talk to those that know
 //! less. `protocol` is raised only when that is not enough; `docs/protocol.md` describes every message.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::report::printable;
-use crate::service::MAX_LISTENERS;
+use crate::service::{Identity, MAX_LISTENERS};
 
 /// The protocol that this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -28,15 +28,21 @@ pub(crate) const MAX_FILE_NAME: usize = 4096;
 /// The type of [`Message::Ping`], which a release may not know.
 pub(crate) const PING: &str = "ping";
 
+/// How much of the path of a pid file is compared and told, in bytes.
+pub(crate) const MAX_PIDFILE: usize = 2048;
+
 /// What is around the entries of a message that is one list, at its longest.
 const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 
 // `prepared` fits into a packet though it names every socket that there may be, the control socket with them, by the last places of
-// an offer; and so does a name of which JSON writes each byte as an escape.
+// an offer, and a pid file of which JSON escapes each byte that is not a control character; and so does a name of which JSON writes each byte as an escape.
 const _: () = {
     assert!(MAX_DESCRIPTORS - 1 <= 65_535);
     assert!(
-        r#"{"type":"prepared","adopted":[]}"#.len() + (MAX_LISTENERS + 1) * "65535,".len() <= MAX_MESSAGE
+        r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
+            + (MAX_LISTENERS + 1) * "65535,".len()
+            + MAX_PIDFILE * r"\\".len()
+            <= MAX_MESSAGE
     );
     assert!(AROUND + r#""","#.len() + MAX_FILE_NAME * r"\u0000".len() <= MAX_MESSAGE);
 };
@@ -61,6 +67,9 @@ pub(crate) enum Message {
         /// have set another before it comes to this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         umask: Option<u32>,
+        /// The pid file, by [`shown_pidfile`]; empty for none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pidfile: Option<String>,
     },
     /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
     Sockets {
@@ -95,6 +104,9 @@ pub(crate) enum Message {
     /// It is ready, and keeps these of the sockets, by their place in the offer.
     Prepared {
         adopted: Vec<usize>,
+        /// As in the offer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pidfile: Option<String>,
     },
     Active,
     Failed {
@@ -167,17 +179,39 @@ pub(crate) struct Speaker {
     pub(crate) release: String,
     pub(crate) generation: u64,
     pub(crate) pid: u32,
+    /// The option `name` of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// What the attribute calls it: the binary, or else the package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) program: Option<String>,
+}
+
+/// The path of a pid file as the two processes compare it, and as it stands in a message: empty for none.
+pub(crate) fn shown_pidfile(path: Option<&Path>) -> String {
+    let mut text = path.map(|path| printable(&path.to_string_lossy())).unwrap_or_default();
+    let end = (0..=MAX_PIDFILE.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or_default());
+    text
 }
 
 impl Speaker {
-    pub(crate) fn us(generation: u64) -> Self {
+    pub(crate) fn us(generation: u64, identity: &Identity) -> Self {
         Self {
             protocol: PROTOCOL,
             oldest_protocol: OLDEST_PROTOCOL,
             release: env!("CARGO_PKG_VERSION").to_owned(),
             generation,
             pid: std::process::id(),
+            name: identity.name.clone(),
+            program: identity.program.clone(),
         }
+    }
+
+    /// What it says that the service is, fit for a log line.
+    pub(crate) fn identity(&self) -> Identity {
+        let clean = |text: &Option<String>| text.as_deref().map(printable);
+        Identity { name: clean(&self.name), program: clean(&self.program) }
     }
 
     /// The generation of its successor. Two processes of one generation could not be told apart, so there is none
@@ -315,7 +349,19 @@ mod tests {
     }
 
     fn speaker() -> Speaker {
-        Speaker { protocol: 1, oldest_protocol: 1, release: "0.1.0".into(), generation: 3, pid: 77 }
+        Speaker {
+            protocol: 1,
+            oldest_protocol: 1,
+            release: "0.1.0".into(),
+            generation: 3,
+            pid: 77,
+            name: None,
+            program: None,
+        }
+    }
+
+    fn named() -> Speaker {
+        Speaker { name: Some("echo".into()), program: Some("echod".into()), ..speaker() }
     }
 
     /// The messages as release 0.1.0 sends them. Every later release understands these very bytes.
@@ -329,6 +375,7 @@ mod tests {
                     files: 0,
                     executable: Some("/srv/svc".into()),
                     umask: None,
+                    pidfile: None,
                 },
             ),
             (
@@ -339,6 +386,18 @@ mod tests {
                     files: 0,
                     executable: None,
                     umask: Some(0o022),
+                    pidfile: None,
+                },
+            ),
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
+                Message::Offer {
+                    speaker: named(),
+                    sockets: 2,
+                    files: 0,
+                    executable: None,
+                    umask: None,
+                    pidfile: Some("/run/echo.pid".into()),
                 },
             ),
             (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
@@ -366,10 +425,21 @@ mod tests {
                 Message::Hello { speaker: speaker() },
             ),
             (
+                r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod"}"#,
+                Message::Hello { speaker: named() },
+            ),
+            (
                 r#"{"type":"unserved","listeners":["http"]}"#,
                 Message::Unserved { listeners: vec!["http".into()] },
             ),
-            (r#"{"type":"prepared","adopted":[0,1]}"#, Message::Prepared { adopted: vec![0, 1] }),
+            (
+                r#"{"type":"prepared","adopted":[0,1]}"#,
+                Message::Prepared { adopted: vec![0, 1], pidfile: None },
+            ),
+            (
+                r#"{"type":"prepared","adopted":[],"pidfile":""}"#,
+                Message::Prepared { adopted: vec![], pidfile: Some(String::new()) },
+            ),
             (r#"{"type":"active"}"#, Message::Active),
             (r#"{"type":"failed","reason":"no disk"}"#, Message::Failed { reason: "no disk".into() }),
             (r#"{"type":"leaving"}"#, Message::Leaving),
@@ -422,9 +492,22 @@ mod tests {
     #[test]
     fn a_later_release_may_say_more() {
         let more = br#"{"type":"prepared","adopted":[],"mood":"fine"}"#;
-        assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![] }));
+        assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![], pidfile: None }));
         let unknown = br#"{"type":"sing","song":1}"#;
         assert_eq!(Message::decode(unknown), Err(Malformed::UnknownType("sing".into())));
+    }
+
+    #[test]
+    fn prepared_fits_into_a_message_whatever_the_pid_file_is() {
+        let adopted: Vec<_> = (65_535 - MAX_LISTENERS..=65_535).collect();
+        for c in ["\"", "\\", "\n", "ü", "a"] {
+            let path = format!("/run/{}", c.repeat(3 * MAX_PIDFILE));
+            let pidfile = shown_pidfile(Some(Path::new(&path)));
+            assert!(pidfile.len() <= MAX_PIDFILE, "{}", pidfile.len());
+            let message = Message::Prepared { adopted: adopted.clone(), pidfile: Some(pidfile) };
+            assert!(message.encode().len() <= MAX_MESSAGE);
+        }
+        assert_eq!(shown_pidfile(None), "");
     }
 
     #[test]

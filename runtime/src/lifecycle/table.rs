@@ -52,7 +52,7 @@ fn phases() -> Vec<Phase> {
     phases
 }
 
-const FAILURES: [Failure; 13] = [
+const FAILURES: [Failure; 14] = [
     Failure::Over,
     Failure::Silent,
     Failure::Background,
@@ -62,6 +62,7 @@ const FAILURES: [Failure; 13] = [
     Failure::Exited,
     Failure::Reported,
     Failure::ChannelLost,
+    Failure::Refused,
     Failure::NotReady,
     Failure::NoAnswer,
     Failure::Probation,
@@ -117,7 +118,8 @@ fn after(event: Event) -> Option<Event> {
         E::Forked => E::Announced,
         E::Announced => E::Followed,
         E::Followed => E::ChannelLost,
-        E::ChannelLost => E::Exited,
+        E::ChannelLost => E::Refused,
+        E::Refused => E::Exited,
         E::Exited => E::Paused,
         E::Paused => E::TookOver,
         E::TookOver => E::PidfileFailed,
@@ -150,6 +152,7 @@ fn every_timer_and_every_failure_is_listed() {
             | Failure::Exited
             | Failure::Reported
             | Failure::ChannelLost
+            | Failure::Refused
             | Failure::NotReady
             | Failure::NoAnswer
             | Failure::Probation
@@ -160,7 +163,7 @@ fn every_timer_and_every_failure_is_listed() {
         }
     }
     assert_eq!(BTreeSet::from(TIMERS).len(), 9);
-    assert_eq!(FAILURES.iter().collect::<std::collections::HashSet<_>>().len(), 13);
+    assert_eq!(FAILURES.iter().collect::<std::collections::HashSet<_>>().len(), 14);
 }
 
 /// The timers that run in a phase: those that must, and those that may.

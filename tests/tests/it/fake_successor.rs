@@ -172,6 +172,24 @@ fn indices_that_were_not_offered_fail_the_upgrade() {
     }
 }
 
+/// A release that knows nothing of names is judged by what it adopts, and told nothing that it would have to understand.
+#[test]
+fn d2_a_release_that_says_no_name_is_let_through_with_a_listener_and_not_without() {
+    let prepared = |adopted: &str| format!(r#"send {{"type":"prepared","adopted":{adopted}}}"#);
+    let none = "the successor was refused: it adopts none of the listeners";
+    assert_fails(&["receive", &hello(), &prepared("[]")], &[none, "`echo`"]);
+    // Nor without a word of who it is.
+    assert_fails(&["receive", &prepared("[]")], &[none]);
+    let stage = Stage::new();
+    let (service, old) = stage.victim().plan("listen name a").serve();
+    let steps =
+        ["receive", &hello(), &prepared("[0]"), "wait commit", r#"send {"type":"active"}"#, "answer 0"];
+    let impostor = stage.impostor(&service, &old, &steps);
+    service.wait(&old, "standby");
+    assert_eq!(service.connect().receive().unwrap(), "impostor");
+    impostor.kill();
+}
+
 #[test]
 fn h11_an_incompatible_successor_is_refused_by_name() {
     let mut hello = json!({"type": "hello", "protocol": 9, "oldest_protocol": 5, "generation": 2, "pid": 77});

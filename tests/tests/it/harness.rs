@@ -278,6 +278,11 @@ impl Command<'_> {
         self
     }
 
+    pub(crate) fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
+        self
+    }
+
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self

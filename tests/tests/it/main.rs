@@ -14,6 +14,7 @@ mod forks;
 mod harness;
 mod http;
 mod http2;
+mod identity;
 mod image;
 mod inheritance;
 mod limits;

@@ -1,6 +1,7 @@
 use tableflip::net::TcpListener;
 
 #[tableflip::main(
+    name = "echo",
     listen = [echo = "tcp://127.0.0.1:7000"],
     pidfile = "/run/echo.pid",
     control = false,

@@ -16,6 +16,7 @@ fn statistics() -> Address {
 }
 
 #[tableflip::main(
+    name = env!("CARGO_PKG_NAME"),
     listen = [
         echo = ADDRESS,
         admin = format!("unix://{}", run_dir().join("admin.sock").display()),

@@ -48,6 +48,13 @@ fn main() -> ExitCode {
         let scheme = address.split(':').next().unwrap_or_default();
         listeners.push((name.to_owned(), scheme.to_owned()));
     }
+    for verb in plan.at("listen") {
+        service = match verb.split_once(' ') {
+            Some(("name", name)) => service.name(name),
+            Some(("pidfile", path)) => service.pidfile(path),
+            _ => service,
+        };
+    }
     if env::var_os("VICTIM_CURRENT_THREAD").is_some() {
         service = service.flavor(Flavor::CurrentThread);
     }
@@ -82,6 +89,7 @@ fn declared(plan: &Plan) -> Vec<String> {
         match verb.split_once(' ') {
             Some(("with", listener)) => declared.push(listener.to_owned()),
             Some(("without", name)) => declared.retain(|line| line.split(' ').next() != Some(name)),
+            Some(("name" | "pidfile", _)) => {}
             _ => panic!("there is no verb `{verb}` here"),
         }
     }

@@ -69,8 +69,11 @@ fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Re
     {
         match reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
-            Some(Reply::Upgraded { generation, pid, elapsed_ms }) => {
+            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings }) => {
                 output.pass_on(&text);
+                for warning in &warnings {
+                    output.note(&format!("warning: {}", warning.replace(char::is_control, " ")));
+                }
                 let elapsed = humantime::format_duration(Duration::from_millis(elapsed_ms));
                 output.say(&format!(
                     "upgraded to generation {generation}, process {pid}, which served after {elapsed}"

@@ -1,0 +1,2 @@
+#[tableflip::main(name = 7)]
+async fn main() {}

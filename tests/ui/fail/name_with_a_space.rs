@@ -1,0 +1,2 @@
+#[tableflip::main(name = "my service")]
+async fn main() {}
