@@ -6,7 +6,7 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{ToTokens as _, TokenStreamExt as _, format_ident, quote};
-use syn::{ReturnType, Type};
+use syn::{Path, ReturnType, Type};
 
 use crate::address::Kind;
 use crate::attr::Function;
@@ -48,10 +48,14 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
         ReturnType::Default => Span::call_site(),
         ReturnType::Type(_, ty) => Span::call_site().located_at(ends(ty).0),
     };
+    let told = !says_what_it_returns(&sig.output);
     let (run, body_value) = match sig.asyncness {
-        Some(_) => (Ident::new("run", returned), call),
-        None => (Ident::new("run_blocking", returned), quote!(move || #call)),
+        Some(_) if told => ("run", tell(runtime, &quote!(async move), &quote!(#call.await))),
+        Some(_) => ("run", call),
+        None if told => ("run_blocking", tell(runtime, &quote!(move ||), &call)),
+        None => ("run_blocking", quote!(move || #call)),
     };
+    let run = Ident::new(run, returned);
     quote! {
         #(#attrs)*
         #vis fn #name() -> ::std::process::ExitCode {
@@ -65,6 +69,31 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
                     #(#take)*
                     ::core::result::Result::Ok(#body_value)
                 })
+        }
+    }
+}
+
+/// Whether the name of the type leaves no doubt that it is one of those that the runtime crate finds the error in.
+fn says_what_it_returns(output: &ReturnType) -> bool {
+    match output {
+        ReturnType::Default => true,
+        ReturnType::Type(_, ty) => match &**ty {
+            Type::Never(_) => true,
+            Type::Tuple(tuple) => tuple.elems.is_empty(),
+            ty => last_segment(ty).is_some_and(|name| name == "Result"),
+        },
+    }
+}
+
+/// A body that returns any `Termination`. Whether that is a `Result` with an error in it, the compiler tells here, where the type is known.
+fn tell(runtime: &Path, body: &TokenStream, value: &TokenStream) -> TokenStream {
+    let (returned, error) = (local("returned"), local("error"));
+    quote! {
+        #body {
+            use #runtime::__private::NoError as _;
+            let #returned = #value;
+            let #error = #runtime::__private::Probe(&#returned).error();
+            #runtime::__private::told(#returned, #error)
         }
     }
 }

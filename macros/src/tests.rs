@@ -153,13 +153,46 @@ fn a_body_without_parameters() {
         "",
         "fn main() -> ExitCode { ExitCode::SUCCESS }",
         &expect![[r#"
+            fn main() -> ::std::process::ExitCode {
+                fn main() -> ExitCode {
+                    ExitCode::SUCCESS
+                }
+                ::tableflip::Service::new()
+                    .package(::tableflip::__private::package!())
+                    .run_blocking(|_| {
+                        ::core::result::Result::Ok(move || {
+                            use ::tableflip::__private::NoError as _;
+                            let returned = main();
+                            let error = ::tableflip::__private::Probe(&returned).error();
+                            ::tableflip::__private::told(returned, error)
+                        })
+                    })
+            }
+        "#]],
+    );
+}
+
+/// Of a type whose name does not say what it is the compiler finds the error.
+#[test]
+fn b3_a_body_that_returns_what_is_in_doubt() {
+    check(
+        "",
+        "async fn main() -> Outcome { serve().await }",
+        &expect![[r#"
         fn main() -> ::std::process::ExitCode {
-            fn main() -> ExitCode {
-                ExitCode::SUCCESS
+            async fn main() -> Outcome {
+                serve().await
             }
             ::tableflip::Service::new()
                 .package(::tableflip::__private::package!())
-                .run_blocking(|_| { ::core::result::Result::Ok(move || main()) })
+                .run(|_| {
+                    ::core::result::Result::Ok(async move {
+                        use ::tableflip::__private::NoError as _;
+                        let returned = main().await;
+                        let error = ::tableflip::__private::Probe(&returned).error();
+                        ::tableflip::__private::told(returned, error)
+                    })
+                })
         }
     "#]],
     );

@@ -9,6 +9,7 @@ use crate::drain::BodyMark;
 use crate::error::StartError;
 use crate::params::Start;
 use crate::report::panic_message;
+use crate::returned::BodyEnd;
 use crate::service::Service;
 use crate::shared::{Note, Shared, Verdict, start_thread};
 
@@ -25,6 +26,7 @@ pub(crate) fn run_async<F, B>(
     mut service: Service,
     host: Host,
     prepare: F,
+    error_of: fn(&B::Output) -> Option<String>,
 ) -> Result<Ended<B::Output>, StartError>
 where
     F: FnOnce(&mut Start) -> Result<B, StartError>,
@@ -47,6 +49,7 @@ where
         let mut verdict = std::pin::pin!(shared.verdict.wait());
         let mut heart = std::pin::pin!(beat(&shared));
         let mut body = Box::pin(body);
+        let mut error = None;
         let returned = std::future::poll_fn(|cx| {
             // A verdict ends the wait though the body never returns: dropping it is what ends it.
             if verdict.as_mut().poll(cx).is_ready() {
@@ -55,7 +58,10 @@ where
             let Poll::Pending = heart.as_mut().poll(cx);
             let poll = || {
                 let _mark = BodyMark::new(&shared);
-                body.as_mut().poll(cx)
+                body.as_mut().poll(cx).map(|value| {
+                    error = error_of(&value);
+                    value
+                })
             };
             match catch_unwind(AssertUnwindSafe(poll)) {
                 Ok(poll) => poll.map(|value| Some(Ok(value))),
@@ -66,7 +72,7 @@ where
         // Its sockets are closed before the engine hears of it.
         drop(body);
         if let Some(outcome) = &returned {
-            body_returned(&shared, outcome);
+            body_returned(&shared, outcome, error);
         }
         Ended { returned, verdict: *shared.verdict.wait().await }
     });
@@ -151,7 +157,12 @@ fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a service whose body is a closure, on a thread of its own.
-pub(crate) fn run_blocking<F, B, T>(service: Service, host: Host, prepare: F) -> Result<Ended<T>, StartError>
+pub(crate) fn run_blocking<F, B, T>(
+    service: Service,
+    host: Host,
+    prepare: F,
+    error_of: fn(&T) -> Option<String>,
+) -> Result<Ended<T>, StartError>
 where
     F: FnOnce(&mut Start) -> Result<B, StartError>,
     B: FnOnce() -> T + Send + 'static,
@@ -166,7 +177,7 @@ where
     let returned = Arc::new(Mutex::new(None));
     // A stop that came before there was a body ends the service without it.
     if shared.verdict.get().is_none() {
-        run(Blocking { body, shared: shared.clone(), returned: returned.clone() });
+        run(Blocking { body, error_of, shared: shared.clone(), returned: returned.clone() });
     }
     let verdict = *shared.verdict.wait_blocking();
     shared.left.set(());
@@ -177,26 +188,33 @@ where
 /// What the thread of a body does.
 struct Blocking<B, T> {
     body: B,
+    error_of: fn(&T) -> Option<String>,
     shared: Arc<Shared>,
     returned: Arc<Mutex<Option<thread::Result<T>>>>,
 }
 
 impl<B: FnOnce() -> T, T> Blocking<B, T> {
     fn run(self) {
-        let outcome = {
+        let mut error = None;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             let _mark = BodyMark::new(&self.shared);
-            catch_unwind(AssertUnwindSafe(self.body))
-        };
+            let value = (self.body)();
+            error = (self.error_of)(&value);
+            value
+        }));
         // Kept before the engine hears of it, whose verdict ends the wait of `run_blocking`.
         let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
-        body_returned(&self.shared, returned.insert(outcome));
+        body_returned(&self.shared, returned.insert(outcome), error);
     }
 }
 
 /// Tells the engine how the body ended.
-fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>) {
-    let panic = outcome.as_ref().err().map(|panic| panic_message(&**panic));
-    shared.post(Note::BodyReturned { panic });
+fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>, error: Option<String>) {
+    let end = match outcome {
+        Ok(_) => error.map_or(BodyEnd::Returned, BodyEnd::Failed),
+        Err(panic) => BodyEnd::Panicked(panic_message(&**panic)),
+    };
+    shared.post(Note::BodyReturned(end));
 }
 
 #[cfg(feature = "tokio")]

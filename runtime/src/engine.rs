@@ -36,6 +36,7 @@ use crate::pidfile::Pidfile;
 use crate::poll;
 use crate::preflight::Check;
 use crate::report::{Seldom, Thinned, complain, tell};
+use crate::returned::BodyEnd;
 use crate::service::{Identity, Settings};
 use crate::shared::{Note, Reply, Shared, Verdict};
 use crate::signals;
@@ -44,6 +45,8 @@ use crate::spawn::{Child, Spawner, What};
 use crate::status::{Phase as PhaseToTell, Upgrades};
 use crate::stops::Stops;
 use crate::systemd;
+
+use self::outcome::not_ready_because;
 
 pub(crate) use manager::Told;
 
@@ -71,7 +74,7 @@ const LOOK_FOR_STRAYS_EVERY: Duration = Duration::from_secs(1);
 const UNTIL_EXEC: Duration = Duration::from_millis(100);
 /// How long a last word may wait for room in the channel.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a panic that has dropped `Ready` may take to unwind the body.
+/// How long a body that has dropped `Ready` may take to return or to unwind.
 const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -142,12 +145,23 @@ struct Successor {
     active_after: Option<Duration>,
     /// What it says that the service is.
     identity: Identity,
+    /// Why its body ended, where it served by then.
+    last_words: Option<String>,
     /// What the service loses by the upgrade: to be said once that is done.
     warnings: Vec<String>,
     /// The names of the listeners that it keeps.
     adopted: HashSet<String>,
-    /// The listeners that its body has not asked for a connection yet.
-    unserved: Vec<String>,
+    /// The listeners that its body has not asked for a connection yet; `None` before its first word.
+    unserved: Option<Vec<String>>,
+}
+
+/// What is told of a successor once it is dead.
+#[derive(Debug, Default)]
+struct DeadSuccessor {
+    /// `None` in a test, whose services are one process.
+    pid: Option<u32>,
+    last_words: Option<String>,
+    unserved: Option<Vec<String>>,
 }
 
 /// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
@@ -206,8 +220,8 @@ pub(crate) struct Engine {
     /// Who asked for the upgrade that is being requested just now, and who waits for the one under way.
     asking: Option<Arc<Reply>>,
     waiting: Vec<Arc<Reply>>,
-    /// What the successor that died last had not been asked for.
-    unserved_by_successor: Vec<String>,
+    /// The successor that died last.
+    dead_successor: DeadSuccessor,
     /// Processes related to this one that are known to be dead: a pid file that names one of them is stale.
     dead: Vec<u32>,
     body: Body,
@@ -249,7 +263,7 @@ struct Body {
     ready_dropped: bool,
     returned: bool,
     returned_told: bool,
-    panic: Option<String>,
+    end: BodyEnd,
 }
 
 impl Engine {
@@ -293,7 +307,7 @@ impl Engine {
             timers: BTreeMap::new(),
             asking: None,
             waiting: Vec::new(),
-            unserved_by_successor: Vec::new(),
+            dead_successor: DeadSuccessor::default(),
             dead: Vec::new(),
             body: Body::default(),
             told_unserved: None,
@@ -494,17 +508,17 @@ impl Engine {
         if pending.upgrades > 0 {
             self.feed(Event::Upgrade);
         }
-        let mut panic_under_way = false;
+        let mut ready_was_dropped = false;
         for note in notes {
             match note {
                 Note::Ready => self.body.ready = true,
-                Note::ReadyDropped { panicking } => {
+                Note::ReadyDropped => {
                     self.body.ready_dropped = true;
-                    panic_under_way |= panicking;
+                    ready_was_dropped = true;
                 }
-                Note::BodyReturned { panic } => {
+                Note::BodyReturned(end) => {
                     self.body.returned = true;
-                    self.body.panic = panic;
+                    self.body.end = end;
                 }
                 Note::Upgrade(reply) => {
                     self.asking = Some(reply);
@@ -540,8 +554,8 @@ impl Engine {
                 }
             }
         }
-        if panic_under_way && !self.body.returned {
-            // It unwinds the body as a rule, whose message says more; in a task of its own it ends here.
+        if ready_was_dropped && !self.body.returned {
+            // As a rule the body returns an error or panics at this moment, which says more than that `Ready` was dropped.
             self.shared.waker().clear();
             let mut fds = [PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
             match poll::until(&mut fds, Some(Instant::now() + UNWIND_TIMEOUT)) {
@@ -586,7 +600,7 @@ impl Engine {
                 systemd::let_go(offered, &self.shared, self.told.as_mut().map(|told| &mut told.manager));
                 self.take_requests();
                 self.feed(Event::Ready);
-            } else if self.body.ready_dropped && self.body.panic.is_none() {
+            } else if self.body.ready_dropped && matches!(self.body.end, BodyEnd::Returned) {
                 self.feed(Event::NotReady);
             } else {
                 self.tell_unserved(self.unserved());
@@ -596,6 +610,7 @@ impl Engine {
         let draining = matches!(self.state.phase, Phase::Draining(_));
         if self.verdict.is_none() && self.body.returned && !self.body.returned_told && !draining {
             self.body.returned_told = true;
+            self.tell_unasked_end();
             self.feed(Event::BodyReturned);
         }
         if self.verdict.is_none() && self.is_drained() {
@@ -699,7 +714,7 @@ impl Engine {
                 let after = humantime::format_duration(self.settings.timeouts.upgrade);
                 let because = match self.preparation {
                     Preparation::UnderWay => "it still binds its listeners, or prepares its body".to_owned(),
-                    _ => self.not_ready_because(&self.unserved()),
+                    _ => not_ready_because(Some(&self.unserved())),
                 };
                 complain!(self.shared, "not ready after {after}: {because}");
             }
@@ -708,10 +723,11 @@ impl Engine {
             Action::EndCheck => self.end_check(),
             Action::Spawn => return self.spawn(What::Release),
             Action::SpawnRescue => {
+                let how = self.reason.take().unwrap_or_else(|| "is dead".to_owned());
+                let more = self.of_dead_successor();
                 complain!(
                     self.shared,
-                    "the successor {}; this process's own executable is started in its place",
-                    self.reason.take().unwrap_or_else(|| "is dead".to_owned()),
+                    "the successor {how}{more}; this process's own executable is started in its place",
                 );
                 self.requested = Instant::now();
                 return self.spawn(What::OwnImage);

@@ -65,7 +65,8 @@
 //! stream and no [`Guard`] is left. It waits for the body to return as well if the body itself awaits a [`Shutdown`], if the
 //! `Shutdown` that it was given, and not a clone, is awaited anywhere, if it serves by `http::serve`, or if it takes a
 //! listener of [`blocking`], whose calls end; [`Shutdown`] has the rule. Any other body is dropped. At `drain_timeout` what is left is aborted; a body that
-//! blocks its thread does not keep the process alive. A body that returns unasked ends the process at once.
+//! blocks its thread does not keep the process alive. A body that returns unasked ends the process at once, with a warning in
+//! the log; the error of a [`Result`] that it returns is in it.
 //!
 //! | exit status | when |
 //! |---|---|
@@ -167,6 +168,7 @@ mod path_text;
 mod pidfile;
 mod private;
 mod report;
+mod returned;
 mod service;
 mod shared;
 pub mod status;
@@ -219,6 +221,7 @@ pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
 pub use drain::{Guard, Shutdown};
 pub use error::{StartError, UpgradeError};
 pub use params::{FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader};
+pub use returned::Returned;
 #[cfg(feature = "tokio")]
 pub use service::Flavor;
 pub use service::{IntoAddress, IntoControl, IntoDuration, Service};
@@ -231,7 +234,8 @@ pub mod __private {
     #[cfg(all(feature = "cli", upgrades))]
     pub use crate::private::check;
     pub use crate::private::{
-        NotAListener, Package, Type, check_kinds, check_readiness, package, readiness, takes,
+        NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, package, readiness, takes,
+        told,
     };
     #[cfg(upgrades)]
     pub use crate::proof::{Proven, Unproven, Unsent, process_behind, prove};

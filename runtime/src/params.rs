@@ -334,7 +334,7 @@ impl Ready {
 impl Drop for Ready {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.post(Note::ReadyDropped { panicking: std::thread::panicking() });
+            shared.post(Note::ReadyDropped);
         }
     }
 }

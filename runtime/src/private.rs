@@ -4,10 +4,12 @@
 
 #![allow(missing_docs, reason = "it is no public interface")]
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use crate::address::Kind;
 use crate::params::FromListener;
+use crate::returned::Told;
 
 /// Answers for a type whether it is a [`FromListener`] or not: the inherent constants win where they exist.
 #[derive(Debug)]
@@ -67,6 +69,30 @@ macro_rules! __package {
             name: ::core::option_env!("CARGO_PKG_NAME"),
         }
     };
+}
+
+/// Finds the error in what a body has returned, whatever that is: the inherent method wins where there is one.
+#[derive(Debug)]
+pub struct Probe<'a, T>(pub &'a T);
+
+impl<T, E: fmt::Debug> Probe<'_, Result<T, E>> {
+    pub fn error(&self) -> Option<String> {
+        self.0.as_ref().err().map(|error| format!("{error:?}"))
+    }
+}
+
+/// The answer for what is no `Result`, or does not show that it is one.
+pub trait NoError {
+    fn error(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<T> NoError for Probe<'_, T> {}
+
+/// What a body has returned, and the error in it. Whether it is a `Termination` is found by whoever runs it, once.
+pub fn told<T>(returned: T, error: Option<String>) -> Told<T> {
+    Told::new(returned, error)
 }
 
 pub use {__package as package, __readiness as readiness, __takes as takes};

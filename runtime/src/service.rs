@@ -17,6 +17,7 @@ use crate::error::StartError;
 use crate::lifecycle::Overlap;
 use crate::params::Start;
 use crate::report::printable;
+use crate::returned::{Returned, Told};
 use crate::shared::Verdict;
 use crate::signals::{self, Signal};
 
@@ -232,6 +233,8 @@ impl Service {
     /// `prepare` takes the parameters of the body and returns the body. A start that fails says why on stderr, and
     /// to the predecessor if there is one, which serves on.
     ///
+    /// The body returns what is [`Returned`]: `()`, an [`ExitCode`], or a `Result`, whose error is told.
+    ///
     /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
     /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked. A body
     /// that cannot be dropped, as it blocks its thread, is not waited for longer than 2 s: the process ends. What the program
@@ -240,9 +243,9 @@ impl Service {
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
-        B: Future<Output: Termination>,
+        B: Future<Output: Returned>,
     {
-        exit_code(body::run_async(self, Host::Process, prepare).map(|ended| Ended {
+        exit_code(body::run_async(self, Host::Process, prepare, B::Output::error).map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,
         }))
@@ -256,11 +259,23 @@ impl Service {
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: FnOnce() -> T + Send + 'static,
-        T: Termination,
+        T: Returned,
     {
         // Reported on its thread, because an error need not be `Send`.
-        let prepare = |start: &mut Start| prepare(start).map(|body| move || body().report());
-        exit_code(body::run_blocking(self, Host::Process, prepare))
+        let prepare = |start: &mut Start| {
+            prepare(start).map(|body| {
+                move || {
+                    let returned = body();
+                    let error = returned.error();
+                    Told::new(returned.report(), error)
+                }
+            })
+        };
+        let ended = body::run_blocking(self, Host::Process, prepare, Told::error);
+        exit_code(ended.map(|ended| Ended {
+            returned: ended.returned.map(|returned| returned.map(Termination::report)),
+            verdict: ended.verdict,
+        }))
     }
 
     /// For the first word to a predecessor, which is said before anything is checked: without a name that is none.

@@ -18,6 +18,7 @@ use crate::fd::OwnedFd;
 use crate::gate::Door;
 use crate::params;
 use crate::report::{panic_message, printable};
+use crate::returned::BodyEnd;
 use crate::sockets::{self, Entry, Held};
 use crate::status::Status;
 use crate::sync::primitives::{AtomicBool, AtomicUsize};
@@ -35,13 +36,10 @@ pub(crate) enum Note {
     StartFailed { reason: String },
     /// `Ready::notify`.
     Ready,
-    /// `Ready` was dropped without it; by a panic, which is then on its way to whoever catches it.
-    ReadyDropped {
-        #[cfg_attr(not(upgrades), allow(dead_code, reason = "there is no predecessor to be told why"))]
-        panicking: bool,
-    },
-    /// The body returned; with the message of its panic, if it panicked.
-    BodyReturned { panic: Option<String> },
+    /// `Ready` was dropped without it.
+    ReadyDropped,
+    /// The body returned or panicked.
+    BodyReturned(BodyEnd),
     /// `Upgrader::upgrade`.
     Upgrade(Arc<Reply>),
     /// `Upgrader::stop`.

@@ -88,7 +88,8 @@ where
     F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
     B: Future<Output: Send + 'static>,
 {
-    OnThread::start(None, move |host| body::run_async(service, host, prepare)).wait_until_it_serves()
+    OnThread::start(None, move |host| body::run_async(service, host, prepare, |_| None))
+        .wait_until_it_serves()
 }
 
 /// Starts a service whose body is a closure, and waits until it serves.
@@ -102,7 +103,8 @@ where
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    OnThread::start(None, move |host| body::run_blocking(service, host, prepare)).wait_until_it_serves()
+    OnThread::start(None, move |host| body::run_blocking(service, host, prepare, |_| None))
+        .wait_until_it_serves()
 }
 
 impl<T: Send + 'static> Running<T> {
@@ -131,7 +133,7 @@ impl<T: Send + 'static> Running<T> {
         F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
         B: Future<Output: Send + 'static>,
     {
-        self.replace_by(move |host| body::run_async(service, host, prepare))
+        self.replace_by(move |host| body::run_async(service, host, prepare, |_| None))
     }
 
     /// The twin of `replace` for a body that is a closure.
@@ -145,7 +147,7 @@ impl<T: Send + 'static> Running<T> {
         B: FnOnce() -> U + Send + 'static,
         U: Send + 'static,
     {
-        self.replace_by(move |host| body::run_blocking(service, host, prepare))
+        self.replace_by(move |host| body::run_blocking(service, host, prepare, |_| None))
     }
 
     fn replace_by<U: Send + 'static>(

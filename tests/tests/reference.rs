@@ -265,7 +265,6 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor is ready",
     "the thread waits for it",
     "there is neither of the two",
-    "there is no predecessor to be told why",
     "there is no runtime",
     "there is no service manager",
     "what concerns a successor never happens",
@@ -379,7 +378,7 @@ fn every_reason_is_in_the_operations() {
     let proof = read("runtime/src/proof.rs");
     let sources = [
         between(&proof, "//!", "#[cfg(test)]").to_owned(),
-        between(&outcome, "pub(super) fn failure(", "/// What keeps a start").to_owned(),
+        between(&outcome, "pub(super) fn failure(", "pub(super) fn start_failure(").to_owned(),
         between(&errors, "pub enum UpgradeError", "pub enum StartError").to_owned(),
     ];
     let mut missing = Vec::new();

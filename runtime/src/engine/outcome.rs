@@ -1,9 +1,10 @@
 //! What the operator and the body are told: refusals, outcomes and reasons, in words.
 
-use super::{Engine, HANDOVER_TIMEOUT, HASTE, NAMED_PEERS};
+use super::{DeadSuccessor, Engine, HANDOVER_TIMEOUT, HASTE, NAMED_PEERS};
 use crate::error::UpgradeError;
-use crate::lifecycle::{Failure, Phase, Refusal, StartFailure};
-use crate::report::{complain, printable, tell};
+use crate::handover::message::Message;
+use crate::lifecycle::{Failure, Phase, Predecessor, Refusal, StartFailure};
+use crate::report::{complain, tell};
 use crate::shared::Upgraded;
 use crate::sockets;
 
@@ -62,7 +63,20 @@ impl Engine {
             // It passed its probation and died in the same instant; the death is the next event.
             (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
             (Err(failure), _) => {
-                let reason = self.failure(failure);
+                let mut reason = self.failure(failure);
+                let of_successor = match &mut self.successor {
+                    // It is over, and may live on.
+                    Some(successor) if failure == Failure::Over => {
+                        let pid = self.is_process.then(|| successor.pid());
+                        last_of(pid, successor.last_words.take())
+                    }
+                    _ => self.of_dead_successor(),
+                };
+                match failure {
+                    // There was none, or it is not the cause.
+                    Failure::Check | Failure::CheckTime | Failure::Spawn | Failure::Stopped => {}
+                    _ => reason += &of_successor,
+                }
                 let serves = match self.state.phase {
                     Phase::Serving => "; this process serves on",
                     _ => "",
@@ -102,15 +116,16 @@ impl Engine {
                 format!(
                     "the successor was not ready within {}: {}",
                     humantime::format_duration(self.settings.timeouts.upgrade),
-                    self.not_ready_because(&self.unserved_by_successor),
+                    not_ready_because(self.dead_successor.unserved.as_deref()),
                 )
             }
             Failure::NoAnswer => format!(
                 "the successor was told to serve and did not answer within {}",
                 humantime::format_duration(HANDOVER_TIMEOUT),
             ),
-            Failure::Probation => format!("the successor {} in its probation", heard("exited")),
-            Failure::Over => heard("the body of the successor returned in its probation"),
+            Failure::Probation | Failure::Over => {
+                format!("the successor {} in its probation", heard("ended"))
+            }
             Failure::Silent => format!(
                 "the successor gave no sign of life within {} after its probation: its process is stopped, or its body \
                  blocks the threads of its runtime",
@@ -121,31 +136,54 @@ impl Engine {
         }
     }
 
-    /// What keeps a start from being ready: the first place to look.
-    pub(super) fn not_ready_because(&self, unserved: &[String]) -> String {
-        if unserved.is_empty() {
-            return "its body has not called `Ready::notify`".to_owned();
-        }
-        let names: Vec<_> = unserved.iter().map(|name| format!("`{name}`")).collect();
-        format!("its body has not asked for a connection of {}", names.join(", "))
-    }
-
     pub(super) fn start_failure(&mut self, failure: StartFailure) -> String {
         if let Some(reason) = &self.reason {
             return reason.clone();
         }
         let reason = match failure {
             StartFailure::ReadyDropped => "the body dropped `Ready` without `notify`".to_owned(),
-            StartFailure::BodyReturned => match &self.body.panic {
-                Some(message) => format!("the body panicked: {}", printable(message)),
-                None => "the body returned before it was ready".to_owned(),
-            },
+            StartFailure::BodyReturned => self.body.end.before_ready(),
             StartFailure::Pidfile => "cannot write the pid file".to_owned(),
             StartFailure::Channel => "the channel to the predecessor failed".to_owned(),
             StartFailure::NoCommit => "the predecessor did not answer".to_owned(),
             StartFailure::Stopped => "it was told to stop".to_owned(),
         };
         self.reason.insert(reason).clone()
+    }
+
+    /// What is known of the successor beside how it died: why its body ended, and the process ID that its log is found by. It is said
+    /// once, so that the next reason is not taken for one of this process.
+    pub(super) fn of_dead_successor(&mut self) -> String {
+        let DeadSuccessor { pid, last_words, .. } = std::mem::take(&mut self.dead_successor);
+        last_of(pid, last_words)
+    }
+
+    /// The body has ended, and nobody had asked for it: neither a supervisor nor a log would tell that from an end that was.
+    pub(super) fn tell_unasked_end(&mut self) {
+        let serves = match self.state.phase {
+            Phase::Serving | Phase::Checking | Phase::Upgrading | Phase::Pausing => true,
+            Phase::Reverting { then_stop, .. } => !then_stop,
+            // A start that fails says why, and after a stop or an upgrade a body is meant to return.
+            _ => false,
+        };
+        if !serves || self.stopping.is_some() {
+            return;
+        }
+        let end = self.body.end.unasked();
+        let what = match self.state.phase {
+            // Neither a predecessor that is over goes on, nor a successor that is over, nor one that is being ended.
+            _ if self.state.predecessor == Predecessor::Alive => {
+                "this process ends, and its predecessor goes on"
+            }
+            Phase::Upgrading | Phase::Pausing => "this process ends, and its successor goes on",
+            Phase::Reverting { paused: true, .. } => {
+                "this process's own executable is started in its place, once its successor is gone"
+            }
+            _ => "the service ends",
+        };
+        complain!(self.shared, WARN, "{end}; {what}");
+        // A predecessor that watches it says it in the reason.
+        self.say_up(&Message::Failed { reason: end });
     }
 
     /// The deadline of the drain has passed.
@@ -159,5 +197,27 @@ impl Engine {
             "not drained within {}: {count} connections and guards are open{peers}{body}; what is left is aborted",
             humantime::format_duration(if self.hastened { HASTE } else { self.settings.timeouts.drain }),
         );
+    }
+}
+
+/// Why the body of a successor ended, and which process it was.
+fn last_of(pid: Option<u32>, last_words: Option<String>) -> String {
+    let words = last_words.map(|words| format!(": {words}")).unwrap_or_default();
+    let pid = pid.map(|pid| format!("; it was process {pid}")).unwrap_or_default();
+    words + &pid
+}
+
+/// What keeps a start from being ready: the first place to look. `None` of a process that has not said anything yet.
+pub(super) fn not_ready_because(unserved: Option<&[String]>) -> String {
+    match unserved {
+        None => {
+            "it has not said anything yet: it was stopped, or hangs before `Service::run` takes the listeners"
+                .to_owned()
+        }
+        Some([]) => "its body has not called `Ready::notify`".to_owned(),
+        Some(names) => {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            format!("its body has not asked for a connection of {}", names.join(", "))
+        }
     }
 }

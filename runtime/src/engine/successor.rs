@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
-use super::{DEATH_AFTER_END, Engine, LOOK_FOR_STRAYS_EVERY, Successor, UNTIL_EXEC};
+use super::{DEATH_AFTER_END, DeadSuccessor, Engine, LOOK_FOR_STRAYS_EVERY, Successor, UNTIL_EXEC};
 use crate::control;
 use crate::handover::channel::{Channel, Received};
 use crate::handover::message::{
@@ -28,6 +28,7 @@ use crate::spawn::{What, is_dead};
 impl Engine {
     pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
         self.reason = None;
+        self.dead_successor = DeadSuccessor::default();
         match self.start_successor(what) {
             Ok(successor) => {
                 tell!(
@@ -95,14 +96,10 @@ impl Engine {
             generation,
             active_after: None,
             identity: Identity::default(),
+            last_words: None,
             warnings: Vec::new(),
             adopted: HashSet::new(),
-            unserved: self
-                .doors
-                .iter()
-                .filter(|door| door.name() != control::NAME)
-                .map(|door| door.name().to_owned())
-                .collect(),
+            unserved: None,
         })
     }
 
@@ -179,7 +176,11 @@ impl Engine {
     /// The successor is dead, and nothing of it is left.
     fn bury(&mut self) {
         let Some(mut successor) = self.successor.take() else { return };
-        self.unserved_by_successor = std::mem::take(&mut successor.unserved);
+        self.dead_successor = DeadSuccessor {
+            pid: self.is_process.then(|| successor.pid()),
+            last_words: successor.last_words.take(),
+            unserved: successor.unserved.take(),
+        };
         let how = successor.exited.take().unwrap_or_default();
         tell!(self.shared, DEBUG, successor = successor.pid(), how, "the successor is gone");
         self.reason.get_or_insert(how);
@@ -253,6 +254,9 @@ impl Engine {
             Message::Hello { speaker } => match speaker.understands_us() {
                 Ok(()) => {
                     successor.identity = speaker.identity();
+                    let names = || self.doors.iter().map(|door| door.name());
+                    let of_body = || names().filter(|name| *name != control::NAME).map(str::to_owned);
+                    successor.unserved.get_or_insert_with(|| of_body().collect());
                     return;
                 }
                 Err(refusal) => {
@@ -262,7 +266,7 @@ impl Engine {
             },
             Message::Unserved { mut listeners } => {
                 listeners.truncate(self.held.len());
-                successor.unserved = listeners.iter().map(|name| printable(name)).collect();
+                successor.unserved = Some(listeners.iter().map(|name| printable(name)).collect());
                 return;
             }
             Message::Prepared { adopted, pidfile } => {
@@ -286,6 +290,11 @@ impl Engine {
                 successor.active_after = Some(self.requested.elapsed());
                 Event::Active
             }
+            // It serves, and may end with no more than a status. One that is refused or given up has not come to that.
+            Message::Failed { reason } if successor.active_after.is_some() => {
+                successor.last_words = Some(printable(&reason));
+                Event::Failed
+            }
             Message::Failed { reason } => {
                 // The first reason is the cause: one that is refused says that it was told to stop.
                 self.reason.get_or_insert_with(|| printable(&reason));
@@ -295,7 +304,8 @@ impl Engine {
             Message::Hasten => Event::Hasten,
             Message::Alive => Event::Alive,
             Message::Over => {
-                self.reason.get_or_insert("the body of the successor returned in its probation".to_owned());
+                // Its last words say why. It may live on, and so there is no status.
+                self.reason.get_or_insert_with(|| "ended".to_owned());
                 Event::SuccessorOver
             }
             // An engine that can say so runs.

@@ -476,6 +476,7 @@ mod tests {
             files: 0,
             executable: Some(path.into()),
             umask: None,
+            pidfile: None,
         };
         let packet = String::from_utf8(offer.encode()).unwrap();
         assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
@@ -484,7 +485,9 @@ mod tests {
         for byte in ["\0".as_bytes(), b"\xff"] {
             let path = byte.repeat(4095);
             let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
-            let offer = Message::Offer { speaker: speaker(), sockets: 0, files: 0, executable, umask: None };
+            let pidfile = Some(shown_pidfile(Some(Path::new(&"\\".repeat(MAX_PIDFILE)))));
+            let offer =
+                Message::Offer { speaker: named(), sockets: 0, files: 0, executable, umask: None, pidfile };
             assert!(offer.encode().len() <= MAX_MESSAGE);
         }
     }

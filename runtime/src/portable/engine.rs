@@ -13,7 +13,8 @@ use crate::error::UpgradeError;
 use crate::gate::Door;
 use crate::lifecycle::{Action, End, Event, Overlap, Phase, Predecessor, StartFailure, State, Timer};
 use crate::pidfile::Pidfile;
-use crate::report::{Seldom, Thinned, complain, printable, tell};
+use crate::report::{Seldom, Thinned, complain, tell};
+use crate::returned::BodyEnd;
 use crate::service::Settings;
 use crate::shared::{Note, Shared, Verdict};
 use crate::signals::{self, Signal};
@@ -82,7 +83,7 @@ struct Body {
     ready_dropped: bool,
     returned: bool,
     returned_told: bool,
-    panic: Option<String>,
+    end: BodyEnd,
 }
 
 impl Engine {
@@ -213,10 +214,10 @@ impl Engine {
         for note in self.shared.take_notes() {
             match note {
                 Note::Ready => self.body.ready = true,
-                Note::ReadyDropped { .. } => self.body.ready_dropped = true,
-                Note::BodyReturned { panic } => {
+                Note::ReadyDropped => self.body.ready_dropped = true,
+                Note::BodyReturned(end) => {
                     self.body.returned = true;
-                    self.body.panic = panic;
+                    self.body.end = end;
                 }
                 Note::Upgrade(reply) => reply.set(Err(self.refuse_upgrade())),
                 Note::Stop => self.stop(None),
@@ -294,7 +295,7 @@ impl Engine {
                 }
                 self.take_requests();
                 self.feed(Event::Ready);
-            } else if self.body.ready_dropped {
+            } else if self.body.ready_dropped && matches!(self.body.end, BodyEnd::Returned) {
                 self.feed(Event::NotReady);
             }
         }
@@ -302,6 +303,9 @@ impl Engine {
         let draining = matches!(self.state.phase, Phase::Draining(_));
         if self.verdict.is_none() && self.body.returned && !self.body.returned_told && !draining {
             self.body.returned_told = true;
+            if self.state.phase == Phase::Serving && self.stopping.is_none() {
+                complain!(self.shared, WARN, "{}; the service ends", self.body.end.unasked());
+            }
             self.feed(Event::BodyReturned);
         }
         if self.verdict.is_none() && self.is_drained() {
@@ -494,16 +498,15 @@ impl Engine {
     }
 
     fn start_failure(&self, failure: StartFailure) -> String {
-        match (failure, &self.reason, &self.body.panic) {
-            (_, Some(reason), _) => reason.clone(),
-            (StartFailure::ReadyDropped, ..) => "the body dropped `Ready` without `notify`".to_owned(),
-            (StartFailure::BodyReturned, _, Some(panic)) => {
-                format!("the body panicked: {}", printable(panic))
-            }
-            (StartFailure::BodyReturned, ..) => "the body returned before it was ready".to_owned(),
-            (StartFailure::Pidfile, ..) => "cannot write the pid file".to_owned(),
-            (StartFailure::Stopped, ..) => "it was told to stop".to_owned(),
-            (StartFailure::Channel | StartFailure::NoCommit, ..) => {
+        if let Some(reason) = &self.reason {
+            return reason.clone();
+        }
+        match failure {
+            StartFailure::ReadyDropped => "the body dropped `Ready` without `notify`".to_owned(),
+            StartFailure::BodyReturned => self.body.end.before_ready(),
+            StartFailure::Pidfile => "cannot write the pid file".to_owned(),
+            StartFailure::Stopped => "it was told to stop".to_owned(),
+            StartFailure::Channel | StartFailure::NoCommit => {
                 "a predecessor failed, and there is none".to_owned()
             }
         }

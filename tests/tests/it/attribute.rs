@@ -53,11 +53,29 @@ fn a_successor_that_does_not_take_its_listener_leaves_the_old_one_serving() {
         service.first().signal(Signal::HUP);
         let failed = format!(
             "tableflip: [generation 1, pid {pid}] upgrade failed: the successor could not start: listener `echo`: it is \
-             declared, and the body does not take it; this process serves on\n"
+             declared, and the body does not take it; it was process "
         );
         dir.wait_until("line on stderr", || service.log().contains(&failed).then_some(()));
         assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
         assert_eq!(service.pidfile(), Some(pid));
+    }
+}
+
+/// B3: whatever the body is declared by, and whatever its type is called.
+#[test]
+fn b3_the_error_that_a_body_returns_is_the_reason() {
+    for flavor in ["tasks", "threads", "doubt", "builder"] {
+        let dir = Dir::new();
+        let service = start_at_run_time(&dir, flavor);
+        let pid = wait_for_pidfile(&dir, &service, None);
+        fs::write(dir.join("fail"), "").unwrap();
+        service.first().signal(Signal::HUP);
+        let failed = format!(
+            "tableflip: [generation 1, pid {pid}] upgrade failed: the successor could not start: the body returned before it was \
+             ready: \"no /etc/v.toml\"; it was process "
+        );
+        dir.wait_until("line on stderr", || service.log().contains(&failed).then_some(()));
+        assert_eq!(service.pidfile(), Some(pid), "{flavor}");
     }
 }
 
@@ -95,12 +113,16 @@ fn what_goes_wrong_is_on_stderr() {
     let pid = wait_for_pidfile(&dir, &service, None);
     fs::rename(dir.copy("/bin/false", "bad"), &binary).unwrap();
     service.first().signal(Signal::HUP);
-    let expected = format!(
-        "tableflip: [generation 1, pid {pid}] upgrade failed: the successor exited with status 1 before it served; \
-         this process serves on\n"
+    let begin = format!(
+        "tableflip: [generation 1, pid {pid}] upgrade failed: the successor exited with status 1 before it served; it was \
+         process "
     );
-    dir.wait_until("line on stderr", || (!service.log().is_empty()).then_some(()));
-    assert_eq!(service.log(), expected);
+    dir.wait_until("line on stderr", || service.log().ends_with('\n').then_some(()));
+    let log = service.log();
+    let rest = log.strip_prefix(&begin).unwrap_or_else(|| panic!("{log}"));
+    let (successor, rest) = rest.split_once("; ").unwrap();
+    assert!(successor.parse::<u32>().is_ok_and(|successor| successor != pid), "{log}");
+    assert_eq!(rest, "this process serves on\n");
     assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
     assert_eq!(service.pidfile(), Some(pid));
 }

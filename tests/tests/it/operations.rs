@@ -88,7 +88,7 @@ fn every_command_of_the_page_works() {
         r#"{"reply":"status","protocol":1,"#.to_owned(),
         "upgraded to generation 2, process ".to_owned(),
         "upgraded to generation 3, process ".to_owned(),
-        "tableflip: the successor exited with status 7 before it served\n".to_owned(),
+        "tableflip: the successor exited with status 7 before it served; it was process ".to_owned(),
         "release 3-bad is not deployed (status 1); releases/2 serves on\n".to_owned(),
         "deploy.sh: 1\nreleases/2\n".to_owned(),
         "upgraded to generation 4, process ".to_owned(),

@@ -14,7 +14,11 @@ fn a2_a_successor_that_is_over_in_its_probation_is_no_outage() {
     let mut client = service.open(&new);
     client.send("body return 0");
     let failure = service.wait_for_failure(&old);
-    assert!(failure.contains("the body of the successor returned in its probation"), "{failure}");
+    let said = format!(
+        "the successor ended in its probation: the body returned; it was process {}; this process",
+        new.pid()
+    );
+    assert!(failure.contains(&said), "{failure}");
 
     // It lives, and the old process serves: at the path too, which is not the other one's to remove.
     service.wait(&new, "gate");

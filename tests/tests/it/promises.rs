@@ -118,8 +118,8 @@ fn crashing_just_after_it_became_ready_is_harmless_too() {
         ("do exit 3", "exited with status 3"),
         ("do signal KILL", "was killed by SIGKILL"),
         // To end by itself without having been asked to is a crash as well.
-        ("body return 0", "the body of the successor returned"),
-        ("body panic boom", "the body of the successor returned"),
+        ("body return 0", "ended in its probation: the body returned; it was process"),
+        ("body panic boom", "ended in its probation: the body panicked: boom; it was process"),
     ] {
         let new = service.upgrade(&old);
         assert_eq!(service.pidfile(), Some(new.pid()), "{crash}");

@@ -42,9 +42,11 @@ fn upgrade_returns_why_it_failed() {
     let mut client = service.connect();
     client.send("upgrade");
     service.wait(&old, "standby");
-    service.next_process().kill();
+    let new = service.next_process();
+    new.kill();
     let answer = client.receive().unwrap();
-    assert!(answer.ends_with("the successor was killed by SIGKILL in its probation"), "{answer}");
+    let said = format!("the successor was killed by SIGKILL in its probation; it was process {}", new.pid());
+    assert!(answer.ends_with(&said), "{answer}");
     assert_eq!(service.served_by(), old.pid());
 }
 
