@@ -171,7 +171,9 @@ fn a_failure_is_told_with_its_reason_and_remembered() {
     client.send(r#"{"command":"upgrade"}"#);
     let (_, outcome) = story(&mut client);
     assert_eq!((&outcome["reply"], &outcome["code"]), (&"error".into(), &"failed".into()));
-    let reason = "the successor could not start: the body panicked: no-configuration";
+    let pid = service.next_process().pid();
+    let reason =
+        format!("the successor could not start: the body panicked: no-configuration; it was process {pid}");
     assert_eq!(outcome["message"], reason);
     let status = ask(&service, "status");
     assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"serving".into()));

@@ -113,9 +113,13 @@ fn refused_or_failed_is_1() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir);
     service.plan("init panic no-configuration");
-    let reason = "the successor could not start: the body panicked: no-configuration";
-    run(&dir, "upgrade pid").failed(1, reason);
-    assert_eq!(service.next_process().exit(), Exit::Reaped);
+    let ran = run(&dir, "upgrade pid");
+    let new = service.next_process();
+    let pid = new.pid();
+    let reason =
+        format!("the successor could not start: the body panicked: no-configuration; it was process {pid}");
+    ran.failed(1, &reason);
+    assert_eq!(new.exit(), Exit::Reaped);
     let status = run(&dir, "status pid");
     assert!(status.done().contains(&format!("last failure {reason}\n")), "{}", status.out);
 
@@ -451,10 +455,9 @@ fn at_a_terminal_progress_is_drawn() {
     let (status, drawn) = at_a_terminal(&dir, "upgrade pid");
     assert_eq!(status, 1, "{drawn}");
     let last = drawn.trim_end().rsplit('\n').next().unwrap();
-    assert!(
-        last.ends_with("tableflip: the successor could not start: the body panicked: no-configuration"),
-        "{drawn:?}"
-    );
+    let pid = service.next_process().pid();
+    let said = "tableflip: the successor could not start: the body panicked: no-configuration";
+    assert!(last.ends_with(&format!("{said}; it was process {pid}")), "{drawn:?}");
 
     let watching = std::thread::scope(|scope| {
         let watching = scope.spawn(|| at_a_terminal(&dir, "watch pid"));

@@ -72,14 +72,18 @@ fn a_failure_ends_with_the_reason_and_with_who_serves() {
     old.signal(Signal::HUP);
     service.wait_for_failure(&old);
     let new = service.next_process();
+    let failed = format!(
+        "ERROR upgrade failed: the successor could not start: the body panicked: disk-is-full; it was process {}; this \
+         process serves on generation=1 pid=OLD",
+        new.pid()
+    );
     assert_reads(
         &story(&service, &[(&old, "OLD"), (&new, "NEW")])[1..],
         &[
             r#"INFO started a successor generation=1 pid=OLD phase="upgrading" successor=NEW executable=PATH"#,
             "ERROR cannot start: the body panicked: disk-is-full generation=2 pid=NEW",
             r#"INFO exiting generation=2 pid=NEW phase="ended""#,
-            "ERROR upgrade failed: the successor could not start: the body panicked: disk-is-full; this process serves on \
-             generation=1 pid=OLD",
+            &failed,
         ],
     );
 
@@ -88,9 +92,12 @@ fn a_failure_ends_with_the_reason_and_with_who_serves() {
     new.kill();
     service.wait_for_failure(&old);
     let told = story(&service, &[(&old, "OLD"), (&new, "NEW")]);
-    let last = "ERROR upgrade failed: the successor was killed by SIGKILL in its probation; this process serves on \
-                generation=1 pid=OLD";
-    assert_eq!(told.last().unwrap(), last);
+    let last = format!(
+        "ERROR upgrade failed: the successor was killed by SIGKILL in its probation; it was process {}; this process \
+         serves on generation=1 pid=OLD",
+        new.pid()
+    );
+    assert_eq!(told.last().unwrap(), &last);
     // One that is refused.
     let new = service.upgrade(&old);
     old.signal(Signal::HUP);
