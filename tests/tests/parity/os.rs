@@ -14,7 +14,9 @@ use crate::plain::{Client, Dir, Plain, signal};
 fn an_upgrade_on_the_system() {
     for upgrade in ["upgrade", "upgrade-blocking"] {
         let dir = Dir::new();
-        let (mut plain, old) = Plain::serve(&dir, &[]);
+        // By default it is another one in each process, and the successor would not adopt it.
+        let other_talk = format!("unix://{}", dir.join("other").display());
+        let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_LISTEN_OTHER_TALK", &other_talk)]);
         let mut client = Client::connect(old.address);
         for name in ["zaphod", "beeblebrox"] {
             assert_eq!(client.ask(&format!("pass {name}")), "passed");
