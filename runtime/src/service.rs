@@ -523,11 +523,12 @@ pub(crate) fn collide(one: &Address, other: &Address) -> bool {
 fn exit_code(ended: Result<Ended<ExitCode>, StartError>) -> ExitCode {
     match ended {
         Err(_) => ExitCode::FAILURE,
-        Ok(Ended { returned: Some(Ok(code)), .. }) => code,
         // What std exits with after a panic of `main`.
         Ok(Ended { returned: Some(Err(_)), .. }) => ExitCode::from(101),
+        Ok(Ended { verdict: Verdict::Failure, .. }) => ExitCode::FAILURE,
+        Ok(Ended { returned: Some(Ok(code)), .. }) => code,
         Ok(Ended { returned: None, verdict: Verdict::Success }) => ExitCode::SUCCESS,
-        Ok(Ended { returned: None, verdict: Verdict::Failure }) => ExitCode::FAILURE,
+        Ok(Ended { returned: None, verdict: Verdict::OfBody }) => ExitCode::FAILURE,
     }
 }
 

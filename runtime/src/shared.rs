@@ -84,7 +84,10 @@ pub struct Upgraded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Success,
+    /// The start failed, or the service is down. A body that returns then has done so because its listeners have ended.
     Failure,
+    /// The start failed, because the body had ended before it was ready: its status is that of the process.
+    OfBody,
 }
 
 /// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.

@@ -10,7 +10,7 @@ use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT, Preparati
 use crate::error::UpgradeError;
 use crate::handover::message::Message;
 use crate::hint;
-use crate::lifecycle::{End, Event, Predecessor};
+use crate::lifecycle::{End, Event, Predecessor, StartFailure};
 use crate::pidfile::Pidfile;
 use crate::report::{complain, tell};
 use crate::shared::Verdict;
@@ -109,7 +109,7 @@ impl Engine {
                 if self.preparation != Preparation::Failed {
                     complain!(self.shared, "cannot start: {reason}");
                 }
-                Verdict::Failure
+                if failure == StartFailure::BodyReturned { Verdict::OfBody } else { Verdict::Failure }
             }
             End::RescueFailed => {
                 complain!(self.shared, "the service is down: no attempt to start it again worked");

@@ -485,7 +485,7 @@ impl Engine {
                 if self.preparation != Preparation::Failed {
                     complain!(self.shared, "cannot start: {}", self.start_failure(failure));
                 }
-                Verdict::Failure
+                if failure == StartFailure::BodyReturned { Verdict::OfBody } else { Verdict::Failure }
             }
             End::RescueFailed => Verdict::Failure,
             // It takes a second signal, which only a process gets.
