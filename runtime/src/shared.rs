@@ -91,6 +91,7 @@ pub(crate) enum Verdict {
 }
 
 /// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.
+#[cfg(upgrades)]
 pub(crate) const ENGINE_THREAD: &str = "tableflip";
 
 /// Starts a thread whose work is yet to be made, and that the returned function gives it. Dropped, that ends the thread.

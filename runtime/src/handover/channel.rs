@@ -24,11 +24,13 @@ use crate::poll::{is_ready, until};
 /// How many descriptors the kernel lets a peer send with one packet, unix(7).
 const SCM_MAX_FD: usize = 253;
 /// The room that those take, and the credentials of the sender, so that none is lost for want of it.
-// SAFETY: both compute with a number.
-const CONTROL_SPACE: libc::c_uint = unsafe {
-    libc::CMSG_SPACE((SCM_MAX_FD * size_of::<RawFd>()) as libc::c_uint)
-        + libc::CMSG_SPACE(size_of::<libc::ucred>() as libc::c_uint)
-};
+const CONTROL_SPACE: libc::c_uint =
+    control_space(SCM_MAX_FD * size_of::<RawFd>()) + control_space(size_of::<libc::ucred>());
+
+const fn control_space(length: usize) -> libc::c_uint {
+    // SAFETY: it computes with a number.
+    unsafe { libc::CMSG_SPACE(length as libc::c_uint) }
+}
 
 /// One end of the channel.
 #[derive(Debug)]

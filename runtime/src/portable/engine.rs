@@ -244,7 +244,7 @@ impl Engine {
         if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
             sockets::forget(held.as_slice(), &self.shared);
             let deadline = Instant::now() + PAUSE_TIMEOUT;
-            return doors.iter().for_each(|door| door.retire(deadline));
+            return doors.iter().for_each(|door| _ = door.retire(deadline));
         }
         self.held.extend(held);
         self.doors.extend(doors);
