@@ -68,6 +68,8 @@ struct Process {
     forked: Option<bool>,
     /// The channel to the parent has ended though that lives; whether this process has noticed.
     cut: Option<bool>,
+    /// The parent has found that it is another service, which nobody wants to serve.
+    refused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +125,7 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, ma
         stalled: false,
         forked: None,
         cut: None,
+        refused: false,
     }
 }
 
@@ -174,7 +177,8 @@ impl World {
         self.faults -= 1;
         self.disturbed = true;
         let could_serve = |process: &Process| {
-            process.alive && !process.stalled && !process.is_over() && process.cut.is_none()
+            let is_able = !process.stalled && process.cut.is_none() && !process.refused;
+            process.alive && !process.is_over() && is_able
         };
         let mut others = self.processes.iter().enumerate().filter(|(at, _)| *at != who);
         self.alone |= !others.any(|(_, process)| could_serve(process));
@@ -563,6 +567,15 @@ impl World {
             }
             if matches!(process.state.phase, P::Starting | P::Prepared) && process.parent.is_some() {
                 next.extend(world.feed(who, E::ChannelLost));
+            }
+            // A successor that is prepared is found to be another service.
+            if process.from_child.front() == Some(&Message::Prepared) {
+                let mut world = world.clone();
+                world.processes[who].from_child.pop_front();
+                if let Some(child) = process.child {
+                    world.processes[child].refused = true;
+                }
+                next.extend(world.feed(who, E::Refused));
             }
             // Of a process that drains it is no fault that its body returns; `progress` has it.
             if !process.state.body_gone && !process.draining {
