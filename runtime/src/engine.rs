@@ -108,6 +108,14 @@ impl Parent {
     pub(crate) fn new(offered: PredecessorOffer, channel: Channel, watch: Option<OwnedFd>) -> Self {
         Self { channel, offered, open: None, adopted: Vec::new(), watch, is_at_its_end: false, dead_by: None }
     }
+
+    /// Why a start fails whose predecessor has closed the channel.
+    fn lost(&self) -> String {
+        format!(
+            "the predecessor, process {}, closed the channel and lives; it may still serve",
+            self.offered.pid
+        )
+    }
 }
 
 /// What the predecessor has said of itself, for the warnings of a successor that is something else.

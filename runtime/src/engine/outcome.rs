@@ -1,6 +1,6 @@
 //! What the operator and the body are told: refusals, outcomes and reasons, in words.
 
-use super::{DeadSuccessor, Engine, HANDOVER_TIMEOUT, HASTE, NAMED_PEERS};
+use super::{DeadSuccessor, Engine, HANDOVER_TIMEOUT, HASTE, NAMED_PEERS, Parent};
 use crate::error::UpgradeError;
 use crate::handover::message::Message;
 use crate::lifecycle::{Failure, Phase, Predecessor, Refusal, StartFailure};
@@ -145,7 +145,12 @@ impl Engine {
             StartFailure::BodyReturned => self.body.end.before_ready(),
             StartFailure::Pidfile => "cannot write the pid file".to_owned(),
             StartFailure::Channel => "the channel to the predecessor failed".to_owned(),
-            StartFailure::NoCommit => "the predecessor did not answer".to_owned(),
+            // The deadline of the answer, and that of a death after the end of the channel, come at the same time.
+            StartFailure::NoCommit => self
+                .parent
+                .as_ref()
+                .filter(|parent| parent.is_at_its_end)
+                .map_or_else(|| "the predecessor did not answer".to_owned(), Parent::lost),
             StartFailure::Stopped => "it was told to stop".to_owned(),
         };
         self.reason.insert(reason).clone()

@@ -132,12 +132,8 @@ impl Engine {
         }
         let is_late = parent.dead_by.take_if(|deadline| *deadline <= Instant::now()).is_some();
         if is_late {
-            self.reason.get_or_insert_with(|| {
-                format!(
-                    "the predecessor, process {}, closed the channel and lives; it may still serve",
-                    parent.offered.pid
-                )
-            });
+            let lost = parent.lost();
+            self.reason.get_or_insert(lost);
             self.feed(Event::PredecessorLost);
         }
         is_late

@@ -231,10 +231,13 @@ fn the_store_has_what_is_served() {
 fn the_store_has_a_listener_at_the_address_that_it_has() {
     let dir = Dir::new();
     let manager = Manager::new(&dir);
-    let (service, old) = managed(&dir).no_listeners().listen_unix("sock").env("FDSTORE", "8").serve();
+    let command = managed(&dir).no_listeners().listen_unix("sock").env("FDSTORE", "8");
+    // The name says that it is the same service, though no listener is.
+    let (service, old) = command.plan("listen name svc").serve();
     assert!(manager.line().starts_with("READY=1"));
     assert_eq!(manager.hear().0, "FDSTORE=1\nFDNAME=tableflip.sock");
-    service.plan(&format!("listen without sock; listen with sock unix://{}", dir.join("other").display()));
+    let moved = format!("listen with sock unix://{}", dir.join("other").display());
+    service.plan(&format!("listen name svc; listen without sock; {moved}"));
     let (new, _) = announced_next(&service, &manager, &old);
     service.wait(&new, "alone");
     assert_eq!(manager.line(), "FDSTOREREMOVE=1\nFDNAME=tableflip.sock");
