@@ -180,14 +180,14 @@ fn a_successor_that_fails_before_it_is_ready_has_failed() {
 /// Go: `TestUpgraderTimeout`, `TestChildKill`.
 #[test]
 fn a_successor_that_is_not_ready_in_time_is_killed() {
-    let old = testing::start_blocking(listening().upgrade_timeout("50ms"), hello).unwrap();
+    // Long enough for the successor to come to its body on a busy machine: before that it has not said anything.
+    let old = testing::start_blocking(listening().upgrade_timeout("2s"), hello).unwrap();
     let (gate, pass) = gate();
     let failed = old.replace_blocking(listening(), |start| {
         let _listener: blocking::TcpListener = start.listener("hello")?;
         Ok(pass)
     });
-    let reason =
-        "the successor was not ready within 50ms: its body has not asked for a connection of `hello`";
+    let reason = "the successor was not ready within 2s: its body has not asked for a connection of `hello`";
     assert_eq!(failed.unwrap_err().to_string(), reason);
     drop(gate);
     // One that could take it at run time and does not.
@@ -203,10 +203,10 @@ fn a_successor_that_is_not_ready_in_time_is_killed() {
     assert_eq!(ask(old.address("hello").unwrap()), "1");
     drop(gate);
 
-    let old_too = testing::start_blocking(declared().upgrade_timeout("50ms"), body(|_| ())).unwrap();
+    let old_too = testing::start_blocking(declared().upgrade_timeout("2s"), body(|_| ())).unwrap();
     let (gate, pass) = crate::gate();
     let failed = old_too.replace_blocking(declared(), body(move |_| pass()));
-    let reason = "the successor was not ready within 50ms: its body has not called `Ready::notify`";
+    let reason = "the successor was not ready within 2s: its body has not called `Ready::notify`";
     assert_eq!(failed.unwrap_err().to_string(), reason);
     drop(gate);
     old.stop();
