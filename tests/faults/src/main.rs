@@ -7,8 +7,12 @@
 //! cargo run --release -p faults -- rescue new          the same while the old one drains, which starts its own image again
 //! cargo run --release -p faults -- delay old|new       that system call is made later than everything else
 //! cargo run --release -p faults -- errors old|new      each system call of the handover fails once, with each error
+//! cargo run --release -p faults -- stop old|new        SIGTERM at that system call
+//! cargo run --release -p faults -- stall new           SIGSTOP at that system call
+//! cargo run --release -p faults -- fork new            its thread forks at that system call, and its process exits
 //! ... --slice 2/7                                      every seventh point, from the second
 //! ... --managed                                        under a service manager
+//! ... --release script                                 the new process is of another kind, see `release.rs`
 //! cargo run --release -p faults -- soak                upgrades under load, with a random one of these in one of ten
 //! ```
 //!
@@ -21,6 +25,7 @@ mod errors;
 mod load;
 mod manager;
 mod point;
+mod release;
 mod scene;
 mod service;
 mod soak;
@@ -32,6 +37,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use point::Outcome;
+use release::Release;
 use scene::{Fault, Side};
 
 /// More points than any upgrade has: a sweep that gets here is one that never ends.
@@ -48,6 +54,8 @@ const DELAY: Duration = Duration::from_millis(80);
 struct Extent {
     /// Those of a service under a service manager.
     managed: bool,
+    /// Those of an upgrade to this.
+    release: Release,
     /// One of several equal parts, from 1, and how many there are.
     slice: (usize, usize),
 }
@@ -63,7 +71,7 @@ type Sweep = fn(Side, Extent) -> bool;
 
 impl Command {
     fn parse(words: &[&str]) -> Option<Self> {
-        let sweeps: [(&str, Side, Sweep); 7] = [
+        let sweeps: [(&str, Side, Sweep); 11] = [
             ("kill", Side::Old, kill),
             ("kill", Side::New, kill),
             ("rescue", Side::New, rescue),
@@ -71,18 +79,24 @@ impl Command {
             ("delay", Side::New, delay),
             ("errors", Side::Old, errors),
             ("errors", Side::New, errors),
+            ("stop", Side::Old, stop),
+            ("stop", Side::New, stop),
+            ("stall", Side::New, stall),
+            ("fork", Side::New, fork),
         ];
         match *words {
             ["serve"] => Some(Self::Serve),
             ["soak", ref options @ ..] => Some(Self::Soak(soak::Options::parse(options)?)),
             ["sweep", ref options @ ..] => {
-                let sweeps = sweeps.map(|(_, side, sweep)| (sweep, side));
-                Some(Self::Sweep(sweeps.into(), Extent::parse(options)?))
+                let extent = Extent::parse(options)?;
+                let sweeps = sweeps.into_iter().filter(|(what, ..)| extent.has(what));
+                Some(Self::Sweep(sweeps.map(|(_, side, sweep)| (sweep, side)).collect(), extent))
             }
             [what, whom, ref options @ ..] => {
                 let is_meant = |side| whom == if side == Side::Old { "old" } else { "new" };
                 let (_, side, sweep) = sweeps.into_iter().find(|it| it.0 == what && is_meant(it.1))?;
-                Some(Self::Sweep(vec![(sweep, side)], Extent::parse(options)?))
+                let extent = Extent::parse(options).filter(|extent| extent.has(what))?;
+                Some(Self::Sweep(vec![(sweep, side)], extent))
             }
             _ => None,
         }
@@ -90,13 +104,24 @@ impl Command {
 }
 
 impl Extent {
+    /// Whether there are such points. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
+    /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain.
+    fn has(&self, what: &str) -> bool {
+        let can_be_managed = !["stop", "stall", "fork"].contains(&what) && !self.release.has_parent_between();
+        (!self.managed || can_be_managed) && (what != "rescue" || self.release.is_sound())
+    }
+
     fn parse(mut options: &[&str]) -> Option<Self> {
-        let mut extent = Self { managed: false, slice: (1, 1) };
+        let mut extent = Self { managed: false, release: Release::Plain, slice: (1, 1) };
         loop {
             options = match *options {
                 [] => return Some(extent),
                 ["--managed", ref rest @ ..] => {
                     extent.managed = true;
+                    rest
+                }
+                ["--release", name, ref rest @ ..] => {
+                    extent.release = Release::parse(name)?;
                     rest
                 }
                 ["--slice", slice, ref rest @ ..] => {
@@ -113,7 +138,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let Some(command) = Command::parse(&arguments) else {
-        eprintln!("usage: faults sweep | kill|delay|errors old|new | rescue new [--managed] [--slice I/N]");
+        let releases = Release::ALL.map(|(name, _)| name).join("|");
+        eprintln!("usage: faults sweep [OPTION...]");
+        eprintln!("       faults kill|delay|errors|stop old|new [OPTION...]");
+        eprintln!("       faults rescue|stall|fork new [OPTION...]");
+        eprintln!("options: --managed, --slice I/N, --release {releases}");
         eprintln!("       faults soak [--upgrades N] [--rate N] [--seed N]");
         return ExitCode::from(2);
     };
@@ -159,6 +188,8 @@ struct Report {
     alone: usize,
     /// The manager has started the service again.
     restarted: usize,
+    /// Nobody serves any more, as was asked for.
+    stopped: usize,
     upgraded: usize,
     /// Connections that the killed process had accepted and not answered.
     lost: u64,
@@ -174,10 +205,11 @@ impl Report {
         *self.calls.entry(outcome.call.clone()).or_default() += 1;
         self.alone += usize::from(outcome.alone);
         self.restarted += usize::from(outcome.restarted);
+        self.stopped += usize::from(outcome.stopped);
         self.upgraded += usize::from(outcome.upgraded);
         self.lost += outcome.lost;
         self.answered += outcome.answered;
-        if !outcome.reason.is_empty() {
+        if !outcome.upgraded && !outcome.reason.is_empty() {
             eprintln!("not upgraded, {name}:\n{}", outcome.reason.trim_end());
         }
         if let Some(violation) = &outcome.violation {
@@ -193,9 +225,14 @@ impl Report {
         } else {
             String::new()
         };
+        let stopped = if self.stopped > 0 { format!(", {} stopped", self.stopped) } else { String::new() };
+        let release = match extent.release {
+            Release::Plain => String::new(),
+            release => format!(" of a release that is `{}`", release.name()),
+        };
         println!(
-            "{what} {side:?}: {} points tried, {} of them with nobody else to serve yet, {} upgraded all the \
-             same{restarted}; {} connections answered, {} lost that the process that was hit had accepted; {} violations",
+            "{what} {side:?}{release}: {} points tried, {} of them with nobody else to serve yet, {} upgraded all the \
+             same{stopped}{restarted}; {} connections answered, {} lost that the process that was hit had accepted; {} violations",
             self.points, self.alone, self.upgraded, self.answered, self.lost, self.violations
         );
         self.violations == 0 && self.points > 0
@@ -214,12 +251,24 @@ fn delay(side: Side, extent: Extent) -> bool {
     at_every_call("delay", side, extent, |at| Fault::Delay { at, by: DELAY })
 }
 
+fn stop(side: Side, extent: Extent) -> bool {
+    at_every_call("stop", side, extent, |at| Fault::Stop { at })
+}
+
+fn stall(side: Side, extent: Extent) -> bool {
+    at_every_call("stall", side, extent, |at| Fault::Stall { at })
+}
+
+fn fork(side: Side, extent: Extent) -> bool {
+    at_every_call("fork", side, extent, |at| Fault::Fork { at })
+}
+
 fn at_every_call(what: &str, side: Side, extent: Extent, fault: impl Fn(usize) -> Fault) -> bool {
     let (first, step) = extent.slice;
     let mut report = Report::default();
     for at in (first..MAX_POINTS).step_by(step) {
         let fault = fault(at);
-        let outcome = point::run(extent.managed, side, fault);
+        let outcome = point::run(extent.managed, extent.release, side, fault);
         let is_over = !outcome.reached && outcome.violation.is_none();
         if is_over || matches!(fault, Fault::KillBesideDrain { .. }) && at > CALLS_BESIDE_DRAIN {
             println!("{what} {side:?}: over before system call {at}");
@@ -238,7 +287,7 @@ fn errors(side: Side, extent: Extent) -> bool {
         // Of each error of each call, so that a slice has some of every kind, and the slices together have all.
         let nths = (1..MAX_POINTS).filter(|nth| (number + nth) % step == first % step);
         for nth in nths {
-            let outcome = point::run(extent.managed, side, Fault::Error { call, error, nth });
+            let outcome = point::run(extent.managed, extent.release, side, Fault::Error { call, error, nth });
             if !outcome.reached && outcome.violation.is_none() {
                 break;
             }

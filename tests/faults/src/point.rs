@@ -1,12 +1,25 @@
 //! One point of a sweep: a service under load, one upgrade, one fault; and what must be true after it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::errors;
 use crate::manager::{Manager, SLOW, SOCKET};
-use crate::scene::{Fault, Scene, Side, descriptors};
+use crate::release::{EXECUTABLE, Release};
+use crate::scene::{Fault, Hit, Scene, Setup, Side, descriptors};
+use crate::service::{MANNER, TOLD_OF_SUCCESS};
+
+/// The probation: as short as can be where the fault is to hit a successor beside a drain.
+const PROBATION: Duration = Duration::from_millis(50);
+const NO_PROBATION: Duration = Duration::from_millis(1);
+
+/// How long a successor may take that is stopped in between. One that is not is quicker on any machine.
+const STALLED_FOR: Duration = Duration::from_secs(2);
+
+/// How a process says that an upgrade has failed.
+const FAILED: &str = "upgrade failed: ";
 
 /// More than are accepted at a turn, so that some wait in the queue.
 const CLIENTS: usize = 3;
@@ -20,6 +33,8 @@ pub(crate) struct Outcome {
     pub(crate) alone: bool,
     /// The service had ended to its manager, which started it again.
     pub(crate) restarted: bool,
+    /// Nobody serves any more, as was asked for.
+    pub(crate) stopped: bool,
     /// The new process served.
     pub(crate) upgraded: bool,
     /// If not, what was said.
@@ -31,17 +46,18 @@ pub(crate) struct Outcome {
 }
 
 /// Makes a service, under a service manager or by itself, upgrades it, and breaks it meanwhile.
-pub(crate) fn run(managed: bool, side: Side, fault: Fault) -> Outcome {
+pub(crate) fn run(managed: bool, release: Release, side: Side, fault: Fault) -> Outcome {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut outcome = Outcome::default();
-    // As soon as can be where the fault is to hit a successor beside a drain.
-    let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { "1ms" } else { "50ms" };
+    let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { NO_PROBATION } else { PROBATION };
+    let upgrade_timeout = matches!(fault, Fault::Stall { .. }).then_some(STALLED_FOR);
+    let setup = Setup { release, probation, upgrade_timeout };
     // One is quicker than whoever is left after a death, the next is not.
     let delay = if fault.number() % 2 == 0 { SLOW } else { Duration::ZERO };
     let manager = managed.then(|| Manager::new(dir.path(), delay));
-    match Scene::start(dir.path(), probation, manager) {
+    match Scene::start(dir.path(), setup, manager) {
         Ok(mut scene) => {
-            outcome.violation = play(&mut scene, dir.path(), side, fault, &mut outcome).err();
+            outcome.violation = play(&mut scene, dir.path(), release, side, fault, &mut outcome).err();
             outcome.log = scene.log();
         }
         Err(violation) => outcome.violation = Some(violation),
@@ -52,6 +68,7 @@ pub(crate) fn run(managed: bool, side: Side, fault: Fault) -> Outcome {
 fn play(
     scene: &mut Scene,
     dir: &Path,
+    release: Release,
     side: Side,
     fault: Fault,
     outcome: &mut Outcome,
@@ -61,25 +78,54 @@ fn play(
     if matches!(fault, Fault::KillBesideDrain { .. }) {
         scene.hold().map_err(|error| error.to_string())?;
     }
+    // A request that comes with a signal is not answered where it succeeds.
+    if matches!(fault, Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. }) {
+        scene.prepare_to_ask().map_err(|error| error.to_string())?;
+    }
     scene.trace(old)?;
     scene.put_under_load(CLIENTS, Duration::ZERO)?;
-    let Some(hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
+    let Some(mut hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
     outcome.reached = true;
     outcome.call.clone_from(&hit.call);
     outcome.alone = hit.alone;
     if hit.alone && !scene.is_managed() {
         return Ok(());
     }
-    let serving = scene.outcome(&hit)?;
+    let serving = match hit.stopped {
+        None => scene.outcome(&hit)?,
+        Some(stopped) => {
+            let serving = scene.outcome_of_stop(&hit, stopped)?;
+            judge_stop(scene, &hit, stopped, serving)?;
+            match serving {
+                Some(serving) => serving,
+                None => {
+                    outcome.stopped = true;
+                    outcome.answered = scene.load.tally().answers();
+                    return is_empty(dir);
+                }
+            }
+        }
+    };
     outcome.restarted = scene.restarted;
     outcome.upgraded = serving != old && !scene.restarted;
-    if !outcome.upgraded {
-        outcome.reason = scene.said_since(&hit);
+    outcome.reason = scene.said_since(&hit);
+    let is_told_of_success = outcome.reason.contains(TOLD_OF_SUCCESS);
+    if is_told_of_success && !outcome.upgraded {
+        return Err("an upgrade that has failed was told as a successful one".to_owned());
+    }
+    let is_of_other = hit.victim != Some(old);
+    if outcome.upgraded
+        && is_of_other
+        && (!release.is_sound() || matches!(fault, Fault::Fork { .. } | Fault::Stall { .. }))
+    {
+        return Err("an upgrade that had to fail has succeeded".to_owned());
     }
     match fault {
-        Fault::Delay { .. } if !outcome.upgraded => return Err("a delay made the upgrade fail".to_owned()),
+        Fault::Delay { .. } if !outcome.upgraded && release.is_sound() => {
+            return Err("a delay made the upgrade fail".to_owned());
+        }
         Fault::Error { call, error, .. }
-            if !outcome.upgraded && !errors::is_named(&outcome.reason, call, error) =>
+            if !outcome.upgraded && release.is_sound() && !errors::is_named(&outcome.reason, call, error) =>
         {
             return Err(format!("the reason does not name {error}"));
         }
@@ -87,6 +133,10 @@ fn play(
     }
     if serving == old {
         scene.hear_of_failure()?;
+    }
+    if !release.is_sound() {
+        scene.excuse_all_but(serving, &mut hit);
+        scene.install(Release::Plain);
     }
 
     // And it can be upgraded.
@@ -101,10 +151,50 @@ fn play(
     outcome.lost = scene.judge_losses(&hit)?;
 
     scene.stop(last)?;
+    is_empty(dir)
+}
+
+/// Whether nothing is left in the directory of a service but what this program has put there.
+fn is_empty(dir: &Path) -> Result<(), String> {
     let left: Vec<_> = fs::read_dir(dir)
         .expect("the directory is there")
         .filter_map(|entry| Some(entry.ok()?.file_name()))
-        .filter(|name| name != "log" && name != SOCKET)
+        .filter(|name| !["log", SOCKET, MANNER, EXECUTABLE].map(OsStr::new).contains(&name.as_os_str()))
         .collect();
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}
+
+/// Whether a stop has come to what it has to: to the end of all, if it reached the process that the pid file named; to the end of that
+/// process alone, if another one serves.
+fn judge_stop(scene: &Scene, hit: &Hit, stopped: i32, serving: Option<i32>) -> Result<(), String> {
+    let said = scene.said_since(hit);
+    let (is_old, moment) = (stopped == hit.old, hit.moment);
+    let is_named = moment.named == Some(stopped);
+    let is_told_of_success = said.contains(TOLD_OF_SUCCESS);
+    let wrong = match serving {
+        // It was told to serve and had not said that it does: what the old process knew then is not known.
+        Some(_) if is_old && is_named && !moment.is_committed => {
+            "the stop of the service has left somebody who serves"
+        }
+        Some(_) if !is_old && is_named => {
+            "the stop of the process that the pid file named has left another one that serves"
+        }
+        Some(serving) if serving == hit.old && is_told_of_success => {
+            "an upgrade that was stopped was told as a successful one"
+        }
+        Some(serving) if serving == hit.old && !said.contains(FAILED) => {
+            "an upgrade that was stopped was not told as one that failed"
+        }
+        None if is_old && moment.is_known_active => {
+            "the stop of a process that another one had replaced has ended that one as well"
+        }
+        None if !is_old && !is_named && !moment.is_committed => {
+            "the stop of a process that served nobody has ended the service"
+        }
+        None if is_told_of_success && (is_old || !moment.is_asked) => {
+            "a service that was stopped was told as one that is upgraded"
+        }
+        _ => return Ok(()),
+    };
+    Err(format!("{wrong}; {stopped} was told to stop at {moment:?}, {serving:?} serves"))
 }

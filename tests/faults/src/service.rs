@@ -1,12 +1,18 @@
 //! The service that is broken: it answers the first byte of a connection with who it is, and closes it; if that byte is
 //! [`HOLD`], only once the client has.
 
+use std::fs;
+use std::future::pending;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
-use tableflip::net::TcpListener;
+use tableflip::net::{TcpListener, TcpStream};
 use tableflip::{Flavor, Service, StartError, Upgrader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::select;
+use tokio::time::{Instant, sleep_until};
 
 /// The pid file, in the working directory.
 pub(crate) const PIDFILE: &str = "pid";
@@ -14,34 +20,93 @@ pub(crate) const PIDFILE: &str = "pid";
 /// Asks for an answer, and for one after which the connection stays open.
 pub(crate) const ASK: u8 = b'?';
 pub(crate) const HOLD: u8 = b'h';
+/// As `HOLD`; the next byte asks for an upgrade, whose outcome is a line on stderr that begins with one of these.
+pub(crate) const UPGRADE: u8 = b'u';
+pub(crate) const TOLD_OF_SUCCESS: &str = "the upgrade succeeded: ";
+pub(crate) const TOLD_OF_FAILURE: &str = "the upgrade did not succeed: ";
+
+/// The file in the working directory that says how the process which starts now behaves: one of these, or as it ought to.
+pub(crate) const MANNER: &str = "manner";
+pub(crate) const LINGERS: &str = "lingers";
+pub(crate) const RETURNS: &str = "returns";
+
+/// How long `main` goes on after `run`, if it does.
+const LINGER: Duration = Duration::from_millis(40);
+/// After how much of the probation the body returns, if it does.
+const RETURN_AFTER: Duration = Duration::from_millis(10);
 
 pub(crate) fn serve() -> ExitCode {
-    Service::new()
+    let manner = fs::read_to_string(MANNER).unwrap_or_default();
+    let returns = manner == RETURNS;
+    let code = Service::new()
         .flavor(Flavor::CurrentThread)
         .pidfile(PIDFILE)
         .probation("50ms")
         .listen("who", "tcp://127.0.0.1:0")
-        .run(|start| {
+        .run(move |start| {
             let who: TcpListener = start.listener("who")?;
             let upgrader: Upgrader = start.harness()?;
             let address = who.local_addr().map_err(cannot_say)?;
             writeln!(io::stdout(), "{address}").map_err(cannot_say)?;
             Ok(async move {
                 let me = format!("{} {}\n", upgrader.generation(), std::process::id());
+                let mut returns_at = None;
+                let mut connections = Vec::new();
                 loop {
-                    let Ok((mut connection, _)) = who.accept().await else { continue };
-                    let me = me.clone();
-                    tokio::spawn(async move {
-                        let first = connection.read_u8().await?;
-                        connection.write_all(me.as_bytes()).await?;
-                        if first == HOLD {
-                            connection.read_u8().await?;
-                        }
-                        io::Result::Ok(())
-                    });
+                    let accepted = select! {
+                        biased;
+                        () = until(&upgrader, returns_at) => break,
+                        accepted = who.accept() => accepted,
+                    };
+                    let Ok((connection, _)) = accepted else { continue };
+                    if returns && returns_at.is_none() && upgrader.has_predecessor() {
+                        returns_at = Some(Instant::now() + RETURN_AFTER);
+                    }
+                    let connection = tokio::spawn(answer(connection, me.clone(), upgrader.clone()));
+                    connections.extend(returns.then_some(connection));
+                }
+                // It loses nothing that it has accepted.
+                drop(who);
+                for connection in connections {
+                    match connection.await {
+                        // Of a connection that has failed the client takes down what came of it.
+                        Ok(_) | Err(_) => {}
+                    }
                 }
             })
-        })
+        });
+    if [LINGERS, RETURNS].contains(&manner.as_str()) {
+        thread::sleep(LINGER);
+    }
+    code
+}
+
+/// Waits until this time, if there is one. A predecessor that is gone by then could not serve in the place of this process.
+async fn until(upgrader: &Upgrader, time: Option<Instant>) {
+    match time {
+        None => pending().await,
+        Some(time) => select! {
+            biased;
+            () = upgrader.predecessor_gone() => pending().await,
+            () = sleep_until(time) => {}
+        },
+    }
+}
+
+async fn answer(mut connection: TcpStream, me: String, upgrader: Upgrader) -> io::Result<()> {
+    let first = connection.read_u8().await?;
+    connection.write_all(me.as_bytes()).await?;
+    if [HOLD, UPGRADE].contains(&first) {
+        connection.read_u8().await?;
+    }
+    if first == UPGRADE {
+        let told = match upgrader.upgrade().await {
+            Ok(upgraded) => format!("{TOLD_OF_SUCCESS}process {} serves\n", upgraded.pid),
+            Err(error) => format!("{TOLD_OF_FAILURE}{error}\n"),
+        };
+        io::stderr().write_all(told.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn cannot_say(error: io::Error) -> StartError {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::errors;
-use crate::scene::{Fault, Scene, Side, descriptors};
+use crate::release::Release;
+use crate::scene::{Fault, Scene, Setup, Side, descriptors};
 
 /// Long enough for every fault: a successor that dies after it dies like any process that is alone.
 const PROBATION: Duration = Duration::from_millis(300);
@@ -100,7 +101,8 @@ struct Report {
 /// Returns whether all was well.
 pub(crate) fn run(options: &Options) -> bool {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut scene = match Scene::start(dir.path(), &format!("{}ms", PROBATION.as_millis()), None) {
+    let setup = Setup { release: Release::Plain, probation: PROBATION, upgrade_timeout: None };
+    let mut scene = match Scene::start(dir.path(), setup, None) {
         Ok(scene) => scene,
         Err(violation) => {
             println!("VIOLATION: {violation}");
@@ -189,7 +191,13 @@ fn one_broken(scene: &mut Scene, old: i32, random: &mut Rng, report: &mut Report
     };
     match (fault, side) {
         (Fault::Kill { .. }, Side::Old) => report.killed_old += 1,
-        (Fault::Kill { .. }, Side::New) | (Fault::KillBesideDrain { .. }, _) => report.killed_new += 1,
+        (Fault::Kill { .. }, Side::New)
+        | (
+            Fault::KillBesideDrain { .. } | Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. },
+            _,
+        ) => {
+            report.killed_new += 1;
+        }
         (Fault::Delay { .. }, _) => report.delayed += 1,
         (Fault::Error { .. }, _) => report.failed_calls += 1,
     }

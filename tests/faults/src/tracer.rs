@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,11 +26,17 @@ pub(crate) enum Verdict {
     Fail(Errno),
     /// It is made so much later, while everything else goes on.
     Hold(Duration),
+    /// Its process gets SIGTERM before it is made.
+    Stop,
+    /// Its process gets SIGSTOP, and it is never made.
+    Stall,
+    /// Its thread forks before it is made, and goes on in the child; its process exits with status 0.
+    Fork,
 }
 
 /// A process that there is from now on, or a system call that begins or has returned.
 pub(crate) enum Call {
-    Born { process: i32 },
+    Born { process: i32, by: i32 },
     Entry { process: i32, number: i64, arguments: [u64; 2] },
     Exit { process: i32, number: i64, result: i64 },
 }
@@ -38,7 +46,12 @@ struct Task {
     process: i32,
     call: i64,
     fails_with: Option<Errno>,
+    /// It forks in the place of the call.
+    forks: bool,
 }
+
+/// Longer than any scene.
+const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The tracer of everything that it has been attached to; it is a thread's own, like ptrace(2).
 #[derive(Default)]
@@ -48,6 +61,8 @@ pub(crate) struct Tracer {
     held: Vec<(Pid, Instant)>,
     /// Every thread is let go at its next stop.
     letting_go: bool,
+    /// The call in the place of which a thread has forked.
+    forked_at: Option<registers::Registers>,
 }
 
 impl Tracer {
@@ -98,15 +113,25 @@ impl Tracer {
                     Some(time) => self.held.push((thread, Instant::now() + time)),
                     None => self.resume(thread, None),
                 },
-                Ok(WaitStatus::PtraceEvent(thread, _, event)) => {
+                // The stop of a process that has got SIGSTOP: it stays so.
+                Ok(WaitStatus::PtraceEvent(thread, Signal::SIGSTOP, libc::PTRACE_EVENT_STOP)) => {
                     self.task(thread);
+                    listen(thread);
+                }
+                Ok(WaitStatus::PtraceEvent(thread, _, event)) => {
+                    let by = self.task(thread).process;
+                    if event == libc::PTRACE_EVENT_STOP {
+                        if let Some(call) = self.forked_at {
+                            registers::go_on_in_fork(thread, call);
+                        }
+                    }
                     // Known before its first system call: should its parent be killed now, there is another.
                     if [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE]
                         .contains(&event)
                     {
                         let new = ptrace::getevent(thread).ok().and_then(|new| i32::try_from(new).ok());
                         if let Some(new) = new {
-                            judge(Call::Born { process: self.task(Pid::from_raw(new)).process });
+                            judge(Call::Born { process: self.task(Pid::from_raw(new)).process, by });
                         }
                     }
                     self.resume(thread, None);
@@ -196,6 +221,15 @@ impl Tracer {
                 Verdict::Pass => {}
                 Verdict::Hold(time) => return Some(time),
                 Verdict::Kill => send(task.process, Signal::SIGKILL),
+                Verdict::Stop => send(task.process, Signal::SIGTERM),
+                Verdict::Stall => {
+                    send(task.process, Signal::SIGSTOP);
+                    return Some(FOR_EVER);
+                }
+                Verdict::Fork => {
+                    (task.forks, task.call) = (true, libc::SYS_fork);
+                    self.forked_at = registers::fork(thread);
+                }
                 Verdict::Fail(errno) => {
                     task.fails_with = Some(errno);
                     // A call that does not exist does nothing.
@@ -208,10 +242,44 @@ impl Tracer {
             }
             // SAFETY: `op` says which of the variants the kernel has filled in.
             let result = unsafe { info.u.exit.sval };
+            if std::mem::take(&mut task.forks) {
+                registers::exit(thread);
+            }
             judge(Call::Exit { process: task.process, number: task.call, result });
         }
         None
     }
+}
+
+/// Has a thread stay stopped with its process until that is continued or killed.
+fn listen(thread: Pid) {
+    // SAFETY: the request takes no pointer.
+    let result = unsafe { libc::ptrace(libc::PTRACE_LISTEN, thread.as_raw(), 0, 0) };
+    match Errno::result(result) {
+        // ESRCH: it was killed meanwhile.
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// The text that a thread is about to send with sendmsg(2), whose second argument this is.
+pub(crate) fn text_of(process: i32, message: u64) -> String {
+    const MAX: usize = 4096;
+    // `msghdr` has the list of buffers after the name and its length, and that begins with an address and a length.
+    let text = || {
+        let memory = File::open(format!("/proc/{process}/mem"))?;
+        let word = |at| {
+            let mut word = [0; 8];
+            memory.read_exact_at(&mut word, at)?;
+            io::Result::Ok(u64::from_ne_bytes(word))
+        };
+        let buffer = word(message + 16)?;
+        let length = usize::try_from(word(buffer + 8)?).unwrap_or(MAX).min(MAX);
+        let mut text = vec![0; length];
+        memory.read_exact_at(&mut text, word(buffer)?)?;
+        io::Result::Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    // One that was killed meanwhile says nothing.
+    text().unwrap_or_default()
 }
 
 /// Has the first process of a service start as its successors do, with no signal ignored: a shell ignores SIGINT for what it runs in
@@ -238,6 +306,11 @@ pub(crate) fn is_possible() -> Result<(), String> {
 mod registers {
     use super::{Errno, Pid, libc, ptrace};
 
+    pub(super) type Registers = libc::user_regs_struct;
+
+    /// The length of the instruction that makes a system call.
+    const SYSCALL: u64 = 2;
+
     /// A call that does not exist does nothing.
     pub(super) fn skip_call(thread: Pid) {
         change(thread, |registers| registers.orig_rax = u64::MAX);
@@ -247,7 +320,40 @@ mod registers {
         change(thread, |registers| registers.rax = u64::MAX - u64::from(errno as u32) + 1);
     }
 
-    fn change(thread: Pid, change: impl FnOnce(&mut libc::user_regs_struct)) {
+    /// Makes the call that begins a fork(2), and returns what it was to be.
+    pub(super) fn fork(thread: Pid) -> Option<Registers> {
+        let call = ptrace::getregs(thread).ok()?;
+        change(thread, |registers| registers.orig_rax = libc::SYS_fork.unsigned_abs());
+        Some(call)
+    }
+
+    /// Has a thread that is about to return to its program exit instead, with its process.
+    pub(super) fn exit(thread: Pid) {
+        change(thread, |registers| {
+            make(registers, libc::SYS_exit_group.unsigned_abs());
+            registers.rdi = 0;
+        });
+    }
+
+    /// Has a thread make this call, if it is the fork that was made in its place. The C library makes its forks by clone(2).
+    pub(super) fn go_on_in_fork(thread: Pid, call: Registers) {
+        change(thread, |registers| {
+            if registers.orig_rax == libc::SYS_fork.unsigned_abs() && registers.rip == call.rip {
+                *registers = call;
+                make(registers, call.orig_rax);
+            }
+        });
+    }
+
+    /// Has the instruction before be executed once more, with this number.
+    fn make(registers: &mut Registers, number: u64) {
+        registers.rip -= SYSCALL;
+        registers.rax = number;
+        // No call that was interrupted is to be restarted.
+        registers.orig_rax = u64::MAX;
+    }
+
+    fn change(thread: Pid, change: impl FnOnce(&mut Registers)) {
         let changed = ptrace::getregs(thread).and_then(|mut registers| {
             change(&mut registers);
             ptrace::setregs(thread, registers)
@@ -263,11 +369,26 @@ mod registers {
 mod registers {
     use super::{Errno, Pid};
 
+    #[derive(Clone, Copy)]
+    pub(super) struct Registers;
+
     pub(super) fn skip_call(_thread: Pid) {
         unreachable!("`is_possible` said no");
     }
 
     pub(super) fn set_error(_thread: Pid, _errno: Errno) {
+        unreachable!("`is_possible` said no");
+    }
+
+    pub(super) fn fork(_thread: Pid) -> Option<Registers> {
+        unreachable!("`is_possible` said no");
+    }
+
+    pub(super) fn exit(_thread: Pid) {
+        unreachable!("`is_possible` said no");
+    }
+
+    pub(super) fn go_on_in_fork(_thread: Pid, _call: Registers) {
         unreachable!("`is_possible` said no");
     }
 }
