@@ -91,6 +91,11 @@ fn play(
     if hit.alone && !scene.is_managed() {
         return Ok(());
     }
+    if release == Release::Returns && hit.victim == Some(old) && !scene.outlives(&hit)? {
+        // The body of the only other one had returned by then.
+        outcome.alone = true;
+        return Ok(());
+    }
     let serving = match hit.stopped {
         None => scene.outcome(&hit)?,
         Some(stopped) => {

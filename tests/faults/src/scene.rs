@@ -447,6 +447,15 @@ impl Scene {
         self.settle()
     }
 
+    /// Waits until one process serves, or none is left. Returns whether one does.
+    pub(crate) fn outlives(&mut self, hit: &Hit) -> Result<bool, String> {
+        let serves = |scene: &Self| scene.serves_alone().is_some_and(|serving| serving != hit.old);
+        self.until("the end of all, or one process that serves", |scene| {
+            scene.alive().is_empty() || serves(scene) || scene.has_ended()
+        })?;
+        Ok(serves(self) || self.has_ended())
+    }
+
     /// Waits until whoever was told to stop is gone, and the others have come to rest. Returns who serves, if anybody does.
     pub(crate) fn outcome_of_stop(&mut self, hit: &Hit, stopped: i32) -> Result<Option<i32>, String> {
         self.asking = None;
@@ -594,6 +603,13 @@ impl Scene {
                 }
             }
             let stopped = hit.as_ref().and_then(|hit| hit.stopped);
+            // Of a release that cannot be upgraded to, nothing is left then, and the old process serves for ever.
+            let release_has_failed = |scene: &Self| {
+                let said = || scene.log().split_off(log);
+                !release.is_sound()
+                    && FAILURES.iter().any(|failure| said().contains(failure))
+                    && scene.alive() == [old]
+            };
             let is_over = match victim.or(stopped) {
                 Some(victim) => {
                     let old_goes_on = side == Side::Old
@@ -602,7 +618,7 @@ impl Scene {
                         || self.has_ended();
                     old_goes_on && !is_running(victim)
                 }
-                None => hit.is_some() || !is_running(old),
+                None => hit.is_some() || !is_running(old) || release_has_failed(self),
             };
             if is_over {
                 // The old process may have been starting its successor when it was killed.
