@@ -138,6 +138,9 @@ struct Successor {
     is_forked: bool,
     /// The process that speaks for it, where that is another one: behind a wrapper, or a fork.
     speaker: Option<Holder>,
+    /// The numbers of all that have spoken for it, or were found with its end of the channel, beside the process that was started. None
+    /// of them outlives the channel.
+    others: HashSet<u32>,
     channel: Channel,
     /// That of its end of the channel, and that of ours.
     inodes: [u64; 2],

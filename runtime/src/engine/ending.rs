@@ -164,10 +164,12 @@ impl Engine {
         let unwanted = self.stopping.is_some() && successor.active_after.is_none();
         successor.wait_until_dead(Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO });
         let dead = [successor.exited.is_some().then(|| successor.child.pid()), successor.dead_speaker()];
+        let mut dead: Vec<u32> = dead.into_iter().flatten().collect();
         if unwanted {
             self.end_strays();
+            dead.extend(self.successor.iter().flat_map(|successor| &successor.others));
         }
-        dead.into_iter().flatten().for_each(|pid| self.known_dead(pid));
+        dead.into_iter().for_each(|pid| self.known_dead(pid));
     }
 }
 

@@ -88,6 +88,7 @@ impl Engine {
             exited: None,
             is_forked: false,
             speaker: None,
+            others: HashSet::new(),
             channel,
             inodes,
             is_cut_off: false,
@@ -185,9 +186,7 @@ impl Engine {
         tell!(self.shared, DEBUG, successor = successor.pid(), how, "the successor is gone");
         self.reason.get_or_insert(how);
         self.known_dead(successor.child.pid());
-        if let Some(speaker) = &successor.speaker {
-            self.known_dead(speaker.pid);
-        }
+        successor.others.iter().for_each(|other| self.known_dead(*other));
         // What it has is closed before anything is told of its end.
         drop(successor);
         self.lose_company();
@@ -221,6 +220,7 @@ impl Engine {
                 "a process that the successor has left behind is ended"
             );
             stray.kill();
+            successor.others.insert(stray.pid);
         }
         if strays.is_empty() && !forks.is_empty() {
             successor.is_at_its_end = true;
@@ -379,7 +379,13 @@ impl Successor {
     /// Notes who has sent the last message. Only one that holds its end of the channel can have sent it, if it lives.
     fn learn_speaker(&mut self) {
         let Some(sender) = self.channel.sender().filter(|sender| *sender != self.pid()) else { return };
-        self.speaker = if sender == self.child.pid() { None } else { Holder::of(sender, self.inodes[0]) };
+        self.speaker = if sender == self.child.pid() {
+            None
+        } else {
+            // What it says may be read when it is dead, and nobody else knows its number then.
+            self.others.insert(sender);
+            Holder::of(sender, self.inodes[0])
+        };
     }
 
     pub(super) fn wait_until_dead(&mut self, deadline: Instant) {

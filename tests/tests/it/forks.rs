@@ -196,3 +196,27 @@ fn a1_a_script_that_waits_for_the_release() {
     service.wait_until_all_are_gone();
     assert_eq!(service.pidfile(), None);
 }
+
+/// What the release has staged is removed though it had died when the old process read the first word of it: behind a script nobody else
+/// has its number.
+#[test]
+fn a1_a_release_behind_a_script_that_dies_unheard_leaves_nothing() {
+    let dir = Dir::new();
+    let gate = dir.gate("main");
+    let (service, old) = service_at(&dir);
+    release(&dir, &format!("#!/bin/sh\n{} \"$@\"\nexit 7\n", env!("CARGO_BIN_EXE_victim")));
+    service.plan("main gate main");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    old.stop();
+    gate.open();
+    let staged = dir.join(format!(".pid.{}", new.pid()));
+    dir.wait_until("the new process stages the pid file", || staged.exists().then_some(()));
+    new.kill();
+    old.signal(Signal::CONT);
+    service.wait_for_failure(&old);
+    assert!(new.is_gone());
+    assert!(!staged.exists());
+    release(&dir, &format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_victim")));
+    assert_serves_alone(&dir, &service, &old);
+}
