@@ -38,7 +38,7 @@ use crate::preflight::Check;
 use crate::report::{Seldom, Thinned, complain, tell};
 use crate::returned::BodyEnd;
 use crate::service::{Identity, Settings};
-use crate::shared::{Note, Reply, Shared, Verdict};
+use crate::shared::{Note, Preparation, Reply, Shared, Verdict};
 use crate::signals;
 use crate::sockets::Held;
 use crate::spawn::{Child, Spawner, What};
@@ -173,17 +173,6 @@ struct DeadSuccessor {
     pid: Option<u32>,
     last_words: Option<String>,
     unserved: Option<Vec<String>>,
-}
-
-/// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preparation {
-    /// The listeners are being bound, or the body is being prepared.
-    UnderWay,
-    /// The body runs.
-    Done,
-    /// There will be no body. The thread of `main` says why, and returns.
-    Failed,
 }
 
 /// What the engine gets when the start is through.

@@ -80,6 +80,17 @@ pub struct Upgraded {
     pub warnings: Vec<String>,
 }
 
+/// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preparation {
+    /// The listeners are being bound, or the body is being prepared.
+    UnderWay,
+    /// The body runs.
+    Done,
+    /// There will be no body. The thread of `main` says why, and returns.
+    Failed,
+}
+
 /// How a process is to end, as the engine decided it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

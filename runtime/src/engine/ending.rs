@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT, Preparation};
+use super::{DEATH_AFTER_END, Engine, LAST_WORD_TIMEOUT, PAUSE_TIMEOUT};
 use crate::error::UpgradeError;
 use crate::handover::message::Message;
 use crate::hint;
 use crate::lifecycle::{End, Event, Predecessor, StartFailure};
 use crate::pidfile::Pidfile;
 use crate::report::{complain, tell};
-use crate::shared::Verdict;
+use crate::shared::{Preparation, Verdict};
 use crate::signals;
 use crate::spawn::is_dead;
 use crate::supervise;

@@ -16,7 +16,7 @@ use crate::pidfile::Pidfile;
 use crate::report::{Seldom, Thinned, complain, tell};
 use crate::returned::BodyEnd;
 use crate::service::Settings;
-use crate::shared::{Note, Shared, Verdict};
+use crate::shared::{Note, Preparation, Shared, Verdict};
 use crate::signals::{self, Signal};
 use crate::sockets::{self, Held};
 use crate::status::Status;
@@ -26,17 +26,6 @@ use crate::stops::Stops;
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How far the start of this process is, which goes on in the thread of `main` while the engine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preparation {
-    /// The listeners are being bound, or the body is being prepared.
-    UnderWay,
-    /// The body runs.
-    Done,
-    /// There will be no body. The thread of `main` says why, and returns.
-    Failed,
-}
 
 /// What the engine gets when the start is through.
 pub(crate) struct Prepared {
