@@ -27,6 +27,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// more. A successor that dies in that time dies as any process that is alone.
 const LAST_CALLS: usize = 40;
 
+/// How often a process reads all that has arrived before it has certainly heeded a signal.
+const LOOKS: usize = 3;
+
 /// The process that the fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -568,12 +571,13 @@ impl Scene {
                 };
                 let ends = matches!(verdict, Verdict::Kill | Verdict::Stall | Verdict::Fork);
                 let victim = ends.then_some(process);
+                let stopped = (verdict == Verdict::Stop).then_some(process);
                 hit = Some(Hit {
                     call: errors::name(number),
                     victim,
                     losers: victim.into_iter().collect(),
-                    moment: words.moment(named_in(&dir)),
-                    stopped: (verdict == Verdict::Stop).then_some(process),
+                    moment: words.moment(named_in(&dir), stopped),
+                    stopped,
                     alone: false,
                     is_unregistered: victim.is_none() && number == libc::SYS_epoll_ctl,
                     old,
@@ -691,8 +695,13 @@ struct Words {
     so_far: Moment,
     /// The new process has said that it serves.
     is_active: bool,
-    /// How many system calls that one has made since the fault.
-    calls_of_new: usize,
+    /// Who was told to stop; whether a handler of its has run since.
+    stopped: Option<i32>,
+    is_handled: bool,
+    /// How often it has read all that had arrived since then, which goes before a stop.
+    looks: usize,
+    /// How many system calls the new process has made since another fault.
+    calls: usize,
 }
 
 impl Words {
@@ -708,19 +717,30 @@ impl Words {
             Call::Exit { process, number: libc::SYS_recvmsg, result: 1.. } if process == old => {
                 self.so_far.is_known_active |= self.is_active;
             }
-            Call::Entry { process, .. } if process != old => self.calls_of_new += 1,
+            Call::Exit { process, number: libc::SYS_recvmsg, result } if self.stopped == Some(process) => {
+                self.looks += usize::from(self.is_handled && result == -i64::from(libc::EAGAIN));
+            }
+            Call::Entry { process, number: libc::SYS_rt_sigreturn, .. } if self.stopped == Some(process) => {
+                self.is_handled = true;
+            }
+            Call::Entry { process, .. } => self.calls += usize::from(process != old),
             _ => {}
         }
-        // What is sent soon after the fault has crossed it: it takes a few calls to be noticed.
-        if let Some(moment) = of_fault.filter(|_| self.calls_of_new < LAST_CALLS) {
+        // What is sent soon after the fault has crossed it: a signal waits for a thread that has a processor, and a death is noticed
+        // after a few calls.
+        let is_noticed = match self.stopped {
+            Some(_) => self.looks >= LOOKS,
+            None => self.calls >= LAST_CALLS,
+        };
+        if let Some(moment) = of_fault.filter(|_| !is_noticed) {
             moment.is_committed |= self.so_far.is_committed;
             moment.is_asked |= self.so_far.is_asked;
         }
     }
 
     /// That of a fault.
-    fn moment(&mut self, named: Option<i32>) -> Moment {
-        self.calls_of_new = 0;
+    fn moment(&mut self, named: Option<i32>, stopped: Option<i32>) -> Moment {
+        (self.stopped, self.is_handled, self.looks, self.calls) = (stopped, false, 0, 0);
         Moment { named, ..self.so_far }
     }
 }

@@ -1,5 +1,5 @@
-//! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of them, and
-//! twelve weeks all of those under a service manager.
+//! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of the first seven,
+//! eight weeks all of the others, and twelve weeks all of those under a service manager.
 
 use std::env;
 use std::io::{self, Write};
@@ -41,7 +41,11 @@ fn slice(time: u64, slices: u64) -> String {
 }
 
 fn sweep(what: &str, side: &str) {
-    run(&[what, side, "--slice", &slice(today(), 7)]);
+    sweep_slice(what, side, 7);
+}
+
+fn sweep_slice(what: &str, side: &str, slices: u64) {
+    run(&[what, side, "--slice", &slice(today(), slices)]);
 }
 
 #[test]
@@ -77,6 +81,51 @@ fn any_system_call_of_the_old_process_fails() {
 #[test]
 fn any_system_call_of_the_new_process_fails() {
     sweep("errors", "new");
+}
+
+#[test]
+fn the_old_process_is_told_to_stop_at_any_system_call() {
+    sweep_slice("stop", "old", 14);
+}
+
+#[test]
+fn the_new_process_is_told_to_stop_at_any_system_call() {
+    sweep_slice("stop", "new", 14);
+}
+
+/// Each point is as long as a successor may take to be ready.
+#[test]
+fn the_new_process_is_stalled_at_any_system_call() {
+    sweep_slice("stall", "new", 56);
+}
+
+/// What a process has left behind is looked for once a second.
+#[test]
+fn the_new_process_forks_at_any_system_call() {
+    sweep_slice("fork", "new", 28);
+}
+
+/// Each day another of the sweeps, with another kind of release.
+#[test]
+fn the_same_with_a_release_of_another_kind() {
+    const RELEASES: [&str; 5] = ["script", "wrapper", "background", "lingers", "returns"];
+    const SWEEPS: [[&str; 2]; 9] = [
+        ["kill", "old"],
+        ["kill", "new"],
+        ["stop", "old"],
+        ["stop", "new"],
+        ["fork", "new"],
+        ["delay", "old"],
+        ["delay", "new"],
+        ["errors", "old"],
+        ["errors", "new"],
+    ];
+    // Five and nine have no common divisor, so 45 days have every pair.
+    let (release, sweep) = (RELEASES[today() as usize % 5], SWEEPS[today() as usize % 9]);
+    let [what, side] = sweep;
+    let is_slow = release == "background" || what == "fork";
+    let slices = if is_slow { 56 } else { 14 };
+    run(&[what, side, "--release", release, "--slice", &slice(today() / 45, slices)]);
 }
 
 /// Each day another of the sweeps: a slice of each would be a long day.
