@@ -89,13 +89,13 @@ impl Command {
             ["soak", ref options @ ..] => Some(Self::Soak(soak::Options::parse(options)?)),
             ["sweep", ref options @ ..] => {
                 let extent = Extent::parse(options)?;
-                let sweeps = sweeps.into_iter().filter(|(what, ..)| extent.has(what));
+                let sweeps = sweeps.into_iter().filter(|(what, side, _)| extent.has(what, *side));
                 Some(Self::Sweep(sweeps.map(|(_, side, sweep)| (sweep, side)).collect(), extent))
             }
             [what, whom, ref options @ ..] => {
                 let is_meant = |side| whom == if side == Side::Old { "old" } else { "new" };
                 let (_, side, sweep) = sweeps.into_iter().find(|it| it.0 == what && is_meant(it.1))?;
-                let extent = Extent::parse(options).filter(|extent| extent.has(what))?;
+                let extent = Extent::parse(options).filter(|extent| extent.has(what, side))?;
                 Some(Self::Sweep(vec![(sweep, side)], extent))
             }
             _ => None,
@@ -105,10 +105,14 @@ impl Command {
 
 impl Extent {
     /// Whether there are such points. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
-    /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain.
-    fn has(&self, what: &str) -> bool {
+    /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain, and
+    /// one that returns by itself ends the service where the old process is gone.
+    fn has(&self, what: &str, side: Side) -> bool {
         let can_be_managed = !["stop", "stall", "fork"].contains(&what) && !self.release.has_parent_between();
-        (!self.managed || can_be_managed) && (what != "rescue" || self.release.is_sound())
+        let is_alone = side == Side::Old && ["kill", "stop"].contains(&what);
+        (!self.managed || can_be_managed)
+            && (what != "rescue" || self.release.is_sound())
+            && !(is_alone && self.release == Release::Returns)
     }
 
     fn parse(mut options: &[&str]) -> Option<Self> {

@@ -9,7 +9,7 @@ use crate::errors;
 use crate::manager::{Manager, SLOW, SOCKET};
 use crate::release::{EXECUTABLE, Release};
 use crate::scene::{Fault, Hit, Scene, Setup, Side, descriptors};
-use crate::service::{MANNER, TOLD_OF_SUCCESS};
+use crate::service::{MANNER, PIDFILE, TOLD_OF_SUCCESS};
 
 /// The probation: as short as can be where the fault is to hit a successor beside a drain.
 const PROBATION: Duration = Duration::from_millis(50);
@@ -91,11 +91,6 @@ fn play(
     if hit.alone && !scene.is_managed() {
         return Ok(());
     }
-    if release == Release::Returns && hit.victim == Some(old) && !scene.outlives(&hit)? {
-        // The body of the only other one had returned by then.
-        outcome.alone = true;
-        return Ok(());
-    }
     let serving = match hit.stopped {
         None => scene.outcome(&hit)?,
         Some(stopped) => {
@@ -106,7 +101,7 @@ fn play(
                 None => {
                     outcome.stopped = true;
                     outcome.answered = scene.load.tally().answers();
-                    return is_empty(dir);
+                    return is_empty(dir, &hit, release);
                 }
             }
         }
@@ -156,15 +151,21 @@ fn play(
     outcome.lost = scene.judge_losses(&hit)?;
 
     scene.stop(last)?;
-    is_empty(dir)
+    is_empty(dir, &hit, release)
 }
 
 /// Whether nothing is left in the directory of a service but what this program has put there.
-fn is_empty(dir: &Path) -> Result<(), String> {
+fn is_empty(dir: &Path, hit: &Hit, release: Release) -> Result<(), String> {
+    // Of a process behind a script that is killed before it has said a word nobody knows the number.
+    let unheard = |name: &OsStr| {
+        let is_of = |process: &i32| name == OsStr::new(&format!(".{PIDFILE}.{process}"));
+        release.has_parent_between() && hit.victim.is_some() && hit.losers.iter().any(is_of)
+    };
     let left: Vec<_> = fs::read_dir(dir)
         .expect("the directory is there")
         .filter_map(|entry| Some(entry.ok()?.file_name()))
         .filter(|name| !["log", SOCKET, MANNER, EXECUTABLE].map(OsStr::new).contains(&name.as_os_str()))
+        .filter(|name| !unheard(name))
         .collect();
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
 }

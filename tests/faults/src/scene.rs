@@ -78,7 +78,7 @@ pub(crate) struct Hit {
     /// Who was killed, or is to be.
     pub(crate) victim: Option<i32>,
     /// What they have accepted and not answered is lost: that process, and what belongs to it.
-    losers: Vec<i32>,
+    pub(crate) losers: Vec<i32>,
     pub(crate) moment: Moment,
     /// Who was told to stop.
     pub(crate) stopped: Option<i32>,
@@ -448,15 +448,6 @@ impl Scene {
         self.until("the outcome of the upgrade", |scene| is_over(scene) || scene.has_ended())?;
         (self.held, self.asking) = (None, None);
         self.settle()
-    }
-
-    /// Waits until one process serves, or none is left. Returns whether one does.
-    pub(crate) fn outlives(&mut self, hit: &Hit) -> Result<bool, String> {
-        let serves = |scene: &Self| scene.serves_alone().is_some_and(|serving| serving != hit.old);
-        self.until("the end of all, or one process that serves", |scene| {
-            scene.alive().is_empty() || serves(scene) || scene.has_ended()
-        })?;
-        Ok(serves(self) || self.has_ended())
     }
 
     /// Waits until whoever was told to stop is gone, and the others have come to rest. Returns who serves, if anybody does.
