@@ -1,4 +1,4 @@
-//! Replace a running network service by a new version of itself without one client noticing.
+//! Replace a running network service by a new version of itself. No client notices.
 //!
 //! ```no_run
 //! use std::io;
@@ -16,29 +16,43 @@
 //! }
 //! ```
 //!
-//! Put the new binary in the place of the old one and send SIGHUP. The running process starts the new one and hands it
-//! the listening sockets; when the new one is ready the old one stops accepting, watches it for a while, finishes the
-//! connections it has, and exits. [`main`](macro@main) documents the attribute, [`Service`] says the same without it.
+//! Put the new binary in the place of the old one and send SIGHUP. The running process, the *predecessor*, starts the
+//! new one, the *successor*, and hands it the listening sockets. When the successor is ready, the predecessor stops
+//! accepting and the successor serves. The predecessor watches it for a while, the *probation*, finishes its open
+//! connections and exits.
+//!
+//! [`main`](macro@main) documents the attribute. [`Service`] is a builder with the same options.
 //!
 //! # Promises
 //!
 //! 1. No old code keeps running after a successful upgrade.
-//! 2. The new process has a grace period to initialise: until it asks its listeners for a connection, or says
-//!    [`Ready::notify`], the old one serves.
-//! 3. Crashing while it initialises is harmless: the old one goes on serving.
-//! 4. Only one upgrade runs at a time; at any time there are one or two processes, at most one of them not ready.
-//! 5. Crashing just *after* it became ready is harmless too: in its probation the old process takes over again, and
-//!    later, while that one still drains, it starts its own executable image again.
+//! 2. The new process has a grace period to initialise. The predecessor serves until the successor asks its listeners
+//!    for a connection, or calls [`Ready::notify`].
+//! 3. Crashing while it initialises is harmless: the predecessor goes on serving.
+//! 4. Only one upgrade runs at a time. At any time there are one or two processes, and at most one of them is not
+//!    ready.
+//! 5. Crashing just *after* it became ready is harmless too. During the probation the predecessor takes over again.
+//!    Later, while the predecessor still drains, it starts its own executable image again.
 //!
-//! A process that is killed takes the connections with it that it had accepted; those that wait in the queue of a
-//! listener are served by the other one.
+//! A process that is killed loses the connections that it had accepted. The other process serves the connections that
+//! wait in the queue of a listener.
 //!
 //! # What a body may ask for
 //!
-//! A parameter named like a listener is that listener, as any type that is [`FromListener`]: a *managed* one of `net` in
-//! an `async fn`, of [`blocking`] in a plain `fn`, or a raw one of std or tokio. The others are parts of the harness: [`Shutdown`], which resolves when the process is
-//! to finish; [`Ready`], to say when it is ready; [`Upgrader`], to upgrade and stop from within; [`Listeners`], to take and bind more at run time;
-//! [`Inherited`], what the predecessor has passed on.
+//! The *body* is the code of your `main`. A parameter with the name of a listener is that listener. Its type is any
+//! [`FromListener`]:
+//!
+//! * a *managed* type, which stops handing out connections by itself: of `net` in an `async fn`, of [`blocking`] in a
+//!   plain `fn`
+//! * a raw type of std or tokio
+//!
+//! The other parameters are handles:
+//!
+//! * [`Shutdown`] resolves when the process is to finish.
+//! * [`Ready`] lets the body report that it is ready.
+//! * [`Upgrader`] upgrades and stops the service from within.
+//! * [`Listeners`] takes and binds more listeners at run time.
+//! * [`Inherited`] has the descriptors that the predecessor has passed on.
 //!
 //! ```no_run
 //! use tableflip::{Ready, Shutdown, net::TcpListener};
@@ -61,33 +75,40 @@
 //!
 //! # When a process ends
 //!
-//! Once it is replaced or stopped, managed listeners hand out no more connections, and the process ends when no managed
-//! stream and no [`Guard`] is left. It waits for the body to return as well if the body itself awaits a [`Shutdown`], if the
-//! `Shutdown` that it was given, and not a clone, is awaited anywhere, if it serves by `http::serve`, or if it takes a
-//! listener of [`blocking`], whose calls end; [`Shutdown`] has the rule. Any other body is dropped. At `drain_timeout` what is left is aborted; a body that
-//! blocks its thread does not keep the process alive. A body that returns unasked ends the process at once, with a warning in
-//! the log; the error of a [`Result`] that it returns is in it.
+//! Once a process is replaced or stopped, its managed listeners hand out no more connections. The process ends when no
+//! managed stream and no [`Guard`] is left. In these cases it also waits for the body to return ([`Shutdown`] has the
+//! full rule):
+//!
+//! * The body itself awaits a [`Shutdown`].
+//! * The `Shutdown` that the body was given, and not a clone, is awaited anywhere.
+//! * The body serves by `http::serve`.
+//! * The body takes a listener of [`blocking`], because the calls of such a listener end.
+//!
+//! Any other body is dropped. At `drain_timeout` the process aborts everything that is left. A body that blocks its
+//! thread does not keep the process alive. A body that returns before it is asked to ends the process at once. The log
+//! then has a warning, with the error of the [`Result`] that the body returned.
 //!
 //! | exit status | when |
 //! |---|---|
 //! | that of the body | it returned; 1 for an `Err`, 101 after a panic |
 //! | 0 | the process was replaced or stopped, and its body was dropped |
-//! | 1 | the start failed: one line on stderr says why, and so does the log of the predecessor; or the service is down: its successor died, and no other could be started |
+//! | 1 | The start failed: one line on stderr says why, and so does the log of the predecessor. Or the service is down: its successor died, and no other could be started. |
 //! | killed by the signal | a second SIGTERM, at least 1 s after the first signal, or a second Ctrl-C |
 //!
 //! # Signals
 //!
-//! SIGHUP, or the one that `upgrade_signal` names, upgrades. SIGTERM and Ctrl-C stop gracefully: accepting ends, open
-//! connections are finished, the pid file and the Unix paths are removed. A second one ends the process at once. SIGTERMs
-//! within a second of the first signal are one, for a wrapper and the service manager may both send it; Ctrl-C counts
-//! each time.
-//! A request that cannot be served is refused with its reason in the log: not ready yet, an upgrade is in progress,
+//! SIGHUP, or the signal that `upgrade_signal` names, starts an upgrade. SIGTERM and Ctrl-C stop gracefully: the
+//! process stops accepting, finishes its open connections, and removes the pid file and the Unix paths. A second
+//! SIGTERM or Ctrl-C ends the process at once. SIGTERMs within a second of the first signal count as one, because a
+//! wrapper and the service manager may both send it. Ctrl-C counts each time.
+//!
+//! A request that cannot be served is refused, and the log has the reason: not ready yet, an upgrade is in progress,
 //! the predecessor is still draining, terminating.
 //!
 //! # Environment
 //!
-//! Each variable, where set, wins over what the service declares. One that does not parse, or of this prefix and
-//! unknown, stops the start with one line that names it.
+//! A variable that is set wins over the declaration of the service. An unknown variable with the prefix `TABLEFLIP_`,
+//! or a value that does not parse, stops the start. One line on stderr names the variable.
 //!
 //! | variable | value |
 //! |---|---|
@@ -100,52 +121,57 @@
 //! | `TABLEFLIP_SUPERVISE` | `auto`, `always` or `never` |
 //! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
 //!
-//! Under systemd the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3) are taken as well, and removed, so
-//! that nothing that the service starts takes them for its own.
+//! Under systemd the process also reads the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). It
+//! removes them, so that no program that the service starts takes them for its own.
 //!
-//! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are the harness's own: a process sets them for one that it starts, which
-//! removes them.
+//! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are internal. A process sets them for a process that it starts, and
+//! that process removes them.
 //!
 //! # Under systemd
 //!
-//! With `Type=notify` a start waits until the service is ready, a reload is an upgrade, and a stop drains, after any number of
-//! upgrades: the successor is a child of systemd from the beginning, and becomes its main process when it has passed its
-//! probation. Sockets of a socket unit are matched to `listen` by name, else by address; with `FileDescriptorStoreMax=` the
-//! listeners outlive a crash; with `WatchdogSec=` the runtime of an `async fn main` is watched. `docs/systemd.md` of the
-//! repository has the units, `docs/containers.md` docker, Kubernetes, supervisord and runit.
+//! With `Type=notify` a start waits until the service is ready, a reload is an upgrade, and a stop drains. This stays
+//! true after any number of upgrades. The successor is a child of systemd from the beginning, and becomes its main
+//! process when it has passed its probation.
+//!
+//! Sockets of a socket unit are matched to `listen` by name, else by address. With `FileDescriptorStoreMax=` the
+//! listeners outlive a crash. With `WatchdogSec=` systemd also watches the runtime of an `async fn main`. In the
+//! repository `docs/systemd.md` has the units, and `docs/containers.md` covers docker, Kubernetes, supervisord and
+//! runit.
 //!
 //! # Events
 //!
-//! The harness speaks through `tracing`, target `tableflip`; every event has the fields `generation` and `pid`. Where
-//! the service has no subscriber, warnings and errors reach stderr, each as one line with both. What is tried over and over
-//! and fails each time, such as an accept without a descriptor left, is said once in 10 s. A stderr that takes nothing, as a pipe
-//! that nobody reads, is waited for 100 ms, and what it does not take is left out. A subscriber is called by the thread that
-//! upgrades and stops the service: it must not block.
+//! Events go through `tracing`, with the target `tableflip`. Every event has the fields `generation` and `pid`. If the
+//! service has no subscriber, warnings and errors go to stderr. Each is one line with both fields. A failure that
+//! repeats, such as an accept without a free descriptor, is reported once in 10 s.
+//!
+//! If stderr takes no data, for example a pipe without a reader, a line waits 100 ms. The part that stderr has not
+//! taken by then is left out. The thread that upgrades and stops the service calls the subscriber, so the subscriber
+//! must not block.
 //!
 //! # Platforms
 //!
-//! Linux is the platform. Elsewhere on Unix, and on Windows, the same service compiles, runs and stops gracefully: Ctrl-C,
-//! and on Unix SIGTERM, drain it as they do on Linux, and the environment, the pid file, [`testing`] and `http` work. What
-//! cannot work there says so:
+//! The platform is Linux. On other Unix systems and on Windows the same service compiles, runs and stops gracefully.
+//! Ctrl-C, and on Unix SIGTERM, drain the service as on Linux. The environment, the pid file, [`testing`] and `http`
+//! work. The rest fails visibly or differs:
 //!
-//! * an upgrade answers [`UpgradeError::Unsupported`], and the signal for it is refused in the log; every process is
-//!   generation 1, [`Inherited`] is empty, and what is [passed on](Upgrader::pass_on) goes nowhere;
-//! * an address or an option of one that the platform does not have stops the start: the abstract namespace, `freebind`,
-//!   `device` and `fastopen` outside Linux, on Windows `unix://` and `reuse_port` too;
-//! * an `OwnedFd` is an `OwnedSocket` on Windows, where there are no Unix types;
-//! * a waiting thread of [`blocking`] looks at its socket every few milliseconds.
+//! * An upgrade fails with [`UpgradeError::Unsupported`], and the upgrade signal is refused in the log. Every process
+//!   is generation 1, and [`Inherited`] is empty. A descriptor that is [passed on](Upgrader::pass_on) goes nowhere.
+//! * An address or an option that the platform does not have stops the start. Outside Linux these are the abstract
+//!   namespace, `freebind`, `device` and `fastopen`. On Windows they are also `unix://` and `reuse_port`.
+//! * An `OwnedFd` is an `OwnedSocket` on Windows, which has no Unix types.
+//! * A waiting thread of [`blocking`] looks at its socket every few milliseconds.
 //!
 //! # Features
 //!
 //! * `tokio` (default): `async fn main`, and the managed types of `net`.
-//! * `http`: `http::serve`, HTTP/1.1 and HTTP/2 that lose no request at a drain.
+//! * `http`: `http::serve`, which serves HTTP/1.1 and HTTP/2 and loses no request at a drain.
 //! * `axum`: the managed listeners are listeners of `axum::serve`.
-//! * `cli`: the program `tableflip`, `cargo install tableflip --features cli`.
+//! * `cli`: the program `tableflip`; `cargo install tableflip --features cli`.
 //!
 //! # What it is not
 //!
-//! It does not move connections that are open from one process to the next, does not supervise a service that crashes
-//! without a predecessor, and does not restart on a file change: whoever deploys decides when.
+//! It does not move open connections from one process to the next. It does not supervise a service that crashes without
+//! a predecessor. It does not restart on a file change: the operator decides when to upgrade.
 
 mod address;
 #[cfg(feature = "axum")]
