@@ -1,37 +1,41 @@
 //! Serve HTTP so that a drain loses no request (feature `http`).
 //!
-//! A connection stays open between requests, and whoever closes it cannot know that the next request is not on its
-//! way. So this is how a connection ends here once a successor serves:
+//! A connection stays open between requests. The peer that closes it cannot know whether the next request is already on
+//! its way. So once a successor serves, a connection ends as follows:
 //!
-//! * HTTP/1.1: its next answer says `Connection: close`, RFC 9112 section 9.6, and the client comes back to the
-//!   successor. One that is idle is left open for a grace of 5 s from the beginning of the drain, but for no more than
-//!   half of `drain_timeout`, in which nearly every client sends that next request or goes away by itself; only then is
-//!   it closed, and not if something has arrived meanwhile. So a request may arrive slowly; one of which nothing more
-//!   comes for a whole grace is given up.
-//! * HTTP/2: the GOAWAYs of RFC 9113 section 6.8. The first one forbids no stream; it comes before its next answer, for a
-//!   client that has its answer sends the next request, or a second after the drain has begun. The last one, a second
-//!   later, when the client is known to have read the first and what it sent before has arrived, names the last stream
-//!   that is served. What is open is served to its end. A client of which nothing is heard within 5 s of the PING
-//!   between them, or half of what is left of a short drain, is taken for gone, and not waited for unless an answer is
-//!   under way.
-//! * One that was accepted and has sent nothing yet is served like any other: its first request is answered. If there
-//!   is none in the grace, it is closed, and in mid-handshake of TLS as well; so it does not hold the drain. Nor does
-//!   one that has sent a part of a handshake or of a request, and then nothing for a grace.
-//! * One that has become another protocol, such as a WebSocket, and an answer that is still streaming, is counted, and
-//!   has until `drain_timeout`. Its handler learns of the drain from [`Shutdown`].
+//! * HTTP/1.1: the next answer has `Connection: close`, RFC 9112 section 9.6, and the client connects to the successor.
+//!   An idle connection stays open for a grace of 5 s from the beginning of the drain, but for at most half of
+//!   `drain_timeout`. In that time nearly every client sends its next request or goes away by itself. After the grace
+//!   the connection is closed, unless something has arrived meanwhile. So a request may arrive slowly. A request of
+//!   which nothing more arrives for a whole grace is given up.
+//! * HTTP/2: the connection ends by the GOAWAYs of RFC 9113 section 6.8. The first GOAWAY forbids no stream. It comes
+//!   before the next answer, because a client that has its answer sends the next request. Without an answer it comes a
+//!   second after the beginning of the drain. A second after the first GOAWAY the client gets a PING. Its answer shows
+//!   that it has read the first GOAWAY, and that everything it sent before has arrived. Then the last GOAWAY names the
+//!   last stream that is served. Open streams are served to their end. A client counts as gone if nothing arrives from
+//!   it within 5 s of that PING, or within half of the rest of a short drain. The drain then waits for it only if an
+//!   answer is under way.
+//! * A connection that was accepted and has sent nothing yet is served like any other: its first request is answered.
+//!   If no request arrives in the grace, the connection is closed, also during a TLS handshake. So it does not delay
+//!   the drain. The same is true of a connection that has sent a part of a handshake or of a request, and then nothing
+//!   for a grace.
+//! * A connection that has become another protocol, such as a WebSocket, is counted, and has until `drain_timeout`. So
+//!   is an answer that is still streaming. The handler learns of the drain from [`Shutdown`].
 //!
-//! What is left at `drain_timeout` is aborted.
+//! At `drain_timeout` every connection that is left is aborted.
 //!
-//! A client that pipelines, as hardly any does, RFC 9112 section 9.3.2, has the requests behind the answer with `Connection: close` to
-//! ask again: that answer says that they were not looked at.
+//! A client that pipelines may have sent more requests behind the one whose answer has `Connection: close`, RFC 9112
+//! section 9.3.2. Hardly any client does. It has to send those requests again: that answer says that they were not
+//! processed.
 //!
-//! There is one limit besides: while the service serves, a client has 30 s for the handshake, and for the head of a
-//! request of HTTP/1.1, or the preface of HTTP/2, from its first byte on. What is left half said is closed then, and costs
-//! no descriptor for longer.
+//! There is one more limit, while the service serves. A client has 30 s, from its first byte on, for the handshake, and
+//! for the head of a request of HTTP/1.1 or the preface of HTTP/2. After that the connection is closed, so an
+//! incomplete one costs no descriptor for longer.
 //!
-//! A client may be idle for as long as the service serves, from its accept or its last answer on. A limit for that loses
-//! what crosses the close, and is the business of a proxy or of a layer of the service. A peer that is gone without a word,
-//! as with its network, is found by the kernel if the address of the listener says so: `tcp://[::]:80?keepalive=1`.
+//! A client may be idle for as long as the service serves, from its accept or its last answer on. A limit on idle time
+//! would lose the requests that cross the close. Such a limit is the task of a proxy or of a layer of the service. A
+//! peer may vanish without a word, for example with its network. The kernel finds it if the address of the listener
+//! asks for that: `tcp://[::]:80?keepalive=1`.
 
 mod activity;
 mod answer;
@@ -65,7 +69,7 @@ use answer::Answering;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Where [`serve`] gets its connections: a managed listener, or one [`with_handshake`].
+/// The source of connections for [`serve`]: a managed listener, or one [`with_handshake`].
 pub trait Listener: sealed::Listener {}
 
 impl<L: sealed::Listener> Listener for L {}
@@ -74,9 +78,9 @@ mod sealed {
     use super::*;
 
     pub trait Listener: Send + Sync {
-        /// What a managed listener accepts.
+        /// The stream that a managed listener accepts.
         type Stream: Stream;
-        /// What HTTP is spoken on.
+        /// The stream that carries HTTP, after the handshake.
         type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
         fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -102,7 +106,7 @@ mod sealed {
     }
 
     pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-        /// Whether nothing has arrived that is not read yet, and nothing will have ended.
+        /// Whether every byte that has arrived is read, and the peer has not ended the stream.
         fn is_quiet(&self) -> bool;
     }
 }
@@ -141,7 +145,7 @@ listener!(TcpListener, TcpStream);
 #[cfg(unix)]
 listener!(UnixListener, UnixStream);
 
-/// A listener whose connections pass through `handshake` before HTTP is spoken on them: TLS, with the library of your
+/// A listener whose connections pass through `handshake` before they carry HTTP, for example TLS with a library of your
 /// choice.
 ///
 /// ```ignore
@@ -149,8 +153,8 @@ listener!(UnixListener, UnixStream);
 /// tableflip::http::serve(tableflip::http::with_handshake(https, move |stream| tls.accept(stream)), app).await
 /// ```
 ///
-/// The handshakes run beside each other and beside the accepts. For HTTP/2 the library has to offer `h2` by ALPN; which
-/// version a client speaks is seen by its first bytes. A handshake that fails is that connection's end alone.
+/// The handshakes run concurrently with each other and with the accepts. For HTTP/2 the library has to offer `h2` by
+/// ALPN. The first bytes of a client show which version it speaks. A failed handshake ends only its own connection.
 pub fn with_handshake<L, F, H, T, E>(listener: L, handshake: F) -> WithHandshake<L, F>
 where
     L: Listener,
@@ -201,10 +205,10 @@ impl<L: fmt::Debug, F> fmt::Debug for WithHandshake<L, F> {
     }
 }
 
-/// What [`serve`] serves: a `tower_service::Service` over hyper's requests, such as an `axum::Router`, or a
+/// A service for [`serve`]: a `tower_service::Service` over hyper's requests, such as an `axum::Router`, or a
 /// `hyper::service::Service`, such as a `service_fn`. It is cloned for each connection.
 ///
-/// `Kind` is [`Tower`] or [`Hyper`], and is never written.
+/// `Kind` is [`Tower`] or [`Hyper`]. The compiler infers it, so no code names it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no service for HTTP",
     label = "not a service",
@@ -253,15 +257,15 @@ where
     }
 }
 
-/// Serves HTTP/1.1 and HTTP/2 on a managed listener: an `axum::Router`, or any other [service](IntoService). Which version
-/// it is the first bytes of a connection tell.
+/// Serves an `axum::Router`, or any other [service](IntoService), by HTTP/1.1 and HTTP/2 on a managed listener. The
+/// first bytes of a connection show which version it speaks.
 ///
-/// Returns `Ok` once the service is replaced or stopped and every HTTP connection has ended. A connection that fails is
-/// that connection's end alone.
+/// Returns `Ok` once the service is replaced or stopped and every HTTP connection has ended. A failure on one
+/// connection ends only that connection.
 ///
 /// # Errors
 ///
-/// What makes the listener useless.
+/// An error of the accept that makes the listener useless.
 pub async fn serve<L, S, Kind>(listener: L, service: S) -> io::Result<()>
 where
     L: Listener,
