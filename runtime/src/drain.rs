@@ -1,4 +1,4 @@
-//! Draining, as the body sees it: [`Shutdown`] and the guards that are waited for; and whether a drain waits for the body itself.
+//! The drain from the body's side: [`Shutdown`], the guards that a drain waits for, and whether it waits for the body itself.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,58 +11,59 @@ use event_listener::EventListener;
 
 use crate::shared::{Counted, Shared};
 
-/// A future that resolves when this process is to finish: a successor serves and has passed its probation, or the
-/// service was told to stop.
+/// A future that resolves when this process is to finish: its successor has passed the probation, or the service was asked to
+/// stop.
 ///
-/// It is `Clone`, so every task can have one, and it is what `axum::serve(..).with_graceful_shutdown(..)` and its
-/// kind take. [`wait`](Self::wait) is for threads.
+/// It is `Clone`, so every task can have one. `axum::serve(..).with_graceful_shutdown(..)` and similar functions take it.
+/// [`wait`](Self::wait) is for threads.
 ///
 /// # When a drain waits for the body
 ///
-/// A drain always waits for the streams and for the [guards](Self::guard). It waits for the body to return as well, up to
-/// `drain_timeout`, if
+/// A drain always waits for the streams and for the [guards](Self::guard). In these cases it also waits for the body to return,
+/// up to `drain_timeout`:
 ///
-/// * the body itself awaits a `Shutdown`, in its own future or on its own thread, be it a clone; or
-/// * the `Shutdown` that the body was given, and not a clone of it, is awaited anywhere, as by a task that the body waits for:
-///   `let served = tokio::spawn(serve(shutdown)); served.await; clean_up()`; or
-/// * the body runs `http::serve`, or takes a listener of [`blocking`](crate::blocking), whose calls end at a drain. An `http::serve`
-///   in a task counts too, unless the body itself waits at the `accept` of a managed listener, which never ends.
+/// * The body itself awaits a `Shutdown`, in its own future or on its own thread. A clone counts too.
+/// * The `Shutdown` that the body was given, and not a clone of it, is awaited anywhere. An example is a task that the body waits
+///   for: `let served = tokio::spawn(serve(shutdown)); served.await; clean_up()`.
+/// * The body takes a listener of [`blocking`](crate::blocking), because the calls of such a listener end at a drain.
+/// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
+///   itself waits at the `accept` of a managed listener, which never ends.
 ///
-/// Any other body is dropped as soon as no stream and no guard is left. So a clone that a task or a connection awaits costs a
-/// drain nothing. What the body waits for gets the `Shutdown` itself, and all else a clone.
+/// Any other body is dropped as soon as no stream and no guard is left. So a clone that a task or a connection awaits does not
+/// delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every other task.
 #[derive(Debug)]
 pub struct Shutdown {
     shared: Arc<Shared>,
     place: Option<EventListener>,
-    /// It is the one that the body was given, and no clone.
+    /// This is the `Shutdown` that the body was given, not a clone.
     is_given: bool,
 }
 
 impl Shutdown {
-    /// One like a clone: only the body itself is waited for because of it.
+    /// Counts as a clone: a drain waits for the body only if the body itself awaits it.
     #[cfg(any(feature = "http", all(test, any(feature = "tokio", loom))))]
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, place: None, is_given: false }
     }
 
-    /// The one that a body is given.
+    /// The `Shutdown` that a body is given.
     pub(crate) fn given(shared: Arc<Shared>) -> Self {
         Self { shared, place: None, is_given: true }
     }
 
-    /// Notes that it is awaited: a body that is written to notice a drain, and to return, is waited for.
+    /// Notes that this `Shutdown` is awaited. A body that notices a drain will return, so the drain waits for it.
     fn note_awaited(&self) {
         if self.is_given || is_in_body(&self.shared) {
             self.shared.wait_for_body();
         }
     }
 
-    /// Whether it has been raised.
+    /// Whether this process is to finish.
     pub fn is_raised(&self) -> bool {
         self.shared.shutdown.get().is_some()
     }
 
-    /// Blocks the thread until it is raised.
+    /// Blocks the thread until this process is to finish.
     pub fn wait(&self) {
         self.note_awaited();
         self.shared.shutdown.wait_blocking();
@@ -70,7 +71,7 @@ impl Shutdown {
 
     /// Makes a drain wait, up to `drain_timeout`, until the guard is dropped.
     ///
-    /// A managed stream has one of its own; this is for work that outlives its stream or has none.
+    /// A managed stream has a guard of its own. Take one for work that outlives its stream or has no stream.
     #[must_use = "a guard that is dropped at once guards nothing"]
     pub fn guard(&self) -> Guard {
         Guard { counted: Arc::new(self.shared.count()) }
@@ -121,7 +122,7 @@ impl Future for Shutdown {
     }
 }
 
-/// Something that a drain waits for until it, and every clone of it, is dropped; made by [`Shutdown::guard`].
+/// A drain waits until this guard and every clone of it is dropped. [`Shutdown::guard`] makes one.
 #[derive(Clone, Debug)]
 pub struct Guard {
     #[expect(dead_code, reason = "it is held to be dropped")]
@@ -138,19 +139,19 @@ thread_local! {
     static BODY: Cell<Option<InBody>> = const { Cell::new(None) };
 }
 
-/// What runs on this thread is a body's own code, and not that of a task beside it.
+/// The mark of a thread that runs the body's own code, and not the code of a task beside the body.
 #[derive(Clone, Copy)]
 struct InBody {
-    /// The address of what the body shares with its engine.
+    /// The address of the state that the body shares with its engine.
     service: *const Shared,
-    /// The task of tokio that the body is polled in: none, unless the service itself runs in one.
+    /// The tokio task that polls the body. `None`, unless the service itself runs in a task.
     #[cfg(feature = "tokio")]
     task: Option<tokio::task::Id>,
-    /// The body waits at a managed listener that hands out nothing any more.
+    /// The body waits at a managed listener that will never hand out anything again.
     is_at_end: bool,
 }
 
-/// Marks this thread as that of the body until the mark is dropped: for each poll of a future, or for the whole of a closure.
+/// Marks this thread as the body's thread until the mark is dropped. The mark covers each poll of a future, or a whole closure.
 pub(crate) struct BodyMark<'a> {
     shared: &'a Shared,
     before: Option<InBody>,
@@ -175,8 +176,8 @@ impl Drop for BodyMark<'_> {
     }
 }
 
-/// The mark of this thread, if what runs is the body of this service. A task that the body polls in its own future, as those
-/// of a `LocalSet`, is none of it, and has a number.
+/// The mark of this thread, if it runs the body of this service. The body may poll tasks in its own future, such as those of a
+/// `LocalSet`. Their code is not the body's, and their task IDs tell them apart.
 fn body_of(shared: &Shared) -> Option<InBody> {
     let mark = BODY.get().filter(|mark| std::ptr::eq(mark.service, shared));
     #[cfg(feature = "tokio")]
@@ -188,7 +189,7 @@ fn is_in_body(shared: &Shared) -> bool {
     body_of(shared).is_some()
 }
 
-/// Never ready: what a managed listener that is retired has for those who wait at it.
+/// Never ready: a call that waits at a retired managed listener waits here.
 #[cfg(feature = "tokio")]
 pub(crate) async fn never<T>(shared: &Shared) -> T {
     std::future::poll_fn(|_| {
@@ -210,15 +211,15 @@ mod tests {
     use super::*;
     use crate::{Service, testing};
 
-    /// A drain that waits in vain is seen long before it ends by itself.
+    /// The tests notice a drain that waits in vain long before it ends by itself.
     const DRAIN: Duration = Duration::from_secs(3600);
     const DEADLINE: Duration = Duration::from_secs(60);
 
     const CLEANED_UP: &str = "cleaned up";
 
-    /// How a service ends that is stopped with nothing open: `None` if its body was not waited for.
+    /// Stops a service with nothing open. Returns `None` if the drain did not wait for the body.
     ///
-    /// A body that is to be waited for is stopped once that is known, any other once it has said something.
+    /// The stop comes once the body has reported, and, if the drain is to wait for it, once that is known.
     fn stop<T: Send + 'static>(
         running: testing::Running<T>,
         said: &mpsc::Receiver<Arc<Shared>>,
@@ -235,7 +236,7 @@ mod tests {
         ended.recv_timeout(DEADLINE).expect("the drain ends before its deadline")
     }
 
-    /// What a closure returns that ends with `body`.
+    /// The return value of a closure that ends with `body`.
     fn stop_thread<F>(is_waited_for: bool, body: F) -> Option<&'static str>
     where
         F: FnOnce(Shutdown, mpsc::Sender<Arc<Shared>>) + Send + 'static,
@@ -334,7 +335,7 @@ mod tests {
             Service::new().listen("echo", "tcp://127.0.0.1:0").drain_timeout(DRAIN).upgrade_timeout("60s")
         }
 
-        /// What a body has.
+        /// The parameters of a body.
         struct Parts {
             echo: TcpListener,
             shutdown: Shutdown,
@@ -346,7 +347,7 @@ mod tests {
                 say(&self.shutdown, &self.say);
             }
 
-            /// Awaits a clone, and says so once it is polled.
+            /// Awaits a clone, and reports once it is polled.
             fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
                 let (mut clone, mut to) = (self.shutdown.clone(), Some(self.say.clone()));
                 std::future::poll_fn(move |cx| {
@@ -365,7 +366,7 @@ mod tests {
             }
         }
 
-        /// How a body ends that ends with `body`, in both flavours.
+        /// Stops a service whose body ends with `body`, in both flavours.
         fn stop_body<F, B>(is_waited_for: bool, body: F)
         where
             F: Fn(Parts) -> B + Clone + Send + 'static,
