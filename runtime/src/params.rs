@@ -312,10 +312,10 @@ impl FromHarness for Shutdown {
     }
 }
 
-/// By taking it a body decides itself when it is ready.
+/// With `Ready` the body itself decides when the service is ready.
 ///
-/// Without it a service is ready once every managed listener has been asked for its first connection. Dropping it
-/// without [`notify`](Self::notify) fails the start: the predecessor serves on.
+/// Without `Ready` a service is ready once the body has asked every managed listener for its first connection. Dropping
+/// `Ready` without [`notify`](Self::notify) fails the start: the predecessor serves on.
 #[derive(Debug)]
 #[must_use = "dropping `Ready` without `notify` fails the start"]
 pub struct Ready {
@@ -323,7 +323,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Says that the service is ready: a predecessor hands over, the pid file is written.
+    /// Reports that the service is ready. A predecessor then hands over, and the pid file is written.
     pub fn notify(mut self) {
         if let Some(shared) = self.shared.take() {
             shared.post(Note::Ready);
@@ -348,7 +348,7 @@ impl FromHarness for Ready {
     }
 }
 
-/// A handle to the life of this process: to upgrade it, to stop it, to ask about it.
+/// A handle to this process: it upgrades the service, stops it, and reports its status.
 #[derive(Clone, Debug)]
 pub struct Upgrader {
     shared: Arc<Shared>,
@@ -359,13 +359,13 @@ impl Upgrader {
         Self { shared }
     }
 
-    /// Starts a successor and waits for the outcome: `Ok` once the successor serves and has passed its probation.
-    /// This process drains then.
+    /// Starts a successor and waits for the outcome: `Ok` once the successor serves and has passed its probation. This
+    /// process then drains.
     ///
     /// # Errors
     ///
-    /// Why it was refused, or why the successor failed; in both cases this process serves on. A service that has ended
-    /// answers [`Terminating`](UpgradeError::Terminating). Other platforms than Linux always answer
+    /// Why the upgrade was refused, or why the successor failed. In both cases this process serves on. A service that has
+    /// ended returns [`Terminating`](UpgradeError::Terminating). Platforms other than Linux always return
     /// [`Unsupported`](UpgradeError::Unsupported).
     pub async fn upgrade(&self) -> Result<Upgraded, UpgradeError> {
         self.request().wait().await.clone()
@@ -391,8 +391,8 @@ impl Upgrader {
         self.shared.post(Note::Stop);
     }
 
-    /// How this process stands, or a service that has ended stood then: for an endpoint of the service's own, or its
-    /// metrics.
+    /// Returns the status of this process, for an endpoint or the metrics of your own service. A service that has ended
+    /// returns its last status.
     pub async fn status(&self) -> Status {
         self.ask_status().wait().await.clone()
     }
@@ -409,12 +409,13 @@ impl Upgrader {
     }
 
     /// Passes a descriptor on to every successor from now on, under a name: a connection, a file, a lock. The successor
-    /// finds it in [`Inherited`]. One that was passed on under this name before is replaced.
+    /// finds it in [`Inherited`]. A descriptor passed on later under the same name replaces the earlier one.
     ///
-    /// A connection that both processes read is garbled: stop reading it before the upgrade. This process keeps its own
-    /// until it exits, in case it has to start another successor: only then does a peer see that nobody has it any more.
+    /// If two processes read a connection, its data is garbled: stop reading it before the upgrade. This process keeps
+    /// its own copy of the descriptor until it exits, because it may have to start another successor. A peer sees the
+    /// connection closed only after that, when no process has the descriptor any more.
     ///
-    /// A name has at most 4,096 bytes; with a longer one every upgrade is refused.
+    /// A name has at most 4,096 bytes. With a longer name every upgrade is refused.
     pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
         self.shared.passed_on().insert(name.into(), Arc::new(fd.into()));
     }
@@ -424,13 +425,14 @@ impl Upgrader {
         self.shared.generation
     }
 
-    /// Whether this process was started by a predecessor.
+    /// Whether a predecessor started this process.
     pub fn has_predecessor(&self) -> bool {
         self.shared.had_predecessor
     }
 
-    /// Waits until the predecessor has exited, with what follows [`Service::run`](crate::Service::run) in its `main`; at once if
-    /// there was none. What that process held until its end, such as a lock, is free then.
+    /// Waits until the predecessor has exited. The code after [`Service::run`](crate::Service::run) in its `main` has
+    /// ended by then. A lock or another resource that the predecessor kept until its end is then free. Without a
+    /// predecessor this returns at once.
     pub async fn predecessor_gone(&self) {
         self.shared.predecessor_gone.wait().await;
     }
@@ -447,25 +449,25 @@ impl FromHarness for Upgrader {
     }
 }
 
-/// What the predecessor has passed on by name, with [`Upgrader::pass_on`].
+/// The descriptors that the predecessor has passed on by name, with [`Upgrader::pass_on`].
 ///
-/// Whatever is not taken is closed when it is dropped. It is not passed on once more by itself: the next successor gets
-/// what this process passes on.
+/// Dropping this value closes every descriptor that the body has not taken. Nothing is passed on again by itself: the
+/// next successor gets only what this process passes on.
 #[derive(Debug)]
 pub struct Inherited {
     files: Vec<(String, OwnedFd)>,
 }
 
 impl Inherited {
-    /// Takes the descriptor of this name, close-on-exec; `None` if there is none, or it has been taken.
+    /// Takes the descriptor of this name, close-on-exec. Returns `None` if there is none, or if it has been taken.
     ///
-    /// What it was is known to the program alone: make of it what was passed on.
+    /// Only the program knows what kind of descriptor it is: convert it to the type that was passed on.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let at = self.files.iter().position(|(known, _)| known == name)?;
         Some(self.files.remove(at).1)
     }
 
-    /// The names that have not been taken, and their descriptors.
+    /// The descriptors that have not been taken, with their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
         self.files.iter().map(|(name, fd)| (name.as_str(), fd::borrow(fd)))
     }
@@ -477,23 +479,25 @@ impl FromHarness for Inherited {
     }
 }
 
-/// Takes declared listeners at run time, and binds others: their number or their addresses may come from a configuration.
+/// Takes declared listeners at run time, and binds others. Their number or their addresses may come from a configuration.
 ///
-/// They can be taken and bound until the service is ready. Without a [`Ready`] that is when every managed listener, of which
-/// there must be one, has been asked for its first connection: take and bind them all before the first is served. A declared
-/// listener that nobody has taken by then fails the start. What was offered by the predecessor and is not bound again by
-/// then is closed.
+/// The body can take and bind listeners until the service is ready. Without a [`Ready`] the service needs at least one
+/// managed listener. It is ready once the body has asked every managed listener for its first connection. So take and
+/// bind all listeners before serving the first. A declared listener that the body has not taken when the service would be
+/// ready fails the start. A socket that the predecessor has offered and that the body has not bound again by then is
+/// closed.
 #[derive(Clone, Debug)]
 pub struct Listeners {
     shared: Arc<Shared>,
 }
 
 impl Listeners {
-    /// Takes the declared listener of this name, which no parameter has taken.
+    /// Takes the declared listener of this name, if it is not a parameter of the body.
     ///
     /// # Errors
     ///
-    /// No listener of this name is declared, it has been taken, `T` is not for this kind of socket, or the service is ready.
+    /// No listener of this name is declared, the listener has been taken, `T` is not for this kind of socket, or the
+    /// service is ready.
     pub fn declared<T: FromListener>(&self, name: &str) -> Result<T, StartError> {
         // The lock is not held meanwhile: what makes a `T` is anybody's code.
         let held = {
@@ -512,23 +516,24 @@ impl Listeners {
         Ok(made)
     }
 
-    /// Inherits the listener of this name and address from the predecessor, or binds it. One that is declared so and has not
-    /// been taken is that listener.
+    /// Inherits the listener of this name and address from the predecessor, or binds it. If a listener is declared with
+    /// this name and address and has not been taken, this takes the declared listener.
     ///
     /// # Errors
     ///
-    /// The address does not parse or cannot be bound, the name or the address is in use here, `T` is not for this kind of
-    /// socket, the service is ready, or has 10,000 listeners.
+    /// The address does not parse, or cannot be bound. The name or the address is in use in this process. `T` is not for
+    /// this kind of socket. The service is ready, or has 10,000 listeners.
     pub fn bind<T: FromListener>(&self, name: &str, address: impl IntoAddress) -> Result<T, StartError> {
         self.obtain(name, address, |address| sockets::bind(name, address))
     }
 
-    /// The same, with a function that makes the socket if it is not inherited, for options that an [`Address`] does not
-    /// have. The socket must be bound to the address and, if it is of a kind that does, listen.
+    /// Like [`bind`](Self::bind), with a function that makes the socket if it is not inherited. This is for options that
+    /// an [`Address`] does not have. The socket must be bound to the address. If its kind accepts connections, it must
+    /// also listen.
     ///
     /// # Errors
     ///
-    /// As for [`bind`](Self::bind), and what the function says.
+    /// As for [`bind`](Self::bind), and the error of the function.
     pub fn bind_with<T, S>(
         &self,
         name: &str,
@@ -550,8 +555,8 @@ impl Listeners {
         })
     }
 
-    /// Inherits the listener of this name and address; `None` if the predecessor does not have it. One that is declared so and
-    /// has not been taken is that listener, inherited or not.
+    /// Inherits the listener of this name and address. Returns `None` if the predecessor does not have it. If a listener
+    /// is declared with this name and address and has not been taken, this takes the declared listener, inherited or not.
     ///
     /// # Errors
     ///
@@ -574,7 +579,7 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// As for [`bind`](Self::bind), and if the socket is not what the address says.
+    /// As for [`bind`](Self::bind). Also if the socket does not fit the address.
     pub fn add(
         &self,
         name: &str,
@@ -612,7 +617,7 @@ impl Listeners {
         Ok(obtained.expect("it is inherited or bound"))
     }
 
-    /// Whether it is one that is declared and that nobody has taken.
+    /// Whether a listener is declared with this name and address and has not been taken.
     fn is_declared(&self, name: &str, address: &Address) -> bool {
         let is_it = |held: &Held| held.name == name && held.address.identity() == address.identity();
         self.shared.pool().iter().any(|pool| pool.declared.iter().any(is_it))
@@ -627,8 +632,8 @@ impl Listeners {
         })
     }
 
-    /// Makes a listener. The lock of the pool is not held meanwhile, because to resolve a name may take long and the
-    /// engine needs it; the name and the address are reserved instead.
+    /// Makes a listener without the lock of the pool, because resolving a name may take long and the engine needs the
+    /// lock. The name and the address are reserved instead.
     fn enter<T: FromListener>(
         &self,
         name: &str,
