@@ -82,9 +82,6 @@ impl Engine {
 
     pub(super) fn end(&mut self, end: End) {
         self.bury_successor();
-        if end != End::AtOnce {
-            self.say_that_it_is_over();
-        }
         if let End::NotStarted(_) = end {
             self.held.iter().filter(|held| held.created).for_each(|held| held.remove(&self.shared));
         } else if matches!(end, End::Final | End::RescueFailed) {
@@ -96,6 +93,10 @@ impl Engine {
             if let Err(error) = pidfile.remove_if_names(&ours) {
                 complain!(self.shared, "cannot remove the pid file {}: {error}", pidfile.path().display());
             }
+        }
+        // Not before: who hears it may make the pid file its own, between the look at that file and its removal here.
+        if end != End::AtOnce {
+            self.say_that_it_is_over();
         }
         for reply in self.waiting.drain(..) {
             reply.set(Err(UpgradeError::Terminating));
