@@ -106,10 +106,11 @@ impl Command {
 impl Extent {
     /// Whether there are such points. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
     /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain, and
-    /// one that returns by itself ends the service where the old process is gone.
+    /// one that returns some time after its first connection ends the service where the old process is gone, and is past its probation
+    /// where that one is late.
     fn has(&self, what: &str, side: Side) -> bool {
         let can_be_managed = !["stop", "stall", "fork"].contains(&what) && !self.release.has_parent_between();
-        let is_alone = side == Side::Old && ["kill", "stop"].contains(&what);
+        let is_alone = side == Side::Old && ["kill", "stop", "delay"].contains(&what);
         (!self.managed || can_be_managed)
             && (what != "rescue" || self.release.is_sound())
             && !(is_alone && self.release == Release::Returns)
