@@ -230,6 +230,8 @@ pub(crate) struct Engine {
     /// Why the upgrade, or the start, under way fails; the first reason is the cause.
     reason: Option<String>,
     stopping: Option<Signal>,
+    /// The signals that have come and are not fed yet.
+    signals: signals::Pending,
     /// The signals that have asked to stop.
     stops: Stops,
     serving_since: Option<Instant>,
@@ -313,6 +315,7 @@ impl Engine {
             told_unserved: None,
             reason: None,
             stopping: None,
+            signals: signals::Pending::default(),
             stops: Stops::default(),
             serving_since: None,
             phase_since: Instant::now(),
@@ -494,18 +497,11 @@ impl Engine {
     /// that it is dead. Read the other way round, the two could come in between, and the request be refused for the sake
     /// of a process that was gone before it was made.
     fn take_requests(&mut self) {
-        let pending = if self.is_process { signals::take() } else { signals::Pending::default() };
+        self.look_at_signals();
         let notes = self.shared.take_notes();
         self.take_arrivals();
-        // Ctrl-C first: with a SIGTERM that it has caused somebody to send it is one request, which the order of the two
-        // would make two.
-        for _ in 0..pending.interrupts {
-            self.stop(Some(Signal::SIGINT));
-        }
-        for _ in 0..pending.terminates {
-            self.stop(Some(Signal::SIGTERM));
-        }
-        if pending.upgrades > 0 {
+        self.take_stops();
+        if std::mem::take(&mut self.signals.upgrades) > 0 {
             self.feed(Event::Upgrade);
         }
         let mut ready_was_dropped = false;
@@ -582,6 +578,26 @@ impl Engine {
         }
     }
 
+    /// Notes the signals that have come since the last look.
+    fn look_at_signals(&mut self) {
+        if self.is_process {
+            self.signals.add(signals::take());
+        }
+    }
+
+    /// Stops for each signal that has been noted.
+    ///
+    /// Ctrl-C first: with a SIGTERM that it has caused somebody to send it is one request, which the order of the two would
+    /// make two.
+    fn take_stops(&mut self) {
+        for _ in 0..std::mem::take(&mut self.signals.interrupts) {
+            self.stop(Some(Signal::SIGINT));
+        }
+        for _ in 0..std::mem::take(&mut self.signals.terminates) {
+            self.stop(Some(Signal::SIGTERM));
+        }
+    }
+
     fn look_at_body(&mut self) {
         let is_prepared = self.preparation == Preparation::Done;
         if self.verdict.is_none() && is_prepared && self.state.phase == Phase::Starting {
@@ -647,6 +663,12 @@ impl Engine {
     fn feed(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            // A signal to stop that came before a step of the handover means the service, which this process still has. Fed after
+            // it, the stop would mean this process alone.
+            if matches!(event, Event::Prepared | Event::Paused | Event::Active) {
+                self.look_at_signals();
+                self.take_stops();
+            }
             let before = self.state.phase;
             let (state, actions) = self.state.step(event);
             self.state = state;

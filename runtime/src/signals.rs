@@ -31,6 +31,14 @@ pub(crate) struct Pending {
     pub(crate) interrupts: u32,
 }
 
+impl Pending {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.upgrades += more.upgrades;
+        self.terminates += more.terminates;
+        self.interrupts += more.interrupts;
+    }
+}
+
 pub(crate) fn take() -> Pending {
     Pending {
         upgrades: UPGRADES.swap(0, Ordering::AcqRel),

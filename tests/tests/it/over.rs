@@ -125,6 +125,28 @@ fn a4_a_stop_in_the_probation_is_no_upgrade() {
     service.wait_until_all_are_gone();
 }
 
+/// A stop that comes before the successor is told to serve means the service, though the engine looks at both at once.
+#[test]
+fn a_stop_that_comes_with_the_answer_of_the_successor_stops_the_service() {
+    let dir = Dir::new();
+    let gate = dir.gate("init");
+    let (service, old) = dir.victim().serve();
+    service.plan("init gate init");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    old.stop();
+    gate.open();
+    service.wait(&new, "prepared");
+    // It is pending, and `prepared` is in the channel.
+    old.signal(Signal::TERM);
+    old.signal(Signal::CONT);
+    let failure = service.wait_for(&old, "error", "upgrade failed: ").text;
+    assert!(failure.contains("the service was told to stop"), "{failure}");
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    service.wait_until_all_are_gone();
+}
+
 /// D5: what hangs passes no probation.
 #[test]
 fn d5_a_successor_that_is_stopped_in_its_probation_fails() {
