@@ -144,6 +144,7 @@ struct Successor {
     channel: Channel,
     /// That of its end of the channel, and that of ours.
     inodes: [u64; 2],
+    is_killed: bool,
     /// The channel cannot be used. It stays open until the successor is dead, who would take its end for the death of
     /// this process.
     is_cut_off: bool,
@@ -768,7 +769,7 @@ impl Engine {
             Action::SendPing => self.say_down(&Message::Ping),
             Action::Announce => return self.announce(),
             Action::Kill => {
-                if let Some(successor) = &self.successor {
+                if let Some(successor) = &mut self.successor {
                     successor.kill();
                 }
             }

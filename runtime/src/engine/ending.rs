@@ -162,7 +162,8 @@ impl Engine {
             }
         }
         let Some(successor) = &mut self.successor else { return };
-        let unwanted = self.stopping.is_some() && successor.active_after.is_none();
+        // It may have been told to stop before it served, or was killed at this moment.
+        let unwanted = successor.is_killed || self.stopping.is_some() && successor.active_after.is_none();
         successor.wait_until_dead(Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO });
         let dead = [successor.exited.is_some().then(|| successor.child.pid()), successor.dead_speaker()];
         let mut dead: Vec<u32> = dead.into_iter().flatten().collect();

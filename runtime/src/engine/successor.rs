@@ -91,6 +91,7 @@ impl Engine {
             others: HashSet::new(),
             channel,
             inodes,
+            is_killed: false,
             is_cut_off: false,
             is_at_its_end: false,
             next_look: None,
@@ -356,7 +357,8 @@ impl Successor {
     }
 
     /// SIGKILL to those that are known. What they have forked is ended once they are dead.
-    pub(super) fn kill(&self) {
+    pub(super) fn kill(&mut self) {
+        self.is_killed = true;
         if self.exited.is_none() {
             self.child.kill();
         }
