@@ -142,6 +142,25 @@ impl<T: Send + Sync> Gate<T> {
         self.read().io.clone()
     }
 
+    /// Another descriptor of the same socket in the place of this one, if it is there still. While somebody is inside that is left to
+    /// the next try.
+    pub(crate) fn replace(&self, io: &Arc<T>, fresh: Arc<T>) {
+        let replaced = match self.inner.try_write() {
+            Ok(mut inner) => {
+                inner.io.as_mut().filter(|it| Arc::ptr_eq(it, io)).map(|it| std::mem::replace(it, fresh))
+            }
+            Err(_) => None,
+        };
+        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        drop(replaced);
+    }
+
+    /// Says what was found wrong with the listener, and mended.
+    #[cfg(upgrades)]
+    pub(crate) fn complain_of(&self, what: &str) {
+        complain!(self.shared, "listener `{}`: {what}", self.name);
+    }
+
     /// Says why no connection can be taken, to those who take it for a reason to try again.
     pub(crate) fn complain(&self, error: &io::Error) {
         if self.cannot_accept.is_due() {

@@ -5,7 +5,9 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use event_listener::listener;
 use tokio::io::Interest;
@@ -25,10 +27,17 @@ pub use listener::{TcpListener, UnixListener};
 pub(crate) use stream::forward_write;
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, TcpStream, UnixStream};
 
+/// How long to wait before a socket is looked at again that was shut down.
+const RENEW_PAUSE: Duration = Duration::from_millis(20);
+
 /// Does `attempt` on the descriptor of a gate, as soon as it is readable while the gate is open. Pending while it is
 /// closed, and for ever once it is retired.
+///
+/// Where the socket was shut down by another process that has it, shutdown(2), tokio takes it for readable for ever after. Then
+/// `renew` is called, which may register the socket anew, and there is a pause.
 async fn read_through<T, R>(
     gate: &Gate<AsyncFd<T>>,
+    renew: impl Fn(&Arc<AsyncFd<T>>) -> io::Result<()>,
     mut attempt: impl FnMut(&T) -> io::Result<R>,
 ) -> io::Result<R>
 where
@@ -63,21 +72,27 @@ where
             Passage::Retired => drain::never(gate.shared()).await,
         };
         let mut readable = pin!(io.readable());
-        poll_fn(|cx| {
+        let is_shut_down = poll_fn(|cx| {
             if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
                 // The attempt above clears the readiness, when there is nothing; this guard must leave it as it is.
-                return Poll::Ready(ready.map(|mut guard| guard.retain_ready()));
+                return Poll::Ready(ready.map(|mut guard| {
+                    guard.retain_ready();
+                    guard.ready().is_read_closed()
+                }));
             }
-            Pin::new(&mut changed).poll(cx).map(Ok)
+            Pin::new(&mut changed).poll(cx).map(|()| Ok(false))
         })
         .await?;
+        if is_shut_down {
+            renew(&io)?;
+            tokio::time::sleep(RENEW_PAUSE).await;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -104,7 +119,7 @@ mod tests {
             for _ in 0..8 {
                 let gate = gate.clone();
                 runtime.spawn(async move {
-                    while read_through(&gate, |socket| socket.peek(&mut [0])).await.is_ok() {}
+                    while read_through(&gate, |_| Ok(()), |socket| socket.peek(&mut [0])).await.is_ok() {}
                 });
             }
             for _ in 0..10 {

@@ -198,6 +198,10 @@ impl Tuning {
             set_option(fd, level, option, value)?;
             undone.push(name);
         }
+        if let Some(before) = self.backlog.filter(|_| is_shut_down(fd)) {
+            listen_again(fd, i32::try_from(before).unwrap_or(i32::MAX))?;
+            undone.push("shutdown(2)");
+        }
         let backlog = self.backlog.zip(accept_queue(fd).map(|(_, backlog)| backlog));
         if let Some((before, _)) = backlog.filter(|(before, now)| before != now) {
             SockRef::from(&fd).listen(i32::try_from(before).unwrap_or(i32::MAX))?;
@@ -403,8 +407,28 @@ fn set_backlog(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
     if !address.kind().is_listening() {
         return Ok(());
     }
-    let backlog = address.options().backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX));
-    SockRef::from(&fd).listen(backlog)
+    SockRef::from(&fd).listen(backlog(address))
+}
+
+fn backlog(address: &Address) -> i32 {
+    address.options().backlog.map_or(BACKLOG, |n| i32::try_from(n).unwrap_or(i32::MAX))
+}
+
+/// Whether a listener of TCP does not listen any more. One for Unix sockets cannot be told, nor made to listen again.
+fn is_shut_down(listener: BorrowedFd<'_>) -> bool {
+    nix::sys::socket::getsockopt(&listener, sockopt::AcceptConn).is_ok_and(|listens| !listens)
+}
+
+/// listen(2) on a listener that was shut down. The connections that it accepts would be shut down as well if it were not
+/// disconnected first, connect(2) with AF_UNSPEC.
+fn listen_again(listener: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: it is a C struct of numbers, for which zeroes are values.
+    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the pointer describes `nowhere`, which lives through the call.
+    Errno::result(unsafe { libc::connect(listener.as_raw_fd(), &raw const nowhere, length) })?;
+    SockRef::from(&listener).listen(backlog)
 }
 
 /// TCP_INFO of a listener, whose `tcpi_unacked` is the length of its accept queue and `tcpi_sacked` the backlog.
@@ -787,6 +811,26 @@ pub(crate) fn peers(ports: &[u16], limit: usize) -> Vec<String> {
 fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::V4((*name).into()));
     v4.or_else(|| name.as_sockaddr_in6().map(|name| SocketAddr::V6((*name).into())))
+}
+
+/// How long to wait after an accept that failed, before the next one. A listener of TCP that another process has shut down,
+/// shutdown(2), which has the same socket, listens again: to give that error to a body that says `?` would end the service for
+/// what a release did that has failed. Any other error that does not pass is returned.
+pub(crate) fn recover<T>(
+    gate: &Gate<T>,
+    listener: BorrowedFd<'_>,
+    address: &Address,
+    error: io::Error,
+) -> io::Result<Duration>
+where
+    T: Send + Sync,
+{
+    if error.raw_os_error() != Some(libc::EINVAL) || !is_shut_down(listener) {
+        return out_of_resources(gate, error);
+    }
+    listen_again(listener, backlog(address))?;
+    gate.complain_of("another process had shut it down, shutdown(2); it listens again");
+    Ok(Duration::ZERO)
 }
 
 /// How long to wait after an accept that failed for want of something that others may give back. The connection stays

@@ -12,7 +12,7 @@ use nix::sys::socket::SockFlag;
 use socket2::{SockAddr, SockRef};
 
 use super::{PolledGate, TcpStream, UnixStream};
-use crate::address::Kind;
+use crate::address::{Address, Kind};
 use crate::params::{FromListener, ListenerSocket};
 use crate::shared::Counted;
 use crate::sockets;
@@ -21,6 +21,7 @@ use crate::sockets;
 #[derive(Clone)]
 struct Acceptor {
     gate: Arc<PolledGate<OwnedFd>>,
+    address: Arc<Address>,
 }
 
 impl Acceptor {
@@ -34,7 +35,10 @@ impl Acceptor {
                 Ok((stream, peer, shared.count()))
             });
             match accepted {
-                Err(error) => thread::sleep(sockets::out_of_resources(&self.gate.gate, error)?),
+                Err(error) => thread::sleep(match self.gate.gate.io() {
+                    Some(io) => sockets::recover(&self.gate.gate, io.as_fd(), &self.address, error)?,
+                    None => sockets::out_of_resources(&self.gate.gate, error)?,
+                }),
                 accepted => return accepted,
             }
         }
@@ -109,7 +113,8 @@ macro_rules! managed {
 
             fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
                 let io = Arc::new(socket.duplicate()?);
-                Ok(Self { acceptor: Acceptor { gate: PolledGate::new(socket, io)? } })
+                let address = Arc::new(socket.address().clone());
+                Ok(Self { acceptor: Acceptor { gate: PolledGate::new(socket, io)?, address } })
             }
         }
 

@@ -39,7 +39,7 @@ macro_rules! managed {
             ///
             /// What the system says, such as ECONNREFUSED for an earlier datagram that nobody received.
             pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, $addr)> {
-                read_through(&self.gate, |socket| socket.recv_from(buffer)).await
+                read_through(&self.gate, |_| Ok(()), |socket| socket.recv_from(buffer)).await
             }
 
             /// sendto(2): sends a datagram.

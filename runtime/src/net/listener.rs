@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{TcpStream, UnixStream, read_through};
-use crate::address::Kind;
+use crate::address::{Address, Kind};
 #[cfg(feature = "http")]
 use crate::drain::Shutdown;
 use crate::gate::Gate;
@@ -25,18 +25,25 @@ use crate::sockets;
 #[derive(Clone)]
 struct Acceptor {
     gate: Arc<Gate<AsyncFd<OwnedFd>>>,
+    address: Arc<Address>,
+}
+
+/// Registers a socket with the runtime.
+fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one descriptor from here until it is dropped, which `AsyncFd` does after it has
+    // deregistered it.
+    #[allow(unsafe_code)]
+    let io = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+    Ok(io)
 }
 
 impl Acceptor {
     fn new(socket: ListenerSocket<'_>) -> io::Result<Self> {
-        let fd = socket.duplicate()?;
-        // SAFETY: an `OwnedFd` is one descriptor from here until it is dropped, which `AsyncFd` does after it has
-        // deregistered it.
-        #[allow(unsafe_code)]
-        let io = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        let io = register(socket.duplicate()?)?;
+        let address = Arc::new(socket.address().clone());
         let gate = Arc::new(Gate::new(socket.name().to_owned(), socket.shared().clone(), Arc::new(io)));
         socket.register(gate.clone());
-        Ok(Self { gate })
+        Ok(Self { gate, address })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -46,7 +53,12 @@ impl Acceptor {
     /// The next connection. Pending while the gate is closed, and for ever once it is retired.
     async fn accept(&self) -> io::Result<(OwnedFd, SockAddr, Counted)> {
         loop {
-            let accepted = read_through(&self.gate, |listener| {
+            // Another descriptor of the same socket is registered anew.
+            let renew = |io: &Arc<AsyncFd<OwnedFd>>| {
+                self.gate.replace(io, Arc::new(register(io.get_ref().try_clone()?)?));
+                Ok(())
+            };
+            let accepted = read_through(&self.gate, renew, |listener| {
                 let (stream, peer) = sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK)?;
                 // Counted while the gate is held open: a drain that begins next sees this connection.
                 Ok((stream, peer, self.shared().count()))
@@ -59,7 +71,10 @@ impl Acceptor {
     }
 
     async fn wait_for_resources(&self, error: io::Error) -> io::Result<()> {
-        let pause = sockets::out_of_resources(&self.gate, error)?;
+        let pause = match self.gate.io() {
+            Some(io) => sockets::recover(&self.gate, io.get_ref().as_fd(), &self.address, error)?,
+            None => sockets::out_of_resources(&self.gate, error)?,
+        };
         tokio::time::sleep(pause).await;
         Ok(())
     }

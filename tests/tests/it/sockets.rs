@@ -882,3 +882,45 @@ fn a12_of_two_services_that_start_at_once_on_a_stale_path_one_serves() {
         assert!(!path.exists(), "{round}");
     }
 }
+
+/// Of a port that the kernel has chosen a listener that is shut down lets go.
+fn on_a_fixed_port(dir: &Dir) -> crate::harness::Command<'_> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    dir.victim().no_listeners().listen("echo", &format!("tcp://127.0.0.1:{port}"))
+}
+
+/// A9: a release that shuts the listener down, and fails: the old process serves on, whoever was the first to notice.
+#[test]
+fn a9_a_listener_that_a_release_has_shut_down_listens_again() {
+    for (plan, current_thread) in [
+        ("init shut-listeners; init return 1", false),
+        ("init shut-listeners; init return 1", true),
+        ("step:Prepared shut-listeners; step:Prepared exit 1", false),
+        ("serving shut-listeners; serving exit 1", false),
+    ] {
+        let dir = Dir::new();
+        let command = on_a_fixed_port(&dir).probation("1h");
+        let command = if current_thread { command.current_thread() } else { command };
+        let (service, old) = command.serve();
+        service.plan(plan);
+        old.signal(Signal::HUP);
+        service.wait_for_failure(&old);
+        let mut clients: Vec<_> = (0..20).map(|_| service.open(&old)).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(client.who(), (1, old.pid()), "{plan}"));
+        drop(service.upgrade(&old));
+    }
+}
+
+/// The other way round: the old process shuts it down once its successor serves.
+#[test]
+fn a9_a_listener_that_the_predecessor_has_shut_down_listens_again() {
+    let dir = Dir::new();
+    let (service, old) = on_a_fixed_port(&dir).plan("draining shut-listeners").serve();
+    let new = service.upgrade(&old);
+    service.wait(&old, "shut");
+    service.wait_for(&new, "error", "shut it down, shutdown(2); it listens again");
+    for _ in 0..20 {
+        assert_eq!(service.served_by(), new.pid());
+    }
+    assert_eq!(old.exit(), Exit::Status(0));
+}

@@ -10,6 +10,7 @@
 //! `listen`, `init` and `shutdown`, those in `main.rs`.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -94,6 +95,10 @@ pub(crate) fn act(generation: u64, verb: &str) {
             clear_nonblock();
             say(generation, "cleared", "");
         }
+        "shut-listeners" => {
+            shut_listeners();
+            say(generation, "shut", "");
+        }
         "say" => say(generation, "said", argument),
         _ => assert!(deeds::act(generation, verb, argument), "there is no verb `{verb}`"),
     }
@@ -101,16 +106,32 @@ pub(crate) fn act(generation: u64, verb: &str) {
 
 /// Clears O_NONBLOCK on every listening socket of this process, as code that wants to block in accept does.
 fn clear_nonblock() {
-    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("a process can be opened by itself");
-    for entry in fs::read_dir("/proc/self/fd").expect("/proc is mounted").flatten() {
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok()).expect("a number");
-        // A duplicate that needs no trust in the number; the one of the directory is closed by now.
-        let Ok(fd) = pidfd_getfd(&this, number, PidfdGetfdFlags::empty()) else { continue };
-        if matches!(rustix::net::sockopt::socket_acceptconn(&fd), Ok(true)) {
-            let flags = fcntl_getfl(&fd).expect("it is open");
-            fcntl_setfl(&fd, flags - OFlags::NONBLOCK).expect("it is open");
+    for fd in listening() {
+        let flags = fcntl_getfl(&fd).expect("it is open");
+        fcntl_setfl(&fd, flags - OFlags::NONBLOCK).expect("it is open");
+    }
+}
+
+/// Shuts down every listening socket of this process, as code does that wants to wake a thread in accept.
+fn shut_listeners() {
+    for fd in listening() {
+        match rustix::net::shutdown(&fd, rustix::net::Shutdown::Both) {
+            // It has another descriptor here, by which it is shut down already.
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
+            Err(error) => panic!("shutdown: {error}"),
         }
     }
+}
+
+/// The TCP sockets of this process that listen.
+fn listening() -> Vec<OwnedFd> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("a process can be opened by itself");
+    let entries = fs::read_dir("/proc/self/fd").expect("/proc is mounted").flatten();
+    let numbers =
+        entries.map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()).expect("a number"));
+    // Duplicates that need no trust in the numbers; that of the directory is closed by now.
+    let fds = numbers.filter_map(|number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).ok());
+    fds.filter(|fd| matches!(rustix::net::sockopt::socket_acceptconn(fd), Ok(true))).collect()
 }
 
 fn signal(name: &str) -> Signal {
