@@ -347,6 +347,8 @@ pub(crate) enum Failure {
     Silent,
     /// It put itself into the background.
     Background,
+    /// It became active, and this process was told to stop before the probation was over.
+    Unwatched,
     /// A stop was asked for.
     Stopped,
 }
@@ -661,8 +663,12 @@ impl State {
                 let failure = A::Report(Err(Failure::Stopped));
                 self.leave(true, [A::Disarm(timer), A::SendStop, failure])
             }
-            // The pid file names the successor: a stop that reaches this process means this process.
-            E::Stop => self.drain(Drain::Replaced { stop: true }, [A::Disarm(timer), A::Report(Ok(()))]),
+            // The pid file names the successor: a stop that reaches this process means this process. What becomes of the successor
+            // is not known, and nothing watches it any more.
+            E::Stop => {
+                let failure = A::Report(Err(Failure::Unwatched));
+                self.drain(Drain::Replaced { stop: true }, [A::Disarm(timer), failure])
+            }
             // That nothing has died does not prove that anything is answered. The sign of life does, and it may take as long
             // as a start may.
             E::Expired(Timer::Probation) if probation == Probation::Running => {

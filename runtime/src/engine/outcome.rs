@@ -126,6 +126,12 @@ impl Engine {
             Failure::Probation | Failure::Over => {
                 format!("the successor {} in its probation", heard("ended"))
             }
+            Failure::Unwatched => format!(
+                "process {}, the predecessor, was told to stop before the probation was over; process {} serves, and nothing \
+                 watches it",
+                self.shared.pid,
+                self.successor_pid().unwrap_or_default(),
+            ),
             Failure::Silent => format!(
                 "the successor gave no sign of life within {} after its probation: its process is stopped, or its body \
                  blocks the threads of its runtime",

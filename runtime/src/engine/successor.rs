@@ -185,6 +185,14 @@ impl Engine {
         };
         let how = successor.exited.take().unwrap_or_default();
         tell!(self.shared, DEBUG, successor = successor.pid(), how, "the successor is gone");
+        // Nobody else is left to say it: no upgrade waits for an outcome, and no other process is started.
+        if self.state.phase == Phase::Draining(Drain::Replaced { stop: true }) {
+            let pid = successor.pid();
+            complain!(
+                self.shared,
+                "the successor, process {pid}, {how}; this process was told to stop, and the service is down"
+            );
+        }
         self.reason.get_or_insert(how);
         self.known_dead(successor.child.pid());
         successor.others.iter().for_each(|other| self.known_dead(*other));

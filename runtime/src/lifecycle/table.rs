@@ -52,9 +52,10 @@ fn phases() -> Vec<Phase> {
     phases
 }
 
-const FAILURES: [Failure; 14] = [
+const FAILURES: [Failure; 15] = [
     Failure::Over,
     Failure::Silent,
+    Failure::Unwatched,
     Failure::Background,
     Failure::Check,
     Failure::CheckTime,
@@ -158,12 +159,13 @@ fn every_timer_and_every_failure_is_listed() {
             | Failure::Probation
             | Failure::Over
             | Failure::Silent
+            | Failure::Unwatched
             | Failure::Background
             | Failure::Stopped => {}
         }
     }
     assert_eq!(BTreeSet::from(TIMERS).len(), 9);
-    assert_eq!(FAILURES.iter().collect::<std::collections::HashSet<_>>().len(), 14);
+    assert_eq!(FAILURES.iter().collect::<std::collections::HashSet<_>>().len(), 15);
 }
 
 /// The timers that run in a phase: those that must, and those that may.
@@ -360,10 +362,9 @@ fn check(before: State, event: Event) {
     // An upgrade has succeeded when the successor has passed its probation, or serves while this process alone is stopped.
     if actions.contains(&A::Report(Ok(()))) {
         let is_proven = matches!(event, E::Announced | E::Expired(Timer::Announce | Timer::Quiet));
-        let is_told_to_go = event == E::Stop && matches!(before.phase, P::Standby(_));
         let is_leaving =
             matches!(before.phase, P::Announcing { leaving: true, .. } | P::Announcing { stop: true, .. });
-        assert!((is_proven || is_told_to_go) && !is_leaving, "{}", context());
+        assert!(is_proven && !is_leaving, "{}", context());
     }
 
     // A rescue is tried so often, and no more.

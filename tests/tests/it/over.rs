@@ -125,6 +125,33 @@ fn a4_a_stop_in_the_probation_is_no_upgrade() {
     service.wait_until_all_are_gone();
 }
 
+/// A4: a stop of the old process alone, before the probation is over: the successor serves, and that it goes on to is not known.
+#[test]
+fn a4_a_stop_of_the_predecessor_in_the_probation_is_no_success() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().probation("1h").serve();
+    let mut client = service.open(&old);
+    client.send("upgrade");
+    let new = service.next_process();
+    service.wait_until_it_serves(&new);
+    service.wait(&old, "standby");
+    old.signal(Signal::TERM);
+    let outcome = client.receive().unwrap();
+    let reason = format!("process {} serves, and nothing watches it", new.pid());
+    assert!(outcome.starts_with("err") && outcome.contains(&reason), "{outcome}");
+    // The successor dies while the old process finishes its connection: that is said, and nothing is started.
+    new.kill();
+    service.wait_for(
+        &old,
+        "error",
+        "was killed by SIGKILL; this process was told to stop, and the service is down",
+    );
+    drop(client);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+    service.wait_until_all_are_gone();
+}
+
 /// A stop that comes before the successor is told to serve means the service, though the engine looks at both at once.
 #[test]
 fn a_stop_that_comes_with_the_answer_of_the_successor_stops_the_service() {
