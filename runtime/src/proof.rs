@@ -118,6 +118,10 @@ fn evidence(pid: u32, pidfd: &OwnedFd, written: SystemTime, control: Option<&Pat
     if innermost != pid {
         return Err(format!("it is process {innermost} in a PID namespace of its own"));
     }
+    // Of a process that exits the memory goes first: it has its threads and its handlers still, and serves no more.
+    if field(&read(&of_process(in_proc, "status"))?, "VmSize").is_none() {
+        return Err("it is about to be dead".to_owned());
+    }
     let caught = caught(in_proc)?;
     if !is_in(caught, Signal::SIGTERM) || !UPGRADE_SIGNALS.into_iter().any(|(_, it)| is_in(caught, it)) {
         return Err("it does not handle SIGTERM and an upgrade signal".to_owned());

@@ -103,7 +103,9 @@ fn b3_why_the_body_of_a_successor_ends_in_its_probation() {
         let dir = Dir::new();
         let (service, old) = dir.victim().probation("1h").serve();
         let new = service.upgrade(&old);
-        service.connect().ask(&format!("body {order}"));
+        // It may be gone before it answers.
+        let mut client = service.connect();
+        client.send(&format!("body {order}"));
         let reason = service.wait_for_failure(&old);
         let pid = new.pid();
         let said = format!(" in its probation: {end}; it was process {pid}; this process serves on");
@@ -121,7 +123,8 @@ fn b3_why_the_body_of_a_successor_ends_while_its_predecessor_drains() {
     let before = service.open(&old);
     let new = service.upgrade(&old);
     service.wait_for(&old, "draining", "draining");
-    service.connect().ask("body fail no /etc/v.toml");
+    let mut client = service.connect();
+    client.send("body fail no /etc/v.toml");
     let said = format!(
         r#"the successor ended: the body returned an error: "no /etc/v.toml"; it was process {}; this process's own"#,
         new.pid()
@@ -175,7 +178,7 @@ fn d4_a_body_that_returns_beside_a_successor_says_who_goes_on() {
     assert_eq!(client.who().1, old.pid());
     let new = service.start_upgrade(&old);
     service.wait(&new, "gate");
-    client.ask("body return 0");
+    client.send("body return 0");
     service.wait_for(&old, "error", "the body returned; this process ends, and its successor goes on");
     gate.open();
     service.wait_until_it_serves(&new);
