@@ -229,12 +229,11 @@ impl Origin {
         };
         let pidfile = self.settings.pidfile.take().filter(|_| is_process);
         let pidfile = pidfile.map(|path| Pidfile::new(path, shared.pid));
-        if let (Some(pidfile), None) = (&pidfile, &self.offered) {
-            if let Some((pid, program)) = hint::other_service(pidfile) {
-                return Err(StartError::Running { path: pidfile.path().to_owned(), pid, program });
-            }
-        }
         let predecessor = self.offered.as_ref().map(Offered::predecessor);
+        let running = pidfile.as_ref().and_then(|it| hint::other_service(it, predecessor.as_ref()));
+        if let Some(running) = running {
+            return Err(running);
+        }
         if predecessor.is_none() {
             shared.predecessor_gone.set(());
         }

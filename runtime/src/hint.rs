@@ -6,13 +6,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::unistd::geteuid;
 
 use crate::address::{Address, Kind, Place};
+use crate::engine::PredecessorOffer;
+use crate::error::StartError;
+use crate::handover::message::shown_pidfile;
 use crate::pidfile::Pidfile;
 use crate::proof;
 use crate::report::printable;
@@ -102,15 +104,23 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     explained(&error, &hint)
 }
 
-/// Another service that has this pid file, and what it runs. A number that has become another process's, or that of a thread,
-/// is no reason not to start.
-pub(crate) fn other_service(pidfile: &Pidfile) -> Option<(u32, PathBuf)> {
+/// The refusal of a pid file that another service has. The one that the predecessor has offered is the service's own. A number
+/// that has become another process's, or that of a thread, is no reason not to start.
+pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorOffer>) -> Option<StartError> {
+    let shown = shown_pidfile(Some(pidfile.path()));
+    if predecessor.and_then(|it| it.pidfile.as_ref()).is_some_and(|offered| *offered == shown) {
+        return None;
+    }
     // Without the control socket: one that an earlier run has left would have two processes serve.
     let service = proof::prove(pidfile.path(), None).ok()?;
     let pid = service.pid();
+    // The parent is not left out: it is a service manager, or a service of its own that has started this one.
+    if pid == std::process::id() || predecessor.is_some_and(|it| it.pid == pid) {
+        return None;
+    }
     // Of another user's only that user and root may see what it runs.
-    let program = || fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
-    (pid != std::process::id() && pid != parent_id()).then(|| (pid, program()))
+    let program = fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
+    Some(StartError::Running { path: pidfile.path().to_owned(), pid, program })
 }
 
 fn explained(error: &io::Error, hint: &str) -> io::Error {

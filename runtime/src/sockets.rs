@@ -495,12 +495,12 @@ fn socket_type(kind: Kind) -> Type {
     }
 }
 
-/// The right to bind the Unix paths of a directory: a name in the abstract namespace, which the kernel gives to one socket at a
+/// The right to bind the Unix paths of a directory, and to make the pid files there name another service: a name in the abstract namespace, which the kernel gives to one socket at a
 /// time and frees when its process ends.
 ///
 /// Two services that start at once on one path would take each other for dead: a socket that is bound and does not listen yet
 /// refuses a client as a stale file does, and between a look at the path and its removal it can become the other's.
-struct PathLock {
+pub(crate) struct PathLock {
     _name: Option<UnixDatagram>,
 }
 
@@ -512,7 +512,7 @@ const PATH_LOCK_PAUSE: Duration = Duration::from_millis(1);
 impl PathLock {
     /// Waits until nobody else has it. Where it cannot be had the path is bound without: any user can take a name, and a
     /// sandbox can refuse them all.
-    fn take(path: &Path) -> Self {
+    pub(crate) fn take(path: &Path) -> Self {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let deadline = Instant::now() + PATH_LOCK_TIMEOUT;
         let name = inode_of(directory.unwrap_or(Path::new("."))).and_then(|(device, inode)| {

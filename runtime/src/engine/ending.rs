@@ -15,6 +15,7 @@ use crate::pidfile::Pidfile;
 use crate::report::{complain, tell};
 use crate::shared::{Preparation, Verdict};
 use crate::signals;
+use crate::sockets::PathLock;
 use crate::spawn::is_dead;
 use crate::supervise;
 
@@ -30,8 +31,7 @@ impl Engine {
         }
         self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
-            if let Err(error) = pidfile.publish() {
-                let problem = pidfile_error(pidfile, error);
+            if let Err(problem) = self.publish(pidfile) {
                 // Where it does not fail the start, which says why, the service goes on without.
                 if self.state.predecessor == Predecessor::Gone {
                     complain!(self.shared, "{problem}");
@@ -44,6 +44,19 @@ impl Engine {
             complain!(self.shared, WARN, "{warning}");
         }
         Event::TookOver
+    }
+
+    /// Makes the pid file name this process, unless another service has it by now: the look at the beginning of the start finds
+    /// no service that was still initialising then.
+    fn publish(&self, pidfile: &Pidfile) -> Result<(), String> {
+        let predecessor = self.parent.as_ref().map(|parent| &parent.offered);
+        // Of two first starts one publishes after the look of the other. An upgrade waits for no lock while nobody accepts.
+        let _lock = predecessor.is_none().then(|| PathLock::take(pidfile.path()));
+        if let Some(running) = hint::other_service(pidfile, predecessor) {
+            pidfile.unstage();
+            return Err(running.to_string());
+        }
+        pidfile.publish().map_err(|error| pidfile_error(pidfile, error))
     }
 
     /// It passes signals on to this process from now on.

@@ -2,6 +2,7 @@
 //! gives up is said.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::harness::{Dir, Exit, Process, Service, Signal};
@@ -153,6 +154,59 @@ fn d2_another_program_in_the_place_of_the_executable_is_refused_by_its_name() {
     serves_on(&service, &old);
     put(&dir, env!("CARGO_BIN_EXE_victim"));
     service.upgrade(&old);
+}
+
+/// A release whose pid file is that of another service: `tableflip stop` with that file would stop the wrong one.
+#[test]
+fn f1_a_release_with_the_pid_file_of_another_service_is_refused() {
+    let (dir, other_dir) = (Dir::new(), Dir::new());
+    let (other, theirs) = other_dir.victim().serve();
+    let pidfile = |path: &Path| format!("listen pidfile {}", path.display());
+    let victim = dir.victim().without_env("TABLEFLIP_PIDFILE").plan(&pidfile(&dir.join("pid")));
+    let (service, old) = victim.serve();
+    let refused = format!(
+        "the pid file {} names process {}, a running {}; upgrade or stop that one, or give this one a pid file of its own",
+        other_dir.join("pid").display(),
+        theirs.pid(),
+        env!("CARGO_BIN_EXE_victim"),
+    );
+    // By the path itself, and by one that leads there.
+    let link = dir.join("link");
+    symlink(other_dir.path(), &link).unwrap();
+    for path in [other_dir.join("pid"), link.join("pid")] {
+        service.plan(&pidfile(&path));
+        let new = service.start_upgrade(&old);
+        let reason = service.wait_for_failure(&old);
+        let refused =
+            refused.replace(&other_dir.join("pid").display().to_string(), &path.display().to_string());
+        assert!(reason.contains(&refused), "{reason}");
+        assert!(new.is_gone());
+        serves_on(&service, &old);
+        serves_on(&other, &theirs);
+    }
+
+    // It initialises when the other one starts.
+    let gate = dir.gate("init");
+    theirs.signal(Signal::TERM);
+    assert_eq!(theirs.exit(), Exit::Status(0));
+    service.plan(&format!("{}; init gate init", pidfile(&other_dir.join("pid"))));
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    let (other, theirs) = other_dir.victim().serve();
+    gate.open();
+    let reason = service.wait_for_failure(&old);
+    assert!(reason.contains(&format!("names process {}, a running ", theirs.pid())), "{reason}");
+    assert!(new.is_gone());
+    serves_on(&service, &old);
+    serves_on(&other, &theirs);
+
+    // A file of its own, and the one that the predecessor has.
+    service.plan(&pidfile(&dir.join("second")));
+    let second = service.upgrade(&old);
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(&second, "alone");
+    service.plan(&pidfile(&dir.join("second")));
+    service.upgrade(&second);
 }
 
 /// The process that the pid file names, once it is another than before.

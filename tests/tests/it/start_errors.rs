@@ -125,6 +125,31 @@ fn the_pid_file_of_a_service_that_runs_is_not_taken() {
     }
 }
 
+/// Two first starts at once: neither finds the pid file of the other at the beginning, and that one is written once it is ready.
+#[test]
+fn f1b_the_pid_file_of_a_service_that_became_ready_meanwhile_is_not_taken() {
+    let (dir, slow_dir) = (Dir::new(), Dir::new());
+    let gate = slow_dir.gate("init");
+    let slow = slow_dir.victim().env("TABLEFLIP_PIDFILE", dir.join("pid")).plan("init gate init").start();
+    let late = slow.next_process();
+    slow.wait(&late, "gate");
+    let (service, first) = dir.victim().serve();
+    gate.open();
+    assert_eq!(late.exit(), Exit::Status(1));
+    let expected = format!(
+        "cannot start: the pid file {} names process {}, a running {}; upgrade or stop that one, or give this one a pid file of \
+         its own",
+        dir.join("pid").display(),
+        first.pid(),
+        env!("CARGO_BIN_EXE_victim"),
+    );
+    assert_eq!(slow.log().lines().filter(|line| line.contains(&expected)).count(), 1, "{}", slow.log());
+    assert_eq!((service.pidfile(), service.served_by()), (Some(first.pid()), first.pid()));
+    let expected = format!("{}\n", first.pid());
+    assert_eq!(fs::read_to_string(dir.join("pid")).unwrap(), expected);
+    assert!(!dir.join(format!(".pid.{}", late.pid())).exists(), "nothing is left beside it");
+}
+
 /// Of a new release, which the old process says and serves on.
 #[test]
 fn an_executable_that_is_gone_is_said_with_what_is_missing() {
