@@ -145,58 +145,146 @@ impl Held {
     }
 }
 
-/// An option that belongs to the open file description: its name, its level and its number, and whether the kernel
-/// answers with twice what it was told, socket(7).
-type TuningRow = (&'static str, libc::c_int, libc::c_int, bool);
+/// What the value of an option is, getsockopt(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Number,
+    /// A number of which the kernel answers with twice what it was told, socket(7).
+    Doubled,
+    /// A number: 536 is what a listener answers for none, tcp(7).
+    Segment,
+    /// `struct linger`: what is off has a time all the same.
+    Linger,
+    /// `struct timeval`.
+    Time,
+}
+
+/// The longest value of an option, of which those that are shorter have zeroes at the end.
+type Value = [u8; 16];
+
+const _: () = assert!(size_of::<libc::timeval>() <= size_of::<Value>());
+
+impl Form {
+    fn size(self) -> usize {
+        match self {
+            Self::Number | Self::Doubled | Self::Segment => size_of::<libc::c_int>(),
+            Self::Linger => size_of::<libc::linger>(),
+            Self::Time => size_of::<libc::timeval>(),
+        }
+    }
+
+    fn get(self, fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<Value> {
+        let mut value = Value::default();
+        get_bytes(fd, level, option, &mut value[..self.size()])?;
+        if self == Self::Linger && first(value) == 0 {
+            value = Value::default();
+        }
+        Ok(value)
+    }
+
+    /// What is to be set for the kernel to answer `value`.
+    fn to_set(self, mut value: Value) -> Value {
+        const NO_SEGMENT: libc::c_int = 536;
+        let number = first(value);
+        let number = match self {
+            Self::Doubled => number / 2,
+            Self::Segment if number == NO_SEGMENT => 0,
+            _ => number,
+        };
+        value[..size_of_val(&number)].copy_from_slice(&number.to_ne_bytes());
+        value
+    }
+}
+
+/// The number that a value begins with.
+fn first(value: Value) -> libc::c_int {
+    let [a, b, c, d, ..] = value;
+    libc::c_int::from_ne_bytes([a, b, c, d])
+}
+
+/// An option that belongs to the open file description: its name, its level and its number.
+type TuningRow = (&'static str, libc::c_int, libc::c_int, Form);
+
+/// Since Linux 4.10, ipv6(7); the least hop count of a packet that is taken.
+const IPV6_MINHOPCOUNT: libc::c_int = 73;
 
 /// The options that a release can change on a socket that is bound already: those of an address, and the others that a
-/// program sets on a listener for the sake of its connections.
-const TUNING_ROWS: [TuningRow; 11] = [
-    ("recv_buffer", libc::SOL_SOCKET, libc::SO_RCVBUF, true),
-    ("send_buffer", libc::SOL_SOCKET, libc::SO_SNDBUF, true),
+/// program sets on a listener for the sake of its connections, which inherit them.
+///
+/// TCP_WINDOW_CLAMP is inherited as well and is missing: a listener cannot be told to have none again.
+const TUNING_ROWS: [TuningRow; 24] = [
+    // It makes a receive buffer larger that is too small for it.
+    ("SO_RCVLOWAT", libc::SOL_SOCKET, libc::SO_RCVLOWAT, Form::Number),
+    ("recv_buffer", libc::SOL_SOCKET, libc::SO_RCVBUF, Form::Doubled),
+    ("send_buffer", libc::SOL_SOCKET, libc::SO_SNDBUF, Form::Doubled),
     // Setting a size locks it. Unlocked, the kernel adjusts the buffers of each TCP connection.
-    ("SO_BUF_LOCK", libc::SOL_SOCKET, libc::SO_BUF_LOCK, false),
-    ("keepalive", libc::SOL_SOCKET, libc::SO_KEEPALIVE, false),
-    ("nodelay", libc::IPPROTO_TCP, libc::TCP_NODELAY, false),
-    ("fastopen", libc::IPPROTO_TCP, libc::TCP_FASTOPEN, false),
-    ("TCP_KEEPIDLE", libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, false),
-    ("TCP_KEEPINTVL", libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, false),
-    ("TCP_KEEPCNT", libc::IPPROTO_TCP, libc::TCP_KEEPCNT, false),
-    ("TCP_DEFER_ACCEPT", libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, false),
-    ("TCP_USER_TIMEOUT", libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, false),
+    ("SO_BUF_LOCK", libc::SOL_SOCKET, libc::SO_BUF_LOCK, Form::Number),
+    ("keepalive", libc::SOL_SOCKET, libc::SO_KEEPALIVE, Form::Number),
+    ("nodelay", libc::IPPROTO_TCP, libc::TCP_NODELAY, Form::Number),
+    ("fastopen", libc::IPPROTO_TCP, libc::TCP_FASTOPEN, Form::Number),
+    ("TCP_KEEPIDLE", libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, Form::Number),
+    ("TCP_KEEPINTVL", libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, Form::Number),
+    ("TCP_KEEPCNT", libc::IPPROTO_TCP, libc::TCP_KEEPCNT, Form::Number),
+    ("TCP_DEFER_ACCEPT", libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, Form::Number),
+    ("TCP_USER_TIMEOUT", libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, Form::Number),
+    ("TCP_MAXSEG", libc::IPPROTO_TCP, libc::TCP_MAXSEG, Form::Segment),
+    ("SO_LINGER", libc::SOL_SOCKET, libc::SO_LINGER, Form::Linger),
+    ("SO_RCVTIMEO", libc::SOL_SOCKET, libc::SO_RCVTIMEO, Form::Time),
+    ("SO_SNDTIMEO", libc::SOL_SOCKET, libc::SO_SNDTIMEO, Form::Time),
+    // An IPv6 socket has both, for clients of IPv4.
+    ("IP_TTL", libc::IPPROTO_IP, libc::IP_TTL, Form::Number),
+    ("IP_MINTTL", libc::IPPROTO_IP, libc::IP_MINTTL, Form::Number),
+    ("IP_TOS", libc::IPPROTO_IP, libc::IP_TOS, Form::Number),
+    ("IPV6_UNICAST_HOPS", libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, Form::Number),
+    ("IPV6_MINHOPCOUNT", libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, Form::Number),
+    ("IPV6_TCLASS", libc::IPPROTO_IPV6, libc::IPV6_TCLASS, Form::Number),
+    // IP_TOS sets it.
+    ("SO_PRIORITY", libc::SOL_SOCKET, libc::SO_PRIORITY, Form::Number),
+    ("SO_MARK", libc::SOL_SOCKET, libc::SO_MARK, Form::Number),
 ];
 
 /// The values of the options that belong to the open file description, which every process that has the socket shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tuning {
     /// In the order of the rows; `None` for an option that this kind of socket, or this kernel, has not.
-    values: [Option<libc::c_int>; TUNING_ROWS.len()],
+    values: [Option<Value>; TUNING_ROWS.len()],
     /// Of a TCP listener.
     backlog: Option<u32>,
 }
 
 impl Tuning {
     fn of(kind: Kind, fd: BorrowedFd<'_>) -> Self {
-        let value = |(_, level, option, _): TuningRow| {
-            let is_known = level == libc::SOL_SOCKET || kind == Kind::Tcp;
-            is_known.then(|| get_option(fd, level, option).ok()).flatten()
+        let value = |(_, level, option, form): TuningRow| {
+            let is_known = level != libc::IPPROTO_TCP || kind == Kind::Tcp;
+            is_known.then(|| form.get(fd, level, option).ok()).flatten()
         };
         let backlog = (kind == Kind::Tcp).then(|| accept_queue(fd)).flatten().map(|(_, backlog)| backlog);
         Self { values: TUNING_ROWS.map(value), backlog }
     }
 
     /// Sets what differs. Returns the names of it.
+    ///
+    /// # Errors
+    ///
+    /// The first of those that could not be set. The others are set all the same: a mark, or a high priority, takes CAP_NET_ADMIN.
     fn restore(&self, fd: BorrowedFd<'_>) -> io::Result<Vec<&'static str>> {
         let mut undone = Vec::new();
+        let mut failed = Ok(());
         // In the order of the rows: a size that is set locks its buffer.
-        for ((name, level, option, is_doubled), before) in TUNING_ROWS.into_iter().zip(self.values) {
+        for ((name, level, option, form), before) in TUNING_ROWS.into_iter().zip(self.values) {
             let Some(before) = before else { continue };
-            if get_option(fd, level, option)? == before {
-                continue;
+            let set = || {
+                let differs = form.get(fd, level, option)? != before;
+                if differs {
+                    set_bytes(fd, level, option, &form.to_set(before)[..form.size()])?;
+                }
+                Ok(differs)
+            };
+            match set() {
+                Ok(true) => undone.push(name),
+                Ok(false) => {}
+                Err(error) => failed = failed.and(Err(named(name, error))),
             }
-            let value = if is_doubled { before / 2 } else { before };
-            set_option(fd, level, option, value)?;
-            undone.push(name);
         }
         if let Some(before) = self.backlog.filter(|_| is_shut_down(fd)) {
             listen_again(fd, i32::try_from(before).unwrap_or(i32::MAX))?;
@@ -207,8 +295,12 @@ impl Tuning {
             SockRef::from(&fd).listen(i32::try_from(before).unwrap_or(i32::MAX))?;
             undone.push("backlog");
         }
-        Ok(undone)
+        failed.map(|()| undone)
     }
+}
+
+fn named(option: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{option}: {error}"))
 }
 
 fn inode_of(path: &Path) -> io::Result<(u64, u64)> {
@@ -455,15 +547,20 @@ fn set_fastopen(fd: BorrowedFd<'_>, pending: u32) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, pending)
 }
 
-/// getsockopt(2) of an option that is a number.
-fn get_option(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    let mut length = size_of_val(&value) as libc::socklen_t;
+/// getsockopt(2) of an option whose value is as long as `value`.
+fn get_bytes(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &mut [u8],
+) -> io::Result<()> {
+    let mut length = value.len() as libc::socklen_t;
     // SAFETY: the pointers describe `value` and its length, which live through the call.
-    let result =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
     Errno::result(result)?;
-    Ok(value)
+    Ok(())
 }
 
 /// setsockopt(2) of an option that is a number.
@@ -473,16 +570,14 @@ fn set_option(
     option: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
+    set_bytes(fd, level, option, &value.to_ne_bytes())
+}
+
+/// setsockopt(2).
+fn set_bytes(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
+    let length = value.len() as libc::socklen_t;
     // SAFETY: the pointer and the length describe `value`, which lives through the call.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
     Errno::result(result)?;
     Ok(())
 }
@@ -974,6 +1069,47 @@ mod tests {
         assert!(PathLock::take(&path)._name.is_none());
         let address: Address = format!("unix://{}", path.display()).parse().unwrap();
         assert!(try_bind("sock", &address).is_ok());
+    }
+
+    /// Each by itself: one may set another.
+    #[test]
+    fn f6_every_option_of_the_table_is_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let unix = format!("unix://{}", dir.path().join("sock").display());
+        for address in ["tcp://127.0.0.1:0", "tcp://[::1]:0", "udp://127.0.0.1:0", "udp://[::1]:0", &unix] {
+            let held = try_bind("it", &address.parse().unwrap()).map_err(Unbound::explained).unwrap();
+            let fd = held.fd.as_fd();
+            let at_first = Tuning::of(held.address.kind(), fd);
+            for ((name, level, option, form), before) in TUNING_ROWS.into_iter().zip(at_first.values) {
+                let Some(before) = before else { continue };
+                let mut other = form.to_set(before);
+                let number = match form {
+                    Form::Number if name == "IP_TOS" || name == "IPV6_TCLASS" => 32,
+                    Form::Number | Form::Linger | Form::Time => first(other) + 1,
+                    Form::Doubled => first(other) + 4000,
+                    Form::Segment => 1000,
+                };
+                other[..4].copy_from_slice(&number.to_ne_bytes());
+                match set_bytes(fd, level, option, &other[..form.size()]) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                    result => result.unwrap_or_else(|error| panic!("{address} {name}: {error}")),
+                }
+                assert_ne!(Tuning::of(held.address.kind(), fd), at_first, "{address} {name}");
+                let undone = at_first.restore(fd).unwrap();
+                assert!(undone.contains(&name), "{address} {name}: {undone:?}");
+                assert_eq!(Tuning::of(held.address.kind(), fd), at_first, "{address} {name}");
+                assert_eq!(at_first.restore(fd).unwrap(), [""; 0], "{address} {name}");
+            }
+        }
+        let has = |kind, address: &str, name: &str| {
+            let held = try_bind("it", &address.parse().unwrap()).map_err(Unbound::explained).unwrap();
+            let at = TUNING_ROWS.iter().position(|row| row.0 == name).unwrap();
+            Tuning::of(kind, held.fd.as_fd()).values[at].is_some()
+        };
+        assert!(
+            has(Kind::Tcp, "tcp://127.0.0.1:0", "IP_TTL") && has(Kind::Udp, "udp://[::1]:0", "IPV6_TCLASS")
+        );
+        assert!(!has(Kind::Tcp, "tcp://127.0.0.1:0", "IPV6_TCLASS"));
     }
 
     #[test]

@@ -7,9 +7,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{getsockopt, sockopt::GetStruct};
+use nix::sys::socket::{
+    getsockopt, setsockopt,
+    sockopt::{GetStruct, SetStruct},
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::booted::until;
@@ -832,6 +836,55 @@ fn a9_a_release_that_fails_changes_no_option_of_the_sockets_that_are_served() {
         let tcp = changed.iter().find(|row| row.contains("nodelay")).unwrap();
         assert!(tcp.ends_with("keepalive 1 nodelay 1 fastopen 3"), "{tcp}");
     }
+}
+
+#[derive(Clone, Copy)]
+struct LeastBytes;
+nix::getsockopt_impl!(LeastBytes, libc::SOL_SOCKET, libc::SO_RCVLOWAT, u32, GetStruct<u32>);
+nix::setsockopt_impl!(LeastBytes, libc::SOL_SOCKET, libc::SO_RCVLOWAT, u32, SetStruct<u32>);
+
+/// What a program sets on a listener for its connections. With a small TTL no client far away gets an answer, and with a linger time
+/// of 0 the end of a connection is a reset.
+#[test]
+fn f6_what_a_release_that_fails_has_set_for_its_connections_is_set_back() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().serve();
+    let gate = dir.gate("init");
+    let listener = |process: &Process| {
+        let mut sockets = process.sockets().into_iter().map(Socket::from);
+        sockets.find(|socket| socket.is_listener().unwrap_or(false)).expect("it has a listener")
+    };
+    let values = |it: &Socket| {
+        format!(
+            "ttl {:?} tos {:?} linger {:?} timeouts {:?} {:?} segment {:?} at least {:?} receive {}",
+            it.ttl_v4().unwrap(),
+            it.tos_v4().unwrap(),
+            it.linger().unwrap(),
+            it.read_timeout().unwrap(),
+            it.write_timeout().unwrap(),
+            it.tcp_mss().unwrap(),
+            getsockopt(it, LeastBytes).unwrap(),
+            receive_buffer(it),
+        )
+    };
+    let at_first = values(&listener(&old));
+    service.plan("init gate init; init fail no disk");
+    let new = service.start_upgrade(&old);
+    service.wait(&new, "gate");
+    let theirs = listener(&new);
+    theirs.set_ttl_v4(1).unwrap();
+    theirs.set_tos_v4(32).unwrap();
+    theirs.set_linger(Some(Duration::ZERO)).unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    theirs.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    theirs.set_tcp_mss(100).unwrap();
+    setsockopt(&theirs, LeastBytes, &1_000_000).unwrap();
+    assert_ne!(values(&listener(&old)), at_first, "they share it");
+    drop(theirs);
+    gate.open();
+    service.wait_for_failure(&old);
+    assert_eq!(values(&listener(&old)), at_first);
+    assert_eq!(service.served_by(), old.pid());
 }
 
 /// What starts in the place of a release that died while its predecessor drained serves with the options of that one.
