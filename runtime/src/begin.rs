@@ -198,6 +198,9 @@ impl Origin {
         if manager.is_some() && !is_supervised && offered.is_none() {
             warnings.extend(whereabouts.warning());
         }
+        if follows && offered.as_ref().is_some_and(|it| systemd::is_behind_a_wrapper(it.parent)) {
+            warnings.push(systemd::behind_a_wrapper(std::process::id()));
+        }
         if variables.is_untold() && !is_supervised && offered.is_none() {
             warnings.push(
                 "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \

@@ -31,7 +31,7 @@ use crate::shared::Shared;
 use crate::sockets::{Entry, Numbers};
 use crate::spawn::pidfd_open;
 
-pub(crate) use whereabouts::Whereabouts;
+pub(crate) use whereabouts::{Whereabouts, behind_a_wrapper, is_behind_a_wrapper};
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";

@@ -6,10 +6,11 @@
 use super::Engine;
 use crate::control;
 use crate::handover::message::shown_pidfile;
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Followed, Phase};
 use crate::pidfile::Pidfile;
 use crate::service::Identity;
 use crate::sockets::Held;
+use crate::systemd;
 
 /// How many listeners are named in one message; the others are counted.
 const NAMED_LISTENERS: usize = 8;
@@ -126,7 +127,12 @@ impl Engine {
             !adopted.contains(&held.name) && (held.name != control::NAME || !held.is_cut_off())
         };
         let lost: Vec<_> = self.held.iter().filter(is_lost).map(entry).collect();
-        let warnings = upgrade.warnings(lost.iter().map(|(name, address)| (name.as_str(), address.as_str())));
+        let mut warnings =
+            upgrade.warnings(lost.iter().map(|(name, address)| (name.as_str(), address.as_str())));
+        let pid = successor.pid();
+        if self.state.followed != Followed::Nobody && pid != successor.child.pid() {
+            warnings.push(systemd::behind_a_wrapper(pid));
+        }
         successor.warnings = warnings;
         Ok(())
     }

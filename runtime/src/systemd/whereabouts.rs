@@ -59,6 +59,22 @@ impl Whereabouts {
     }
 }
 
+/// The warning of a release that is a script which waits for the service: the process that was started is another one than the
+/// process that speaks, and only the former is a child of the manager.
+pub(crate) fn behind_a_wrapper(pid: u32) -> String {
+    format!(
+        "process {pid}, which serves, is behind a wrapper and no child of the service manager: a stop would kill it at once; use \
+         `exec` in the script"
+    )
+}
+
+/// Whether this process is a child neither of its predecessor nor of the parent of that one, which start a successor.
+pub(crate) fn is_behind_a_wrapper(predecessor: u32) -> bool {
+    let (parent, usual) = (parent_id(), stat(predecessor).map(|(parent, _)| parent));
+    // 0 is the parent of who is in a PID namespace of its own.
+    parent != 0 && parent != predecessor && usual.is_some_and(|usual| usual != parent)
+}
+
 /// The parent of a process and the name of its program, proc_pid_stat(5).
 fn stat(pid: u32) -> Option<(u32, String)> {
     // A name is any bytes.

@@ -137,7 +137,7 @@ fn a1_a_release_that_becomes_another_program_once_it_serves() {
 }
 
 /// A release of this name in the place of the running one, by a rename.
-fn release(dir: &Dir, script: &str) {
+pub(crate) fn release(dir: &Dir, script: &str) {
     let path = dir.join("next");
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -7,8 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::IoSliceMut;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::forks::release;
 use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::look;
+use crate::program::run;
 
 struct Manager(UnixDatagram);
 
@@ -419,4 +421,39 @@ fn b1_a_sibling_has_the_environment_and_the_umask_of_the_first_start() {
     let variables = std::fs::read_to_string(new.proc("environ")).unwrap();
     let number = variables.split('\0').find_map(|variable| variable.strip_prefix("TABLEFLIP_HANDOVER="));
     assert!(number.unwrap().parse::<u32>().unwrap() < 1024, "{number:?}");
+}
+
+/// A script that waits for the service is the child of the manager, which would not wait for the service at a stop.
+#[test]
+fn f7_a_release_behind_a_wrapper_is_warned_of_in_both_logs() {
+    let dir = Dir::new();
+    Manager::new(&dir).nod();
+    let svc = dir.copy_of_victim("svc");
+    let (service, first) = managed(&dir).binary(svc).env("TABLEFLIP_CONTROL", "pid.control").serve();
+    let victim = env!("CARGO_BIN_EXE_victim");
+    release(&dir, &format!("#!/bin/sh\n{victim} \"$@\"\nexit $?\n"));
+    let ran = run(&dir, "upgrade --json pid");
+    let second = service.next_process();
+    let warning = format!(
+        "process {}, which serves, is behind a wrapper and no child of the service manager: a stop would kill it at once; use \
+         `exec` in the script",
+        second.pid()
+    );
+    let last = ran.done().lines().last().unwrap().to_owned();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&last["reply"], &last["warnings"]), (&"upgraded".into(), &serde_json::json!([warning])));
+    for process in [&first, &second] {
+        service.wait_for(process, "error", &warning);
+    }
+    assert_eq!(first.exit(), Exit::Status(0));
+
+    service.wait(&second, "alone");
+    release(&dir, &format!("#!/bin/sh\nexec {victim} \"$@\"\n"));
+    let ran = run(&dir, "upgrade --json pid");
+    let third = service.next_process();
+    let last = ran.done().lines().last().unwrap().to_owned();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&last["reply"], &last["warnings"]), (&"upgraded".into(), &serde_json::json!([])));
+    assert!(!service.has_said(&third, "error"), "{}", service.log());
+    assert_eq!(service.served_by(), third.pid());
 }
