@@ -264,5 +264,5 @@ pub mod __private {
         told,
     };
     #[cfg(upgrades)]
-    pub use crate::proof::{Proven, Unproven, Unsent, process_behind, prove};
+    pub use crate::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
 }

@@ -176,6 +176,27 @@ pub fn process_behind(sender: u32, said: u32) -> Option<OwnedFd> {
     (Numbers::of(pidfd.as_fd()).ok()?.innermost == said).then_some(pidfd)
 }
 
+/// A process that `neighbour`, which calls itself `us`, calls `said`: to be waited for, and never to be signalled. `None` if it is
+/// dead. An error if the two count in another PID namespace than this process: here the number is that of a stranger.
+pub fn process_beside(neighbour: BorrowedFd<'_>, us: u32, said: u32) -> Result<Option<OwnedFd>, String> {
+    let here = spawn::pidfd_open(us).map_err(|error| format!("pidfd_open(2): {error}"))?;
+    if Numbers::of(here.as_fd())?.in_proc != Numbers::of(neighbour)?.in_proc {
+        return Err("it is in another PID namespace".to_owned());
+    }
+    let pidfd = match spawn::pidfd_open(said) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        pidfd => pidfd.map_err(|error| format!("pidfd_open(2): {error}"))?,
+    };
+    let innermost = Numbers::of(pidfd.as_fd()).map(|numbers| numbers.innermost);
+    if spawn::is_dead(pidfd.as_fd()) {
+        return Ok(None);
+    }
+    if innermost? != said {
+        return Err("it is in another PID namespace".to_owned());
+    }
+    Ok(Some(pidfd))
+}
+
 /// Whether a process began before a moment that is not long ago: what has a number then has not got it since.
 pub(crate) fn began_before(pidfd: BorrowedFd<'_>, moment: SystemTime) -> Result<bool, String> {
     let began = Numbers::of(pidfd).and_then(|numbers| began(numbers.in_proc));

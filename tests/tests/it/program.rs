@@ -335,6 +335,42 @@ fn the_end_of_the_old_process_is_waited_for() {
     assert_eq!(waiting.wait().unwrap().code(), Some(0));
 }
 
+/// The process that serves has nothing to finish, and its predecessor has.
+#[test]
+fn f5_a_stop_waits_for_the_predecessor() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir);
+    let open = service.open(&old);
+    run(&dir, "upgrade pid").done();
+    let new = service.next_process();
+    let waits = format!("process {} finishes its connections", old.pid());
+    let mut stopping = start(&dir, "stop --timeout 30s pid");
+    let mut lines = BufRead::lines(BufReader::new(stopping.stderr.take().expect("a pipe")));
+    assert!(lines.any(|line| line.unwrap().ends_with(&waits)), "it ended without a wait");
+    // Its parent, the predecessor, reaps it.
+    assert!(new.has_exited());
+    assert!(stopping.try_wait().unwrap().is_none() && !old.has_exited(), "it waits");
+    drop(open);
+    assert!(lines.all(|line| !line.unwrap().ends_with(&waits)), "said once");
+    assert_eq!(end(stopping).done(), format!("process {} is gone\n", new.pid()));
+    assert!(old.has_exited());
+}
+
+#[test]
+fn f5_a_predecessor_that_does_not_end_in_time_is_5() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir);
+    let open = service.open(&old);
+    run(&dir, "upgrade pid").done();
+    let new = service.next_process();
+    let reason =
+        format!("process {} still finishes its connections; the stop may go on all the same", old.pid());
+    run(&dir, "stop --timeout 5s pid").failed(5, &reason);
+    assert!(new.has_exited());
+    drop(open);
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
 #[test]
 fn whoever_watches_sees_the_service_move_and_end() {
     let dir = Dir::new();

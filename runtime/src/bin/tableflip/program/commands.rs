@@ -1,5 +1,6 @@
 //! The commands, through the control socket; by signals where there is none.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tableflip::__private::process_beside;
 use tableflip::control::{Reply, Request};
 use tableflip::status::{Phase, Status};
 
@@ -53,7 +55,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
     if args.wait_drained {
         // Whoever watches is told how many there are, and keeps its connection to the end.
         conversation.ask(Request::Watch)?;
-        follow_to_the_end(&mut conversation, &old, output)
+        follow_to_the_end(&mut conversation, &old, |_| (), output)
             .and_then(|_| wait_for_exit(neighbour.as_ref(), &old, deadline))
             .map_err(|failure| goes_on(failure, "drain"))?;
         output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
@@ -140,12 +142,16 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     let pid = match Target::open(&args.service.path, deadline, output)? {
         Target::Control(mut conversation) => {
             let (mut old, _) = conversation.status()?;
+            let mut relatives = Relatives::default();
             loop {
                 let neighbour = conversation.process(&old, output);
+                relatives.note(&old, neighbour.as_ref(), output);
                 conversation.ask(Request::Stop)?;
                 let goes_on = |failure| goes_on(failure, "stop");
-                if follow_to_the_end(&mut conversation, &old, output).map_err(goes_on)? {
+                let note = |status: &Status| relatives.note(status, neighbour.as_ref(), output);
+                if follow_to_the_end(&mut conversation, &old, note, output).map_err(goes_on)? {
                     wait_for_exit(neighbour.as_ref(), &old, deadline).map_err(goes_on)?;
+                    relatives.wait_for_exit(deadline, output).map_err(goes_on)?;
                     break old.pid;
                 }
                 // Not heard, as in `upgrade`; another process that serves by now is as much to be stopped.
@@ -164,11 +170,56 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The other processes of a service that is stopped. Each finishes its own connections: a predecessor may drain for longer than
+/// the process that serves, which is the only one that can be talked to.
+#[derive(Default)]
+struct Relatives {
+    /// By number; `None` for one that is dead or cannot be waited for.
+    processes: BTreeMap<u32, Option<OwnedFd>>,
+}
+
+impl Relatives {
+    /// Opens each process that a status names beside the one that it is of, while that one lives.
+    fn note(&mut self, status: &Status, neighbour: Option<&OwnedFd>, output: &Output) {
+        for pid in status.generations.iter().map(|generation| generation.pid) {
+            if pid == status.pid || self.processes.contains_key(&pid) {
+                continue;
+            }
+            let process = match neighbour {
+                Some(neighbour) => process_beside(neighbour.as_fd(), status.pid, pid),
+                None => Err(format!("process {} cannot be seen from here", status.pid)),
+            };
+            let process = process.unwrap_or_else(|reason| {
+                output.note(&format!(
+                    "the end of process {pid}, another generation, is not waited for: {reason}"
+                ));
+                None
+            });
+            self.processes.insert(pid, process);
+        }
+    }
+
+    fn wait_for_exit(&self, deadline: Instant, output: &Output) -> Result<(), Failure> {
+        for (pid, process) in &self.processes {
+            let Some(pidfd) = process else { continue };
+            if process::wait_for_the_end(pidfd.as_fd(), Instant::now()) {
+                continue;
+            }
+            output.progress(&format!("process {pid} finishes its connections"));
+            if !process::wait_for_the_end(pidfd.as_fd(), deadline) {
+                return Err(Failure::no_answer(format!("process {pid} still finishes its connections")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Shows what happens up to the end of the connection, which is that of the process. False if it ended before the request was
 /// answered.
 fn follow_to_the_end(
     conversation: &mut Conversation,
     old: &Status,
+    mut note: impl FnMut(&Status),
     output: &Output,
 ) -> Result<bool, Failure> {
     let mut is_heard = false;
@@ -178,6 +229,7 @@ fn follow_to_the_end(
             Some(Reply::Error { code, message }) => return Err(Failure::answered(*code, message.clone())),
             Some(Reply::Status { status, .. }) => {
                 is_heard = true;
+                note(status);
                 output
                     .progress(&format!("process {} finishes its connections, {} open", old.pid, status.open));
             }
