@@ -18,6 +18,7 @@ use crate::handover::message::shown_pidfile;
 use crate::pidfile::Pidfile;
 use crate::proof;
 use crate::report::printable;
+use crate::shared::THREAD_LIMITS;
 
 /// How many processes are named.
 const NAMED: usize = 3;
@@ -83,7 +84,7 @@ fn server_of(path: &Path) -> Option<String> {
     holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
 }
 
-/// An error of execve(2) of this file.
+/// An error of running this file: of fork(2) or execve(2).
 pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     let hint = match error.raw_os_error() {
         Some(libc::ENOENT) => match (fs::metadata(file), fs::read_link(file)) {
@@ -98,6 +99,8 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
         Some(libc::ETXTBSY) => {
             "it is being written; write a release beside it and rename it, as `mv` does".to_owned()
         }
+        // fork(2), rather than execve(2).
+        Some(libc::EAGAIN) => THREAD_LIMITS.to_owned(),
         Some(libc::ENOEXEC) => "it is no executable of this machine, or only a part of one".to_owned(),
         _ => return error,
     };
@@ -257,5 +260,7 @@ mod tests {
         assert!(missing(&script).contains("the interpreter or the loader"), "{}", missing(&script));
         let denied = execute(&script, io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        let full = execute(&script, io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(full.contains("TasksMax=") && full.contains("LimitNPROC="), "{full}");
     }
 }
