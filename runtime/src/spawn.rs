@@ -516,6 +516,14 @@ impl fmt::Display for Ended {
     }
 }
 
+/// Whether the words about an end are those of an [`Ended`] that is no success. An end of which the status is not known is none.
+pub(crate) fn is_failure(how: &str) -> bool {
+    match how.strip_prefix("exited with status ") {
+        Some(status) => status != "0",
+        None => how.starts_with("was killed by "),
+    }
+}
+
 /// Waits for the end of a child, waitid(2): its number, and how it ended. `None` if there is none yet, which only WNOHANG returns
 /// for. That of nix has no word for a signal without a name, and has reaped the child by then.
 pub(crate) fn wait(

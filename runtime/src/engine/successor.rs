@@ -23,7 +23,7 @@ use crate::poll;
 use crate::report::{complain, printable, tell};
 use crate::service::Identity;
 use crate::sockets::Held;
-use crate::spawn::{What, is_dead};
+use crate::spawn::{self, What, is_dead};
 
 impl Engine {
     pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
@@ -166,7 +166,11 @@ impl Engine {
                 if std::mem::replace(&mut successor.is_forked, true) {
                     return is_dead && self.end_strays();
                 }
-                let how = put_into_background(successor.child.pid(), how);
+                let how = if spawn::is_failure(how) {
+                    left_behind(how, successor.inodes)
+                } else {
+                    put_into_background(successor.child.pid(), how)
+                };
                 self.reason.get_or_insert(how);
                 self.feed(Event::Forked);
                 true
@@ -408,6 +412,14 @@ impl Successor {
             self.reap();
         }
     }
+}
+
+/// It has failed, and a helper of it that has executed no program has its channel. It meant to stay in the foreground.
+fn left_behind(how: &str, [theirs, ours]: [u64; 2]) -> String {
+    let strays = pidfd::holders(theirs).into_iter().filter(|holder| !pidfd::holds(holder.pid, ours));
+    let strays: Vec<_> = strays.map(|stray| stray.pid.to_string()).collect();
+    let stray = if strays.is_empty() { "of its own".to_owned() } else { strays.join(", ") };
+    format!("{how} and left process {stray} behind, which holds its handover channel")
 }
 
 fn put_into_background(pid: u32, how: &str) -> String {

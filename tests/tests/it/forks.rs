@@ -104,6 +104,23 @@ fn a1_a_body_that_forks_once_it_serves() {
     service.wait_until_all_are_gone();
 }
 
+/// It is no release in the background that has crashed, and has a helper.
+#[test]
+fn f8_a_release_that_fails_and_leaves_a_helper_behind() {
+    for (how, reason) in [("3", "exited with status 3"), ("abort", "was killed by SIGABRT")] {
+        let dir = Dir::new();
+        let (service, old) = dir.victim().listen_unix("local").serve();
+        service.plan(&format!("init fail-and-leave {how}"));
+        old.signal(Signal::HUP);
+        let failure = service.wait_for_failure(&old);
+        assert!(!failure.contains(BACKGROUND) && failure.contains(reason), "{failure}");
+        let (_, left) = failure.split_once(" and left process ").expect(&failure);
+        let (stray, rest) = left.split_once(' ').expect(&failure);
+        assert!(stray.parse::<u32>().is_ok() && rest.starts_with("behind, which holds its"), "{failure}");
+        assert_serves_alone(&dir, &service, &old);
+    }
+}
+
 /// The process lives, and is another program: its end of the channel is closed, or is held by what cannot speak.
 #[test]
 fn a1_a_release_that_becomes_another_program() {

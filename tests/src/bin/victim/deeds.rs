@@ -58,7 +58,19 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         }
         // Goes on in another process, of which this thread alone is left, while this one exits with status 0.
         "background" => go_on_in_a_fork(),
-        // The same twice over and in a session of its own, as daemon(7) has it.
+        // Fails with this status, or by SIGABRT without one, and leaves a fork behind that does nothing.
+        "fail-and-leave" => {
+            // SAFETY: as in `go_on_in_a_fork`.
+            if matches!(unsafe { fork() }.expect("a process more"), ForkResult::Child) {
+                loop {
+                    thread::park();
+                }
+            }
+            let Ok(status) = argument.parse() else { std::process::abort() };
+            // SAFETY: it ends this process, whatever its state.
+            unsafe { libc::_exit(status) }
+        }
+        // The same as `background` twice over and in a session of its own, as daemon(7) has it.
         "daemonize" => {
             go_on_in_a_fork();
             rustix::process::setsid().expect("a fork leads no process group");
