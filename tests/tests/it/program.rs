@@ -220,6 +220,23 @@ fn nothing_running_is_3() {
     run(&dir, "status gate-fifo").failed(3, "gate-fifo is neither a control socket nor a pid file");
 }
 
+/// The fork of a killed service keeps its control socket, where requests can be queued and nobody answers. The timeout is that of
+/// an answer, 5 minutes.
+#[test]
+fn f10_a_fork_that_has_the_control_socket_is_no_service() {
+    let dir = Dir::new();
+    let service = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").plan("init leave").start();
+    let old = service.next_process();
+    service.wait(&old, "left");
+    service.wait(&old, "serving");
+    old.kill();
+    assert_eq!(old.exit(), Exit::by(Signal::KILL));
+    for verb in ["upgrade", "stop", "status"] {
+        run(&dir, &format!("{verb} pid"))
+            .failed(3, "pid names a process that is dead; a process that it has forked");
+    }
+}
+
 #[test]
 fn in_progress_or_draining_is_4() {
     let dir = Dir::new();

@@ -58,14 +58,14 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         }
         // Goes on in another process, of which this thread alone is left, while this one exits with status 0.
         "background" => go_on_in_a_fork(),
+        // Leaves a fork behind that does nothing, with all that is open.
+        "leave" => {
+            leave_a_fork();
+            say(generation, "left", "");
+        }
         // Fails with this status, or by SIGABRT without one, and leaves a fork behind that does nothing.
         "fail-and-leave" => {
-            // SAFETY: as in `go_on_in_a_fork`.
-            if matches!(unsafe { fork() }.expect("a process more"), ForkResult::Child) {
-                loop {
-                    thread::park();
-                }
-            }
+            leave_a_fork();
             let Ok(status) = argument.parse() else { std::process::abort() };
             // SAFETY: it ends this process, whatever its state.
             unsafe { libc::_exit(status) }
@@ -100,6 +100,17 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+/// It does nothing, and ends with the test.
+fn leave_a_fork() {
+    // SAFETY: as in `go_on_in_a_fork`.
+    if matches!(unsafe { fork() }.expect("a process more"), ForkResult::Child) {
+        // Not through std, whose lock another thread may have had.
+        while rustix::io::read(rustix::stdio::stdin(), &mut [0; 64]).is_ok_and(|count| count > 0) {}
+        // SAFETY: it ends this process, whatever its state.
+        unsafe { libc::_exit(0) }
+    }
 }
 
 fn go_on_in_a_fork() {

@@ -8,10 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, setsockopt, sockopt,
+};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tableflip::__private::process_behind;
+use tableflip::__private::{Unproven, process_behind, prove};
 use tableflip::control::{Code, PROTOCOL, Reply, Request};
 use tableflip::status::Status;
 
@@ -26,11 +28,17 @@ pub(crate) const MAX_CUT_OFF: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Before the pid file is looked at, of a service that has not answered yet, and how often in a row it has to say the same.
+const UNTIL_LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 2;
+
 pub(crate) struct Conversation {
     path: PathBuf,
     stream: UnixStream,
     input: Vec<u8>,
     deadline: Instant,
+    /// What has to be dead for the service to be.
+    pidfile: Option<PathBuf>,
     /// The process that wrote what was read last, by its number in the PID namespace of this one; 0 if it is in none that
     /// this one sees. It is told by the kernel with each message. SO_PEERCRED would name the process that called listen(2),
     /// the first generation.
@@ -55,6 +63,7 @@ impl Conversation {
                 stream,
                 input: Vec::new(),
                 deadline,
+                pidfile: None,
                 sender: None,
                 cut_off: 0,
                 pause: PAUSE,
@@ -69,6 +78,12 @@ impl Conversation {
                 _ => Err(Failure::refused("failed", format!("{}: {error}", path.display()))),
             },
         }
+    }
+
+    /// The same with the pid file beside it, which is looked at while nobody answers.
+    pub(crate) fn beside(mut self, pidfile: &Path) -> Self {
+        self.pidfile = Some(pidfile.to_owned());
+        self
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
@@ -135,9 +150,11 @@ impl Conversation {
     /// Reads what there is; false at the end.
     fn read(&mut self) -> Result<bool, Failure> {
         let mut buffer = [0; 16 * 1024];
+        let mut looks = 0;
         loop {
             // Zero would be no timeout at all.
             let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = if self.sender.is_none() { left.min(UNTIL_LOOK) } else { left };
             self.stream.set_read_timeout(Some(left)).map_err(|error| self.broken(&error))?;
             match receive(&self.stream, &mut buffer) {
                 Ok((0, _)) => return Ok(false),
@@ -150,12 +167,36 @@ impl Conversation {
                     io::ErrorKind::Interrupted => {}
                     // A killed process leaves what it had not read.
                     io::ErrorKind::ConnectionReset => return Ok(false),
-                    io::ErrorKind::WouldBlock if Instant::now() < self.deadline => {}
+                    io::ErrorKind::WouldBlock if Instant::now() < self.deadline => {
+                        // Once is no proof: a successor may be about to write its number.
+                        looks = if self.sender.is_none() && self.is_abandoned() { looks + 1 } else { 0 };
+                        if looks == LOOKS {
+                            return Err(self.abandoned());
+                        }
+                    }
                     io::ErrorKind::WouldBlock => return Err(no_answer(&self.path)),
                     _ => return Err(self.broken(&error)),
                 },
             }
         }
+    }
+
+    /// Whether the process that made the control socket is the one that the pid file names, and is dead. That the two numbers are
+    /// one says that this process counts in the same PID namespace: elsewhere a number that is nobody's here proves nothing.
+    fn is_abandoned(&self) -> bool {
+        let Some(pidfile) = &self.pidfile else { return false };
+        let Err(Unproven::Dead(pid)) = prove(pidfile, None) else { return false };
+        getsockopt(&self.stream, sockopt::PeerCredentials)
+            .is_ok_and(|made| u32::try_from(made.pid()).is_ok_and(|made| made == pid))
+    }
+
+    fn abandoned(&self) -> Failure {
+        let pidfile = self.pidfile.as_deref().unwrap_or(&self.path).display();
+        Failure::nothing_running(format!(
+            "{pidfile} names a process that is dead; a process that it has forked still has its control socket {} open, and does \
+             not answer: `ss -xlp` names that process",
+            self.path.display()
+        ))
     }
 
     /// How the process stands that is at the other end; the line as well. A connection that ends before the answer was in

@@ -29,7 +29,7 @@ impl Target {
         let control = control_beside(path);
         let conversation = if is_socket(&control) { Conversation::open(&control, deadline)? } else { None };
         if let Some(conversation) = conversation {
-            return Ok(Self::Control(conversation));
+            return Ok(Self::Control(conversation.beside(path)));
         }
         let process = Process::named_by(path, &control)?;
         output.note(&format!(
