@@ -74,7 +74,7 @@ fn play(
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let old = scene.named().unwrap_or_default();
-    let open = descriptors(old);
+    let open = scene.descriptors_without_clients(old)?;
     if matches!(fault, Fault::KillBesideDrain { .. }) {
         scene.hold().map_err(|error| error.to_string())?;
     }

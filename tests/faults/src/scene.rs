@@ -235,6 +235,16 @@ impl Scene {
         Ok(stream)
     }
 
+    /// How many descriptors the process that serves has without a client. It is counted beside a client that was answered: before
+    /// the first answer a process still has what it takes over with.
+    pub(crate) fn descriptors_without_clients(&mut self, process: i32) -> Result<usize, String> {
+        self.hold().map_err(|error| error.to_string())?;
+        let open = descriptors(process) - 1;
+        self.held = None;
+        self.until("the end of the first connection", |_| descriptors(process) == open)?;
+        Ok(open)
+    }
+
     /// The process that the pid file names.
     pub(crate) fn named(&self) -> Option<i32> {
         named_in(&self.dir)
