@@ -144,6 +144,7 @@ impl<T: Send + Sync> Gate<T> {
 
     /// Another descriptor of the same socket in the place of this one, if it is there still. While somebody is inside that is left to
     /// the next try.
+    #[cfg(all(upgrades, feature = "tokio"))]
     pub(crate) fn replace(&self, io: &Arc<T>, fresh: Arc<T>) {
         let replaced = match self.inner.try_write() {
             Ok(mut inner) => {
