@@ -15,6 +15,7 @@ use crate::address::{Address, Kind, Place};
 use crate::engine::PredecessorOffer;
 use crate::error::StartError;
 use crate::handover::message::shown_pidfile;
+use crate::pidfd;
 use crate::pidfile::Pidfile;
 use crate::proof;
 use crate::report::printable;
@@ -174,16 +175,9 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// The processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has it`.
 fn holders(inodes: &[u64]) -> Option<String> {
-    let links: Vec<_> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    let has_one = |pid: &u32| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors
-            .filter_map(|fd| fs::read_link(fd.path()).ok())
-            .any(|link| links.iter().any(|it| *it == *link.to_string_lossy()))
-    };
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let named = processes.filter(has_one).take(NAMED).map(|pid| {
+    let named = processes.filter(|pid| pidfd::holds_any(*pid, inodes)).take(NAMED).map(|pid| {
         // A name is cut to 15 bytes, perhaps within a character.
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         format!("process {pid} ({})", printable(&String::from_utf8_lossy(name.trim_ascii_end())))

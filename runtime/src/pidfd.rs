@@ -107,11 +107,17 @@ pub(crate) fn holders(inode: u64) -> Vec<Holder> {
     numbers.filter(|pid| *pid != us && holds(*pid, inode)).filter_map(|pid| Holder::of(pid, inode)).collect()
 }
 
-/// Whether a process has this socket among its descriptors, proc_pid_fd(5).
+/// Whether a process has this socket among its descriptors.
 pub(crate) fn holds(pid: u32, inode: u64) -> bool {
-    let link = format!("socket:[{inode}]");
+    holds_any(pid, &[inode])
+}
+
+/// Whether a process has one of these sockets among its descriptors, proc_pid_fd(5), as far as this user may see them.
+pub(crate) fn holds_any(pid: u32, inodes: &[u64]) -> bool {
+    let links: Vec<_> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|it| it.as_os_str() == link.as_str())
+    let mut targets = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
+    targets.any(|target| links.iter().any(|link| target.as_os_str() == link.as_str()))
 }
 
 #[cfg(test)]
