@@ -1,6 +1,6 @@
 //! A2, A4, A13, D5: a process that ends its part, or gives no sign of life, without being dead.
 
-use crate::harness::{Dir, Exit, Signal};
+use crate::harness::{Client, Dir, Exit, Process, Service, Signal};
 
 /// A2, A13: a successor whose body returns in the probation, and whose `main` goes on after `run`.
 #[test]
@@ -103,16 +103,22 @@ fn a2_a_body_that_returns_in_an_upgrade_leaves_the_service_to_the_successor() {
     service.wait(&new, "alone");
 }
 
-/// A4: an upgrade whose service is stopped before its probation is over has not succeeded.
-#[test]
-fn a4_a_stop_in_the_probation_is_no_upgrade() {
-    let dir = Dir::new();
+/// A service in the middle of a probation, and the client that has asked for the upgrade and waits for the outcome.
+fn asked_and_on_probation(dir: &Dir) -> (Service, Process, Process, Client) {
     let (service, old) = dir.victim().probation("1h").serve();
     let mut client = service.open(&old);
     client.send("upgrade");
     let new = service.next_process();
     service.wait_until_it_serves(&new);
     service.wait(&old, "standby");
+    (service, old, new, client)
+}
+
+/// A4: an upgrade whose service is stopped before its probation is over has not succeeded.
+#[test]
+fn a4_a_stop_in_the_probation_is_no_upgrade() {
+    let dir = Dir::new();
+    let (service, old, new, mut client) = asked_and_on_probation(&dir);
     new.signal(Signal::TERM);
     let outcome = client.receive().unwrap();
     assert!(outcome.starts_with("err") && outcome.contains("told to stop"), "{outcome}");
@@ -129,12 +135,7 @@ fn a4_a_stop_in_the_probation_is_no_upgrade() {
 #[test]
 fn a4_a_stop_of_the_predecessor_in_the_probation_is_no_success() {
     let dir = Dir::new();
-    let (service, old) = dir.victim().probation("1h").serve();
-    let mut client = service.open(&old);
-    client.send("upgrade");
-    let new = service.next_process();
-    service.wait_until_it_serves(&new);
-    service.wait(&old, "standby");
+    let (service, old, new, mut client) = asked_and_on_probation(&dir);
     old.signal(Signal::TERM);
     let outcome = client.receive().unwrap();
     let reason = format!("process {} serves, and nothing watches it", new.pid());
