@@ -107,6 +107,9 @@ pub(crate) struct Moment {
 /// How a process says that an upgrade has failed, or that it starts its own image in the place of one that died.
 const FAILURES: [&str; 3] = ["upgrade failed: ", "upgrade refused: ", " is started in its place"];
 
+/// How an old process that was told to stop in a probation says that the new one serves on.
+const UNWATCHED: &str = " serves, and nothing watches it";
+
 /// How a service is started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
@@ -467,7 +470,9 @@ impl Scene {
             !scene.alive().contains(&stopped)
         })?;
         // Whoever is left of a service that stops may answer once more before it has heard of that.
-        let is_stopping = stopped == hit.old && !self.said_since(hit).contains(TOLD_OF_SUCCESS);
+        let told = self.said_since(hit);
+        let is_left_serving = [TOLD_OF_SUCCESS, UNWATCHED].iter().any(|outcome| told.contains(outcome));
+        let is_stopping = stopped == hit.old && !is_left_serving;
         let is_at_rest = |scene: &Self| match scene.serves_alone() {
             None => false,
             Some(serving) if serving == hit.old => is_told(&scene.said_since(hit)),
