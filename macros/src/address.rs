@@ -1,1 +1,1 @@
-../../runtime/src/address.rs
+../../runtime/src/base/address.rs

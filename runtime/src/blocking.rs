@@ -27,9 +27,10 @@ use event_listener::{Listener, listener};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::gate::{Door, Gate, Passage};
-use crate::params::ListenerSocket;
-use crate::poll;
+use crate::between::gate::{Gate, GateState};
+use crate::between::gate_control::GateControl;
+use crate::between::params::ListenerSocket;
+use crate::sys::poll;
 
 mod datagram;
 mod listener;
@@ -69,14 +70,14 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
             }
             // Registered before the gate is looked at, so that no change is missed in between.
             listener!(self.gate.changed() => changed);
-            match self.gate.passage() {
-                Passage::Open(io) => {
+            match self.gate.state() {
+                GateState::Open(io) => {
                     let mut fds =
                         [io.as_fd(), self.shut.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                     poll::until(&mut fds, None)?;
                 }
-                Passage::Closed => changed.wait(),
-                Passage::Retired => return Ok(None),
+                GateState::Closed => changed.wait(),
+                GateState::Retired => return Ok(None),
             }
         }
     }
@@ -89,7 +90,7 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
     }
 }
 
-impl<T: AsFd + Send + Sync + 'static> Door for PolledGate<T> {
+impl<T: AsFd + Send + Sync + 'static> GateControl for PolledGate<T> {
     fn name(&self) -> &str {
         self.gate.name()
     }
@@ -135,8 +136,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::gate::tests::{by_then, closes, goes_on};
-    use crate::shared::Shared;
+    use crate::between::gate::tests::{by_then, closes, goes_on};
+    use crate::between::shared::Shared;
 
     /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
     #[test]

@@ -6,15 +6,12 @@
 #[cfg(upgrades)]
 mod client;
 #[cfg(upgrades)]
-mod server;
+pub(crate) mod server;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::UpgradeError;
-use crate::status::{Phase, Status};
-
-#[cfg(upgrades)]
-pub(crate) use self::server::{Change, Control, NAME, News};
+use crate::base::error::UpgradeError;
+use crate::base::status::{Phase, Status};
 
 /// The version of the protocol; it changes when an old client would misread a reply.
 pub const PROTOCOL: u32 = 1;
@@ -165,7 +162,7 @@ mod tests {
         assert_eq!((status.generation, status.pid, status.phase), (2, 4711, Phase::Serving));
         assert_eq!((status.uptime.as_millis(), status.serving, status.open), (0, None, 0));
         assert!(status.generations.is_empty() && status.listeners.is_empty());
-        assert_eq!(status.upgrades, crate::status::Upgrades::default());
+        assert_eq!(status.upgrades, crate::base::status::Upgrades::default());
 
         let older = RECORDED_0_1_0.replace(r#""uptime_ms":3009,"#, "").replace(r#""done":1,"#, "");
         assert_eq!((read(&older).upgrades.done, read(&older).upgrades.failed), (0, 1));

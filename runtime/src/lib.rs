@@ -173,96 +173,63 @@
 //! It does not move open connections from one process to the next. It does not supervise a service that crashes without
 //! a predecessor. It does not restart on a file change: the operator decides when to upgrade.
 
-mod address;
-#[cfg(feature = "axum")]
-mod axum;
-mod body;
-pub mod control;
-mod drain;
-mod environment;
-mod error;
-mod fd;
-mod gate;
-#[cfg(feature = "http")]
-pub mod http;
+// The wings, in their order: each uses only those above it, and `tests/tests/imports.rs` reads every import.
+mod sys;
+
+mod base;
+
 #[cfg_attr(not(upgrades), allow(dead_code, reason = "what concerns a successor never happens"))]
 mod lifecycle;
-#[cfg(all(test, loom, upgrades))]
-mod models;
-mod params;
-mod path_text;
-mod pidfile;
-mod private;
-mod report;
-mod returned;
-mod service;
-mod shared;
-pub mod status;
-mod stops;
-mod sync;
-pub mod testing;
 
-// Rooms that exist twice, with the same interface: where a process can be upgraded, and in `portable/` where not.
-#[cfg_attr(not(upgrades), path = "portable/begin.rs")]
-mod begin;
+mod config;
+
+mod outside;
+
+mod between;
+
+pub mod control;
+
+mod engine;
+
 #[cfg_attr(not(upgrades), path = "portable/blocking.rs")]
 pub mod blocking;
-#[cfg_attr(not(upgrades), path = "portable/engine.rs")]
-mod engine;
 #[cfg(feature = "tokio")]
 #[cfg_attr(not(upgrades), path = "portable/net.rs")]
 pub mod net;
-#[cfg_attr(not(upgrades), path = "portable/signals.rs")]
-mod signals;
-#[cfg_attr(not(upgrades), path = "portable/sockets.rs")]
-mod sockets;
-#[cfg_attr(not(upgrades), path = "portable/wake.rs")]
-mod wake;
 
-// What only an upgrade needs.
-#[cfg(all(test, upgrades))]
-mod fault;
-#[cfg(upgrades)]
-mod handover;
-#[cfg(upgrades)]
-mod hint;
-#[cfg(upgrades)]
-mod outgoing;
-#[cfg(upgrades)]
-mod pidfd;
-#[cfg(upgrades)]
-mod poll;
-#[cfg(upgrades)]
-mod preflight;
-#[cfg(upgrades)]
-mod proof;
-#[cfg(upgrades)]
-mod spawn;
-#[cfg(upgrades)]
-mod supervise;
-#[cfg(upgrades)]
-mod systemd;
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(feature = "http")]
+pub mod http;
 
-pub use address::{Address, Host, Kind, Options, ParseAddressError, Place};
-pub use drain::{Guard, Shutdown};
-pub use error::{StartError, UpgradeError};
-pub use params::{FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader};
-pub use returned::Returned;
+mod run;
+
+pub mod testing;
+
+mod private;
+
+pub use base::address::{Address, Host, Kind, Options, ParseAddressError, Place};
+pub use base::error::{StartError, UpgradeError};
+pub use base::returned::Returned;
+pub use base::status::{self, Status};
+pub use between::drain::{Guard, Shutdown};
+pub use between::params::{
+    FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader,
+};
+pub use between::shared::Upgraded;
 #[cfg(feature = "tokio")]
-pub use service::Flavor;
-pub use service::{IntoAddress, IntoControl, IntoDuration, Service};
-pub use shared::Upgraded;
-pub use status::Status;
+pub use config::service::Flavor;
+pub use config::service::{IntoAddress, IntoControl, IntoDuration, Service};
 pub use tableflip_macros::main;
 
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(upgrades)]
+    pub use crate::outside::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
     #[cfg(all(feature = "cli", upgrades))]
     pub use crate::private::check;
     pub use crate::private::{
         NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, package, readiness, takes,
         told,
     };
-    #[cfg(upgrades)]
-    pub use crate::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
 }

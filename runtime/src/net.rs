@@ -14,8 +14,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop;
 
-use crate::drain;
-use crate::gate::{Gate, Passage};
+use crate::between::drain;
+use crate::between::gate::{Gate, GateState};
 
 mod datagram;
 mod listener;
@@ -63,13 +63,13 @@ where
         }
         // Registered before the gate is looked at, so that no change is missed in between.
         listener!(gate.changed() => changed);
-        let io = match gate.passage() {
-            Passage::Open(io) => io,
-            Passage::Closed => {
+        let io = match gate.state() {
+            GateState::Open(io) => io,
+            GateState::Closed => {
                 changed.await;
                 continue;
             }
-            Passage::Retired => drain::never(gate.shared()).await,
+            GateState::Retired => drain::never(gate.shared()).await,
         };
         let mut readable = pin!(io.readable());
         let is_shut_down = poll_fn(|cx| {
@@ -96,9 +96,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::gate::Door;
-    use crate::gate::tests::{by_then, closes, goes_on};
-    use crate::shared::Shared;
+    use crate::between::gate::tests::{by_then, closes, goes_on};
+    use crate::between::gate_control::GateControl;
+    use crate::between::shared::Shared;
 
     /// They only look at the one datagram there is, so there is always one more. In company each waits for its turn inside.
     #[test]

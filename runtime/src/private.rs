@@ -7,9 +7,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::address::Kind;
-use crate::params::FromListener;
-use crate::returned::Told;
+use crate::base::address::Kind;
+use crate::base::returned::Told;
+use crate::between::params::FromListener;
 
 /// Answers for a type whether it is a [`FromListener`] or not: the inherent constants win where they exist.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub fn told<T>(returned: T, error: Option<String>) -> Told<T> {
 
 pub use {__package as package, __readiness as readiness, __takes as takes};
 
-pub use crate::service::Package;
+pub use crate::config::service::Package;
 
 /// Fails unless a type with these kinds can be the listener of an address of this kind.
 #[track_caller]
@@ -147,9 +147,9 @@ mod cli {
 
     use nix::poll::{PollFd, PollFlags};
 
-    use crate::poll;
-    use crate::preflight::Check;
-    use crate::spawn;
+    use crate::outside::preflight::Check;
+    use crate::outside::spawn;
+    use crate::sys::poll;
 
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {

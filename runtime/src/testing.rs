@@ -53,16 +53,16 @@ use std::thread::{self, JoinHandle};
 
 use socket2::SockRef;
 
-use crate::begin::Host;
-use crate::body::{self, Ended};
-use crate::error::{StartError, UpgradeError};
-use crate::fd::OwnedFd;
-use crate::params::{Start, Upgrader};
-use crate::service::Service;
-use crate::shared::{Shared, Verdict};
-use crate::sockets::Held;
+use crate::base::error::{StartError, UpgradeError};
+use crate::between::params::{Start, Upgrader};
+use crate::between::shared::{Shared, Verdict};
+use crate::config::service::Service;
+use crate::outside::sockets::BoundSocket;
+use crate::run::begin::Host;
+use crate::run::body::{self, Ended};
+use crate::sys::fd::OwnedFd;
 
-#[cfg_attr(not(upgrades), path = "portable/successor.rs")]
+#[cfg_attr(not(upgrades), path = "portable/testing/successor.rs")]
 mod successor;
 
 use successor::{Next, ThreadChild};
@@ -226,8 +226,8 @@ impl<T: Send + 'static> OnThread<T> {
         let child = Arc::new(ThreadChild::new());
         let tell = {
             let child = child.clone();
-            move |shared: &Arc<Shared>, held: &[Held]| {
-                let address = |held: &Held| SockRef::from(&*held.fd).local_addr().ok()?.as_socket();
+            move |shared: &Arc<Shared>, held: &[BoundSocket]| {
+                let address = |held: &BoundSocket| SockRef::from(&*held.fd).local_addr().ok()?.as_socket();
                 let addresses = held.iter().map(|held| (held.name.clone(), address(held))).collect();
                 child.started(shared.clone());
                 match sender.send((shared.clone(), addresses)) {
@@ -288,9 +288,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::base::limits::MAX_LISTENERS;
+    use crate::base::status::Phase;
     use crate::blocking::TcpListener;
-    use crate::service::MAX_LISTENERS;
-    use crate::status::Phase;
 
     /// How long anything may take that is to happen.
     const DEADLINE: Duration = Duration::from_secs(30);

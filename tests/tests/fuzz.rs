@@ -1,5 +1,5 @@
 //! Property tests of the texts that a service is given: addresses and durations. Each says how many cases it has tried;
-//! `PROPTEST_CASES` has it try others. The messages of a handover are in `runtime/src/handover/message.rs`, which is
+//! `PROPTEST_CASES` has it try others. The messages of a handover are in `runtime/src/outside/handover/message.rs`, which is
 //! private.
 
 use std::cell::Cell;

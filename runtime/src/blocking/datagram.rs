@@ -10,9 +10,9 @@ use std::sync::Arc;
 use nix::poll::{PollFd, PollFlags};
 
 use super::PolledGate;
-use crate::address::Kind;
-use crate::params::{FromListener, ListenerSocket};
-use crate::poll;
+use crate::base::address::Kind;
+use crate::between::params::{FromListener, ListenerSocket};
+use crate::sys::poll;
 
 macro_rules! managed {
     ($(#[$doc:meta])* $name:ident, $kind:ident, $std:ty, $addr:ty, $send:ident) => {

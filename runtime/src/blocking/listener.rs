@@ -12,10 +12,10 @@ use nix::sys::socket::SockFlag;
 use socket2::{SockAddr, SockRef};
 
 use super::{PolledGate, TcpStream, UnixStream};
-use crate::address::{Address, Kind};
-use crate::params::{FromListener, ListenerSocket};
-use crate::shared::Counted;
-use crate::sockets;
+use crate::base::address::{Address, Kind};
+use crate::between::params::{FromListener, ListenerSocket};
+use crate::between::shared::Counted;
+use crate::outside::sockets;
 
 /// What the managed listeners share.
 #[derive(Clone)]
@@ -35,10 +35,11 @@ impl Acceptor {
                 Ok((stream, peer, shared.count()))
             });
             match accepted {
-                Err(error) => thread::sleep(match self.gate.gate.io() {
-                    Some(io) => sockets::recover(&self.gate.gate, io.as_fd(), &self.address, error)?,
-                    None => sockets::out_of_resources(&self.gate.gate, error)?,
-                }),
+                Err(error) => {
+                    let io = self.gate.gate.io();
+                    let listener = io.as_ref().map(|io| io.as_fd());
+                    thread::sleep(self.gate.gate.recover(listener, &self.address, error)?);
+                }
                 accepted => return accepted,
             }
         }

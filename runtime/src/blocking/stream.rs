@@ -4,8 +4,8 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::drain::Guard;
-use crate::shared::Counted;
+use crate::between::drain::Guard;
+use crate::between::shared::Counted;
 
 macro_rules! counted_stream {
     ($(#[$doc:meta])* $name:ident, $std:ty) => {

@@ -11,9 +11,9 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::geteuid;
 
-use super::server::Change;
 use super::{Code, Reply, Request};
-use crate::shared;
+use crate::between::gate_control::Change;
+use crate::between::shared;
 
 /// The longest line that is read, in bytes.
 const MAX_LINE: usize = 4096;

@@ -15,17 +15,16 @@ use nix::sys::socket::SockFlag;
 
 use super::client::Client;
 use super::{Code, PROTOCOL, Reply, Request};
-use crate::gate::{Door, Gate, Passage};
-use crate::poll;
-use crate::report::{Seldom, complain};
-use crate::shared::{Note, Shared, no_thread};
-use crate::sockets;
-use crate::status::{Phase, Status};
-use crate::sync::Latch;
-use crate::wake::Wake;
-
-/// The name of its socket among the listeners. No listener of a service can have it: it has a space.
-pub(crate) const NAME: &str = "control socket";
+use crate::base::limits::no_thread;
+use crate::base::report::{RateLimit, complain};
+use crate::base::status::Status;
+use crate::base::sync::Latch;
+use crate::between::gate::{Gate, GateState};
+use crate::between::gate_control::{CONTROL_SOCKET, ControlSocket, GateControl, News};
+use crate::between::shared::{Note, Shared};
+use crate::outside::sockets;
+use crate::sys::poll;
+use crate::sys::wake::Wake;
 
 /// How many clients are served at once.
 const MAX_CLIENTS: usize = 32;
@@ -38,12 +37,12 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The engine's side of it.
 pub(crate) struct Control {
-    desk: Arc<Desk>,
+    shared_with_engine: Arc<ControlShared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the engine and the thread share.
-struct Desk {
+struct ControlShared {
     gate: Gate<OwnedFd>,
     wake: Wake,
     /// In the order in which it happened.
@@ -51,47 +50,37 @@ struct Desk {
     ended: AtomicBool,
 }
 
-/// What the engine has to tell.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum News {
-    Phase(Change),
-    /// Replies to requests to upgrade have been set.
-    Outcome,
-}
-
-/// A phase of the process has begun.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Change {
-    pub(crate) phase: Phase,
-    pub(crate) successor: Option<u32>,
-    pub(crate) at: Instant,
-}
-
 impl Control {
     /// Serves this socket. Its gate is closed.
     pub(crate) fn start(shared: Arc<Shared>, socket: OwnedFd) -> io::Result<Arc<Self>> {
-        let desk = Arc::new(Desk {
-            gate: Gate::new(NAME.to_owned(), shared.clone(), Arc::new(socket)),
+        let shared_with_engine = Arc::new(ControlShared {
+            gate: Gate::new(CONTROL_SOCKET.to_owned(), shared.clone(), Arc::new(socket)),
             wake: Wake::new()?,
             news: Mutex::new(VecDeque::new()),
             ended: AtomicBool::new(false),
         });
         let server = Server {
-            desk: desk.clone(),
+            shared_with_engine: shared_with_engine.clone(),
             shared,
             clients: Vec::new(),
             status: None,
             told: None,
             backoff: None,
-            cannot_wait: Seldom::default(),
+            cannot_wait: RateLimit::default(),
         };
         let builder = thread::Builder::new().name("tableflip-control".to_owned());
         let thread = builder.spawn(|| server.run()).map_err(no_thread)?;
-        Ok(Arc::new(Self { desk, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared_with_engine, thread: Mutex::new(Some(thread)) }))
+    }
+}
+
+impl ControlSocket for Control {
+    fn as_gate(self: Arc<Self>) -> Arc<dyn GateControl> {
+        self
     }
 
-    pub(crate) fn tell(&self, news: News) {
-        let mut kept = self.desk.news.lock().unwrap_or_else(PoisonError::into_inner);
+    fn tell(&self, news: News) {
+        let mut kept = self.shared_with_engine.news.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == MAX_NEWS {
             kept.clear();
             kept.push_back(News::Outcome);
@@ -99,14 +88,12 @@ impl Control {
         kept.push_back(news);
     }
 
-    /// Makes its thread look: after a change, and after an answer.
-    pub(crate) fn wake(&self) {
-        self.desk.wake.wake();
+    fn wake(&self) {
+        self.shared_with_engine.wake.wake();
     }
 
-    /// Tells the clients what there is to tell, as far as they read it, and ends the thread, which waits for nothing.
-    pub(crate) fn end(&self) {
-        self.desk.ended.store(true, Ordering::Release);
+    fn end(&self) {
+        self.shared_with_engine.ended.store(true, Ordering::Release);
         self.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A panic of it has been printed; there is nothing else to learn of it.
@@ -124,30 +111,30 @@ impl fmt::Debug for Control {
 }
 
 /// The gate of the socket, as that of every listener; whoever opens and closes it wakes the thread.
-impl Door for Control {
+impl GateControl for Control {
     fn name(&self) -> &str {
-        NAME
+        CONTROL_SOCKET
     }
 
     fn open(&self) {
-        self.desk.gate.open();
+        self.shared_with_engine.gate.open();
         self.wake();
     }
 
     fn close(&self, deadline: Instant) -> bool {
-        let closed = self.desk.gate.close(deadline);
+        let closed = self.shared_with_engine.gate.close(deadline);
         self.wake();
         closed
     }
 
     fn settle(&self, deadline: Instant) -> bool {
-        let settled = self.desk.gate.settle(deadline);
+        let settled = self.shared_with_engine.gate.settle(deadline);
         self.wake();
         settled
     }
 
     fn retire(&self, deadline: Instant) -> bool {
-        let is_empty = self.desk.gate.retire(deadline);
+        let is_empty = self.shared_with_engine.gate.retire(deadline);
         self.wake();
         is_empty
     }
@@ -158,13 +145,13 @@ impl Door for Control {
     }
 
     fn taken(&self) -> u64 {
-        self.desk.gate.taken()
+        self.shared_with_engine.gate.taken()
     }
 }
 
 /// The thread.
 struct Server {
-    desk: Arc<Desk>,
+    shared_with_engine: Arc<ControlShared>,
     shared: Arc<Shared>,
     clients: Vec<Client>,
     /// What the engine has been asked for.
@@ -173,12 +160,12 @@ struct Server {
     told: Option<Instant>,
     /// Until when nothing is accepted.
     backoff: Option<Instant>,
-    cannot_wait: Seldom,
+    cannot_wait: RateLimit,
 }
 
 impl Server {
     fn run(mut self) {
-        while !self.desk.ended.load(Ordering::Acquire) {
+        while !self.shared_with_engine.ended.load(Ordering::Acquire) {
             let calls = self.wait().unwrap_or_else(|error| {
                 // poll(2) fails for want of memory only.
                 if self.cannot_wait.is_due() {
@@ -195,7 +182,7 @@ impl Server {
     }
 
     fn round(&mut self, calls: bool) {
-        self.desk.wake.clear();
+        self.shared_with_engine.wake.clear();
         if calls {
             self.accept();
         }
@@ -213,9 +200,9 @@ impl Server {
     /// Whether somebody calls. An accept(2) where nobody does fails for want of descriptors all the same.
     fn wait(&mut self) -> io::Result<bool> {
         self.backoff = self.backoff.filter(|until| Instant::now() < *until);
-        let mut fds = vec![PollFd::new(self.desk.wake.as_fd(), PollFlags::POLLIN)];
-        let listener = match self.desk.gate.passage() {
-            Passage::Open(listener) if self.backoff.is_none() => Some(listener),
+        let mut fds = vec![PollFd::new(self.shared_with_engine.wake.as_fd(), PollFlags::POLLIN)];
+        let listener = match self.shared_with_engine.gate.state() {
+            GateState::Open(listener) if self.backoff.is_none() => Some(listener),
             _ => None,
         };
         fds.extend(listener.as_ref().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
@@ -241,7 +228,7 @@ impl Server {
         let take = |listener: &OwnedFd| sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK);
         // Not all of a crowd at once: those who are there are served in between.
         for _ in 0..MAX_CLIENTS {
-            let gate = &self.desk.gate;
+            let gate = &self.shared_with_engine.gate;
             match gate.pass(|listener| gate.attempt(listener, take)) {
                 None => return,
                 Some(Ok((fd, _))) => self.admit(Client::new(fd)),
@@ -278,7 +265,8 @@ impl Server {
 
     /// Says what there is to say by now.
     fn answer(&mut self) {
-        let news = std::mem::take(&mut *self.desk.news.lock().unwrap_or_else(PoisonError::into_inner));
+        let news =
+            std::mem::take(&mut *self.shared_with_engine.news.lock().unwrap_or_else(PoisonError::into_inner));
         for news in &news {
             for client in &mut self.clients {
                 match news {

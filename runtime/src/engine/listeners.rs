@@ -1,163 +1,99 @@
-//! What the actions of the life cycle do to the listeners.
+//! The sockets of the service and their gates: opened, drained, closed.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Engine, PAUSE_TIMEOUT};
-use crate::gate::Door;
-use crate::lifecycle::{Drain, Event, Phase};
-use crate::report::{complain, tell};
-use crate::sockets::{self, Held};
+use crate::base::report::tell;
+use crate::between::gate_control::{CONTROL_SOCKET, GateControl};
+use crate::engine::core::{Engine, PAUSE_TIMEOUT};
+use crate::engine::data::Preparation;
+use crate::lifecycle::{Drain, Phase};
+use crate::outside::sockets::{self, BoundSocket};
 
 impl Engine {
     /// A socket that was bound or adopted, and what the body has taken. What comes when all others are closed is closed.
-    pub(super) fn have(&mut self, held: Option<Held>, doors: Vec<Arc<dyn Door>>) {
+    pub(super) fn have(&mut self, held: Option<BoundSocket>, gates: Vec<Arc<dyn GateControl>>) {
         if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
-            sockets::forget(held.as_slice(), &self.shared);
-            let deadline = Instant::now() + PAUSE_TIMEOUT;
-            doors.iter().for_each(|door| _ = door.retire(deadline));
+            sockets::forget(held.as_slice(), self.shared.who());
+            retire(&gates);
             return;
         }
         if let Some(held) = held {
-            self.ports.extend(held.port());
+            self.listeners.ports.extend(held.port());
             // The control socket stays the last.
-            self.held.insert(self.held_by_body().len(), held);
+            self.listeners.sockets.insert(self.sockets_of_body().len(), held);
         }
-        self.doors.extend(doors);
+        self.listeners.gates.extend(gates);
     }
 
-    /// Whether the successor keeps the listener of this name.
-    fn is_adopted(&self, name: &str) -> bool {
-        self.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))
-    }
-
-    /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
-    /// its clients would wait in the queue for nothing.
-    pub(super) fn pause(&mut self) -> Event {
-        let successor = self.successor_pid();
-        tell!(self.shared, INFO, phase = "handing-over", successor, "the successor is ready");
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
-        let stuck = self.doors.iter().find(|door| self.is_adopted(door.name()) && !door.close(deadline));
-        match stuck {
-            None => Event::Paused,
-            Some(door) => {
-                self.reason = Some(stuck_in(door.name()));
-                Event::ChannelLost
-            }
+    /// Without the control socket, which is the last of all.
+    pub(super) fn sockets_of_body(&self) -> &[BoundSocket] {
+        match self.listeners.sockets.split_last() {
+            Some((last, others)) if last.name == CONTROL_SOCKET => others,
+            _ => &self.listeners.sockets,
         }
     }
 
-    /// From here on another process has the sockets, and may clear O_NONBLOCK on them: every thread here that takes from
-    /// one of them knows. One that is asleep in an accept already, because somebody has cleared it before, could not be
-    /// paused; a client that comes wakes it.
-    pub(super) fn expect_company(&self) -> Result<(), String> {
-        self.restore_nonblocking();
-        self.shared.set_accompanied(true);
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
-        match self.doors.iter().find(|door| !door.settle(deadline)) {
-            None => Ok(()),
-            Some(door) => Err(stuck_in(door.name())),
+    /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
+    pub(super) fn unserved(&self) -> Vec<String> {
+        if self.body.preparation != Preparation::Done {
+            return self.sockets_of_body().iter().map(|held| held.name.clone()).collect();
         }
-    }
-
-    /// The predecessor or the successor is dead. What it may have done to the sockets is undone before anybody relies on
-    /// it again.
-    pub(super) fn lose_company(&mut self) {
-        self.restore_nonblocking();
-        if self.successor.is_none() {
-            self.undo_tuning();
-        }
-        self.shared.set_accompanied(self.parent.is_some() || self.successor.is_some());
+        let not_asked =
+            self.listeners.gates.iter().filter(|gate| !gate.asked()).map(|gate| gate.name().to_owned());
+        let pool = self.shared.pool();
+        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.clone());
+        not_asked.chain(not_taken).collect()
     }
 
     pub(super) fn open(&mut self) {
-        self.restore_nonblocking();
-        self.shared.set_handed_over(false);
-        self.doors.iter().for_each(|door| door.open());
+        self.before_open();
+        self.listeners.gates.iter().for_each(|gate| gate.open());
         if self.serving_since.is_none() {
-            let (listeners, version) = (self.held_by_body().len(), self.settings.version.as_deref());
+            let (listeners, version) = (self.sockets_of_body().len(), self.settings.version.as_deref());
             tell!(self.shared, INFO, phase = "serving", listeners, version, "serving");
             self.serving_since = Some(Instant::now());
             self.shared.serving.set(true);
         }
     }
 
-    /// Another process that has them may have cleared it.
-    pub(super) fn restore_nonblocking(&self) {
-        for held in &self.held {
-            match held.restore_nonblocking() {
-                Ok(false) => {}
-                Ok(true) => complain!(
-                    self.shared,
-                    "listener `{}`: another process had cleared O_NONBLOCK; it is set again",
-                    held.name
-                ),
-                Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
-            }
-        }
-    }
-
-    /// Sets the options of the addresses on the sockets that were adopted. Until this process was told to serve they were the
-    /// predecessor's alone.
-    pub(super) fn tune(&mut self) -> Result<(), String> {
-        let cannot =
-            |name: &str, error| format!("listener `{name}`: cannot set the options of its address: {error}");
-        self.held.iter_mut().try_for_each(|held| held.tune().map_err(|error| cannot(&held.name, error)))
-    }
-
-    /// A successor that was told to serve had set the options of its own release. This process, or the one that it starts in
-    /// the place of the dead one, serves with those that were set before.
-    fn undo_tuning(&mut self) {
-        for held in &mut self.held {
-            match held.undo_tuning() {
-                Ok(undone) if undone.is_empty() => {}
-                Ok(undone) => tell!(
-                    self.shared,
-                    INFO,
-                    listener = held.name,
-                    options = undone.join(", "),
-                    "the successor had changed options of the socket; they are set back"
-                ),
-                Err(error) => complain!(
-                    self.shared,
-                    "listener `{}`: cannot set back the options that the successor had changed: {error}",
-                    held.name
-                ),
-            }
-        }
-    }
-
     /// Closes every listener. Their paths go with them, unless a successor still has them and removes them itself.
     pub(super) fn let_go(&mut self) {
         let ours = self.state.phase == Phase::Draining(Drain::Stop { owner: true });
-        for held in std::mem::take(&mut self.held) {
+        for held in std::mem::take(&mut self.listeners.sockets) {
             if ours {
-                held.remove(&self.shared);
+                held.remove(self.shared.who());
             }
         }
     }
 
     pub(super) fn drain(&mut self) {
         self.shared.start_draining();
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
-        self.doors.iter().for_each(|door| _ = door.retire(deadline));
+        self.retire();
         // Before it ever served, what it inherited is its predecessor's.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
-        let held = std::mem::take(&mut self.held);
+        let held = std::mem::take(&mut self.listeners.sockets);
         let (kept, given_up): (Vec<_>, Vec<_>) =
             held.into_iter().partition(|held| self.is_adopted(&held.name));
         for held in given_up {
             if ours || held.created {
-                held.remove(&self.shared);
+                held.remove(self.shared.who());
             }
         }
-        self.held = kept;
+        self.listeners.sockets = kept;
         let open = self.shared.counted();
         let timeout = humantime::format_duration(self.settings.timeouts.drain);
         tell!(self.shared, INFO, phase = "draining", open, %timeout, "draining");
     }
+
+    /// Closes every gate for good. Returns whether no thread is left in an accept.
+    pub(super) fn retire(&self) -> bool {
+        retire(&self.listeners.gates)
+    }
 }
 
-fn stuck_in(listener: &str) -> String {
-    format!("a thread of this process is stuck in an accept of `{listener}`")
+fn retire(gates: &[Arc<dyn GateControl>]) -> bool {
+    let deadline = Instant::now() + PAUSE_TIMEOUT;
+    let stuck = gates.iter().filter(|gate| !gate.retire(deadline)).count();
+    stuck == 0
 }

@@ -1,18 +1,13 @@
 //! What operators and the body see of the engine.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use super::{Engine, Successor};
-use crate::control::{self, Change, News};
-use crate::handover::message::Message;
+use crate::base::status::{self, Generation, Listener, Status};
+use crate::between::gate_control::GateControl;
+use crate::between::shared::Shared;
+use crate::engine::core::Engine;
 use crate::lifecycle::{Drain, Phase};
-use crate::sockets::Held;
-use crate::status::{Executable, Generation, Status, Upgrades};
-
-/// How often a successor is told how many connections are open here.
-const OPEN_INTERVAL: Duration = Duration::from_secs(1);
+use crate::outside::sockets::BoundSocket;
 
 impl Engine {
     pub(super) fn status(&self) -> Status {
@@ -20,87 +15,60 @@ impl Engine {
             version: self.settings.version.clone(),
             serving: self.serving_since.map(|since| since.elapsed()),
             unserved: if self.state.phase == Phase::Starting { self.unserved() } else { Vec::new() },
-            executable: self.executable(),
-            predecessor: self.parent.as_ref().map(|parent| parent.offered.pid),
-            successor: self.successor_pid(),
-            // Each makes a generation; the start of the service made the first.
-            upgrades: Upgrades { done: self.shared.generation - 1, ..self.upgrades.clone() },
-            ..Status::of(&self.shared, self.state.phase, self.held_by_body(), &self.doors)
+            ..own_status(&self.shared, self.state.phase, self.sockets_of_body(), &self.listeners.gates)
         };
-        if let Some(parent) = &self.parent {
-            let generation = self.shared.generation - 1;
-            status
-                .generations
-                .insert(0, Generation { generation, pid: parent.offered.pid, open: parent.open });
-        }
-        if let Some(successor) = &self.successor {
-            let (generation, pid) = (successor.generation, successor.pid());
-            status.generations.push(Generation { generation, pid, open: None });
-        }
+        self.add_neighbours(&mut status);
         status
     }
+}
 
-    /// Tells the successor, which answers to operators by now, how many connections are left here: at once, and then
-    /// at most once a second if it is another number.
-    pub(super) fn tell_open(&mut self) {
-        let now = Instant::now();
-        let is_due = self.open_is_due().is_some_and(|due| due <= now);
-        let Some(successor) = self.successor.as_mut().filter(|_| is_due) else { return };
-        let open = u64::try_from(self.shared.counted()).unwrap_or(u64::MAX);
-        if self.told_open.is_none_or(|(told, _)| told != open) {
-            // It is news: what does not fit, or comes to nobody, is not missed.
-            match successor.channel.send_unless_full(&Message::Open { open }) {
-                Ok(true | false) | Err(_) => {}
-            }
-        }
-        self.told_open = Some((open, now));
+/// What is known of a process without its relatives.
+fn own_status(shared: &Shared, phase: Phase, held: &[BoundSocket], gates: &[Arc<dyn GateControl>]) -> Status {
+    let listener = |held: &BoundSocket| {
+        let (waiting, backlog) = held.queue().unzip();
+        let taken = taken(gates, &held.name);
+        Listener { name: held.name.clone(), address: bound(held), taken, waiting, backlog }
+    };
+    let open = u64::try_from(shared.counted()).unwrap_or(u64::MAX);
+    let us = Generation { generation: shared.generation, pid: shared.pid, open: Some(open) };
+    Status {
+        uptime: shared.began.elapsed(),
+        open,
+        generations: vec![us],
+        listeners: held.iter().map(listener).collect(),
+        ..Status::new(shared.generation, shared.pid, phase_of(phase))
     }
+}
 
-    /// When the successor is to be told, if there is one that answers to operators.
-    pub(super) fn open_is_due(&self) -> Option<Instant> {
-        self.successor.as_ref()?;
-        matches!(
-            self.state.phase,
-            Phase::Standby(_) | Phase::Draining(Drain::Replaced { .. } | Drain::Leaving { .. })
-        )
-        .then(|| self.told_open.map_or(self.phase_since, |(_, at)| at + OPEN_INTERVAL))
+/// Its address, with the port that was assigned.
+fn bound(held: &BoundSocket) -> String {
+    let identity = held.address.identity();
+    match (identity.strip_suffix(":0"), held.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        _ => identity,
     }
-
-    /// Without the control socket, which is the last of all.
-    pub(super) fn held_by_body(&self) -> &[Held] {
-        match self.held.split_last() {
-            Some((last, others)) if last.name == control::NAME => others,
-            _ => &self.held,
-        }
-    }
-
-    /// The file of this process, whatever became of its path.
-    fn executable(&self) -> Option<Executable> {
-        let path = self.spawner.executable()?.to_owned();
-        let file = fs::metadata("/proc/self/exe").ok()?;
-        Some(Executable { path, inode: file.ino(), modified: file.mtime() })
-    }
-
-    pub(super) fn successor_pid(&self) -> Option<u32> {
-        self.successor.as_ref().map(Successor::pid)
-    }
-
-    /// Tells whoever waits at the control socket that another phase has begun: before they are told the outcome.
-    pub(super) fn tell_phase(&mut self) {
-        let phase = self.state.phase.into();
-        if phase != self.told_phase {
-            self.told_phase = phase;
-            if let Some(control) = &self.control {
-                let change = Change { phase, successor: self.successor_pid(), at: self.phase_since };
-                control.tell(News::Phase(change));
-            }
-        }
-    }
-
-    /// Replies have been set, which some of those who wait there may wait for.
-    pub(super) fn tell_outcome(&self) {
-        if let Some(control) = &self.control {
-            control.tell(News::Outcome);
-        }
+}
+#[cfg(upgrades)]
+fn taken(gates: &[Arc<dyn GateControl>], name: &str) -> Option<u64> {
+    gates.iter().find(|gate| gate.name() == name).map(|gate| gate.taken())
+}
+#[cfg(not(upgrades))]
+fn taken(_doors: &[Arc<dyn GateControl>], _name: &str) -> Option<u64> {
+    None
+}
+/// The phase that operators and the body are told.
+pub(super) fn phase_of(phase: Phase) -> status::Phase {
+    use status::Phase as Told;
+    match phase {
+        Phase::Starting | Phase::Prepared | Phase::TakingOver => Told::Starting,
+        Phase::Serving => Told::Serving,
+        Phase::Checking => Told::Checking,
+        Phase::Upgrading => Told::Upgrading,
+        Phase::Pausing | Phase::Committed { .. } => Told::HandingOver,
+        Phase::Standby(_) | Phase::Announcing { .. } => Told::Standby,
+        Phase::Reverting { .. } => Told::Reverting,
+        Phase::Draining(Drain::Rescue { .. }) => Told::Rescuing,
+        Phase::Draining(_) => Told::Draining,
+        Phase::Ended => Told::Ended,
     }
 }

@@ -10,7 +10,13 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sealed;
-use super::version::Version;
+
+/// Which version of HTTP a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1 = 1,
+    Http2 = 2,
+}
 
 /// What the stream, the service and the drain of one connection tell each other.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 
 use super::activity::{Activity, Unanswered};
-use crate::drain::Shutdown;
+use crate::between::drain::Shutdown;
 
 /// The service of one connection.
 #[derive(Clone)]

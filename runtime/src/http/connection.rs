@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::BoxError;
-use super::activity::Activity;
+use super::activity::{Activity, Version};
 use super::answer::Answering;
 use super::notice::Noticing;
-use super::version::{Version, detect};
-use crate::drain::Shutdown;
-use crate::report::tell;
+use super::version::detect;
+use crate::base::report::tell;
+use crate::between::drain::Shutdown;
 
 /// How long a connection without a request stays open once the drain has begun.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
@@ -233,9 +233,9 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::between::shared::Shared;
     use crate::http::activity::{Connection, is_quiet};
     use crate::http::sealed::Stream;
-    use crate::shared::Shared;
 
     impl Stream for DuplexStream {
         /// What has been written to the other end is known at once.

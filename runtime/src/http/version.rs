@@ -7,17 +7,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::activity::Activity;
+use super::activity::{Activity, Version};
 use crate::net::forward_write;
 
 /// What an HTTP/2 client begins with, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 does.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    Http1 = 1,
-    Http2 = 2,
-}
 
 /// Reads until it is clear which version it is; `None` if the client leaves without a word.
 pub(super) async fn detect<I>(mut io: I, activity: Arc<Activity>) -> io::Result<Option<(Version, Rewound<I>)>>

@@ -10,9 +10,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::read_through;
-use crate::address::Kind;
-use crate::gate::Gate;
-use crate::params::{FromListener, ListenerSocket};
+use crate::base::address::Kind;
+use crate::between::gate::Gate;
+use crate::between::params::{FromListener, ListenerSocket};
 
 macro_rules! managed {
     ($(#[$doc:meta])* $name:ident, $kind:ident, $std:ty, $addr:ty, $target:ty, $send:ident) => {

@@ -13,13 +13,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{TcpStream, UnixStream, read_through};
-use crate::address::{Address, Kind};
+use crate::base::address::{Address, Kind};
 #[cfg(feature = "http")]
-use crate::drain::Shutdown;
-use crate::gate::Gate;
-use crate::params::{FromListener, ListenerSocket};
-use crate::shared::{Counted, Shared};
-use crate::sockets;
+use crate::between::drain::Shutdown;
+use crate::between::gate::Gate;
+use crate::between::params::{FromListener, ListenerSocket};
+use crate::between::shared::{Counted, Shared};
+use crate::outside::sockets;
 
 /// What the managed listeners share: a listening socket behind a gate.
 #[derive(Clone)]
@@ -71,10 +71,8 @@ impl Acceptor {
     }
 
     async fn wait_for_resources(&self, error: io::Error) -> io::Result<()> {
-        let pause = match self.gate.io() {
-            Some(io) => sockets::recover(&self.gate, io.get_ref().as_fd(), &self.address, error)?,
-            None => sockets::out_of_resources(&self.gate, error)?,
-        };
+        let io = self.gate.io();
+        let pause = self.gate.recover(io.as_ref().map(|io| io.get_ref().as_fd()), &self.address, error)?;
         tokio::time::sleep(pause).await;
         Ok(())
     }

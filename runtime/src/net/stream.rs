@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::drain::Guard;
-use crate::shared::Counted;
+use crate::between::drain::Guard;
+use crate::between::shared::Counted;
 
 macro_rules! forward_read {
     () => {

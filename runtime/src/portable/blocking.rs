@@ -32,10 +32,10 @@ use std::time::Duration;
 
 use event_listener::{Listener, listener};
 
-use crate::address::Kind;
-use crate::gate::{Gate, Passage};
-use crate::params::{FromListener, ListenerSocket};
-use crate::sockets;
+use crate::base::address::Kind;
+use crate::between::gate::{Gate, GateState};
+use crate::between::params::{FromListener, ListenerSocket};
+use crate::outside::sockets;
 
 #[path = "../blocking/stream.rs"]
 mod stream;
@@ -58,8 +58,8 @@ where
     loop {
         // Registered before the gate is looked at, so that no change is missed in between.
         listener!(gate.changed() => changed);
-        match gate.passage() {
-            Passage::Open(io) => match gate.pass(|_| attempt(&io)) {
+        match gate.state() {
+            GateState::Open(io) => match gate.pass(|_| attempt(&io)) {
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     // A stop ends the pause early.
                     changed.wait_timeout(pause);
@@ -69,8 +69,8 @@ where
                 // It was closed in between.
                 None => {}
             },
-            Passage::Closed => changed.wait(),
-            Passage::Retired => return Ok(None),
+            GateState::Closed => changed.wait(),
+            GateState::Retired => return Ok(None),
         }
     }
 }
@@ -126,7 +126,7 @@ macro_rules! managed_listener {
                         }
                         Err(error) if sockets::died_in_queue(&error) => {}
                         Err(error) => {
-                            thread::sleep(sockets::out_of_resources(&self.gate, error)?);
+                            thread::sleep(self.gate.out_of_resources(error)?);
                         }
                     }
                 }

@@ -13,13 +13,13 @@ use std::task::Poll;
 
 use event_listener::listener;
 
-use crate::address::Kind;
-use crate::drain;
+use crate::base::address::Kind;
+use crate::between::drain;
 #[cfg(feature = "http")]
-use crate::drain::Shutdown;
-use crate::gate::{Gate, Passage};
-use crate::params::{FromListener, ListenerSocket};
-use crate::sockets;
+use crate::between::drain::Shutdown;
+use crate::between::gate::{Gate, GateState};
+use crate::between::params::{FromListener, ListenerSocket};
+use crate::outside::sockets;
 
 #[path = "../net/stream.rs"]
 mod stream;
@@ -36,10 +36,10 @@ async fn entered<T: Send + Sync>(gate: &Gate<T>) -> Arc<T> {
     loop {
         // Registered before the gate is looked at, so that no change is missed in between.
         listener!(gate.changed() => changed);
-        match gate.passage() {
-            Passage::Open(io) => return io,
-            Passage::Closed => changed.await,
-            Passage::Retired => drain::never(gate.shared()).await,
+        match gate.state() {
+            GateState::Open(io) => return io,
+            GateState::Closed => changed.await,
+            GateState::Retired => drain::never(gate.shared()).await,
         }
     }
 }
@@ -92,7 +92,7 @@ macro_rules! managed_listener {
                     match accepted {
                         Err(error) if sockets::died_in_queue(&error) => {}
                         Err(error) => {
-                            let pause = sockets::out_of_resources(&self.gate, error)?;
+                            let pause = self.gate.out_of_resources(error)?;
                             tokio::time::sleep(pause).await;
                         }
                         accepted => return accepted,

@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
-use crate::begin::{Host, Started};
-use crate::preflight::Check;
-use crate::shared::Shared;
-use crate::spawn::{self, Child, Spawner, What};
+use crate::between::shared::Shared;
+use crate::outside::preflight::Check;
+use crate::outside::spawn::{self};
+use crate::outside::spawner::{Child, Spawner, What};
+use crate::run::begin::{Host, Started};
 
 /// The service that the next upgrade starts.
 #[derive(Clone, Default)]

@@ -244,7 +244,7 @@ impl Conversation {
 
     /// A connection to whoever serves by now, after a pause.
     fn reopen(&mut self) -> Result<(), Failure> {
-        let nobody = || super::target::nobody_behind(&self.path);
+        let nobody = || nobody_behind(&self.path);
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(no_answer(&self.path));
@@ -294,4 +294,9 @@ pub(crate) fn cut_off(path: &Path) -> Failure {
 
 fn no_answer(path: &Path) -> Failure {
     Failure::no_answer(format!("no answer in time at {}", path.display()))
+}
+
+pub(crate) fn nobody_behind(path: &Path) -> Failure {
+    let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+    Failure::nothing_running(format!("nothing is running there: {}: {error}", path.display()))
 }

@@ -1,12 +1,11 @@
 //! What the argument names.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, nobody_behind};
 use super::output::{Failure, Output};
 use super::process::Process;
 
@@ -48,9 +47,4 @@ fn control_beside(pidfile: &Path) -> PathBuf {
 
 fn is_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-}
-
-pub(crate) fn nobody_behind(path: &Path) -> Failure {
-    let error = io::Error::from(io::ErrorKind::ConnectionRefused);
-    Failure::nothing_running(format!("nothing is running there: {}: {error}", path.display()))
 }

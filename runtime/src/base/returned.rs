@@ -1,0 +1,129 @@
+//! What a body returns, and what is said of its end.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::process::{ExitCode, Termination};
+
+use crate::base::report::printable;
+
+/// What the body of a [`Service`](crate::Service) returns: `()`, an [`ExitCode`], or a `Result` whose error is told to the operator and
+/// the predecessor.
+///
+/// For a [`Termination`] of another crate the body returns `value.report()`. One of your own is a line: `impl tableflip::Returned for
+/// Status {}`. Under the attribute a body may return any [`Termination`].
+#[diagnostic::on_unimplemented(
+    message = "a body cannot return `{Self}`",
+    label = "not what a body returns",
+    note = "a body returns `()`, an `ExitCode`, or a `Result` of one of them with an error that is `Debug`",
+    note = "of any other `std::process::Termination` it returns `value.report()`"
+)]
+pub trait Returned: Termination {
+    /// The error, for people; `None` of one that is none, or does not say.
+    fn error(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Returned for () {}
+impl Returned for ExitCode {}
+impl Returned for Infallible {}
+
+impl<T: Returned, E: fmt::Debug> Returned for Result<T, E> {
+    fn error(&self) -> Option<String> {
+        match self {
+            Ok(value) => value.error(),
+            Err(error) => Some(format!("{error:?}")),
+        }
+    }
+}
+
+/// Names the type `!`, which cannot be written here.
+#[doc(hidden)]
+pub trait Function {
+    type Output;
+}
+
+impl<T> Function for fn() -> T {
+    type Output = T;
+}
+
+impl Returned for <fn() -> ! as Function>::Output {}
+
+/// What a body under the attribute has returned, with the error that the expansion has found in it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Told<T> {
+    returned: T,
+    error: Option<String>,
+}
+
+impl<T> Told<T> {
+    pub(crate) fn new(returned: T, error: Option<String>) -> Self {
+        Self { returned, error }
+    }
+}
+
+impl<T: Termination> Termination for Told<T> {
+    fn report(self) -> ExitCode {
+        self.returned.report()
+    }
+}
+
+impl<T: Termination> Returned for Told<T> {
+    fn error(&self) -> Option<String> {
+        self.error.clone()
+    }
+}
+
+/// How a body has ended.
+#[derive(Debug, Default)]
+pub(crate) enum BodyEnd {
+    #[default]
+    Returned,
+    /// It returned this error.
+    Failed(String),
+    /// With the message of the panic.
+    Panicked(String),
+}
+
+impl BodyEnd {
+    /// Why a start failed.
+    pub(crate) fn before_ready(&self) -> String {
+        match self {
+            Self::Returned => "the body returned before it was ready".to_owned(),
+            Self::Failed(error) => format!("the body returned before it was ready: {}", printable(error)),
+            Self::Panicked(message) => format!("the body panicked: {}", printable(message)),
+        }
+    }
+
+    /// Why a process ends that served.
+    pub(crate) fn unasked(&self) -> String {
+        match self {
+            Self::Returned => "the body returned".to_owned(),
+            Self::Failed(error) => format!("the body returned an error: {}", printable(error)),
+            Self::Panicked(message) => format!("the body panicked: {}", printable(message)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(returned: impl Returned) -> Option<String> {
+        returned.error()
+    }
+
+    #[test]
+    fn b3_the_error_of_a_result_is_told() {
+        assert_eq!(error(()), None);
+        assert_eq!(error(ExitCode::FAILURE), None);
+        assert_eq!(error(Ok::<_, String>(())), None);
+        assert_eq!(error(Err::<(), _>("no /etc/v.toml")).unwrap(), r#""no /etc/v.toml""#);
+        assert_eq!(error(Err::<ExitCode, _>(fmt::Error)).unwrap(), "Error");
+        assert_eq!(error(Ok::<_, ()>(Err::<(), _>(7))).unwrap(), "7");
+        let boxed: Result<(), Box<dyn std::error::Error>> = Err("no room".into());
+        assert_eq!(error(boxed).unwrap(), r#""no room""#);
+        assert_eq!(error(Told::new((), Some("odd".to_owned()))).unwrap(), "odd");
+    }
+}

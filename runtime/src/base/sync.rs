@@ -1,0 +1,160 @@
+//! What threads and tasks wait for here: a value that is set once, and a question that is asked again and again.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use event_listener::{Event, Listener, listener};
+
+pub(crate) mod primitives;
+
+use primitives::{AtomicBool, OnceLock};
+
+/// A value that is set once and can be waited for by any number of tasks and threads.
+#[derive(Debug)]
+pub(crate) struct Latch<T> {
+    value: OnceLock<T>,
+    changed: Event,
+}
+
+impl<T> Latch<T> {
+    pub(crate) fn new() -> Self {
+        Self { value: OnceLock::new(), changed: Event::new() }
+    }
+
+    /// Sets the value and wakes everybody; a latch that is set stays as it is.
+    pub(crate) fn set(&self, value: T) {
+        if self.value.set(value).is_ok() {
+            self.changed.notify(usize::MAX);
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.value.get()
+    }
+
+    pub(crate) async fn wait(&self) -> &T {
+        loop {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            // Registered before the second look, so that a value set in between is not missed.
+            listener!(self.changed => changed);
+            if let Some(value) = self.get() {
+                return value;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn wait_blocking(&self) -> &T {
+        loop {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            listener!(self.changed => changed);
+            if let Some(value) = self.get() {
+                return value;
+            }
+            changed.wait();
+        }
+    }
+
+    /// The value, if it is set within this time.
+    pub(crate) fn wait_for(&self, time: Duration) -> Option<&T> {
+        listener!(self.changed => changed);
+        if self.get().is_none() {
+            changed.wait_timeout(time);
+        }
+        self.get()
+    }
+
+    /// What is notified when the value is set, for a future that keeps its place in the queue between polls.
+    pub(crate) fn changed(&self) -> &Event {
+        &self.changed
+    }
+}
+
+/// A question that is asked again and again, of one who may be there to take it.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    is_taken_by_somebody: AtomicBool,
+    asked: AtomicBool,
+    changed: Event,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        let [is_taken_by_somebody, asked] = [(); 2].map(|()| AtomicBool::new(false));
+        Self { is_taken_by_somebody, asked, changed: Event::new() }
+    }
+
+    /// Asks it. Returns whether there is somebody who takes it, sooner or later.
+    #[cfg_attr(not(upgrades), allow(dead_code, reason = "neither a service manager nor a predecessor asks"))]
+    pub(crate) fn ask(&self) -> bool {
+        // No plain store: loom cannot tell that one from before the last swap of `taken` from a later one.
+        self.asked.swap(true, Ordering::SeqCst);
+        self.changed.notify(usize::MAX);
+        self.is_taken_by_somebody.load(Ordering::SeqCst)
+    }
+
+    /// Waits for it to be asked, and takes it.
+    #[cfg(any(feature = "tokio", test))]
+    pub(crate) async fn taken(&self) {
+        self.is_taken_by_somebody.store(true, Ordering::SeqCst);
+        loop {
+            listener!(self.changed => changed);
+            if self.asked.swap(false, Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::{Arc, mpsc};
+    use std::task::{Context, Poll, Waker};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_latch_keeps_the_first_value() {
+        let latch = Latch::new();
+        assert_eq!((latch.get(), latch.wait_for(Duration::ZERO)), (None, None));
+        latch.set(7);
+        latch.set(8);
+        assert_eq!((latch.get(), latch.wait_for(Duration::ZERO)), (Some(&7), Some(&7)));
+        assert_eq!(latch.wait_blocking(), &7);
+    }
+
+    /// Whoever waits for an hour does so no longer than it takes.
+    #[test]
+    fn a_wait_with_a_limit_ends_when_the_latch_is_set() {
+        let latch = Arc::new(Latch::new());
+        let (say, said) = mpsc::channel();
+        let waiter = latch.clone();
+        thread::spawn(move || say.send(waiter.wait_for(Duration::from_secs(3600)).copied()));
+        latch.set(7);
+        assert_eq!(said.recv_timeout(Duration::from_secs(60)), Ok(Some(7)));
+        // As it is set by now, which the next one sees before it sleeps.
+        let begun = std::time::Instant::now();
+        assert_eq!(latch.wait_for(Duration::from_secs(3600)), Some(&7));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_pulse_knows_whether_it_is_taken() {
+        let pulse = Pulse::new();
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(!pulse.ask());
+        assert_eq!(pin!(pulse.taken()).poll(&mut nobody), Poll::Ready(()));
+        let mut taken = pin!(pulse.taken());
+        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Pending);
+        assert!(pulse.ask());
+        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Ready(()));
+    }
+}

@@ -1,0 +1,599 @@
+//! The drain from the body's side: [`Shutdown`], the guards that a drain waits for, and whether it waits for the body itself.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use event_listener::EventListener;
+
+use crate::between::shared::{Counted, Shared};
+
+/// A future that resolves when this process is to finish: its successor has passed the probation, or the service was asked to
+/// stop.
+///
+/// It is `Clone`, so every task can have one. `axum::serve(..).with_graceful_shutdown(..)` and similar functions take it.
+/// [`wait`](Self::wait) is for threads.
+///
+/// # When a drain waits for the body
+///
+/// A drain always waits for the streams and for the [guards](Self::guard). In these cases it also waits for the body to return,
+/// up to `drain_timeout`:
+///
+/// * The body itself awaits a `Shutdown`, in its own future or on its own thread. A clone counts too.
+/// * The `Shutdown` that the body was given, and not a clone of it, is awaited anywhere. An example is a task that the body waits
+///   for: `let served = tokio::spawn(serve(shutdown)); served.await; clean_up()`.
+/// * The body takes a listener of [`blocking`](crate::blocking), because the calls of such a listener end at a drain.
+/// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
+///   itself waits at the `accept` of a managed listener, which never ends.
+///
+/// Any other body is dropped as soon as no stream and no guard is left. A body that has taken a `Shutdown` and runs its own code when
+/// a drain begins may be about to await it: it gets up to half a second for that. So a clone that a task or a connection awaits does not
+/// delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every other task.
+#[derive(Debug)]
+pub struct Shutdown {
+    shared: Arc<Shared>,
+    place: Option<EventListener>,
+    /// This is the `Shutdown` that the body was given, not a clone.
+    is_given: bool,
+}
+
+impl Shutdown {
+    /// Counts as a clone: a drain waits for the body only if the body itself awaits it.
+    #[cfg(any(feature = "http", all(test, any(feature = "tokio", loom))))]
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, place: None, is_given: false }
+    }
+
+    /// The `Shutdown` that a body is given.
+    pub(crate) fn given(shared: Arc<Shared>) -> Self {
+        shared.note_shutdown_taken();
+        Self { shared, place: None, is_given: true }
+    }
+
+    /// Notes that this `Shutdown` is awaited. A body that notices a drain will return, so the drain waits for it.
+    fn note_awaited(&self) {
+        if self.is_given || is_in_body(&self.shared) {
+            self.shared.wait_for_body();
+        }
+    }
+
+    /// Whether this process is to finish.
+    pub fn is_raised(&self) -> bool {
+        self.shared.shutdown.get().is_some()
+    }
+
+    /// Blocks the thread until this process is to finish.
+    pub fn wait(&self) {
+        self.note_awaited();
+        self.shared.shutdown.wait_blocking();
+    }
+
+    /// Makes a drain wait, up to `drain_timeout`, until the guard is dropped.
+    ///
+    /// A managed stream has a guard of its own. Take one for work that outlives its stream or has no stream.
+    #[must_use = "a guard that is dropped at once guards nothing"]
+    pub fn guard(&self) -> Guard {
+        Guard { counted: Arc::new(self.shared.count()) }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn handed_over(&self) -> bool {
+        self.shared.handed_over()
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// How long a drain may take.
+    pub fn drain_timeout(&self) -> Duration {
+        self.shared.drain_timeout
+    }
+}
+
+impl Clone for Shutdown {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), place: None, is_given: false }
+    }
+}
+
+impl Future for Shutdown {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.note_awaited();
+        loop {
+            if this.is_raised() {
+                this.place = None;
+                return Poll::Ready(());
+            }
+            match &mut this.place {
+                // Registered before the next look, so that nothing is missed in between.
+                None => this.place = Some(this.shared.shutdown.changed().listen()),
+                Some(place) => {
+                    ready!(Pin::new(place).poll(cx));
+                    this.place = None;
+                }
+            }
+        }
+    }
+}
+
+/// A drain waits until this guard and every clone of it is dropped. [`Shutdown::guard`] makes one.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    #[expect(dead_code, reason = "it is held to be dropped")]
+    counted: Arc<Counted>,
+}
+
+impl Guard {
+    pub(crate) fn of(counted: Arc<Counted>) -> Self {
+        Self { counted }
+    }
+}
+
+thread_local! {
+    static BODY: Cell<Option<InBody>> = const { Cell::new(None) };
+}
+
+/// The mark of a thread that runs the body's own code, and not the code of a task beside the body.
+#[derive(Clone, Copy)]
+struct InBody {
+    /// The address of the state that the body shares with its engine.
+    service: *const Shared,
+    /// The tokio task that polls the body. `None`, unless the service itself runs in a task.
+    #[cfg(feature = "tokio")]
+    task: Option<tokio::task::Id>,
+    /// The body waits at a managed listener that will never hand out anything again.
+    is_at_end: bool,
+}
+
+/// Marks this thread as the body's thread until the mark is dropped. The mark covers each poll of a future, or a whole closure.
+pub(crate) struct BodyMark<'a> {
+    shared: &'a Shared,
+    before: Option<InBody>,
+}
+
+impl<'a> BodyMark<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        let mark = InBody {
+            service: shared,
+            #[cfg(feature = "tokio")]
+            task: tokio::task::try_id(),
+            is_at_end: false,
+        };
+        shared.set_runs_body(true);
+        Self { shared, before: BODY.replace(Some(mark)) }
+    }
+}
+
+impl Drop for BodyMark<'_> {
+    fn drop(&mut self) {
+        let mark = BODY.replace(self.before.take());
+        self.shared.set_body_at_end(mark.is_some_and(|mark| mark.is_at_end));
+        self.shared.set_runs_body(false);
+    }
+}
+
+/// The mark of this thread, if it runs the body of this service. The body may poll tasks in its own future, such as those of a
+/// `LocalSet`. Their code is not the body's, and their task IDs tell them apart.
+fn body_of(shared: &Shared) -> Option<InBody> {
+    let mark = BODY.get().filter(|mark| std::ptr::eq(mark.service, shared));
+    #[cfg(feature = "tokio")]
+    let mark = mark.filter(|mark| mark.task == tokio::task::try_id());
+    mark
+}
+
+fn is_in_body(shared: &Shared) -> bool {
+    body_of(shared).is_some()
+}
+
+/// Never ready: a call that waits at a retired managed listener waits here.
+#[cfg(feature = "tokio")]
+pub(crate) async fn never<T>(shared: &Shared) -> T {
+    std::future::poll_fn(|_| {
+        if let Some(mark) = body_of(shared) {
+            BODY.set(Some(InBody { is_at_end: true, ..mark }));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A5: for which bodies a drain waits.
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{Service, testing};
+
+    /// The tests notice a drain that waits in vain long before it ends by itself.
+    const DRAIN: Duration = Duration::from_secs(3600);
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    const CLEANED_UP: &str = "cleaned up";
+
+    /// Stops a service with nothing open. Returns `None` if the drain did not wait for the body.
+    ///
+    /// The stop comes once the body has reported, and, if the drain is to wait for it, once that is known.
+    fn stop<T: Send + 'static>(
+        running: testing::Running<T>,
+        said: &mpsc::Receiver<Arc<Shared>>,
+        is_waited_for: bool,
+    ) -> Option<T> {
+        let shared = said.recv_timeout(DEADLINE).expect("the body says something");
+        let deadline = Instant::now() + DEADLINE;
+        while is_waited_for && !shared.waits_for_body() {
+            assert!(Instant::now() < deadline, "the body is not waited for");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (send, ended) = mpsc::channel();
+        thread::spawn(move || send.send(running.stop()));
+        ended.recv_timeout(DEADLINE).expect("the drain ends before its deadline")
+    }
+
+    /// The return value of a closure that ends with `body`.
+    fn stop_thread<F>(is_waited_for: bool, body: F) -> Option<&'static str>
+    where
+        F: FnOnce(Shutdown, mpsc::Sender<Arc<Shared>>) + Send + 'static,
+    {
+        let (say, said) = mpsc::channel();
+        let running = testing::start_blocking(Service::new().drain_timeout(DRAIN), move |start| {
+            let (ready, shutdown) = (start.harness::<crate::Ready>()?, start.harness::<Shutdown>()?);
+            Ok(move || {
+                ready.notify();
+                body(shutdown, say);
+                CLEANED_UP
+            })
+        });
+        stop(running.unwrap(), &said, is_waited_for)
+    }
+
+    fn say(shutdown: &Shutdown, say: &mpsc::Sender<Arc<Shared>>) {
+        say.send(shutdown.shared.clone()).expect("the test waits for it");
+    }
+
+    #[test]
+    fn it_shows_what_the_engine_has_raised() {
+        let shared = Arc::new(Shared::new(1, false, DRAIN).unwrap());
+        let shutdown = Shutdown::given(shared.clone());
+        assert_eq!(shutdown.drain_timeout(), DRAIN);
+        let guards = [shutdown.guard(), shutdown.guard().clone()];
+        assert_eq!(shared.counted(), 2);
+        drop(guards);
+        assert_eq!(shared.counted(), 0);
+        assert!(!shutdown.is_raised());
+        #[cfg(feature = "http")]
+        assert!(!shutdown.handed_over());
+        shared.start_draining();
+        assert!(shutdown.is_raised());
+        #[cfg(feature = "http")]
+        assert!(shutdown.handed_over());
+        assert!(!shared.waits_for_body());
+        shutdown.wait();
+        assert!(shared.waits_for_body());
+    }
+
+    #[test]
+    fn a5_a_thread_that_waits_itself_is_waited_for() {
+        let waits = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            say(&shutdown, &to);
+            shutdown.clone().wait();
+        };
+        assert_eq!(stop_thread(true, waits), Some(CLEANED_UP));
+    }
+
+    #[test]
+    fn a5_a_thread_that_leans_on_another_one_is_waited_for() {
+        let leans = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            say(&shutdown, &to);
+            thread::spawn(move || shutdown.wait()).join().unwrap();
+        };
+        assert_eq!(stop_thread(true, leans), Some(CLEANED_UP));
+        let borrows = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            say(&shutdown, &to);
+            thread::scope(|scope| _ = scope.spawn(|| shutdown.wait()));
+        };
+        assert_eq!(stop_thread(true, borrows), Some(CLEANED_UP));
+    }
+
+    #[test]
+    fn a5_a_clone_that_is_waited_for_in_another_thread_does_not_hold_the_drain() {
+        let goes_on = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            let clone = shutdown.clone();
+            let waits = thread::spawn(move || {
+                // As `wait` does before it sleeps.
+                clone.note_awaited();
+                say(&clone, &to);
+                clone.wait();
+            });
+            // The body never returns by itself: this thread is left behind by the test.
+            waits.join().unwrap();
+            loop {
+                thread::park();
+            }
+        };
+        assert_eq!(stop_thread(false, goes_on), None);
+    }
+
+    #[cfg(feature = "tokio")]
+    mod on_tokio {
+        use std::pin::pin;
+
+        use tokio::runtime::Handle;
+        use tokio::task::{LocalSet, spawn_local};
+
+        use super::*;
+        use crate::net::TcpListener;
+        use crate::{Flavor, StartError};
+
+        fn service() -> Service {
+            Service::new().listen("echo", "tcp://127.0.0.1:0").drain_timeout(DRAIN).upgrade_timeout("60s")
+        }
+
+        /// The parameters of a body.
+        struct Parts {
+            echo: TcpListener,
+            shutdown: Shutdown,
+            say: mpsc::Sender<Arc<Shared>>,
+        }
+
+        impl Parts {
+            fn say(&self) {
+                say(&self.shutdown, &self.say);
+            }
+
+            /// Awaits a clone, and reports once it is polled.
+            fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
+                let (mut clone, mut to) = (self.shutdown.clone(), Some(self.say.clone()));
+                std::future::poll_fn(move |cx| {
+                    let polled = Pin::new(&mut clone).poll(cx);
+                    if let Some(to) = to.take() {
+                        say(&clone, &to);
+                    }
+                    polled
+                })
+            }
+
+            async fn accept_for_ever(&self) {
+                loop {
+                    self.echo.accept().await.expect("it listens");
+                }
+            }
+        }
+
+        /// Stops a service whose body ends with `body`, in both flavours.
+        fn stop_body<F, B>(is_waited_for: bool, body: F)
+        where
+            F: Fn(Parts) -> B + Clone + Send + 'static,
+            B: Future<Output = ()>,
+        {
+            for flavor in [Flavor::MultiThread, Flavor::CurrentThread] {
+                let ((say, said), body) = (mpsc::channel(), body.clone());
+                let running = testing::start(service().flavor(flavor), move |start| {
+                    let ready = start.harness::<crate::Ready>()?;
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, say };
+                    Ok::<_, StartError>(async move {
+                        ready.notify();
+                        body(parts).await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        CLEANED_UP
+                    })
+                });
+                let ended = stop(running.unwrap(), &said, is_waited_for);
+                assert_eq!(ended, is_waited_for.then_some(CLEANED_UP), "{flavor:?}");
+            }
+        }
+
+        #[test]
+        fn a5_a_body_that_leans_on_a_task_with_its_shutdown_is_waited_for() {
+            stop_body(true, |parts| async move {
+                parts.say();
+                let served = tokio::spawn(parts.shutdown);
+                served.await.unwrap();
+            });
+            stop_body(true, |parts| async move {
+                parts.say();
+                let shutdown = parts.shutdown;
+                tokio::task::spawn_blocking(move || shutdown.wait()).await.unwrap();
+            });
+        }
+
+        #[test]
+        fn a5_a_body_that_awaits_a_clone_itself_is_waited_for() {
+            stop_body(true, |parts| async move {
+                parts.say();
+                tokio::select! {
+                    () = parts.accept_for_ever() => {}
+                    () = parts.shutdown.clone() => {}
+                }
+            });
+            // In the future of the set, and in none of its tasks.
+            stop_body(true, |parts| async move {
+                parts.say();
+                let local = LocalSet::new();
+                local.spawn_local(std::future::pending::<()>());
+                local.run_until(parts.shutdown.clone()).await;
+            });
+            stop_body(true, |parts| async move {
+                parts.say();
+                parts.shutdown.clone().wait();
+            });
+        }
+
+        #[test]
+        fn a5_a_body_that_awaits_a_clone_in_a_nested_runtime_is_waited_for() {
+            let (say, said) = mpsc::channel();
+            let running = testing::start(service(), move |start| {
+                let ready = start.harness::<crate::Ready>()?;
+                let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, say };
+                Ok(async move {
+                    ready.notify();
+                    parts.say();
+                    let clone = parts.shutdown.clone();
+                    tokio::task::block_in_place(|| Handle::current().block_on(clone));
+                    CLEANED_UP
+                })
+            });
+            assert_eq!(stop(running.unwrap(), &said, true), Some(CLEANED_UP));
+        }
+
+        #[test]
+        fn a5_a_clone_in_a_task_does_not_hold_the_drain() {
+            stop_body(false, |parts| async move {
+                drop(tokio::spawn(parts.watch()));
+                parts.accept_for_ever().await;
+            });
+            // One that the body waits for, too: it is the `Shutdown` itself that says so.
+            stop_body(false, |parts| async move {
+                drop(tokio::spawn(parts.watch()).await);
+                std::future::pending::<()>().await;
+            });
+        }
+
+        #[test]
+        fn a5_a_clone_in_a_local_task_does_not_hold_the_drain() {
+            stop_body(false, |parts| async move {
+                let local = LocalSet::new();
+                local.spawn_local(parts.watch());
+                local.run_until(parts.accept_for_ever()).await;
+            });
+            stop_body(false, |parts| async move {
+                let local = LocalSet::new();
+                let tasks = local.run_until(async {
+                    drop(spawn_local(parts.watch()));
+                    parts.accept_for_ever().await;
+                });
+                tasks.await;
+            });
+        }
+
+        #[test]
+        fn a5_a_clone_in_a_thread_for_what_blocks_does_not_hold_the_drain() {
+            stop_body(false, |parts| async move {
+                let (clone, to) = (parts.shutdown.clone(), parts.say.clone());
+                drop(tokio::task::spawn_blocking(move || {
+                    clone.note_awaited();
+                    say(&clone, &to);
+                    clone.wait();
+                }));
+                parts.accept_for_ever().await;
+            });
+        }
+
+        /// Two services in one process, as in a test.
+        #[test]
+        fn a5_a_body_that_awaits_the_shutdown_of_another_service_is_not_its_body() {
+            let (send, other) = mpsc::channel();
+            let watched = testing::start(service(), move |start| {
+                let (echo, shutdown) = (start.listener::<TcpListener>("echo")?, start.harness::<Shutdown>()?);
+                send.send(shutdown.clone()).unwrap();
+                Ok(async move {
+                    loop {
+                        echo.accept().await.expect("it listens");
+                    }
+                })
+            });
+            let (watched, mut other) = (watched.unwrap(), other.recv().unwrap());
+            let (say, said) = mpsc::channel();
+            let watcher = testing::start(service(), move |start| {
+                let (echo, of_its_own) =
+                    (start.listener::<TcpListener>("echo")?, start.harness::<Shutdown>()?);
+                Ok(async move {
+                    let mut said = Some(say);
+                    let other = std::future::poll_fn(|cx| {
+                        let polled = Pin::new(&mut other).poll(cx);
+                        if let Some(to) = said.take() {
+                            super::say(&of_its_own, &to);
+                        }
+                        polled
+                    });
+                    tokio::select! { _ = echo.accept() => {}, () = other => {} }
+                    std::future::pending::<()>().await;
+                })
+            });
+            let shared = said.recv_timeout(DEADLINE).unwrap();
+            assert!(!shared.waits_for_body());
+            let watcher = watcher.unwrap();
+            let (send, ended) = mpsc::channel();
+            thread::spawn(move || send.send((watched.stop(), watcher.stop())));
+            let ended = ended.recv_timeout(DEADLINE).expect("neither drain waits for a body");
+            assert_eq!(ended, (None::<()>, None));
+        }
+
+        /// A task that was polled with the mark of the body on its thread, by hand.
+        #[tokio::test]
+        async fn a5_a_body_in_a_task_is_told_from_a_task_beside_it() {
+            let shared = Arc::new(Shared::new(1, false, DRAIN).unwrap());
+            let clone = Shutdown::new(shared.clone());
+            let mut body = pin!(async {
+                let local = LocalSet::new();
+                local.spawn_local(clone.clone());
+                let _set = tokio::time::timeout(Duration::from_millis(1), local).await;
+                let beside = shared.waits_for_body();
+                _ = std::future::poll_fn(|cx| Poll::Ready(pin!(clone.clone()).poll(cx))).await;
+                (beside, shared.waits_for_body())
+            });
+            let polled = std::future::poll_fn(|cx| {
+                let _mark = BodyMark::new(&shared);
+                body.as_mut().poll(cx)
+            });
+            assert_eq!(polled.await, (false, true));
+        }
+
+        #[cfg(feature = "http")]
+        mod http {
+            use std::convert::Infallible;
+
+            use hyper::body::Incoming;
+            use hyper::service::service_fn;
+            use hyper::{Request, Response};
+
+            use super::*;
+
+            async fn serve(echo: TcpListener) {
+                let answer =
+                    |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(String::new())) };
+                crate::http::serve(echo, service_fn(answer)).await.expect("it listens");
+            }
+
+            #[test]
+            fn a5_a_body_that_serves_http_is_waited_for_in_a_task_too() {
+                stop_body(true, |parts| async move {
+                    parts.say();
+                    serve(parts.echo).await;
+                });
+                stop_body(true, |parts| async move {
+                    parts.say();
+                    tokio::spawn(serve(parts.echo)).await.unwrap();
+                });
+            }
+
+            #[test]
+            fn a5_http_in_a_task_does_not_hold_the_drain_of_a_body_that_accepts() {
+                stop_body(false, |parts| async move {
+                    drop(tokio::spawn(serve(parts.echo.clone())));
+                    let accepts = parts.accept_for_ever();
+                    let mut accepts = pin!(accepts);
+                    let mut said = false;
+                    std::future::poll_fn(|cx| {
+                        let polled = accepts.as_mut().poll(cx);
+                        if !std::mem::replace(&mut said, true) {
+                            parts.say();
+                        }
+                        polled
+                    })
+                    .await;
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! What stands between a managed listener and its body: it opens, closes and gives up the descriptor, from the
+//! engine's thread, whatever the body's runtime is doing.
+
+use std::io;
+#[cfg(upgrades)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(upgrades)]
+use std::sync::Mutex;
+#[cfg(upgrades)]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use event_listener::Event;
+#[cfg(upgrades)]
+use nix::errno::Errno;
+#[cfg(upgrades)]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+#[cfg(upgrades)]
+use crate::base::address::Address;
+use crate::base::report::{RateLimit, complain};
+use crate::base::sync::primitives::{AtomicBool, RwLock, RwLockReadGuard, RwLockWriteGuard, now, sleep};
+use crate::between::gate_control::GateControl;
+use crate::between::shared::Shared;
+use crate::outside::sockets;
+
+/// The body's descriptor of a listener, of type `T`, behind a gate.
+///
+/// Every accept holds the lock for reading; it lasts as long as one system call that does not block. Closing takes
+/// it for writing and therefore returns only when nobody is inside. Threads that never find the queue empty would keep
+/// it from that for ever, so whoever comes while the engine waits is turned away.
+pub(crate) struct Gate<T> {
+    name: String,
+    shared: Arc<Shared>,
+    inner: RwLock<Inner<T>>,
+    /// The engine wants the lock for writing: to everybody else the gate is closed, whatever the lock says.
+    closing: AtomicBool,
+    /// It is retired, though somebody is inside still. Nothing that is `closing` any more is given back.
+    retired: AtomicBool,
+    /// Notified at every change.
+    changed: Event,
+    asked: AtomicBool,
+    #[cfg(upgrades)]
+    taken: AtomicU64,
+    /// BoundSocket by the one thread that takes from the socket, while somebody else may clear O_NONBLOCK on it.
+    #[cfg(upgrades)]
+    turn: Mutex<()>,
+    cannot_accept: RateLimit,
+}
+
+struct Inner<T> {
+    open: bool,
+    /// `None` once it is retired.
+    io: Option<Arc<T>>,
+}
+
+/// The pause between two looks at who is inside: the first, and the longest that doubling makes of it.
+const PAUSE: Duration = Duration::from_micros(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+/// How long those inside are waited for at the end, even if the deadline was used up for another gate.
+const LAST_WAIT: Duration = Duration::from_millis(10);
+
+/// The pause after an accept that failed for want of something that others may give back.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a gate stands.
+pub(crate) enum GateState<T> {
+    Open(Arc<T>),
+    Closed,
+    Retired,
+}
+
+impl<T: Send + Sync> Gate<T> {
+    /// A new gate is closed.
+    pub(crate) fn new(name: String, shared: Arc<Shared>, io: Arc<T>) -> Self {
+        let inner = RwLock::new(Inner { open: false, io: Some(io) });
+        Self {
+            name,
+            shared,
+            inner,
+            closing: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            changed: Event::new(),
+            asked: AtomicBool::new(false),
+            #[cfg(upgrades)]
+            taken: AtomicU64::new(0),
+            #[cfg(upgrades)]
+            turn: Mutex::new(()),
+            cannot_accept: RateLimit::default(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn changed(&self) -> &Event {
+        &self.changed
+    }
+
+    /// Notes that the body asks for a connection; the first time it may make the service ready.
+    pub(crate) fn ask(&self) {
+        if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
+            self.shared.wake();
+        }
+    }
+
+    pub(crate) fn state(&self) -> GateState<T> {
+        if self.closing.load(Ordering::Acquire) {
+            let retired = self.retired.load(Ordering::Acquire);
+            return if retired { GateState::Retired } else { GateState::Closed };
+        }
+        let inner = self.read();
+        match &inner.io {
+            Some(io) if inner.open => GateState::Open(io.clone()),
+            Some(_) => GateState::Closed,
+            None => GateState::Retired,
+        }
+    }
+
+    /// The body's descriptor, open or not.
+    pub(crate) fn io(&self) -> Option<Arc<T>> {
+        self.read().io.clone()
+    }
+
+    /// Another descriptor of the same socket in the place of this one, if it is there still. While somebody is inside that is left to
+    /// the next try.
+    #[cfg(all(upgrades, feature = "tokio"))]
+    pub(crate) fn replace(&self, io: &Arc<T>, fresh: Arc<T>) {
+        let replaced = match self.inner.try_write() {
+            Ok(mut inner) => {
+                inner.io.as_mut().filter(|it| Arc::ptr_eq(it, io)).map(|it| std::mem::replace(it, fresh))
+            }
+            Err(_) => None,
+        };
+        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        drop(replaced);
+    }
+
+    /// How long to wait after an accept that failed, before the next one. The connection stays in the queue meanwhile.
+    ///
+    /// A shortage passes, and a listener of TCP that another process has shut down listens again: to give such an error to a body that
+    /// says `?` would end the service for what others do. Any other error is returned.
+    #[cfg(upgrades)]
+    pub(crate) fn recover(
+        &self,
+        listener: Option<BorrowedFd<'_>>,
+        address: &Address,
+        error: io::Error,
+    ) -> io::Result<Duration> {
+        if let Some(listener) = listener {
+            if sockets::listen_if_shut_down(listener, address, &error)? {
+                complain!(
+                    self.shared,
+                    "listener `{}`: another process had shut it down, shutdown(2); it listens again",
+                    self.name
+                );
+                return Ok(Duration::ZERO);
+            }
+        }
+        self.out_of_resources(error)
+    }
+
+    /// How long to wait after an accept that failed for a shortage, which is complained of. Any other error is returned.
+    pub(crate) fn out_of_resources(&self, error: io::Error) -> io::Result<Duration> {
+        if !sockets::is_shortage(&error) {
+            return Err(error);
+        }
+        self.complain(&error);
+        Ok(SHORTAGE_PAUSE)
+    }
+
+    /// Says why no connection can be taken, to those who take it for a reason to try again.
+    pub(crate) fn complain(&self, error: &io::Error) {
+        if self.cannot_accept.is_due() {
+            complain!(self.shared, "listener `{}`: cannot accept for now: {error}", self.name);
+        }
+    }
+
+    /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.
+    pub(crate) fn pass<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
+        // Whoever is late to see it goes in once more; it is the lock that closes the gate.
+        if self.closing.load(Ordering::Acquire) {
+            return None;
+        }
+        let inner = self.read();
+        inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
+    }
+
+    /// Makes an attempt to take a connection or a datagram from `socket`, in [`pass`](Self::pass), and another one for as
+    /// long as it was interrupted.
+    ///
+    /// O_NONBLOCK belongs to the open file description, and another process that has it may clear it at any moment.
+    /// There is no flag for accept4(2) that stands for it, and a thread asleep in there would keep the gate from
+    /// closing, and take one connection after its successor serves (M16). So while there is such a process nothing is
+    /// attempted that poll(2) has not announced, and by one thread at a time: what it has announced is there until this
+    /// process takes it. Alone, a process is spared that call.
+    #[cfg(upgrades)]
+    pub(crate) fn attempt<S: AsFd, R>(
+        &self,
+        socket: &S,
+        mut attempt: impl FnMut(&S) -> io::Result<R>,
+    ) -> io::Result<R> {
+        loop {
+            let lock = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = self.shared.shares_sockets().then(lock);
+            if turn.is_some() {
+                let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::ZERO) {
+                    Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                    Ok(_) => {}
+                    Err(Errno::EINTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            match attempt(socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(taken) => {
+                    self.taken.fetch_add(1, Ordering::Relaxed);
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    // A panic inside leaves nothing half done, so a poisoned lock is as good as any.
+    fn read(&self) -> RwLockReadGuard<'_, Inner<T>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner<T>> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock for writing, for which everybody else makes room until [`make_way`](Self::make_way); `None` if
+    /// somebody is still inside at the deadline.
+    ///
+    /// std has no lock whose writer waits until a deadline. All there is to wait for are those inside: one system call
+    /// that does not block, each, and in company one after the other.
+    fn write_by(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, Inner<T>>> {
+        self.closing.store(true, Ordering::Release);
+        let mut pause = PAUSE;
+        loop {
+            match self.inner.try_write() {
+                Ok(inner) => return Some(inner),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let left = deadline.saturating_duration_since(now());
+            if left.is_zero() {
+                return None;
+            }
+            sleep(pause.min(left));
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Has those look at the gate again who were turned away, and those who wait for a change of it.
+    fn make_way(&self) {
+        let retired = self.retired.load(Ordering::Acquire);
+        self.closing.store(retired, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+}
+
+impl<T: Send + Sync> GateControl for Gate<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open(&self) {
+        // In one that is open still, because it could not be closed, a thread is asleep: there is no waiting for it.
+        if !self.read().open {
+            self.write().open = true;
+        }
+        self.changed.notify(usize::MAX);
+    }
+
+    fn close(&self, deadline: Instant) -> bool {
+        let closed = self.write_by(deadline).map(|mut inner| inner.open = false).is_some();
+        self.make_way();
+        closed
+    }
+
+    #[cfg(upgrades)]
+    fn settle(&self, deadline: Instant) -> bool {
+        let settled = self.write_by(deadline).is_some();
+        self.make_way();
+        settled
+    }
+
+    fn retire(&self, deadline: Instant) -> bool {
+        let deadline = deadline.max(now() + LAST_WAIT);
+        let io = self.write_by(deadline).map(|mut inner| {
+            inner.open = false;
+            inner.io.take()
+        });
+        let is_empty = io.is_some();
+        if !is_empty {
+            self.retired.store(true, Ordering::Release);
+            complain!(
+                self.shared,
+                "listener `{}`: a thread is stuck in an accept of it, and may take one connection more",
+                self.name
+            );
+        }
+        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        drop(io);
+        self.make_way();
+        is_empty
+    }
+
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    #[cfg(upgrades)]
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, upgrades))]
+pub(crate) mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether a thousand more are taken through it, in good time.
+    pub(crate) fn goes_on(gate: &impl GateControl) -> bool {
+        let enough = gate.taken() + 1000;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while gate.taken() < enough && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        gate.taken() >= enough
+    }
+
+    /// Whether it can be settled and closed, though more is taken all the while.
+    pub(crate) fn closes(gate: &impl GateControl) -> bool {
+        gate.open();
+        goes_on(gate) && gate.settle(by_then()) && goes_on(gate) && gate.close(by_then())
+    }
+
+    /// How long the engine would wait.
+    pub(crate) fn by_then() -> Instant {
+        Instant::now() + Duration::from_secs(2)
+    }
+
+    fn gate(accompanied: bool) -> Gate<UnixDatagram> {
+        let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+        Gate::new("echo".to_owned(), shared, Arc::new(UnixDatagram::unbound().unwrap()))
+    }
+
+    #[test]
+    fn one_whose_thread_is_asleep_is_given_up_at_the_deadline_and_opens_at_once() {
+        let gate = gate(false);
+        gate.open();
+        let (inside, is_inside) = mpsc::channel();
+        thread::scope(|scope| {
+            // Dropped when this fails, which wakes the thread as well.
+            let (wake, woken) = mpsc::channel();
+            let gate = &gate;
+            scope.spawn(move || {
+                gate.pass(|_| {
+                    inside.send(()).unwrap();
+                    woken.recv().unwrap();
+                })
+            });
+            is_inside.recv().unwrap();
+            let soon = || Instant::now() + Duration::from_millis(20);
+            assert!(!gate.settle(soon()));
+            assert!(!gate.close(soon()));
+            gate.open();
+            assert!(matches!(gate.state(), GateState::Open(_)), "it is as it was");
+            // The others go on.
+            assert!(gate.pass(|_| ()).is_some());
+            gate.retire(soon());
+            gate.open();
+            // Nobody else gets in.
+            assert!(matches!(gate.state(), GateState::Retired));
+            assert!(gate.pass(|_| ()).is_none());
+            wake.send(()).unwrap();
+        });
+        assert!(gate.settle(Instant::now()));
+        assert!(gate.close(Instant::now()));
+        // It stays retired once the thread is awake.
+        assert!(matches!(gate.state(), GateState::Retired));
+    }
+
+    /// Whether the engine was woken since it looked last.
+    fn is_woken(gate: &Gate<UnixDatagram>) -> bool {
+        let waker = gate.shared().waker();
+        let woken =
+            poll(&mut [PollFd::new(waker.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1;
+        waker.clear();
+        woken
+    }
+
+    #[test]
+    fn it_stands_as_the_engine_has_put_it() {
+        let gate = gate(false);
+        assert_eq!((gate.name(), gate.asked(), gate.taken()), ("echo", false, 0));
+        // The first question may make the service ready, and no other.
+        gate.ask();
+        assert!(gate.asked() && is_woken(&gate));
+        gate.ask();
+        assert!(gate.asked() && !is_woken(&gate));
+        assert!(matches!(gate.state(), GateState::Closed));
+        assert_eq!(gate.pass(|_| 7), None);
+        gate.open();
+        assert!(gate.settle(by_then()));
+        assert!(matches!(gate.state(), GateState::Open(_)));
+        assert_eq!(gate.pass(|_| 7), Some(7));
+        assert!(gate.close(by_then()));
+        assert!(matches!(gate.state(), GateState::Closed));
+        assert_eq!(gate.pass(|_| 7), None);
+        assert!(gate.io().is_some());
+        gate.retire(by_then());
+        assert!(matches!(gate.state(), GateState::Retired));
+        assert!(gate.io().is_none());
+    }
+
+    #[test]
+    fn what_is_interrupted_is_attempted_again_and_what_is_taken_is_counted() {
+        for accompanied in [false, true] {
+            let gate = gate(accompanied);
+            let (socket, other) = UnixDatagram::pair().unwrap();
+            other.send(&[0]).unwrap();
+            let mut interruptions = 3;
+            let taken = gate.attempt(&socket, |_| match interruptions {
+                0 => Ok("taken"),
+                _ => {
+                    interruptions -= 1;
+                    Err(io::ErrorKind::Interrupted.into())
+                }
+            });
+            assert_eq!((taken.unwrap(), gate.taken()), ("taken", 1));
+            let mut attempts = 0;
+            let aborted = gate.attempt(&socket, |_| -> io::Result<()> {
+                attempts += 1;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            });
+            assert_eq!((aborted.unwrap_err().kind(), attempts), (io::ErrorKind::ConnectionAborted, 1));
+            assert_eq!(gate.taken(), 1);
+        }
+    }
+
+    /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until
+    /// the receive times out, and fails this test.
+    #[test]
+    fn nothing_is_attempted_that_is_not_there_while_another_process_lives() {
+        const DATAGRAMS: usize = 2000;
+        let gate = gate(true);
+        let (socket, other) = UnixDatagram::pair().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(gate.attempt(&socket, take).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        thread::scope(|scope| {
+            let takers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut taken = 0;
+                        loop {
+                            match gate.attempt(&socket, take) {
+                                Ok(0) => taken += 1,
+                                Ok(_) => return taken,
+                                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..DATAGRAMS {
+                other.send(&[0]).unwrap();
+            }
+            takers.iter().for_each(|_| _ = other.send(&[1]).unwrap());
+            let taken: usize = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
+            assert_eq!(taken, DATAGRAMS);
+        });
+    }
+
+    fn take(socket: &UnixDatagram) -> io::Result<u8> {
+        let mut byte = [0];
+        let received = socket.recv(&mut byte);
+        assert!(received.is_ok(), "it was asleep");
+        received.map(|_| byte[0])
+    }
+}

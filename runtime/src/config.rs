@@ -1,0 +1,4 @@
+//! What a service declares, and what its environment overrides.
+
+pub(crate) mod environment;
+pub(crate) mod service;

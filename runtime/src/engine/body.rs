@@ -1,0 +1,107 @@
+//! What the engine hears from the body: that it is ready, that it has returned, that nothing is left to drain.
+
+use std::time::{Duration, Instant};
+
+use crate::base::report::complain;
+use crate::base::returned::BodyEnd;
+use crate::between::gate_control::CONTROL_SOCKET;
+use crate::engine::core::Engine;
+use crate::engine::data::Preparation;
+use crate::lifecycle::{Drain, Event, Phase, Predecessor};
+
+/// How long a drain waits for the code of a body that has taken a `Shutdown` to await it.
+const UNDECIDED_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Looks at what the body has said, and at what is left to drain.
+    pub(super) fn look_at_body(&mut self) {
+        let is_prepared = self.body.preparation == Preparation::Done;
+        if self.verdict.is_none() && is_prepared && self.state.phase == Phase::Starting {
+            // A body that binds at run time is ready once it has bound something and serves it.
+            let nothing_yet = self.listeners.gates.iter().all(|gate| gate.name() == CONTROL_SOCKET)
+                && self.shared.pool().is_some();
+            let all_asked = self.listeners.gates.iter().all(|gate| gate.asked());
+            if self.body.ready || (!self.body.manual_ready && all_asked && !nothing_yet) {
+                let unadopted = match self.shared.close_pool() {
+                    Ok(unadopted) => unadopted,
+                    Err(error) => {
+                        self.reason = Some(error.to_string());
+                        return self.feed(Event::NotReady);
+                    }
+                };
+                self.close_unadopted(unadopted);
+                self.take_requests();
+                self.feed(Event::Ready);
+            } else if self.body.ready_dropped && matches!(self.body.end, BodyEnd::Returned) {
+                self.feed(Event::NotReady);
+            } else {
+                self.tell_unserved(self.unserved());
+            }
+        }
+        // In a drain `Drained` counts instead: the tasks and threads that the body has left behind finish first.
+        let draining = matches!(self.state.phase, Phase::Draining(_));
+        if self.verdict.is_none() && self.body.returned && !self.body.returned_fed && !draining {
+            self.body.returned_fed = true;
+            self.tell_unasked_end();
+            self.feed(Event::BodyReturned);
+        }
+        if self.verdict.is_none() && self.is_drained() {
+            self.feed(Event::Drained);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let asked = match self.state.phase {
+            Phase::Draining(Drain::Rescue { finished, .. }) => !finished,
+            Phase::Draining(Drain::Last { .. }) => false,
+            Phase::Draining(_) => true,
+            _ => false,
+        };
+        // The body never runs, so there is nothing to finish.
+        if self.body.preparation != Preparation::Done {
+            return asked;
+        }
+        asked
+            && self.shared.counted() == 0
+            && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
+    }
+
+    /// The body has taken a `Shutdown` and runs code at this moment: the next line of it may await that, and then the drain waits for
+    /// the body. A body that blocks its thread is not waited for.
+    fn is_undecided(&self) -> bool {
+        self.shared.is_body_undecided() && self.phase_since.elapsed() < UNDECIDED_TIMEOUT
+    }
+
+    /// When a body that is undecided is not waited for any more.
+    pub(super) fn decided_by(&self) -> Option<Instant> {
+        let is_asked = matches!(self.state.phase, Phase::Draining(_)) && self.shared.is_body_undecided();
+        is_asked.then(|| self.phase_since + UNDECIDED_TIMEOUT).filter(|at| *at > Instant::now())
+    }
+
+    /// Warns of a body that has ended without a request: neither a supervisor nor a log could tell that end from one on request.
+    fn tell_unasked_end(&mut self) {
+        let serves = match self.state.phase {
+            Phase::Serving | Phase::Checking | Phase::Upgrading | Phase::Pausing => true,
+            Phase::Reverting { then_stop, .. } => !then_stop,
+            // A start that fails says why. After a stop or an upgrade a body is meant to return.
+            _ => false,
+        };
+        if !serves || self.requests.stopping.is_some() {
+            return;
+        }
+        let end = self.body.end.unasked();
+        let what = match self.state.phase {
+            // A predecessor that is over does not go on, nor does a successor that is over or is being ended.
+            _ if self.state.predecessor == Predecessor::Alive => {
+                "this process ends, and its predecessor goes on"
+            }
+            Phase::Upgrading | Phase::Pausing => "this process ends, and its successor goes on",
+            Phase::Reverting { paused: true, .. } => {
+                "this process's own executable is started in its place, once its successor is gone"
+            }
+            _ => "the service ends",
+        };
+        complain!(self.shared, WARN, "{end}; {what}");
+        self.tell_predecessor_of_end(end);
+    }
+}

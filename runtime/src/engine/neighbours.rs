@@ -1,0 +1,355 @@
+//! The processes around this one, as the engine knows them: the predecessor, the successor, the service manager and the clients of the
+//! control socket; and the upgrade that is under way. Data, and what each can say of itself: the engine's part is in `upgrade/`.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+
+use crate::base::limits::Identity;
+use crate::base::report::{RateLimit, printable};
+use crate::base::status::{self, Upgrades};
+use crate::between::gate_control::ControlSocket;
+use crate::between::shared::Reply;
+use crate::lifecycle::{Known, Predecessor};
+use crate::outside::handover::PredecessorOffer;
+use crate::outside::handover::channel::Channel;
+use crate::outside::preflight::Check;
+use crate::outside::spawner::{Child, Spawner};
+use crate::outside::systemd::Manager;
+use crate::sys::pidfd::{Holder, is_dead};
+use crate::sys::poll;
+
+/// How long after the end of its channel a successor may take to be dead: the kernel closes descriptors first.
+pub(super) const DEATH_AFTER_END: Duration = Duration::from_millis(500);
+
+/// All that a process needs for an upgrade, and all that is known of the others.
+pub(crate) struct Neighbours {
+    pub(crate) spawner: Box<dyn Spawner>,
+    pub(crate) predecessor: Option<PredecessorLink>,
+    pub(crate) successor: Option<Successor>,
+    pub(crate) manager: Option<ManagerLink>,
+    /// The service manager follows the generations itself, and not a supervisor.
+    pub(crate) follows: bool,
+    pub(crate) control: Option<Arc<dyn ControlSocket>>,
+    pub(crate) upgrade: Upgrade,
+    /// Processes related to this one that are known to be dead: a pid file that names one of them is stale.
+    pub(crate) dead: Vec<u32>,
+    /// The phase that the clients of the control socket were last told.
+    pub(crate) told_phase: status::Phase,
+    /// How many connections the successor was told are open here, and when.
+    pub(crate) told_open: Option<(u64, Instant)>,
+    /// What the start had to do without.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) cannot_wait: RateLimit,
+    /// A message came that the process does not send at this point.
+    pub(crate) stray: RateLimit,
+    /// A process that a successor has left behind cannot be ended.
+    pub(crate) cannot_end: RateLimit,
+}
+
+impl Neighbours {
+    pub(crate) fn new(
+        spawner: Box<dyn Spawner>,
+        predecessor: Option<PredecessorLink>,
+        follows: bool,
+    ) -> Self {
+        Self {
+            spawner,
+            predecessor,
+            successor: None,
+            manager: None,
+            follows,
+            control: None,
+            upgrade: Upgrade::default(),
+            dead: Vec::new(),
+            told_phase: status::Phase::Starting,
+            told_open: None,
+            warnings: Vec::new(),
+            cannot_wait: RateLimit::default(),
+            stray: RateLimit::default(),
+            cannot_end: RateLimit::default(),
+        }
+    }
+
+    /// What the life cycle begins with.
+    pub(crate) fn first(&self, had_predecessor: bool) -> Predecessor {
+        match (&self.predecessor, had_predecessor) {
+            (Some(_), _) => Predecessor::Alive,
+            (None, true) => Predecessor::Gone,
+            (None, false) => Predecessor::None,
+        }
+    }
+}
+
+/// The upgrade that is under way, and what is left of those before it.
+#[derive(Default)]
+pub(crate) struct Upgrade {
+    /// The check that is under way, and those that were ended and are not reaped yet.
+    pub(crate) check: Option<Check>,
+    pub(crate) ended_checks: Vec<Check>,
+    /// When it was asked for.
+    pub(crate) requested: Option<Instant>,
+    /// Who asks for an upgrade at this moment, and who waits for the outcome of the one under way.
+    pub(crate) asking: Option<Arc<Reply>>,
+    pub(crate) waiting: Vec<Arc<Reply>>,
+    /// The successor that died last.
+    pub(crate) dead_successor: DeadSuccessor,
+    pub(crate) counts: Upgrades,
+}
+
+impl Upgrade {
+    /// How long ago it was asked for.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.requested.map(|requested| requested.elapsed()).unwrap_or_default()
+    }
+}
+
+/// The process that started this one, and the channel to it.
+#[derive(Debug)]
+pub(crate) struct PredecessorLink {
+    pub(crate) channel: Channel,
+    pub(crate) offered: PredecessorOffer,
+    /// How many connections and guards are open in it, once it has said so.
+    pub(crate) open: Option<u64>,
+    /// Which of the sockets it offered were adopted.
+    pub(crate) adopted: Vec<usize>,
+    /// Readable, or hung up, once it is dead. Without it the end of the channel counts as its death.
+    pub(crate) watch: Option<OwnedFd>,
+    /// The channel has reached its end.
+    pub(crate) is_at_its_end: bool,
+    /// By when it is to be dead then, unless it is over.
+    pub(crate) dead_by: Option<Instant>,
+    /// The listeners that it was last told are not served yet.
+    pub(crate) told_unserved: Option<Vec<String>>,
+    /// It waits for a sign of life.
+    pub(crate) waits_for_pulse: bool,
+}
+
+impl PredecessorLink {
+    pub(crate) fn new(offered: PredecessorOffer, channel: Channel, watch: Option<OwnedFd>) -> Self {
+        let (open, adopted, told_unserved, dead_by) = (None, Vec::new(), None, None);
+        Self {
+            channel,
+            offered,
+            open,
+            adopted,
+            watch,
+            is_at_its_end: false,
+            dead_by,
+            told_unserved,
+            waits_for_pulse: false,
+        }
+    }
+
+    /// Why a start fails whose predecessor has closed the channel.
+    pub(crate) fn lost(&self) -> String {
+        format!(
+            "the predecessor, process {}, closed the channel and lives; it may still serve",
+            self.offered.pid
+        )
+    }
+}
+
+/// The process that this one has started.
+pub(crate) struct Successor {
+    pub(crate) child: Box<dyn Child>,
+    /// How the process ended that was started, once it is reaped.
+    pub(crate) exited: Option<String>,
+    /// The life cycle knows that it is reaped, and that the channel is open.
+    pub(crate) is_forked: bool,
+    /// The process that speaks for it, where that is another one: behind a wrapper, or a fork.
+    pub(crate) speaker: Option<Holder>,
+    /// The numbers of all that have spoken for it, or were found with its end of the channel, beside the process that was started. None
+    /// of them outlives the channel.
+    pub(crate) others: HashSet<u32>,
+    pub(crate) channel: Channel,
+    /// That of its end of the channel, and that of ours.
+    pub(crate) inodes: [u64; 2],
+    pub(crate) is_killed: bool,
+    /// The channel cannot be used. It stays open until the successor is dead, who would take its end for the death of
+    /// this process.
+    pub(crate) is_cut_off: bool,
+    /// Nobody holds its end of the channel any more.
+    pub(crate) is_at_its_end: bool,
+    /// When what it has left behind is looked for next, once the processes that are known of it are dead.
+    pub(crate) next_look: Option<Instant>,
+    pub(crate) generation: u64,
+    /// From the request to `ACTIVE`.
+    pub(crate) active_after: Option<Duration>,
+    /// What it says that the service is.
+    pub(crate) identity: Identity,
+    /// Why its body ended, where it served by then.
+    pub(crate) last_words: Option<String>,
+    /// What the service loses by the upgrade: to be said once that is done.
+    pub(crate) warnings: Vec<String>,
+    /// The names of the listeners that it keeps.
+    pub(crate) adopted: HashSet<String>,
+    /// The listeners that its body has not asked for a connection yet; `None` before its first word.
+    pub(crate) unserved: Option<Vec<String>>,
+}
+
+/// What is told of a successor once it is dead.
+#[derive(Debug, Default)]
+pub(crate) struct DeadSuccessor {
+    /// `None` in a test, whose services are one process.
+    pub(crate) pid: Option<u32>,
+    pub(crate) last_words: Option<String>,
+    pub(crate) unserved: Option<Vec<String>>,
+}
+
+impl Successor {
+    /// A successor that was just started.
+    pub(crate) fn new(child: Box<dyn Child>, channel: Channel, inodes: [u64; 2], generation: u64) -> Self {
+        Self {
+            child,
+            exited: None,
+            is_forked: false,
+            speaker: None,
+            others: HashSet::new(),
+            channel,
+            inodes,
+            is_killed: false,
+            is_cut_off: false,
+            is_at_its_end: false,
+            next_look: None,
+            generation,
+            active_after: None,
+            identity: Identity::default(),
+            last_words: None,
+            warnings: Vec::new(),
+            adopted: HashSet::new(),
+            unserved: None,
+        }
+    }
+
+    /// The process that speaks for it; before it has said anything, the one that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.speaker.as_ref().map_or_else(|| self.child.pid(), |speaker| speaker.pid)
+    }
+
+    /// Descriptors of its processes that live, as far as they are known; each is readable once its process is dead.
+    pub(crate) fn living(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let child = self.exited.is_none().then(|| self.child.as_fd());
+        let speaker = self.speaker.as_ref().map(Holder::as_fd).filter(|speaker| !is_dead(*speaker));
+        child.into_iter().chain(speaker)
+    }
+
+    /// The number of the process that spoke for it, if that is dead.
+    pub(crate) fn dead_speaker(&self) -> Option<u32> {
+        self.speaker.as_ref().filter(|speaker| is_dead(speaker.as_fd())).map(|speaker| speaker.pid)
+    }
+
+    /// SIGKILL to those that are known. What they have forked is ended once they are dead.
+    pub(crate) fn kill(&mut self) {
+        self.is_killed = true;
+        if self.exited.is_none() {
+            self.child.kill();
+        }
+        if let Some(speaker) = &self.speaker {
+            speaker.kill();
+        }
+    }
+
+    /// Reaps the process that was started, if it is dead.
+    pub(crate) fn reap(&mut self) {
+        if self.exited.is_none() {
+            self.exited = self.child.reap();
+        }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.living().next().is_none()
+    }
+
+    /// Notes who has sent the last message. Only one that holds its end of the channel can have sent it, if it lives.
+    pub(crate) fn learn_speaker(&mut self) {
+        let Some(sender) = self.channel.sender().filter(|sender| *sender != self.pid()) else { return };
+        self.speaker = if sender == self.child.pid() {
+            None
+        } else {
+            // What it says may be read when it is dead, and nobody else knows its number then.
+            self.others.insert(sender);
+            Holder::of(sender, self.inodes[0])
+        };
+    }
+
+    pub(crate) fn wait_until_dead(&mut self, deadline: Instant) {
+        self.reap();
+        while !self.is_dead() && Instant::now() < deadline {
+            let mut fds: Vec<_> = self.living().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            match poll::until(&mut fds, Some(deadline)) {
+                Ok(()) | Err(_) => {}
+            }
+            self.reap();
+        }
+    }
+}
+
+/// A service manager, and what it has been told.
+pub(crate) struct ManagerLink {
+    pub(crate) manager: Manager,
+    pub(crate) known: Known,
+    /// Why the last upgrade failed, until the next.
+    pub(crate) failure: Option<String>,
+    pub(crate) stored: bool,
+    /// The names and addresses of the listeners that the predecessor has offered, and may have had stored.
+    pub(crate) offered: Vec<(String, String)>,
+    pub(crate) next_sign: Option<Instant>,
+    pub(crate) next_extension: Option<Instant>,
+    /// When it is to be told again what it may have refused, and how long that is after the time before.
+    pub(crate) next_try: Option<(Instant, Duration)>,
+}
+
+impl ManagerLink {
+    pub(crate) fn new(manager: Manager, offered: Vec<(String, String)>) -> Self {
+        Self {
+            manager,
+            known: Known::Starting,
+            failure: None,
+            stored: false,
+            offered,
+            next_sign: None,
+            next_extension: None,
+            next_try: None,
+        }
+    }
+
+    /// The process has died that the manager follows, and did not say that it is this one. A manager finds that out by the pid
+    /// file, if its unit names it, and until it has it refuses what this process says. It does not say when it has.
+    pub(crate) fn is_unsure(&mut self) {
+        self.next_try = Some((Instant::now() + FIRST_TRY, FIRST_TRY));
+    }
+
+    /// When there is something to tell next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let next_try = self.next_try.map(|(at, _)| at);
+        self.next_sign.into_iter().chain(self.next_extension).chain(next_try).min()
+    }
+
+    /// Whether this process serves, and is the one that speaks for the service.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.known, Known::Ready | Known::Reloading)
+    }
+
+    pub(crate) fn tell_ready(&mut self, generation: u64) {
+        let failure = self.failure.as_deref();
+        let failure = failure.map(|reason| format!("; the last upgrade failed: {}", printable(reason)));
+        let failure = failure.unwrap_or_default();
+        self.manager.tell(format!("READY=1\nSTATUS=generation {generation} serves{failure}"));
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let barrier = self.manager.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let blocked = self.manager.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
+        barrier.into_iter().chain(blocked)
+    }
+}
+
+/// When a manager that has to find out by itself whom to follow is told that this process is ready; four times as long after
+/// that once more, and so on, up to the second one.
+const FIRST_TRY: Duration = Duration::from_millis(100);
+
+pub(super) const LAST_TRY: Duration = Duration::from_secs(10);

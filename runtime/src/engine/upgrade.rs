@@ -1,0 +1,280 @@
+//! The engine's part towards each neighbour, where a process can be upgraded.
+//!
+//! | file | |
+//! |---|---|
+//! | `check.rs` | the preflight command |
+//! | `successor.rs` | starts a successor, and takes its messages |
+//! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
+//! | `predecessor.rs` | takes the messages of the predecessor |
+//! | `manager.rs` | the messages to the service manager, and their time |
+//! | `listeners.rs` | the sockets that two processes have |
+//! | `outcome.rs` | the texts of refusals and outcomes |
+//! | `status.rs` | what operators and the successor are told |
+//! | `ending.rs` | the pid file, and the last word |
+
+mod check;
+mod ending;
+mod identity;
+mod listeners;
+mod manager;
+mod outcome;
+mod predecessor;
+mod status;
+mod successor;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+
+use crate::base::error::UpgradeError;
+use crate::base::report::complain;
+use crate::between::gate_control::ControlSocket;
+use crate::between::shared::{Inheritance, Reply};
+use crate::engine::core::{Engine, MAX_ARRIVALS};
+use crate::engine::neighbours::{ManagerLink, PredecessorLink};
+use crate::lifecycle::{Action, Event, Phase};
+use crate::outside::handover::channel::Channel;
+use crate::outside::handover::message::Message;
+use crate::outside::sockets::BoundSocket;
+use crate::outside::spawner::What;
+use crate::outside::systemd;
+use crate::outside::unadopted::Unadopted;
+use crate::sys::poll;
+
+/// The pause after a poll(2) that has failed for want of memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The answer to requests that come after the end.
+pub(super) const REFUSAL_AT_END: UpgradeError = UpgradeError::Terminating;
+
+impl Engine {
+    /// Waits for an arrival, a request or a deadline.
+    pub(super) fn wait(&mut self) {
+        self.tell_open();
+        if let Err(error) = self.poll() {
+            // poll(2) fails for want of memory only.
+            if self.neighbours.cannot_wait.is_due() {
+                complain!(self.shared, "the engine cannot wait: {error}");
+            }
+            thread::sleep(SHORTAGE_PAUSE);
+        }
+        self.shared.waker().clear();
+    }
+
+    fn poll(&mut self) -> io::Result<()> {
+        let of_manager = self.neighbours.manager.as_ref().and_then(ManagerLink::deadline);
+        let of_predecessor = self.neighbours.predecessor.as_ref().and_then(|it| it.dead_by);
+        let of_successor = self.neighbours.successor.as_ref().and_then(|successor| successor.next_look);
+        let others =
+            self.open_is_due().into_iter().chain(of_manager).chain(of_predecessor).chain(of_successor);
+        let deadline = self.timers.values().copied().chain(self.decided_by()).chain(others).min();
+        let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
+        let wanted = |channel: &Channel| {
+            if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }
+        };
+        if let Some(predecessor) = &self.neighbours.predecessor {
+            if !predecessor.is_at_its_end {
+                fds.push(PollFd::new(predecessor.channel.as_fd(), wanted(&predecessor.channel)));
+            }
+            fds.extend(predecessor.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
+        }
+        for check in self.neighbours.upgrade.check.iter().chain(&self.neighbours.upgrade.ended_checks) {
+            fds.extend(check.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        }
+        if let Some(successor) = &self.neighbours.successor {
+            fds.extend(successor.living().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if !successor.is_at_its_end {
+                // Of a channel that cannot be used any more only the end is waited for, which poll(2) says unasked.
+                let wanted =
+                    if successor.is_cut_off { PollFlags::empty() } else { wanted(&successor.channel) };
+                fds.push(PollFd::new(successor.channel.as_fd(), wanted));
+            }
+        }
+        fds.extend(self.neighbours.manager.iter().flat_map(ManagerLink::fds));
+        poll::until(&mut fds, deadline)
+    }
+
+    /// Takes what other processes have said or done, up to a bound. Returns how much it was.
+    pub(super) fn take_arrivals(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < MAX_ARRIVALS
+            && self.verdict.is_none()
+            && (self.take_from_predecessor() || self.take_from_successor() || self.take_from_check())
+        {
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Carries out an action that concerns a neighbour.
+    pub(super) fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Refuse(refusal) => self.refuse(refusal),
+            Action::Postpone => self.postpone(),
+            Action::ReportActive => self.report_active(),
+            Action::Report(outcome) => self.report(outcome),
+            Action::Check => return self.check(),
+            Action::EndCheck => self.end_check(),
+            Action::Spawn => return self.spawn(What::Release),
+            Action::SpawnRescue => return self.spawn_rescue(),
+            Action::SendCommit => self.send_to_successor(&Message::Commit),
+            Action::SendStop => self.send_to_successor(&Message::Stop),
+            Action::SendFollowed => self.send_to_successor(&Message::Followed),
+            Action::SendPing => self.send_to_successor(&Message::Ping),
+            Action::SendPrepared => return self.send_prepared(),
+            Action::SendActive => self.send_to_predecessor(&Message::Active),
+            Action::SendFailed(failure) => {
+                let reason = self.start_failure(failure);
+                self.send_to_predecessor(&Message::Failed { reason });
+            }
+            Action::SendLeaving => self.send_to_predecessor(&Message::Leaving),
+            Action::SendHasten => self.send_to_predecessor(&Message::Hasten),
+            Action::Announce => return self.announce(),
+            Action::Kill => {
+                if let Some(successor) = &mut self.neighbours.successor {
+                    successor.kill();
+                }
+            }
+            Action::Pause => {
+                self.stage_the_way_back();
+                return Some(self.pause());
+            }
+            Action::TakeBack => self.take_back(),
+            // The engine carries them out itself.
+            Action::WarnNotReady
+            | Action::Open
+            | Action::TakeOver
+            | Action::Arm(_)
+            | Action::Disarm(_)
+            | Action::LetGo
+            | Action::Drain
+            | Action::Hasten
+            | Action::End(_) => {}
+        }
+        None
+    }
+
+    /// Starts this process's own executable in the place of a successor that is dead.
+    fn spawn_rescue(&mut self) -> Option<Event> {
+        let how = self.reason.take().unwrap_or_else(|| "is dead".to_owned());
+        let more = self.of_dead_successor();
+        complain!(
+            self.shared,
+            "the successor {how}{more}; this process's own executable is started in its place",
+        );
+        self.neighbours.upgrade.requested = Some(Instant::now());
+        self.spawn(What::OwnImage)
+    }
+
+    /// A request to upgrade, by a signal or by a caller that waits for the answer.
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<Reply>>) {
+        self.neighbours.upgrade.asking = reply;
+        self.feed(Event::Upgrade);
+    }
+
+    /// Answers the callers that wait for the outcome of an upgrade: this process ends.
+    pub(super) fn refuse_waiting(&mut self) {
+        for reply in self.neighbours.upgrade.waiting.drain(..) {
+            reply.set(Err(UpgradeError::Terminating));
+        }
+        self.tell_outcome();
+    }
+
+    /// A request at the control socket to stop the service. A client that connected before the socket was handed over means the
+    /// service, which the successor serves by now.
+    pub(super) fn stop_service(&mut self) {
+        if self.neighbours.successor.as_ref().is_some_and(|successor| successor.active_after.is_some()) {
+            self.send_to_successor(&Message::Stop);
+        }
+        self.stop(None);
+    }
+
+    pub(super) fn have_control(&mut self, held: BoundSocket, control: Arc<dyn ControlSocket>) {
+        self.have(Some(held), vec![control.clone().as_gate()]);
+        self.neighbours.control = Some(control);
+        self.answer_alone();
+    }
+
+    /// The places of adopted sockets in the offer of the predecessor.
+    pub(super) fn have_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
+        if let Some(predecessor) = &mut self.neighbours.predecessor {
+            predecessor.adopted.extend(adopted);
+        }
+    }
+
+    /// Takes what the start has got of the predecessor and of the service manager.
+    pub(super) fn inherit(&mut self, inherited: Inheritance) {
+        let Inheritance { adopted, manager, stored, warnings } = inherited;
+        self.have_adopted(adopted);
+        self.neighbours.manager = manager.map(|manager| ManagerLink::new(manager, stored));
+        self.neighbours.warnings = warnings;
+    }
+
+    /// Closes the sockets of the service manager that no listener has adopted.
+    pub(super) fn close_unadopted(&mut self, unadopted: VecDeque<Unadopted>) {
+        let manager = self.neighbours.manager.as_mut().map(|link| &mut link.manager);
+        systemd::close_unadopted(unadopted, self.shared.who(), manager);
+    }
+
+    /// A predecessor that watches this process says the reason in the outcome.
+    pub(super) fn tell_predecessor_of_end(&mut self, reason: String) {
+        self.send_to_predecessor(&Message::Failed { reason });
+    }
+
+    /// Why there was no `COMMIT`. The deadline of the answer, and that of a death after the end of the channel, come at the same time.
+    pub(super) fn no_commit(&self) -> String {
+        let predecessor = self.neighbours.predecessor.as_ref().filter(|it| it.is_at_its_end);
+        predecessor.map_or_else(|| "the predecessor did not answer".to_owned(), PredecessorLink::lost)
+    }
+
+    pub(super) fn before_open(&mut self) {
+        self.restore_nonblocking();
+        self.shared.set_handed_over(false);
+    }
+
+    /// The end of a channel says that this process is dead. It lives as long as the code after `Service::run`, and so do the channels.
+    pub(super) fn keep_channels(&mut self) {
+        if let Some(predecessor) = self.neighbours.predecessor.take() {
+            std::mem::forget(predecessor.channel);
+        }
+        if let Some(successor) = self.neighbours.successor.take() {
+            std::mem::forget(successor.channel);
+        }
+    }
+
+    /// Tells the clients of the control socket what has changed.
+    pub(super) fn tell_control(&mut self) {
+        self.answer_alone();
+        self.tell_phase();
+        self.wake_control();
+    }
+
+    /// Makes the thread of the control socket look.
+    pub(super) fn wake_control(&self) {
+        if let Some(control) = &self.neighbours.control {
+            control.wake();
+        }
+    }
+
+    pub(super) fn end_control(&mut self) {
+        self.tell_phase();
+        if let Some(control) = &self.neighbours.control {
+            control.end();
+        }
+    }
+
+    /// Opens the control socket of a start without a predecessor, which would answer there: an operator needs it most then, and a
+    /// request that waited in the queue would be carried out later.
+    fn answer_alone(&self) {
+        let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared | Phase::TakingOver);
+        let is_alone = self.neighbours.predecessor.is_none();
+        if let Some(control) = self.neighbours.control.as_ref().filter(|_| is_start && is_alone) {
+            control.open();
+        }
+    }
+}

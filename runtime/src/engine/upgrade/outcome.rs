@@ -1,0 +1,159 @@
+//! What the operator and the body are told: refusals, outcomes and reasons, in words.
+
+use crate::base::error::UpgradeError;
+use crate::base::report::{complain, tell};
+use crate::between::shared::Upgraded;
+use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
+use crate::engine::ending;
+use crate::engine::neighbours::DeadSuccessor;
+use crate::lifecycle::{Failure, Phase, Refusal};
+
+impl Engine {
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        let error = match refusal {
+            Refusal::NotReady => UpgradeError::NotReady,
+            Refusal::InProgress => UpgradeError::InProgress,
+            Refusal::PredecessorDraining => UpgradeError::PredecessorDraining,
+            Refusal::Terminating => UpgradeError::Terminating,
+        };
+        if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
+            complain!(self.shared, WARN, "{line}");
+        }
+        self.neighbours.upgrade.counts.refused += 1;
+        self.neighbours.upgrade.counts.last_failure = Some(error.to_string());
+        self.tell_manager_of_refusal(&error.to_string());
+        if let Some(reply) = self.neighbours.upgrade.asking.take() {
+            reply.set(Err(error));
+        }
+        self.tell_outcome();
+    }
+
+    /// Who asked waits until the predecessor is gone, and then for the outcome.
+    pub(super) fn postpone(&mut self) {
+        self.neighbours.upgrade.waiting.extend(self.neighbours.upgrade.asking.take());
+        tell!(self.shared, INFO, phase = "postponed", "an upgrade waits until the predecessor is gone");
+    }
+
+    pub(super) fn report_active(&mut self) {
+        self.shared.set_handed_over(true);
+        let Some(successor) = &self.neighbours.successor else { return };
+        tell!(
+            self.shared,
+            INFO,
+            phase = "standby",
+            successor = successor.pid(),
+            elapsed = ?successor.active_after.unwrap_or_default(),
+            "the successor serves"
+        );
+    }
+
+    pub(super) fn report(&mut self, outcome: Result<(), Failure>) {
+        self.tell_phase();
+        let answer = match (outcome, &self.neighbours.successor) {
+            (Ok(()), Some(successor)) => {
+                let elapsed = successor.active_after.unwrap_or_else(|| self.neighbours.upgrade.elapsed());
+                let pid = successor.pid();
+                tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
+                let warnings = successor.warnings.clone();
+                for warning in &warnings {
+                    complain!(self.shared, WARN, "{warning}");
+                }
+                Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
+            }
+            // It passed its probation and died in the same instant; the death is the next event.
+            (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
+            (Err(failure), _) => {
+                let mut reason = self.failure(failure);
+                let of_successor = match &mut self.neighbours.successor {
+                    // It is over, and may live on.
+                    Some(successor) if failure == Failure::Over => {
+                        let pid = self.is_process.then(|| successor.pid());
+                        last_of(pid, successor.last_words.take())
+                    }
+                    _ => self.of_dead_successor(),
+                };
+                match failure {
+                    // There was none, or it is not the cause.
+                    Failure::Check | Failure::CheckTime | Failure::Spawn | Failure::Stopped => {}
+                    _ => reason += &of_successor,
+                }
+                let serves = match self.state.phase {
+                    Phase::Serving => "; this process serves on",
+                    _ => "",
+                };
+                complain!(self.shared, "upgrade failed: {reason}{serves}");
+                self.neighbours.upgrade.counts.failed += 1;
+                self.neighbours.upgrade.counts.last_failure = Some(reason.clone());
+                self.tell_manager_of_failure(&reason);
+                Err(UpgradeError::Failed { reason })
+            }
+        };
+        for reply in self.neighbours.upgrade.waiting.drain(..) {
+            reply.set(answer.clone());
+        }
+        self.tell_outcome();
+    }
+
+    /// Why an upgrade failed, in words; `reason` has what was heard of it.
+    pub(super) fn failure(&mut self, failure: Failure) -> String {
+        let reason = self.reason.take();
+        let heard = |otherwise: &str| reason.clone().unwrap_or_else(|| otherwise.to_owned());
+        match failure {
+            Failure::Check => format!("the preflight command {}", heard("said no")),
+            Failure::CheckTime => {
+                let within = humantime::format_duration(self.settings.timeouts.upgrade);
+                let output = reason.map(|output| format!(": {output}")).unwrap_or_default();
+                format!("the preflight command did not end within {within}{output}")
+            }
+            Failure::Spawn => heard("the successor could not be started"),
+            Failure::Exited => format!("the successor {} before it served", heard("exited")),
+            Failure::Reported => format!("the successor could not start: {}", heard("it did not say why")),
+            Failure::ChannelLost => {
+                format!("the successor cannot be talked to: {}", heard("it broke the protocol"))
+            }
+            Failure::Refused => format!("the successor was refused: {}", heard("it is another service")),
+            Failure::NotReady => {
+                format!(
+                    "the successor was not ready within {}: {}",
+                    humantime::format_duration(self.settings.timeouts.upgrade),
+                    ending::not_ready_because(self.neighbours.upgrade.dead_successor.unserved.as_deref()),
+                )
+            }
+            Failure::NoAnswer => format!(
+                "the successor was told to serve and did not answer within {}",
+                humantime::format_duration(HANDOVER_TIMEOUT),
+            ),
+            Failure::Probation | Failure::Over => {
+                format!("the successor {} in its probation", heard("ended"))
+            }
+            Failure::Unwatched => format!(
+                "process {}, the predecessor, was told to stop before the probation was over; process {} serves, and nothing \
+                 watches it",
+                self.shared.pid,
+                self.successor_pid().unwrap_or_default(),
+            ),
+            Failure::Silent => format!(
+                "the successor gave no sign of life within {} after its probation: its process is stopped, or its body \
+                 blocks the threads of its runtime",
+                humantime::format_duration(self.settings.timeouts.upgrade),
+            ),
+            Failure::Background => format!("the successor {}", heard("put itself into the background")),
+            Failure::Stopped => "the service was told to stop".to_owned(),
+        }
+    }
+
+    /// What is known of the successor beside how it died: why its body ended, and the process ID that its log is found by. It is said
+    /// once, so that the next reason is not taken for one of this process.
+    pub(super) fn of_dead_successor(&mut self) -> String {
+        let DeadSuccessor { pid, last_words, .. } =
+            std::mem::take(&mut self.neighbours.upgrade.dead_successor);
+        last_of(pid, last_words)
+    }
+}
+
+/// Why the body of a successor ended, and which process it was.
+fn last_of(pid: Option<u32>, last_words: Option<String>) -> String {
+    let words = last_words.map(|words| format!(": {words}")).unwrap_or_default();
+    let pid = pid.map(|pid| format!("; it was process {pid}")).unwrap_or_default();
+    words + &pid
+}

@@ -1,0 +1,23 @@
+//! The parties outside this process: sockets, the other generations, the service manager, the files and the commands.
+
+#[cfg_attr(not(upgrades), path = "portable/outside/sockets.rs")]
+pub(crate) mod sockets;
+
+#[cfg(upgrades)]
+pub(crate) mod handover;
+#[cfg(upgrades)]
+pub(crate) mod hint;
+pub(crate) mod pidfile;
+#[cfg(upgrades)]
+pub(crate) mod preflight;
+#[cfg(upgrades)]
+pub(crate) mod proof;
+#[cfg(upgrades)]
+pub(crate) mod spawn;
+#[cfg(upgrades)]
+pub(crate) mod spawner;
+#[cfg(upgrades)]
+pub(crate) mod supervise;
+#[cfg(upgrades)]
+pub(crate) mod systemd;
+pub(crate) mod unadopted;

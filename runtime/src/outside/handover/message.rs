@@ -1,0 +1,613 @@
+//! The messages between a process and its successor.
+//!
+//! Each is one JSON object in one packet, with its name in `type`. Unknown fields are ignored, and an unknown type
+//! is answered with `not-understood`, so that releases of this crate that know more can talk to those that know
+//! less. `protocol` is raised only when that is not enough; `docs/protocol.md` describes every message.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::limits::{Identity, MAX_LISTENERS};
+use crate::base::report::printable;
+use crate::outside::pidfile;
+use crate::outside::unadopted::Entry;
+
+/// The protocol that this release speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+/// The oldest protocol that this release understands.
+pub(crate) const OLDEST_PROTOCOL: u32 = 1;
+
+/// The largest packet that is sent or accepted, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
+/// How many descriptors travel with one packet. The kernel's limit is 253, SCM_MAX_FD in unix(7).
+pub(crate) const MAX_FDS: usize = 64;
+/// How many descriptors one offer may announce: a bound of ours on what a peer can make us expect.
+pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
+/// The longest name of what is passed on, in bytes.
+pub(crate) const MAX_FILE_NAME: usize = 4096;
+
+/// The type of [`Message::Ping`], which a release may not know.
+pub(crate) const PING: &str = "ping";
+
+/// What is around the entries of a message that is one list, at its longest.
+const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
+
+// `prepared` fits into a packet though it names every socket that there may be, the control socket with them, by the last places of
+// an offer, and a pid file of which JSON escapes each byte that is not a control character; and so does a name of which JSON writes each byte as an escape.
+const _: () = {
+    assert!(MAX_DESCRIPTORS - 1 <= 65_535);
+    assert!(
+        r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
+            + (MAX_LISTENERS + 1) * "65535,".len()
+            + pidfile::MAX_SHOWN * r"\\".len()
+            <= MAX_MESSAGE
+    );
+    assert!(AROUND + r#""","#.len() + MAX_FILE_NAME * r"\u0000".len() <= MAX_MESSAGE);
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(crate) enum Message {
+    // From the old process to the new one.
+    /// The first message: who speaks, and how many sockets follow.
+    Offer {
+        #[serde(flatten)]
+        speaker: Speaker,
+        sockets: usize,
+        /// How many other descriptors follow, in `files`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        files: usize,
+        /// The path that upgrades execute. It is passed on, because a process cannot always tell the path that it was
+        /// started by: after a rescue its file may have no name any more.
+        #[serde(flatten, with = "executable")]
+        executable: Option<PathBuf>,
+        /// The umask of the first start. The new process has it already, and passes it on in its turn, because its own code may
+        /// have set another before it comes to this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        umask: Option<u32>,
+        /// The pid file, by [`pidfile::shown`]; empty for none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pidfile: Option<String>,
+    },
+    /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
+    Sockets {
+        entries: Vec<Entry>,
+    },
+    /// Some of what the service passes on by name; a descriptor for each, in the same order.
+    Files {
+        names: Vec<String>,
+    },
+    Commit,
+    Stop,
+    /// How many connections and guards are open in it, for whoever asks the new one.
+    Open {
+        open: u64,
+    },
+    /// The service manager is told next that it is to follow the new process.
+    Followed,
+    /// Is anybody there? The answer is `alive`, or `not-understood` of a release that does not know it.
+    Ping,
+
+    // From the new process to the old one.
+    /// The answer to the offer.
+    Hello {
+        #[serde(flatten)]
+        speaker: Speaker,
+    },
+    /// Which listeners the body has not asked for a connection yet. It is sent at each change, for the message of
+    /// a deadline that passes.
+    Unserved {
+        listeners: Vec<String>,
+    },
+    /// It is ready, and keeps these of the sockets, by their place in the offer.
+    Prepared {
+        adopted: Vec<usize>,
+        /// As in the offer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pidfile: Option<String>,
+    },
+    Active,
+    Failed {
+        reason: String,
+    },
+    Leaving,
+    /// Somebody waits for the end of the predecessor's drain.
+    Hasten,
+    /// The answer to `ping`, once the engine and the runtime of the body have both run since.
+    Alive,
+
+    // Both ways.
+    /// The last word: the sender has closed its gates for good. It may live on, with what follows `Service::run`.
+    Over,
+    /// The answer to a message of a type that this release does not know.
+    NotUnderstood {
+        unknown: String,
+    },
+}
+
+/// The fields of the executable: `executable` where its path is UTF-8, and else `executable_bytes`. A release that knows the
+/// first alone finds the path by itself, and would execute another if it took the bytes for text.
+mod executable {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::base::path_text;
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executable: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        executable_bytes: Option<String>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        let (executable, executable_bytes) = match path.as_deref().map(path_text::encode) {
+            None => (None, None),
+            Some((text, None)) => (Some(text), None),
+            Some((_, bytes)) => (None, bytes),
+        };
+        Fields { executable, executable_bytes }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let Fields { executable, executable_bytes } = Fields::deserialize(deserializer)?;
+        let path = path_text::decode(executable.unwrap_or_default(), executable_bytes.as_deref());
+        Ok((!path.as_os_str().is_empty()).then_some(path))
+    }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Who sends a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Speaker {
+    pub(crate) protocol: u32,
+    pub(crate) oldest_protocol: u32,
+    /// The release of this crate.
+    pub(crate) release: String,
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+    /// The option `name` of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// What the attribute calls it: the binary, or else the package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) program: Option<String>,
+}
+
+impl Speaker {
+    pub(crate) fn us(generation: u64, identity: &Identity) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            oldest_protocol: OLDEST_PROTOCOL,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            generation,
+            pid: std::process::id(),
+            name: identity.name.clone(),
+            program: identity.program.clone(),
+        }
+    }
+
+    /// What it says that the service is, fit for a log line.
+    pub(crate) fn identity(&self) -> Identity {
+        let clean = |text: &Option<String>| text.as_deref().map(printable);
+        Identity { name: clean(&self.name), program: clean(&self.program) }
+    }
+
+    /// The generation of its successor. Two processes of one generation could not be told apart, so there is none
+    /// after the last number.
+    pub(crate) fn next_generation(&self) -> Result<u64, String> {
+        self.generation.checked_add(1).ok_or_else(|| {
+            format!(
+                "process {} is of generation {}, the last that there is a number for; stop the service and start it \
+                 again once",
+                self.pid, self.generation,
+            )
+        })
+    }
+
+    /// Whether the two can talk; if not, both are named.
+    pub(crate) fn understands_us(&self) -> Result<(), String> {
+        if self.protocol >= OLDEST_PROTOCOL && self.oldest_protocol <= PROTOCOL {
+            return Ok(());
+        }
+        Err(format!(
+            "process {} has tableflip {}, which speaks the handover protocols {} to {}; this is tableflip {}, \
+             which speaks {OLDEST_PROTOCOL} to {PROTOCOL}; stop the service and start it again once",
+            self.pid,
+            printable(&self.release),
+            self.oldest_protocol,
+            self.protocol,
+            env!("CARGO_PKG_VERSION"),
+        ))
+    }
+}
+
+/// Why a packet is not a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// It is one of a release that knows more.
+    UnknownType(String),
+    Garbled(String),
+}
+
+/// What an offer has, in parts that each fit into a message, by their number and by what they take of it.
+pub(crate) fn parts<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut size = AROUND;
+    for item in items {
+        let length = encode(&item).len() + ",".len();
+        match parts.last_mut() {
+            Some(part) if part.len() < MAX_FDS && size + length <= MAX_MESSAGE => {
+                part.push(item);
+                size += length;
+            }
+            _ => {
+                parts.push(vec![item]);
+                size = AROUND + length;
+            }
+        }
+    }
+    parts
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them always encode")
+}
+
+impl Message {
+    /// How many descriptors travel with it.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            Message::Sockets { entries } => entries.len(),
+            Message::Files { names } => names.len(),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub(crate) fn decode(packet: &[u8]) -> Result<Self, Malformed> {
+        #[derive(Deserialize)]
+        struct Head {
+            r#type: String,
+        }
+        serde_json::from_slice(packet).map_err(|error| match serde_json::from_slice::<Head>(packet) {
+            Ok(head) if !Self::is_known(&head.r#type) => Malformed::UnknownType(printable(&head.r#type)),
+            _ => Malformed::Garbled(printable(&error.to_string())),
+        })
+    }
+
+    fn is_known(name: &str) -> bool {
+        const NAMES: [&str; 18] = [
+            "offer",
+            "files",
+            "sockets",
+            "commit",
+            "stop",
+            "open",
+            "followed",
+            "hello",
+            "unserved",
+            "prepared",
+            "active",
+            "failed",
+            "leaving",
+            "hasten",
+            PING,
+            "alive",
+            "over",
+            "not-understood",
+        ];
+        NAMES.contains(&name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::report::MAX_REASON;
+    use std::path::Path;
+
+    fn entry(name: &str, address: &str, inode: Option<(u64, u64)>) -> Entry {
+        Entry { name: name.to_owned(), address: address.to_owned(), inode, activated: false }
+    }
+
+    fn speaker() -> Speaker {
+        Speaker {
+            protocol: 1,
+            oldest_protocol: 1,
+            release: "0.1.0".into(),
+            generation: 3,
+            pid: 77,
+            name: None,
+            program: None,
+        }
+    }
+
+    fn named() -> Speaker {
+        Speaker { name: Some("echo".into()), program: Some("echod".into()), ..speaker() }
+    }
+
+    /// The messages as release 0.1.0 sends them. Every later release understands these very bytes.
+    fn recorded_0_1_0() -> Vec<(&'static str, Message)> {
+        vec![
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"executable":"/srv/svc"}"#,
+                Message::Offer {
+                    speaker: speaker(),
+                    sockets: 2,
+                    files: 0,
+                    executable: Some("/srv/svc".into()),
+                    umask: None,
+                    pidfile: None,
+                },
+            ),
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"umask":18}"#,
+                Message::Offer {
+                    speaker: speaker(),
+                    sockets: 2,
+                    files: 0,
+                    executable: None,
+                    umask: Some(0o022),
+                    pidfile: None,
+                },
+            ),
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
+                Message::Offer {
+                    speaker: named(),
+                    sockets: 2,
+                    files: 0,
+                    executable: None,
+                    umask: None,
+                    pidfile: Some("/run/echo.pid".into()),
+                },
+            ),
+            (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
+            (
+                r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,
+                Message::Sockets {
+                    entries: vec![
+                        entry("http", "tcp://127.0.0.1:80", None),
+                        entry("sock", "unix:///run/s", Some((64, 9))),
+                    ],
+                },
+            ),
+            (r#"{"type":"commit"}"#, Message::Commit),
+            (r#"{"type":"stop"}"#, Message::Stop),
+            (r#"{"type":"open","open":17}"#, Message::Open { open: 17 }),
+            (r#"{"type":"followed"}"#, Message::Followed),
+            (
+                r#"{"type":"sockets","entries":[{"name":"web","address":"tcp://127.0.0.1:81","activated":true}]}"#,
+                Message::Sockets {
+                    entries: vec![Entry { activated: true, ..entry("web", "tcp://127.0.0.1:81", None) }],
+                },
+            ),
+            (
+                r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77}"#,
+                Message::Hello { speaker: speaker() },
+            ),
+            (
+                r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod"}"#,
+                Message::Hello { speaker: named() },
+            ),
+            (
+                r#"{"type":"unserved","listeners":["http"]}"#,
+                Message::Unserved { listeners: vec!["http".into()] },
+            ),
+            (
+                r#"{"type":"prepared","adopted":[0,1]}"#,
+                Message::Prepared { adopted: vec![0, 1], pidfile: None },
+            ),
+            (
+                r#"{"type":"prepared","adopted":[],"pidfile":""}"#,
+                Message::Prepared { adopted: vec![], pidfile: Some(String::new()) },
+            ),
+            (r#"{"type":"active"}"#, Message::Active),
+            (r#"{"type":"failed","reason":"no disk"}"#, Message::Failed { reason: "no disk".into() }),
+            (r#"{"type":"leaving"}"#, Message::Leaving),
+            (r#"{"type":"hasten"}"#, Message::Hasten),
+            (
+                r#"{"type":"not-understood","unknown":"sing"}"#,
+                Message::NotUnderstood { unknown: "sing".into() },
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_release_understands_the_recorded_messages() {
+        for (recorded, message) in recorded_0_1_0() {
+            assert_eq!(Message::decode(recorded.as_bytes()), Ok(message.clone()));
+            assert_eq!(
+                String::from_utf8(message.encode()).unwrap(),
+                recorded,
+                "this release says it differently"
+            );
+            let name = recorded.split('"').nth(3).unwrap();
+            assert!(Message::is_known(name), "{name}");
+        }
+    }
+
+    /// A successor that took the text of such a path would start another file, or none.
+    #[test]
+    fn e2_an_executable_that_is_not_utf8_arrives_as_it_is() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::OsStr::from_bytes(b"/srv/caf\xe9/svc");
+        let offer = Message::Offer {
+            speaker: speaker(),
+            sockets: 0,
+            files: 0,
+            executable: Some(path.into()),
+            umask: None,
+            pidfile: None,
+        };
+        let packet = String::from_utf8(offer.encode()).unwrap();
+        assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
+        assert_eq!(Message::decode(packet.as_bytes()), Ok(offer));
+        // The longest path, of bytes that are all text or none.
+        for byte in ["\0".as_bytes(), b"\xff"] {
+            let path = byte.repeat(4095);
+            let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
+            let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(pidfile::MAX_SHOWN)))));
+            let offer =
+                Message::Offer { speaker: named(), sockets: 0, files: 0, executable, umask: None, pidfile };
+            assert!(offer.encode().len() <= MAX_MESSAGE);
+        }
+    }
+
+    #[test]
+    fn a_later_release_may_say_more() {
+        let more = br#"{"type":"prepared","adopted":[],"mood":"fine"}"#;
+        assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![], pidfile: None }));
+        let unknown = br#"{"type":"sing","song":1}"#;
+        assert_eq!(Message::decode(unknown), Err(Malformed::UnknownType("sing".into())));
+    }
+
+    #[test]
+    fn prepared_fits_into_a_message_whatever_the_pid_file_is() {
+        let adopted: Vec<_> = (65_535 - MAX_LISTENERS..=65_535).collect();
+        for c in ["\"", "\\", "\n", "ü", "a"] {
+            let path = format!("/run/{}", c.repeat(3 * pidfile::MAX_SHOWN));
+            let pidfile = pidfile::shown(Some(Path::new(&path)));
+            assert!(pidfile.len() <= pidfile::MAX_SHOWN, "{}", pidfile.len());
+            let message = Message::Prepared { adopted: adopted.clone(), pidfile: Some(pidfile) };
+            assert!(message.encode().len() <= MAX_MESSAGE);
+        }
+        assert_eq!(pidfile::shown(None), "");
+    }
+
+    #[test]
+    fn every_part_of_an_offer_fits_into_a_message() {
+        let long = |at: usize| format!("{at:03}{}", "\0".repeat(MAX_FILE_NAME - 3));
+        let short = |at: usize| at.to_string();
+        for (names, at_most) in [
+            ((0..100).map(long).collect::<Vec<_>>(), 2),
+            ((0..200).map(short).collect(), MAX_FDS),
+            (Vec::new(), 0),
+        ] {
+            let parts = parts(names.clone());
+            assert_eq!(parts.concat(), names);
+            assert_eq!(parts.iter().map(Vec::len).max().unwrap_or(0), at_most);
+            for part in parts {
+                assert!(!part.is_empty());
+                assert!(Message::Files { names: part }.encode().len() <= MAX_MESSAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_garbled() {
+        for packet in [
+            &b""[..],
+            b"null",
+            b"{}",
+            b"{\"type\":7}",
+            b"{\"type\":\"prepared\"}",
+            b"{\"type\":\"prepared\",\"adopted\":[-1]}",
+            b"{\"type\":\"commit\"} {}",
+            b"\xff\xfe",
+        ] {
+            assert!(matches!(Message::decode(packet), Err(Malformed::Garbled(_))), "{packet:?}");
+        }
+    }
+
+    /// Numbers that are random enough, and the same in every run: splitmix64.
+    fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+        move |below| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % below as u64) as usize
+        }
+    }
+
+    /// Whatever a peer sends is a message, one of a later release, or garbled; never a panic.
+    #[test]
+    fn a_damaged_message_is_understood_or_malformed() {
+        const CASES: usize = 200_000;
+        const PIECES: [&[u8]; 20] = [
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b"\"",
+            b",",
+            b":",
+            b"\\",
+            b"null",
+            b"-1",
+            b"1e999",
+            b"18446744073709551616",
+            b"\"type\":\"sing\"",
+            b"\"pid\":",
+            b"\\ud800",
+            b"\n\x1b[31m",
+            b"\0",
+            b"\xff",
+            b"\xc3\xa9",
+            b" ",
+        ];
+        let recorded = recorded_0_1_0();
+        let mut random = numbers(7);
+        let (mut understood, mut unknown, mut garbled) = (0, 0, 0);
+        for _ in 0..CASES {
+            let mut packet = recorded[random(recorded.len())].0.as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                let at = random(packet.len() + 1);
+                let end = at + random(packet.len() + 1 - at);
+                match random(6) {
+                    0 => packet.truncate(at),
+                    1 => _ = packet.splice(at..at, PIECES[random(PIECES.len())].iter().copied()),
+                    2 => _ = packet.splice(at..end, []),
+                    3 => _ = packet.splice(at..at, packet[at..end].to_vec()),
+                    4 => {
+                        let other = recorded[random(recorded.len())].0.as_bytes();
+                        packet.extend_from_slice(&other[random(9)..]);
+                    }
+                    _ if at < packet.len() => packet[at] = random(256) as u8,
+                    _ => {}
+                }
+            }
+            match Message::decode(&packet) {
+                Ok(message) => {
+                    understood += 1;
+                    assert!(message.descriptors() <= packet.len());
+                    // It is passed on as it was understood.
+                    assert_eq!(Message::decode(&message.encode()), Ok(message));
+                }
+                Err(Malformed::UnknownType(name)) => {
+                    unknown += 1;
+                    assert!(name.len() <= MAX_REASON + 3 && !name.contains(char::is_control), "{name:?}");
+                }
+                Err(Malformed::Garbled(why)) => {
+                    garbled += 1;
+                    assert!(!why.is_empty() && why.len() <= MAX_REASON + 3, "{why:?}");
+                    assert!(!why.contains(char::is_control), "{why:?}");
+                }
+            }
+        }
+        println!("{CASES} cases: {understood} understood, {unknown} unknown, {garbled} garbled");
+        // A damage that nothing survives, or that does nothing, would try nothing.
+        assert!(understood > CASES / 100 && unknown > CASES / 1000 && garbled > CASES / 10);
+    }
+
+    #[test]
+    fn an_incompatible_release_is_refused_by_name() {
+        let mut later = Speaker { protocol: 9, oldest_protocol: 5, release: "7.0.0".into(), ..speaker() };
+        let refusal = later.understands_us().unwrap_err();
+        assert!(refusal.contains("tableflip 7.0.0") && refusal.contains("5 to 9"), "{refusal}");
+        later.oldest_protocol = 1;
+        later.understands_us().unwrap();
+    }
+}

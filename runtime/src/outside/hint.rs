@@ -1,0 +1,259 @@
+//! What is behind an error that the system has few words for, and what to do about it: of those that people meet when they
+//! set a service up.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::unistd::geteuid;
+
+use crate::base::address::{Address, Kind, Place};
+use crate::base::error::StartError;
+use crate::base::limits::THREAD_LIMITS;
+use crate::base::report::printable;
+use crate::outside::handover::PredecessorOffer;
+use crate::outside::pidfile::{self, Pidfile};
+use crate::outside::proof;
+use crate::sys::pidfd;
+
+/// How many processes are named.
+const NAMED: usize = 3;
+/// proc_net_tcp(5): a socket that listens.
+const LISTENING: &str = "0A";
+
+/// An error of bind(2) at one of these addresses.
+pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io::Error {
+    match (address.place(), error.kind()) {
+        (Place::Ip { .. }, io::ErrorKind::AddrInUse) => {
+            let holders = holders(&ip_sockets(address.kind(), at));
+            explained(
+                &error,
+                &holders.unwrap_or_else(|| "`ss -tulnp` as root names the process that has it".to_owned()),
+            )
+        }
+        (Place::Ip { port, .. }, io::ErrorKind::PermissionDenied) if *port < first_unprivileged_port() => {
+            let hint = "a low port takes root, AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or a \
+                        net.ipv4.ip_unprivileged_port_start that is not above it";
+            explained(&error, hint)
+        }
+        (Place::Ip { .. }, io::ErrorKind::AddrNotAvailable) => {
+            explained(&error, "no interface has this address; `freebind=true` does without one")
+        }
+        (Place::Path(path), io::ErrorKind::AddrInUse) => match server_of(Path::new(path)) {
+            Some(server) => explained(&error, &server),
+            None => error,
+        },
+        (Place::Path(path), _) => directory(Path::new(path), error),
+        _ => error,
+    }
+}
+
+/// An error of making a file: its directory may be the reason.
+pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
+    let Some(directory) = file.parent() else { return error };
+    let shown = directory.display();
+    match error.kind() {
+        io::ErrorKind::NotFound if !directory.exists() => {
+            let hint =
+                format!("the directory {shown} is missing; RuntimeDirectory= in the unit makes one in /run");
+            explained(&error, &hint)
+        }
+        io::ErrorKind::PermissionDenied => {
+            let owner = fs::metadata(directory).map(|metadata| format!("; it is of user {}", metadata.uid()));
+            let hint = format!("user {} may not write to {shown}{}", geteuid(), owner.unwrap_or_default());
+            explained(&error, &hint)
+        }
+        _ => error,
+    }
+}
+
+/// Which process serves a Unix socket at this path, if it can be seen.
+fn server_of(path: &Path) -> Option<String> {
+    let table = fs::read("/proc/net/unix").ok()?;
+    let path = [b" ", path.as_os_str().as_bytes()].concat();
+    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5); the path of any socket may have any bytes.
+    let inode = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let inode = std::str::from_utf8(words.nth(6)?).ok()?.parse().ok()?;
+        line.ends_with(&path).then_some(inode)
+    };
+    holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
+}
+
+/// An error of running this file: of fork(2) or execve(2).
+pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOENT) => match (fs::metadata(file), fs::read_link(file)) {
+            (Ok(_), _) => "the file is there; the interpreter or the loader that it names is not".to_owned(),
+            (_, Ok(target)) => format!("it is a link to {}, which does not exist", target.display()),
+            _ => "the executable is gone; put the release back to where this service was started from"
+                .to_owned(),
+        },
+        Some(libc::EACCES) => {
+            "is it a file, executable, and on no file system that is mounted noexec?".to_owned()
+        }
+        Some(libc::ETXTBSY) => {
+            "it is being written; write a release beside it and rename it, as `mv` does".to_owned()
+        }
+        // fork(2), rather than execve(2).
+        Some(libc::EAGAIN) => THREAD_LIMITS.to_owned(),
+        Some(libc::ENOEXEC) => "it is no executable of this machine, or only a part of one".to_owned(),
+        _ => return error,
+    };
+    explained(&error, &hint)
+}
+
+/// The refusal of a pid file that another service has. The one that the predecessor has offered is the service's own. A number
+/// that has become another process's, or that of a thread, is no reason not to start.
+pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorOffer>) -> Option<StartError> {
+    let shown = pidfile::shown(Some(pidfile.path()));
+    if predecessor.and_then(|it| it.pidfile.as_ref()).is_some_and(|offered| *offered == shown) {
+        return None;
+    }
+    // Without the control socket: one that an earlier run has left would have two processes serve.
+    let service = proof::prove(pidfile.path(), None).ok()?;
+    let pid = service.pid();
+    // The parent is not left out: it is a service manager, or a service of its own that has started this one.
+    if pid == std::process::id() || predecessor.is_some_and(|it| it.pid == pid) {
+        return None;
+    }
+    // Of another user's only that user and root may see what it runs.
+    let program = fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
+    Some(StartError::Running { path: pidfile.path().to_owned(), pid, program })
+}
+
+fn explained(error: &io::Error, hint: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{error}: {hint}"))
+}
+
+fn first_unprivileged_port() -> u16 {
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// The inodes of the sockets that are in the way of one at these addresses.
+fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
+    let (v4, v6) = if kind == Kind::Udp { ("udp", "udp6") } else { ("tcp", "tcp6") };
+    let tables = [v4, v6].map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
+    let in_the_way = |line: &str| {
+        // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode
+        let words: Vec<_> = line.split_whitespace().collect();
+        let there = parse(words.get(1)?)?;
+        let listens = kind == Kind::Udp || *words.get(3)? == LISTENING;
+        (listens && at.iter().any(|at| collide(*at, there))).then_some(words.get(9)?.parse().ok()?)
+    };
+    tables.iter().flat_map(|table| table.lines()).filter_map(in_the_way).collect()
+}
+
+/// `0100007F:1B58`: the bytes of the address, four at a time in the order of this machine, and the port.
+fn parse(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, four) in bytes.chunks_mut(4).enumerate() {
+                four.copy_from_slice(&word(at * 8)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(bytes))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
+}
+
+/// The processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has it`.
+fn holders(inodes: &[u64]) -> Option<String> {
+    let processes =
+        fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let named = processes.filter(|pid| pidfd::holds_any(*pid, inodes)).take(NAMED).map(|pid| {
+        // A name is cut to 15 bytes, perhaps within a character.
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("process {pid} ({})", printable(&String::from_utf8_lossy(name.trim_ascii_end())))
+    });
+    let named: Vec<_> = named.collect();
+    match named.len() {
+        0 => None,
+        1 => Some(format!("{} has it", named[0])),
+        _ => Some(format!("{} have it", named.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_an_address_is_named() {
+        let us = std::process::id();
+        let tcp = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap()];
+        for at in tcp.iter().map(|listener| listener.local_addr().unwrap()) {
+            let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port());
+            for at in [at, any] {
+                let holders = holders(&ip_sockets(Kind::Tcp, &[at])).unwrap();
+                assert!(
+                    holders.starts_with(&format!("process {us} (")) && holders.ends_with(") has it"),
+                    "{holders}"
+                );
+            }
+            assert_eq!(ip_sockets(Kind::Udp, &[at]), [0; 0], "it is of the other kind");
+            let elsewhere = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 77).into(), at.port());
+            assert_eq!(ip_sockets(Kind::Tcp, &[elsewhere]), [0; 0]);
+        }
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(holders(&ip_sockets(Kind::Udp, &[udp.local_addr().unwrap()])).is_some());
+    }
+
+    #[test]
+    fn whoever_serves_a_path_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a sock");
+        assert_eq!(server_of(&path), None);
+        let _listener = UnixListener::bind(&path).unwrap();
+        assert!(server_of(&path).unwrap().starts_with(&format!("process {} (", std::process::id())));
+        assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
+    }
+
+    /// One such path on the machine, of any program, is in the table that is read for every other.
+    #[test]
+    fn e3_a_path_that_is_not_utf8_is_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        let _listener = UnixListener::bind(&path).unwrap();
+        let other = dir.path().join("sock");
+        let _other = UnixListener::bind(&other).unwrap();
+        for path in [&path, &other] {
+            assert!(server_of(path).is_some(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_executable_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gone, link, script) =
+            (dir.path().join("gone"), dir.path().join("link"), dir.path().join("script"));
+        std::os::unix::fs::symlink(dir.path().join("next"), &link).unwrap();
+        fs::write(&script, "#!/no/such/interpreter").unwrap();
+        let missing = |path: &Path| execute(path, io::Error::from_raw_os_error(libc::ENOENT)).to_string();
+        assert!(missing(&gone).ends_with("(os error 2): the executable is gone; put the release back to where this service was started from"));
+        assert!(missing(&link).ends_with("/next, which does not exist"), "{}", missing(&link));
+        assert!(missing(&script).contains("the interpreter or the loader"), "{}", missing(&script));
+        let denied = execute(&script, io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        let full = execute(&script, io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        assert!(full.contains("TasksMax=") && full.contains("LimitNPROC="), "{full}");
+    }
+}

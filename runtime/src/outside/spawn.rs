@@ -1,0 +1,592 @@
+//! Start the successor: clone(2) with CLONE_VM and CLONE_VFORK, as posix_spawn(3) does it, so that nothing forks a big
+//! heap, and with a pidfd, so that nothing is confused by a process ID that is used again. It is not posix_spawn because
+//! that sets no umask, and the umask of this process is whatever the body has made of it.
+//!
+//! Under a service manager it is started as a sibling of this process, with CLONE_PARENT. A manager waits at a
+//! stop for its own children alone: a main process that is none when it is announced is killed in the same breath (M1). So
+//! it has to be the manager's child from the beginning, whoever is a subreaper, and nothing in between has to exit first.
+//!
+//! What a successor gets is what the first process was started with: arguments, working directory, environment, umask.
+//! docs/operations.md has the table of all that a process inherits.
+#![allow(unsafe_code)]
+
+use std::env;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::stat::{Mode, umask};
+
+use crate::config::environment::{self, HANDOVER, SUPERVISOR};
+use crate::outside::hint;
+use crate::outside::preflight::Check;
+use crate::outside::spawner::{Child, Spawner, What};
+use crate::outside::systemd::{self, Passed};
+use crate::sys::pidfd;
+use crate::sys::signals;
+
+/// Variables of this crate that belong to one process and are not passed on. Those of a service manager are in `systemd`.
+const OF_ONE_PROCESS: [&str; 2] = [HANDOVER, SUPERVISOR];
+
+/// How this process was started, taken down before anything could change it.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    executable: PathBuf,
+    arguments: Vec<OsString>,
+    directory: PathBuf,
+    /// Without the variables that belong to one process, and without those in `of_manager`.
+    environment: Vec<(OsString, OsString)>,
+    umask: Mode,
+    /// The file that this process runs, whatever becomes of its path.
+    image: File,
+    /// Variables of a service manager, which are for the processes of the service and not for what these start.
+    of_manager: Vec<(&'static str, OsString)>,
+    siblings: Siblings,
+}
+
+/// Whether successors are children of whoever is the parent of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Siblings {
+    /// They are this one's own, and those of the parent that stays once it is dead.
+    Never,
+    /// If it is a service manager, which may follow a pid file.
+    OfManager,
+    /// It is one.
+    Always,
+}
+
+impl Siblings {
+    /// The first process of a namespace has none, clone(2). The variables are set for every process of a unit, and
+    /// inherited, systemd.exec(5): one that is started by hand has another parent.
+    fn are_wanted(self, environment: &[(OsString, OsString)]) -> bool {
+        let parent = std::os::unix::process::parent_id();
+        let variable = |name: &str| environment.iter().find(|(known, _)| known == name);
+        let is_manager = || {
+            let of_user = variable("MANAGERPID").is_some_and(|(_, pid)| *pid == *parent.to_string());
+            variable("INVOCATION_ID").is_some() && (parent == 1 || of_user)
+        };
+        std::process::id() != 1 && (self == Self::Always || self == Self::OfManager && is_manager())
+    }
+}
+
+impl Launch {
+    /// `inherited` is the executable of the predecessor, which resolved it when the first process started, and
+    /// `first_umask` the umask of that process, as the predecessor says. It must be called while the process has one thread.
+    pub(crate) fn new(
+        inherited: Option<PathBuf>,
+        first_umask: Option<u32>,
+        of_manager: Vec<(&'static str, OsString)>,
+    ) -> io::Result<Self> {
+        let arguments: Vec<OsString> = env::args_os().collect();
+        let environment = passed_on(environment::at_exec());
+        let directory = logical_directory()?;
+        let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
+        let executable = match inherited.filter(|path| path.is_absolute()) {
+            Some(path) => path,
+            None => {
+                let running = image.metadata()?;
+                let path = env::var_os("PATH").unwrap_or_default();
+                let named = arguments.first().and_then(|name| resolve(name, &path, &directory, &running));
+                // argv[0] is whatever our parent put there.
+                named.map_or_else(env::current_exe, Ok)?
+            }
+        };
+        let umask = first_umask.map_or_else(own_umask, Mode::from_bits_truncate) & ALL_PERMISSIONS;
+        let siblings = Siblings::Never;
+        Ok(Self { executable, arguments, directory, environment, umask, image, of_manager, siblings })
+    }
+
+    pub(crate) fn set_siblings(&mut self, siblings: Siblings) {
+        self.siblings = siblings;
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
+    fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
+        let is_sibling = self.siblings.are_wanted(&self.environment);
+        let how = How { is_sibling, blocked: SigSet::empty(), own_group: false };
+        self.start_with(what, HANDOVER, channel, how, &[])
+    }
+
+    /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
+    /// own: what a terminal or a process manager sends to a group reaches it once, through the supervisor. The signals
+    /// that it takes are blocked until it does. What a service manager has passed is passed on.
+    pub(crate) fn start_supervised(
+        &self,
+        what: What,
+        socket: BorrowedFd<'_>,
+        upgrade: Signal,
+        passed: &[Passed],
+    ) -> Result<Process, SpawnError> {
+        let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
+        self.start_with(what, SUPERVISOR, socket, How { is_sibling: false, blocked, own_group: true }, passed)
+    }
+
+    /// Starts an executable that finds the number of `channel` in `variable`, and what is passed under the numbers that it has.
+    fn start_with(
+        &self,
+        what: What,
+        variable: &str,
+        channel: BorrowedFd<'_>,
+        how: How,
+        passed: &[Passed],
+    ) -> Result<Process, SpawnError> {
+        let path = match what {
+            What::Release => self.executable.clone(),
+            // It is resolved by the child before close-on-exec closes the descriptor.
+            What::OwnImage => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+        };
+        let failed =
+            |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
+        // The chdir happens in the child, where its failure could not be told from one of exec.
+        match fs::metadata(&self.directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(self.no_directory(Errno::ENOTDIR.into())),
+            Err(error) => return Err(self.no_directory(error)),
+        }
+        let passed_numbers: Vec<RawFd> = passed.iter().map(|it| it.fd.as_raw_fd()).collect();
+        let needed = passed_numbers.iter().copied().chain([self.image.as_raw_fd()]);
+        let number = number_in_child(channel.as_raw_fd(), &needed.collect::<Vec<_>>());
+        let environment = self
+            .environment
+            .iter()
+            .cloned()
+            .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
+            .chain(Passed::variables(passed).into_iter().map(|(name, value)| (name.into(), value)))
+            .chain([(variable.into(), number.to_string().into())])
+            .map(|(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                name
+            });
+        let program = c_string(path.as_os_str()).map_err(failed)?;
+        let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
+        let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
+        let environment = c_strings(environment).map_err(failed)?;
+        let job = Job {
+            program: &program,
+            arguments: &pointers(&arguments),
+            environment: &pointers(&environment),
+            directory: &directory,
+            umask: self.umask.bits(),
+            blocked: *how.blocked.as_ref(),
+            own_group: how.own_group,
+            passed: &passed_numbers,
+            channel: channel.as_raw_fd(),
+            number,
+            failed: 0,
+        };
+        spawn(job, how.is_sibling).map_err(failed)
+    }
+
+    fn no_directory(&self, source: io::Error) -> SpawnError {
+        SpawnError::Directory { directory: self.directory.clone(), source }
+    }
+}
+
+/// How a process is started.
+struct How {
+    /// Whether it is a child of the parent of this process.
+    is_sibling: bool,
+    /// The signals that are blocked in it.
+    blocked: SigSet,
+    /// Whether it is in a process group of its own.
+    own_group: bool,
+}
+
+impl Spawner for Launch {
+    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        match self.start(what, channel.as_fd()) {
+            Ok(process) => Ok(Box::new(process)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn executable(&self) -> Option<&Path> {
+        Some(&self.executable)
+    }
+
+    fn umask(&self) -> Option<u32> {
+        Some(self.umask.bits())
+    }
+
+    fn check(&self, command: &OsStr) -> io::Result<Check> {
+        let arguments = self.arguments.get(1..).unwrap_or_default();
+        Check::start(
+            command,
+            &self.executable,
+            arguments,
+            &self.directory,
+            &self.environment,
+            Some(self.umask),
+        )
+    }
+}
+
+/// Why a successor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    #[error("cannot run {}: {source}", executable.display())]
+    Exec { executable: PathBuf, source: io::Error },
+    #[error("the directory that this service was started in, {}, cannot be used: {source}", directory.display())]
+    Directory { directory: PathBuf, source: io::Error },
+}
+
+/// What another process gets of these variables: all but those that belong to one process.
+pub(crate) fn passed_on(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let is_of_one =
+        |name: &OsStr| OF_ONE_PROCESS.iter().chain(&systemd::OF_ONE_PROCESS).any(|of| name == *of);
+    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
+}
+
+/// The working directory, as the shell that started us names it: with a symbolic link such as `current` unresolved.
+fn logical_directory() -> io::Result<PathBuf> {
+    let physical = env::current_dir()?;
+    let here = fs::metadata(".")?;
+    Ok(env::var_os("PWD")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && fs::metadata(path).is_ok_and(|there| same_file(&here, &there)))
+        .unwrap_or(physical))
+}
+
+fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    a.dev() == b.dev() && a.ino() == b.ino()
+}
+
+/// The path that was executed, without following symbolic links: where one is moved to, there is the next release.
+fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> Option<PathBuf> {
+    let is_us = |candidate: &PathBuf| fs::metadata(candidate).is_ok_and(|file| same_file(&file, running));
+    if name.as_bytes().contains(&b'/') {
+        return Some(directory.join(name)).filter(is_us);
+    }
+    env::split_paths(path).map(|entry| directory.join(entry).join(name)).find(is_us)
+}
+
+/// The bits that a umask has, umask(2).
+const ALL_PERMISSIONS: Mode = Mode::from_bits_truncate(0o777);
+
+/// The umask of this process, which can only be read by setting it: while there is one thread nothing is made meanwhile.
+fn own_umask() -> Mode {
+    let own = umask(Mode::from_bits_truncate(0o077));
+    umask(own);
+    own
+}
+
+/// The number that `channel` gets in the child: the lowest above the standard streams that the child does not need otherwise. It
+/// is low however many descriptors are open here, because what is closed on exec leaves its number free in the child. In the way
+/// are `needed`, and what whoever started the service has had it inherit.
+fn number_in_child(channel: RawFd, needed: &[RawFd]) -> RawFd {
+    let is_free = |number: RawFd| {
+        // SAFETY: fcntl with F_GETFD takes any number, and says EBADF if it is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        flags == -1 || flags & libc::FD_CLOEXEC != 0
+    };
+    (libc::STDERR_FILENO + 1..)
+        .find(|number| !needed.contains(number) && (*number == channel || is_free(*number)))
+        .unwrap_or(channel)
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
+
+fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    texts.map(|text| c_string(&text)).collect()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+}
+
+/// What the clone does, which shares the memory of this process until it executes the program, while the thread that has
+/// made it waits. It is given what it needs, allocates nothing, and touches nothing else.
+struct Job<'a> {
+    program: &'a CStr,
+    arguments: &'a [*mut libc::c_char],
+    environment: &'a [*mut libc::c_char],
+    directory: &'a CStr,
+    umask: libc::mode_t,
+    blocked: libc::sigset_t,
+    own_group: bool,
+    /// What it inherits under the numbers that they have.
+    passed: &'a [RawFd],
+    channel: RawFd,
+    /// The number that the channel has in the program.
+    number: RawFd,
+    /// Why it could not, as an errno; 0 if it could.
+    failed: libc::c_int,
+}
+
+/// Starts a child, or a sibling.
+fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<Process> {
+    const STACK: usize = 64 * 1024;
+    let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end;
+    let mut pidfd: RawFd = -1;
+    let parent = if is_sibling { libc::CLONE_PARENT } else { 0 };
+    // With the pidfd in the same call: one that is dead at once may have been reaped, by the manager or by another wait in this
+    // process, and its number be another's.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | parent;
+    // A handler of this process must not run in the clone, whose memory is this one's.
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    // SAFETY: the stack and the job outlive the call, which returns once the clone has executed the program or exited;
+    // `top` is the end of the stack, aligned for any type; the kernel stores the pidfd where the pointer says.
+    let pid = unsafe {
+        libc::clone(execute, top.cast(), flags | libc::SIGCHLD, (&raw mut job).cast(), &raw mut pidfd)
+    };
+    let cloned = Errno::result(pid);
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    let pid = cloned?;
+    // SAFETY: the clone has made it, closed on exec, and nobody else knows its number.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    if job.failed != 0 {
+        if !is_sibling {
+            match pidfd::wait(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), 0) {
+                // ECHILD: another wait in this process has reaped it.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        return Err(io::Error::from_raw_os_error(job.failed));
+    }
+    Ok(Process { pid, pidfd, is_child: !is_sibling })
+}
+
+/// The clone: becomes the program, or takes down why it cannot.
+extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: it is the job of the thread that waits for this clone, and nobody else touches it meanwhile.
+    let job = unsafe { &mut *job.cast::<Job<'_>>() };
+    for signal in 1..=libc::SIGRTMAX() {
+        set_default(signal);
+    }
+    if is_set_up(job) {
+        // SAFETY: the strings end in NUL and the lists in a null pointer.
+        unsafe {
+            libc::execve(job.program.as_ptr(), job.arguments.as_ptr().cast(), job.environment.as_ptr().cast())
+        };
+    }
+    job.failed = Errno::last_raw();
+    signals::exit_now(127)
+}
+
+/// Gives the clone what the program is to have; `false` at the first call that fails. The working directory, the umask and the
+/// table of descriptors are the clone's own: it is made without CLONE_FS and CLONE_FILES, so this process keeps its own.
+fn is_set_up(job: &Job<'_>) -> bool {
+    // SAFETY: setpgid of this very process takes no memory.
+    if job.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
+        return false;
+    }
+    // SAFETY: umask takes any number, and cannot fail.
+    unsafe { libc::umask(job.umask) };
+    // SAFETY: a path that ends in NUL.
+    if unsafe { libc::chdir(job.directory.as_ptr()) } != 0 {
+        return false;
+    }
+    for fd in job.passed {
+        // SAFETY: F_SETFD takes any number.
+        if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
+            return false;
+        }
+    }
+    let inheritable = match job.channel == job.number {
+        // SAFETY: as above.
+        true => unsafe { libc::fcntl(job.channel, libc::F_SETFD, 0) },
+        // SAFETY: dup2 takes any numbers. What it closes in this table would have been closed by the exec.
+        false => unsafe { libc::dup2(job.channel, job.number) },
+    };
+    if inheritable < 0 {
+        return false;
+    }
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const job.blocked, ptr::null_mut()) == 0 }
+}
+
+/// Gives a signal its default action. It fails for those that have no other.
+///
+/// By the system call: that of the C library takes a lock for SIGABRT, as abort(3) does. In a clone that shares the memory of
+/// its parent, a thread of that one may hold it.
+fn set_default(signal: libc::c_int) {
+    /// The size of the kernel's set of signals, in bytes: 128 signals on MIPS, 64 everywhere else.
+    const SET: usize = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
+    /// `struct sigaction` of the kernel has at most four words.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: zeroes are the default action, which runs no code, without flags and with an empty mask; nothing is stored
+    // through the null pointer.
+    let _: libc::c_long = unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null_mut::<libc::c_void>(), SET)
+    };
+}
+
+/// A process that was started here and has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+    /// One that is not is reaped by the service manager, which alone learns how it ended.
+    is_child: bool,
+}
+
+impl Process {
+    /// Its number and its pidfd.
+    pub(crate) fn into_parts(self) -> (u32, OwnedFd) {
+        (self.pid.unsigned_abs(), self.pidfd)
+    }
+}
+
+impl Child for Process {
+    fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// To a process that is dead already it does nothing.
+    fn kill(&self) {
+        pidfd::signal(self.as_fd(), libc::SIGKILL);
+    }
+
+    /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
+    fn reap(&self) -> Option<String> {
+        if !self.is_child {
+            return pidfd::is_dead(self.as_fd())
+                .then(|| "exited (the service manager has its status)".to_owned());
+        }
+        match pidfd::wait(libc::P_PIDFD, self.pidfd.as_raw_fd().unsigned_abs(), libc::WNOHANG) {
+            Ok(ended) => ended.map(|(_, ended)| ended.to_string()),
+            // SIGCHLD is ignored, or somebody here calls waitpid(-1). That it is dead the pidfd tells all the same.
+            Err(_) if pidfd::is_dead(self.as_fd()) => {
+                Some("exited; its status was taken by another wait in this process".into())
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn may_fork(&self) -> bool {
+        true
+    }
+}
+
+impl AsFd for Process {
+    /// Readable once the process is dead, pidfd::open(2).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags};
+
+    use super::*;
+    use crate::sys::fault::failing;
+
+    /// A process that runs a program with one argument, once `change` has changed what it is given.
+    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<Process> {
+        let channel = File::open("/dev/null").unwrap();
+        let arguments = [program.to_owned(), argument.to_owned()];
+        let mut job = Job {
+            program,
+            arguments: &pointers(&arguments),
+            environment: &pointers(&[]),
+            directory: c"/",
+            umask: 0o022,
+            blocked: *SigSet::empty().as_ref(),
+            own_group: false,
+            passed: &[],
+            channel: channel.as_raw_fd(),
+            number: channel.as_raw_fd(),
+            failed: 0,
+        };
+        change(&mut job);
+        spawn(job, false)
+    }
+
+    /// Whatever it is that fails: it is told, and no child is left.
+    #[test]
+    fn a_program_that_cannot_be_run_leaves_no_child() {
+        let children = || fs::read_to_string("/proc/thread-self/children").unwrap();
+        for (errno, error) in [
+            (Errno::ENOENT, run(c"/nowhere", c"", |_| ())),
+            (Errno::EACCES, run(c"/dev/null", c"", |_| ())),
+            (Errno::ENOTDIR, run(c"/bin/true", c"", |job| job.directory = c"/dev/null")),
+            (Errno::EBADF, run(c"/bin/true", c"", |job| job.channel = 1 << 30)),
+            (Errno::EBADF, run(c"/bin/true", c"", |job| job.passed = &[1 << 30])),
+            (Errno::EMFILE, failing(libc::SYS_clone, Errno::EMFILE, || run(c"/bin/true", c"", |_| ()))),
+        ] {
+            assert_eq!(error.unwrap_err().raw_os_error(), Some(errno as i32));
+            assert_eq!(children(), "", "{errno}");
+        }
+    }
+
+    /// In the process that it is, and not in this one.
+    #[test]
+    fn a10_the_channel_has_a_low_number_whatever_is_open_here() {
+        let null = File::open("/dev/null").unwrap();
+        let many: Vec<_> = (0..300).map(|_| null.try_clone().unwrap()).collect();
+        let highest = many.iter().map(AsRawFd::as_raw_fd).max().unwrap();
+        let inherited = null.try_clone().unwrap();
+        // SAFETY: F_SETFD of an open descriptor.
+        assert_eq!(unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+        let needed: Vec<_> = (3..100).collect();
+        let number = number_in_child(highest, &needed);
+        assert!((100..=highest).contains(&number) && number != inherited.as_raw_fd(), "{number}");
+        assert!(number_in_child(highest, &[]) < 100);
+        // One that is there already stays where it is.
+        let below: Vec<_> = (0..highest).collect();
+        assert_eq!(number_in_child(highest, &below), highest);
+
+        let path = CString::new(format!("/proc/self/fd/{number}")).unwrap();
+        let process = run(c"/bin/cat", &path, |job| (job.channel, job.number) = (highest, number)).unwrap();
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        crate::sys::poll::until(&mut fds, None).unwrap();
+        assert_eq!(process.reap().as_deref(), Some("exited with status 0"));
+        assert!(many.iter().all(|file| file.metadata().is_ok()), "this process keeps its own");
+    }
+
+    #[test]
+    fn a_signal_is_told_whether_it_has_a_name_or_not() {
+        for (signal, said) in [(libc::SIGTERM, "SIGTERM"), (40, "signal 40")] {
+            let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let pid = libc::pid_t::try_from(other.id()).unwrap();
+            let process = Process { pid, pidfd: pidfd::open(other.id()).unwrap(), is_child: true };
+            assert_eq!(process.reap(), None, "it lives");
+            pidfd::signal(process.as_fd(), signal);
+            let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            crate::sys::poll::until(&mut fds, None).unwrap();
+            assert_eq!(process.reap(), Some(format!("was killed by {said}")));
+            assert!(other.wait().is_err(), "it was reaped");
+        }
+    }
+
+    #[test]
+    fn the_path_is_the_one_that_was_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let us = env::current_exe().unwrap();
+        let running = fs::metadata(&us).unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        let link = dir.path().join("bin/svc");
+        std::os::unix::fs::symlink(&us, &link).unwrap();
+        let other = dir.path().join("svc");
+        fs::write(&other, "").unwrap();
+        let find = |name: &str, path: &str| resolve(name.as_ref(), path.as_ref(), dir.path(), &running);
+
+        assert_eq!(find("bin/svc", ""), Some(link.clone()), "the symbolic link is kept");
+        assert_eq!(find(link.to_str().unwrap(), ""), Some(link.clone()));
+        assert_eq!(find("svc", "/nowhere:bin"), Some(link.clone()), "a relative entry of PATH");
+        assert_eq!(find("svc", ".:bin"), Some(link), "another program of that name is passed over");
+        assert_eq!(find("./svc", ""), None, "argv[0] that names another program is not believed");
+        assert_eq!(find("-svc", "bin"), None);
+    }
+}

@@ -1,0 +1,467 @@
+//! The service manager: what it is told, sd_notify(3), and what it passes on, sd_listen_fds(3).
+//!
+//! What it is told, and when, is decided elsewhere, by the life cycle. No send blocks. A manager that is gone is told
+//! nothing, and the service goes on without it.
+
+mod passed;
+mod whereabouts;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::pipe2;
+
+use crate::base::error::StartError;
+use crate::config::environment;
+use crate::outside::sockets::Numbers;
+use crate::sys::outgoing::Outgoing;
+use crate::sys::pidfd;
+use crate::sys::poll;
+
+pub(crate) use passed::{adopt_passed, close_unadopted, describe_passed, is_reachable, take_passed};
+pub(crate) use whereabouts::{Whereabouts, behind_a_wrapper, is_behind_a_wrapper};
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+const WATCHDOG_PID: &str = "WATCHDOG_PID";
+const LISTEN_PID: &str = "LISTEN_PID";
+const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
+const LISTEN_FDS: &str = "LISTEN_FDS";
+const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
+/// How many descriptors the manager keeps for the service; systemd sets it since version 254.
+const FDSTORE: &str = "FDSTORE";
+
+/// What belongs to one process of those that a manager sets. The first two of them are passed on, by
+/// [`for_successor`](Variables::for_successor): as they are once the service begins.
+pub(crate) const OF_ONE_PROCESS: [&str; 7] =
+    [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
+
+/// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
+const FIRST: RawFd = 3;
+/// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
+const PIDFS: i64 = 0x5049_4446;
+/// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
+const STORED: &str = "tableflip.";
+
+/// What a service manager has set in the environment for this process.
+#[derive(Debug, Default)]
+pub(crate) struct Variables {
+    notify: Option<OsString>,
+    watchdog: Option<OsString>,
+    watchdog_pid: Option<OsString>,
+    listen_pid: Option<OsString>,
+    listen_pidfdid: Option<OsString>,
+    listen_fds: Option<OsString>,
+    listen_names: Option<OsString>,
+}
+
+impl Variables {
+    /// Takes them out of the environment, so that nothing that the service starts takes them for its own.
+    ///
+    /// Must be called while the process has one thread.
+    pub(crate) fn take() -> Self {
+        let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
+            environment::take(OF_ONE_PROCESS);
+        Self { notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names }
+    }
+
+    /// What the next process of the service gets of them.
+    pub(crate) fn for_successor(&self) -> Vec<(&'static str, OsString)> {
+        let variables = [(NOTIFY_SOCKET, &self.notify), (WATCHDOG_USEC, &self.watchdog)];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+
+    /// Whether systemd has started this process, and neither wants to be told of an upgrade nor is asked to.
+    pub(crate) fn is_untold(&self) -> bool {
+        let started = std::env::var_os("SYSTEMD_EXEC_PID");
+        self.notify.is_none() && started.is_some_and(|pid| pid == *process::id().to_string())
+    }
+
+    /// The connection to the manager; `None`, and a warning, where there is none that can be told.
+    ///
+    /// # Errors
+    ///
+    /// There is no socket to be had. That says nothing of the manager, which may well follow this process one day: were it to
+    /// serve without, its end after the next upgrade would be that of the service.
+    pub(crate) fn connect(&self, warnings: &mut Vec<String>) -> Result<Option<Manager>, StartError> {
+        let Some(at) = self.notify.as_deref() else { return Ok(None) };
+        let socket = UnixDatagram::unbound()
+            .map_err(StartError::system("make a socket to talk to the service manager"))?;
+        // It may be a variable that nobody means for this process.
+        if let Err(error) = connect(&socket, at) {
+            warnings.push(format!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
+            return Ok(None);
+        }
+        let number = |value: &OsString| value.to_str()?.parse::<u64>().ok();
+        let is_ours = self.watchdog_pid.as_ref().is_none_or(|pid| number(pid) == Some(process::id().into()));
+        let watchdog = self.watchdog.as_ref().filter(|_| is_ours).and_then(number).filter(|usec| *usec > 0);
+        let store = std::env::var_os(FDSTORE).as_ref().and_then(number);
+        Ok(Some(Manager {
+            socket,
+            outgoing: Outgoing::default(),
+            barrier: None,
+            watchdog: watchdog.map(Duration::from_micros),
+            store: store.map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+        }))
+    }
+
+    /// The descriptors that the manager has passed to this process.
+    ///
+    /// # Errors
+    ///
+    /// The variables say something that cannot be.
+    pub(crate) fn passed(
+        &self,
+        is_supervised: bool,
+        numbers: &mut Numbers,
+    ) -> Result<Vec<Passed>, StartError> {
+        let Some(count) = &self.listen_fds else { return Ok(Vec::new()) };
+        if !self.are_for_us(is_supervised) {
+            return Ok(Vec::new());
+        }
+        let problem =
+            |variable: &str, problem| StartError::Environment { variable: variable.to_owned(), problem };
+        let number = count.to_str().and_then(|text| text.parse::<RawFd>().ok());
+        let number = number.filter(|count| (0..=RawFd::MAX - FIRST).contains(count));
+        let count =
+            number.ok_or_else(|| problem(LISTEN_FDS, format!("{count:?} is not a number of descriptors")))?;
+        let names = self.listen_names.as_ref().map(|names| names.to_string_lossy());
+        let mut names = names.as_ref().map(|names| names.split(':'));
+        let named = names.clone().map(Iterator::count);
+        if let Some(named) = named.filter(|named| usize::try_from(count) != Ok(*named)) {
+            return Err(problem(LISTEN_FDNAMES, format!("{named} names for {count} descriptors")));
+        }
+        let mut take = |number: RawFd| {
+            let name = names.as_mut().and_then(Iterator::next).unwrap_or("unknown");
+            let fd = numbers
+                .take(LISTEN_FDS, number, |_| Ok(()))
+                .map_err(|what| problem(LISTEN_FDS, format!("descriptor {number}: {what}")))?;
+            let (name, stored) = match name.strip_prefix(STORED) {
+                Some(name) => (name.to_owned(), true),
+                None => (name.to_owned(), false),
+            };
+            Ok(Passed { name, fd, stored })
+        };
+        // One by one: the count is anybody's word, and ends at the first that is not open.
+        let mut passed = Vec::new();
+        for number in FIRST..FIRST + count {
+            passed.push(take(number)?);
+        }
+        Ok(passed)
+    }
+
+    /// Whether they are meant for this process: they say for which, unless a supervisor passes them on, who cannot know.
+    fn are_for_us(&self, is_supervised: bool) -> bool {
+        let Some(pid) = &self.listen_pid else { return is_supervised };
+        if pid.to_str() != Some(&process::id().to_string()) {
+            return false;
+        }
+        match (&self.listen_pidfdid, own_pidfd_id()) {
+            (Some(theirs), Some(ours)) => theirs.to_str() == Some(&ours.to_string()),
+            _ => true,
+        }
+    }
+}
+
+/// The number that no other process has had or will have, where the kernel has one.
+fn own_pidfd_id() -> Option<u64> {
+    let pidfd = pidfd::open(process::id()).ok()?;
+    let is_pidfs = fstatfs(&pidfd).is_ok_and(|fs| fs.filesystem_type().0 == PIDFS);
+    fstat(&pidfd).ok().filter(|_| is_pidfs).map(|file| file.st_ino)
+}
+
+fn connect(socket: &UnixDatagram, at: &OsStr) -> io::Result<()> {
+    match at.as_bytes() {
+        [b'/', ..] => socket.connect(at),
+        [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
+    }
+}
+
+/// A descriptor that the manager has passed.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) name: String,
+    pub(crate) fd: OwnedFd,
+    /// An earlier process of the service has had it stored; else it is one of a socket unit.
+    pub(crate) stored: bool,
+}
+
+impl Passed {
+    /// The variables that pass them on once more, to a process that finds them under the same numbers.
+    pub(crate) fn variables(passed: &[Self]) -> Vec<(&'static str, OsString)> {
+        let name = |it: &Self| format!("{}{}", if it.stored { STORED } else { "" }, it.name);
+        let names: Vec<_> = passed.iter().map(name).collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())]
+    }
+}
+
+/// The connection to a service manager.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    /// What its socket had no room for yet.
+    outgoing: Outgoing,
+    /// The reading end of a pipe whose other end the manager closes when it comes to it.
+    barrier: Option<OwnedFd>,
+    /// How long it waits for a sign of life before it takes the service for dead.
+    pub(crate) watchdog: Option<Duration>,
+    /// How many descriptors it keeps.
+    pub(crate) store: usize,
+}
+
+impl Manager {
+    /// Tells it something: lines of `NAME=VALUE`.
+    pub(crate) fn tell(&mut self, lines: String) {
+        self.send(lines, None);
+    }
+
+    /// A reload begins. The time says so, and which one the next `READY=1` is the end of.
+    pub(crate) fn tell_reloading(&mut self, status: &str) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS={status}", now.as_micros()));
+    }
+
+    /// Has it keep a listener, for the process that it starts when this one has crashed. One that it has already it does
+    /// not keep twice. Of a datagram socket an error is no reason to let it go, as the manager would.
+    pub(crate) fn store(&mut self, name: &str, fd: Arc<OwnedFd>, is_datagram: bool) {
+        let poll = if is_datagram { "\nFDPOLL=0" } else { "" };
+        self.send(format!("FDSTORE=1\nFDNAME={STORED}{name}{poll}"), Some(fd));
+    }
+
+    /// Has it let go of a listener.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.tell(format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}"));
+    }
+
+    /// Asks it to say when it has heard all so far; [`has_heard`](Self::has_heard) tells.
+    ///
+    /// A manager that receives something from a process which is dead by then does not know whose it was.
+    pub(crate) fn ask_whether_heard(&mut self) -> io::Result<()> {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        self.barrier = Some(ours);
+        self.send("BARRIER=1".to_owned(), Some(Arc::new(theirs)));
+        Ok(())
+    }
+
+    /// Whether it has, looked at once: the answer is taken.
+    pub(crate) fn has_heard(&mut self) -> bool {
+        self.flush();
+        let Some(barrier) = &self.barrier else { return false };
+        // Nobody writes to it: what can be read is its end.
+        let mut fds = [PollFd::new(barrier.as_fd(), PollFlags::POLLIN)];
+        let ended = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
+        if ended {
+            self.barrier = None;
+        }
+        ended
+    }
+
+    /// Waits until it has heard all so far, or for so long.
+    pub(crate) fn wait_until_heard(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        if self.ask_whether_heard().is_err() {
+            return;
+        }
+        while !self.has_heard() && Instant::now() < deadline {
+            let mut fds: Vec<_> =
+                self.barrier().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).into_iter().collect();
+            fds.extend(self.blocked().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            match poll::until(&mut fds, Some(deadline)) {
+                Ok(()) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What is readable when it has heard.
+    pub(crate) fn barrier(&self) -> Option<BorrowedFd<'_>> {
+        self.barrier.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What is writable when it can be told more, if there is more.
+    pub(crate) fn blocked(&self) -> Option<BorrowedFd<'_>> {
+        (!self.outgoing.is_empty()).then(|| self.socket.as_fd())
+    }
+
+    fn send(&mut self, lines: String, fd: Option<Arc<OwnedFd>>) {
+        self.outgoing.push(lines.into_bytes(), fd.into_iter().collect());
+        self.flush();
+    }
+
+    /// Sends what it has room for. What waits keeps its place, ahead of a barrier.
+    pub(crate) fn flush(&mut self) {
+        if self.outgoing.flush(&self.socket).is_err() {
+            // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
+            self.outgoing.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+    use nix::libc;
+
+    use super::*;
+    use crate::sys::fault;
+
+    fn variables(count: &str, names: &str) -> Variables {
+        Variables {
+            listen_pid: Some(process::id().to_string().into()),
+            listen_fds: Some(count.into()),
+            listen_names: Some(names.into()),
+            ..Variables::default()
+        }
+    }
+
+    #[test]
+    fn what_is_passed_is_for_the_process_that_is_named() {
+        let ours = variables("1", "a");
+        assert!(ours.are_for_us(false));
+        assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us(false));
+        let unnamed = Variables { listen_pid: None, ..variables("1", "a") };
+        assert!(!unnamed.are_for_us(false) && unnamed.are_for_us(true));
+        if let Some(id) = own_pidfd_id() {
+            let with =
+                |id: u64| Variables { listen_pidfdid: Some(id.to_string().into()), ..variables("1", "a") };
+            assert!(with(id).are_for_us(false));
+            assert!(!with(id + 1).are_for_us(false), "the number was used by a process before");
+        }
+    }
+
+    #[test]
+    fn variables_that_cannot_be_are_named() {
+        let passed = |variables: Variables| variables.passed(false, &mut Numbers::default());
+        let problem = |variables: Variables| passed(variables).unwrap_err().to_string();
+        for count in ["x", "-1", "2147483647", "2147483648"] {
+            let expected =
+                format!("environment variable `LISTEN_FDS`: \"{count}\" is not a number of descriptors");
+            assert_eq!(problem(variables(count, "a")), expected);
+        }
+        let names = "environment variable `LISTEN_FDNAMES`: 1 names for 70000 descriptors";
+        assert_eq!(problem(variables("70000", "a")), names);
+        let names = "environment variable `LISTEN_FDNAMES`: 2 names for 1 descriptors";
+        assert_eq!(problem(variables("1", "a:b")), names);
+        assert!(passed(variables("0", "")).is_err(), "an empty list has one name");
+    }
+
+    impl Manager {
+        /// The one that listens there.
+        pub(crate) fn at(socket: &UnixDatagram) -> Self {
+            let notify = socket.local_addr().unwrap().as_pathname().unwrap().to_owned();
+            Variables { notify: Some(notify.into()), ..Variables::default() }
+                .connect(&mut Vec::new())
+                .unwrap()
+                .unwrap()
+        }
+    }
+
+    #[test]
+    fn s13_an_abstract_name_is_one() {
+        let name = format!("tableflip-notify-{}", process::id());
+        let at = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let variables = Variables { notify: Some(format!("@{name}").into()), ..Variables::default() };
+        variables.connect(&mut Vec::new()).unwrap().unwrap().tell("READY=1".to_owned());
+        let mut buffer = [0; 64];
+        let length = at.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"READY=1");
+        let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
+        let mut warnings = Vec::new();
+        assert!(nobody.connect(&mut warnings).unwrap().is_none());
+        let start = "no service manager is told: NOTIFY_SOCKET=\"vsock:2:1234\": ";
+        assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
+        assert!(Variables::default().connect(&mut warnings).unwrap().is_none());
+        assert_eq!(warnings.len(), 1);
+    }
+
+    /// A manager that cannot be reached for the moment is none that is not there.
+    #[test]
+    fn without_a_socket_there_is_no_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _at = UnixDatagram::bind(&path).unwrap();
+        let variables = Variables { notify: Some(path.into()), ..Variables::default() };
+        let error = fault::failing(libc::SYS_socket, Errno::EMFILE, || {
+            variables.connect(&mut Vec::new()).map(drop).unwrap_err()
+        });
+        let said = "cannot make a socket to talk to the service manager: Too many open files";
+        assert!(error.to_string().starts_with(said), "{error}");
+    }
+
+    #[test]
+    fn a_datagram_socket_is_kept_whatever_comes_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let mut manager = Manager::at(&at);
+        let socket: Arc<OwnedFd> = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+        let mut buffer = [0; 64];
+        for (is_datagram, message) in
+            [(true, "FDSTORE=1\nFDNAME=tableflip.dns\nFDPOLL=0"), (false, "FDSTORE=1\nFDNAME=tableflip.dns")]
+        {
+            manager.store("dns", socket.clone(), is_datagram);
+            let length = at.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], message.as_bytes());
+        }
+    }
+
+    /// Every message waits where there is no room, in order, and a manager that is gone keeps nobody.
+    #[test]
+    fn a_manager_that_does_not_listen_keeps_nobody_and_misses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let mut manager = Manager::at(&at);
+        let messages: Vec<_> = (0..2000).map(|number| format!("STATUS={number}")).collect();
+        messages.iter().for_each(|message| manager.tell(message.clone()));
+        manager.ask_whether_heard().unwrap();
+        assert!(manager.blocked().is_some() && !manager.has_heard());
+        let mut buffer = [0; 64];
+        for message in messages {
+            let length = at.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], message.as_bytes());
+            manager.flush();
+        }
+        assert!(!manager.has_heard(), "its end is in the message");
+        drop(at);
+        assert!(manager.has_heard());
+        manager.tell("READY=1".to_owned());
+        assert!(manager.blocked().is_none());
+    }
+
+    /// A shortage of the kernel passes. The barrier does not overtake what it stands for.
+    #[test]
+    fn a_shortage_loses_no_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        at.set_nonblocking(true).unwrap();
+        let mut manager = Manager::at(&at);
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
+            fault::failing(libc::SYS_sendmsg, errno, || {
+                manager.tell("MAINPID=1".to_owned());
+                assert!(manager.blocked().is_some(), "{errno}");
+            });
+            manager.ask_whether_heard().unwrap();
+            let mut buffer = [0; 64];
+            for message in ["MAINPID=1", "BARRIER=1"] {
+                let length = at.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], message.as_bytes(), "{errno}");
+            }
+            assert!(manager.has_heard() && manager.blocked().is_none());
+        }
+    }
+}

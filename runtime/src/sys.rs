@@ -1,0 +1,16 @@
+//! The operating system: one system call, or one kind of call, in each file. None of them knows a listener or the life cycle.
+
+#[cfg_attr(not(upgrades), path = "portable/sys/signals.rs")]
+pub(crate) mod signals;
+#[cfg_attr(not(upgrades), path = "portable/sys/wake.rs")]
+pub(crate) mod wake;
+
+#[cfg(all(test, upgrades))]
+pub(crate) mod fault;
+pub(crate) mod fd;
+#[cfg(upgrades)]
+pub(crate) mod outgoing;
+#[cfg(upgrades)]
+pub(crate) mod pidfd;
+#[cfg(upgrades)]
+pub(crate) mod poll;

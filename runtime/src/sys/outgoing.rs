@@ -1,0 +1,120 @@
+//! What waits until a socket has room for it: messages in order, each with its descriptors. No send blocks.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again: it may find room at once.
+pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Messages for a socket that keeps their boundaries.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    waiting: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+}
+
+impl Outgoing {
+    pub(crate) fn push(&mut self, packet: Vec<u8>, fds: Vec<Arc<OwnedFd>>) {
+        self.waiting.push_back((packet, fds));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Drops what waits.
+    pub(crate) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Sends what there is room for. What waits keeps its place.
+    ///
+    /// # Errors
+    ///
+    /// The next message can never be sent. It is dropped: a socket that is writable for it without end would keep its
+    /// sender from every wait.
+    pub(crate) fn flush(&mut self, socket: impl AsFd) -> nix::Result<()> {
+        while let Some((packet, fds)) = self.waiting.front() {
+            let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let control = if numbers.is_empty() { &[][..] } else { &rights[..] };
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let data = [IoSlice::new(packet)];
+            let sent = sendmsg::<()>(socket.as_fd().as_raw_fd(), &data, control, flags, None);
+            match sent {
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return Ok(()),
+                // A shortage that passes. The last one says that the descriptors on their way are too many for this user,
+                // unix(7).
+                Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {
+                    thread::sleep(SHORTAGE_PAUSE);
+                    return Ok(());
+                }
+                Ok(_) | Err(_) => _ = self.waiting.pop_front(),
+            }
+            sent?;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Instant;
+
+    use nix::libc;
+
+    use super::*;
+    use crate::sys::fault;
+
+    fn received(by: &UnixDatagram) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let length = by.recv(&mut buffer).unwrap();
+        buffer[..length].to_vec()
+    }
+
+    /// poll(2) calls the socket writable all the while, so whoever asks it would spin.
+    #[test]
+    fn a_shortage_is_waited_for() {
+        const ROUNDS: u32 = 20;
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
+            let mut outgoing = Outgoing::default();
+            outgoing.push(b"commit".to_vec(), Vec::new());
+            let began = Instant::now();
+            fault::failing(libc::SYS_sendmsg, errno, || {
+                (0..ROUNDS).for_each(|_| outgoing.flush(&ours).unwrap());
+            });
+            assert!(began.elapsed() >= SHORTAGE_PAUSE * ROUNDS, "{errno}");
+            assert!(!outgoing.is_empty(), "{errno}");
+            outgoing.flush(&ours).unwrap();
+            assert!(outgoing.is_empty(), "{errno}");
+            assert_eq!(received(&theirs), b"commit");
+        }
+    }
+
+    /// Nor is it tried again for ever: the socket has room, and not for this one.
+    #[test]
+    fn what_cannot_be_sent_is_an_error_and_holds_up_nothing() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut outgoing = Outgoing::default();
+        outgoing.push(vec![0; 16 << 20], Vec::new());
+        outgoing.push(b"failed".to_vec(), Vec::new());
+        assert_eq!(outgoing.flush(&ours), Err(Errno::EMSGSIZE));
+        outgoing.flush(&ours).unwrap();
+        assert!(outgoing.is_empty());
+        assert_eq!(received(&theirs), b"failed");
+    }
+}
