@@ -1,7 +1,5 @@
 //! The operating system: one system call, or one kind of call, in each file. None of them knows a listener or the life cycle.
 
-#[cfg_attr(not(upgrades), path = "portable/sys/signals.rs")]
-pub(crate) mod signals;
 #[cfg_attr(not(upgrades), path = "portable/sys/wake.rs")]
 pub(crate) mod wake;
 
@@ -14,3 +12,6 @@ pub(crate) mod outgoing;
 pub(crate) mod pidfd;
 #[cfg(upgrades)]
 pub(crate) mod poll;
+#[cfg(upgrades)]
+pub(crate) mod signal_mask;
+pub(crate) mod signals;

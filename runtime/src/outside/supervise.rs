@@ -35,7 +35,7 @@ use crate::outside::spawner::What;
 use crate::outside::systemd::Passed;
 use crate::sys::pidfd;
 use crate::sys::poll;
-use crate::sys::signals;
+use crate::sys::{signal_mask, signals};
 
 /// The name under which its socket is passed on from generation to generation, among the files of a service. No service
 /// would call one of its own like this.
@@ -62,7 +62,7 @@ pub(crate) fn tell(supervisor: &OwnedFd) {
 /// The service could not be started.
 pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
-    let passed_on = signals::block_all()?;
+    let passed_on = signal_mask::block_all()?;
     let signals = SignalFd::with_flags(&passed_on, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;

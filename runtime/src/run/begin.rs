@@ -41,7 +41,7 @@ use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
 use crate::outside::unadopted::{Entry, Source, Unadopted};
 use crate::outside::{hint, unadopted};
 use crate::sys::pidfd;
-use crate::sys::signals::{self, Blocked};
+use crate::sys::signal_mask::{self, Blocked};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -158,7 +158,7 @@ impl Origin {
 
     /// The order matters: the process has one thread until the signals are installed.
     fn of_process(service: Service, channel: &mut Option<Channel>) -> Result<Self, StartError> {
-        let mut blocked = signals::block().map_err(StartError::system("block signals"))?;
+        let mut blocked = signal_mask::block().map_err(StartError::system("block signals"))?;
         let (environment, ours) = Environment::take();
         let variables = Variables::take();
         // By their numbers, and so all of them before anything is opened here that could have one of these: the offer is
@@ -194,7 +194,8 @@ impl Origin {
                 Err(error) => return Err(StartError::system("supervise the service")(error)),
             }
         }
-        signals::install(settings.upgrade_signal, &mut blocked)
+        blocked
+            .install(settings.upgrade_signal)
             .map_err(no_thread)
             .map_err(StartError::system("install the signal handlers"))?;
         let mut warnings = Vec::new();
@@ -229,8 +230,7 @@ impl Origin {
         let shared = Arc::new(shared);
         let (started, is_process) = match self.host {
             Origins::Process(blocked) => {
-                signals::wake_through(shared.waker().as_fd())
-                    .map_err(StartError::system("duplicate an eventfd"))?;
+                shared.waker().on_signals().map_err(StartError::system("duplicate an eventfd"))?;
                 drop(blocked);
                 (None, true)
             }

@@ -92,8 +92,11 @@ fn start_engine(
     shared.predecessor_gone.set(());
     let is_process = started.is_none();
     if is_process {
-        let woken = shared.clone();
-        signals::wake_through(move || woken.wake());
+        shared
+            .waker()
+            .on_signals()
+            .map_err(no_thread)
+            .map_err(StartError::system("install the signal handlers"))?;
     }
     let listeners = mem::take(&mut settings.listeners);
     let pidfile = settings.pidfile.take().filter(|_| is_process).map(|path| Pidfile::new(path, shared.pid));
