@@ -3,6 +3,7 @@
 pub(crate) mod drain;
 pub(crate) mod gate;
 pub(crate) mod gate_control;
+pub(crate) mod managed;
 #[cfg(all(test, loom, upgrades))]
 mod models;
 pub(crate) mod params;

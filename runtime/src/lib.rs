@@ -191,10 +191,8 @@ pub mod control;
 
 mod engine;
 
-#[cfg_attr(not(upgrades), path = "portable/blocking.rs")]
 pub mod blocking;
 #[cfg(feature = "tokio")]
-#[cfg_attr(not(upgrades), path = "portable/net.rs")]
 pub mod net;
 
 #[cfg(feature = "axum")]

@@ -1,17 +1,17 @@
 //! The parties outside this process: sockets, the other generations, the service manager, the files and the commands.
 
-#[cfg_attr(not(upgrades), path = "portable/outside/sockets.rs")]
-pub(crate) mod sockets;
-
 #[cfg(upgrades)]
 pub(crate) mod handover;
 #[cfg(upgrades)]
 pub(crate) mod hint;
+#[cfg(upgrades)]
+pub(crate) mod inherited;
 pub(crate) mod pidfile;
 #[cfg(upgrades)]
 pub(crate) mod preflight;
 #[cfg(upgrades)]
 pub(crate) mod proof;
+pub(crate) mod sockets;
 #[cfg(upgrades)]
 pub(crate) mod spawn;
 #[cfg(upgrades)]

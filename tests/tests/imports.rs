@@ -238,7 +238,7 @@ fn an_import_that_is_put_in_is_found() {
         ("outside::sockets", "\nfn f() { crate::between::shared::f() }\n"),
         ("outside::pidfile", "\npub(crate) use super::super::control::server;\n"),
         // Within one wing.
-        ("outside::sockets", "\nuse crate::outside::systemd::Passed;\n"),
+        ("outside::inherited", "\nuse crate::outside::systemd::Passed;\n"),
     ] {
         assert!(!with(module, line).is_empty(), "{module}: {line}");
     }

@@ -257,8 +257,13 @@ const NOT_DESCRIBED: &[&str] = &[
     "it is what ends a process whose body blocks its thread",
     "it is written once",
     "it was asleep",
-    "its twin has a path to remove",
     "its twin makes a descriptor",
+    "its twin may fail to listen again",
+    "its twin sets the mode",
+    "its twin starts a thread",
+    "its twin waits by a system call",
+    "only Linux is asked which process has an address",
+    "the take-over sets the options",
     "only an upgrade pauses",
     "said no",
     "the release passed the check",
@@ -289,7 +294,6 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor serves",
     "the successor waits for the end of the drain",
     "there is nobody to talk to",
-    "its twin has a queue to look at",
     "there is no successor",
 ];
 

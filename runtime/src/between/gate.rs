@@ -3,7 +3,7 @@
 
 use std::io;
 #[cfg(upgrades)]
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 #[cfg(upgrades)]
 use std::sync::Mutex;
 #[cfg(upgrades)]
@@ -18,13 +18,13 @@ use nix::errno::Errno;
 #[cfg(upgrades)]
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-#[cfg(upgrades)]
 use crate::base::address::Address;
 use crate::base::report::{RateLimit, complain};
 use crate::base::sync::primitives::{AtomicBool, RwLock, RwLockReadGuard, RwLockWriteGuard, now, sleep};
 use crate::between::gate_control::GateControl;
 use crate::between::shared::Shared;
 use crate::outside::sockets;
+use crate::sys::fd::BorrowedFd;
 
 /// The body's descriptor of a listener, of type `T`, behind a gate.
 ///
@@ -64,6 +64,13 @@ const LAST_WAIT: Duration = Duration::from_millis(10);
 
 /// The pause after an accept that failed for want of something that others may give back.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The error of a call on a listener that this process has given up for good.
+pub(crate) fn given_up() -> io::Error {
+    let how =
+        if cfg!(upgrades) { "the listener has been handed over" } else { "the listener has been closed" };
+    io::Error::new(io::ErrorKind::NotConnected, how)
+}
 
 /// How a gate stands.
 pub(crate) enum GateState<T> {
@@ -143,7 +150,6 @@ impl<T: Send + Sync> Gate<T> {
     ///
     /// A shortage passes, and a listener of TCP that another process has shut down listens again: to give such an error to a body that
     /// says `?` would end the service for what others do. Any other error is returned.
-    #[cfg(upgrades)]
     pub(crate) fn recover(
         &self,
         listener: Option<BorrowedFd<'_>>,

@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::SockFlag;
 
 use super::client::Client;
 use super::{Code, PROTOCOL, Reply, Request};
@@ -225,7 +224,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let take = |listener: &OwnedFd| sockets::accept(listener.as_fd(), SockFlag::SOCK_NONBLOCK);
+        let take = |listener: &OwnedFd| sockets::accept_nonblocking(listener.as_fd());
         // Not all of a crowd at once: those who are there are served in between.
         for _ in 0..MAX_CLIENTS {
             let gate = &self.shared_with_engine.gate;

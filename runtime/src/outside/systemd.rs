@@ -25,7 +25,7 @@ use nix::unistd::pipe2;
 
 use crate::base::error::StartError;
 use crate::config::environment;
-use crate::outside::sockets::Numbers;
+use crate::outside::inherited::Numbers;
 use crate::sys::outgoing::Outgoing;
 use crate::sys::pidfd;
 use crate::sys::poll;

@@ -1,14 +1,15 @@
-//! What this platform calls a descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. The code that
-//! is the same on both calls it an `OwnedFd`.
+//! The descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. Code for both platforms calls it an `OwnedFd`.
 
 #[cfg(unix)]
-pub(crate) use std::os::fd::{BorrowedFd, OwnedFd};
+pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(windows)]
-pub(crate) use std::os::windows::io::{BorrowedSocket as BorrowedFd, OwnedSocket as OwnedFd};
+pub(crate) use std::os::windows::io::{
+    AsSocket as AsFd, BorrowedSocket as BorrowedFd, OwnedSocket as OwnedFd,
+};
 
-pub(crate) fn borrow(fd: &OwnedFd) -> BorrowedFd<'_> {
+pub(crate) fn borrow(socket: &impl AsFd) -> BorrowedFd<'_> {
     #[cfg(unix)]
-    return std::os::fd::AsFd::as_fd(fd);
+    return socket.as_fd();
     #[cfg(windows)]
-    return std::os::windows::io::AsSocket::as_socket(fd);
+    return socket.as_socket();
 }

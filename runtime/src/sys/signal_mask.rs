@@ -6,7 +6,7 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, pthread_sigmask};
 
 use crate::sys::signals::{self, Signal, UPGRADE_SIGNALS};
 
-/// The signals that the service may handle, blocked until [`install`](Self::install). The drop delivers those that came
+/// The signals that the service may handle, blocked until [`install`](Self::install). The drop delivers the signals that came
 /// meanwhile.
 #[derive(Debug)]
 pub(crate) struct Blocked {

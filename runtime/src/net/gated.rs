@@ -1,0 +1,224 @@
+//! Sockets behind a gate, registered with the runtime by their descriptor.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use event_listener::listener;
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::coop;
+
+use crate::base::address::Address;
+use crate::between::drain;
+use crate::between::gate::{self, Gate, GateState};
+use crate::between::managed::gated;
+use crate::between::params::ListenerSocket;
+use crate::between::shared::Counted;
+use crate::outside::sockets::{self, StdDatagram, StdListener};
+
+/// A listening socket behind a gate, of this type of std.
+pub(super) struct Acceptor<L> {
+    pub(super) gate: Arc<Gate<AsyncFd<OwnedFd>>>,
+    address: Address,
+    kind: PhantomData<fn() -> L>,
+}
+
+impl<L: StdListener> Acceptor<L> {
+    pub(super) fn new(socket: ListenerSocket<'_>) -> io::Result<Self> {
+        let io = register(socket.duplicate()?, Interest::READABLE)?;
+        let address = socket.address().clone();
+        Ok(Self { gate: gated(socket, Arc::new(io)), address, kind: PhantomData })
+    }
+
+    /// The next connection. Pending while the gate is closed, and for ever once it is retired.
+    pub(super) async fn accept<S>(&self) -> io::Result<(S, L::Address, Counted)>
+    where
+        S: TryFrom<L::Stream, Error = io::Error>,
+    {
+        loop {
+            // Another descriptor of the same socket is registered anew.
+            let renew = |io: &Arc<AsyncFd<OwnedFd>>| {
+                self.gate.replace(io, Arc::new(register(io.get_ref().try_clone()?, Interest::READABLE)?));
+                Ok(())
+            };
+            let accepted = read_through(&self.gate, renew, |listener| {
+                let (stream, peer) = sockets::accept_nonblocking(listener.as_fd())?;
+                // Counted inside the gate: a drain that begins next sees this connection.
+                Ok((stream, peer, self.gate.shared().count()))
+            });
+            match accepted.await {
+                Ok((stream, peer, counted)) => {
+                    let Some((stream, peer)) = L::accepted(stream, &peer) else { continue };
+                    match stream.try_into() {
+                        Ok(stream) => return Ok((stream, peer, counted)),
+                        // epoll_ctl(2) has no memory for it, and tokio has closed it.
+                        Err(error) => self.wait_for_resources(error).await?,
+                    }
+                }
+                Err(error) => self.wait_for_resources(error).await?,
+            }
+        }
+    }
+
+    async fn wait_for_resources(&self, error: io::Error) -> io::Result<()> {
+        let io = self.gate.io();
+        let pause = self.gate.recover(io.as_ref().map(|io| io.get_ref().as_fd()), &self.address, error)?;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<L::Address> {
+        let io = self.gate.io().ok_or_else(gate::given_up)?;
+        L::bound_to(&SockRef::from(io.get_ref()).local_addr()?)
+    }
+}
+
+/// A datagram socket of std behind a gate.
+pub(super) struct Datagrams<S: AsRawFd> {
+    gate: Arc<Gate<AsyncFd<S>>>,
+    /// For sending, which needs no gate.
+    io: Arc<AsyncFd<S>>,
+}
+
+impl<S: StdDatagram + AsRawFd> Datagrams<S> {
+    pub(super) fn new(socket: ListenerSocket<'_>) -> io::Result<Self> {
+        let io = register(S::from(socket.duplicate()?), Interest::READABLE | Interest::WRITABLE)?;
+        let io = Arc::new(io);
+        Ok(Self { gate: gated(socket, io.clone()), io })
+    }
+
+    pub(super) async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, S::Address)> {
+        read_through(&self.gate, |_| Ok(()), |socket| socket.recv_from(buffer)).await
+    }
+
+    pub(super) async fn send_to(&self, data: &[u8], target: S::Address) -> io::Result<usize> {
+        self.io.async_io(Interest::WRITABLE, |socket| socket.send_to(data, &target)).await
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<S::Address> {
+        self.io.get_ref().local_addr()
+    }
+}
+
+/// Registers a socket with the runtime.
+fn register<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    // SAFETY: an `OwnedFd` or a socket of std is one descriptor from here until it is dropped, which `AsyncFd` does after it
+    // has deregistered it.
+    #[allow(unsafe_code)]
+    let io = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
+    Ok(io)
+}
+
+/// The pause before the next look at a socket that was shut down.
+const RENEW_PAUSE: Duration = Duration::from_millis(20);
+
+/// Does `attempt` on the descriptor of a gate, as soon as it is readable while the gate is open. Pending while it is
+/// closed, and for ever once it is retired.
+///
+/// After another process has shut the socket down, shutdown(2), tokio takes the socket for readable for ever. Then
+/// `renew` may register the socket anew, and a pause follows.
+async fn read_through<T, R>(
+    gate: &Gate<AsyncFd<T>>,
+    renew: impl Fn(&Arc<AsyncFd<T>>) -> io::Result<()>,
+    mut attempt: impl FnMut(&T) -> io::Result<R>,
+) -> io::Result<R>
+where
+    T: AsFd + AsRawFd + Send + Sync,
+{
+    gate.ask();
+    loop {
+        // The first attempt needs no registration for changes. It takes from the budget of the task, as a socket of tokio
+        // does: a task that never finds the queue empty lets others run. While it is pending it has taken nothing.
+        let taken = poll_fn(|cx| {
+            let budget = ready!(coop::poll_proceed(cx));
+            let attempted =
+                gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, &mut attempt)));
+            let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            let taken = attempted.filter(|result| !result.as_ref().is_err_and(would_block));
+            if taken.is_some() {
+                budget.made_progress();
+            }
+            Poll::Ready(taken)
+        });
+        if let Some(result) = taken.await {
+            return result;
+        }
+        // Registered before the look at the gate, so that no change is missed in between.
+        listener!(gate.changed() => changed);
+        let io = match gate.state() {
+            GateState::Open(io) => io,
+            GateState::Closed => {
+                changed.await;
+                continue;
+            }
+            GateState::Retired => drain::never(gate.shared()).await,
+        };
+        let mut readable = pin!(io.readable());
+        let is_shut_down = poll_fn(|cx| {
+            if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
+                // The attempt above clears the readiness of an empty queue; this guard must leave it as it is.
+                return Poll::Ready(ready.map(|mut guard| {
+                    guard.retain_ready();
+                    guard.ready().is_read_closed()
+                }));
+            }
+            Pin::new(&mut changed).poll(cx).map(|()| Ok(false))
+        })
+        .await?;
+        if is_shut_down {
+            renew(&io)?;
+            tokio::time::sleep(RENEW_PAUSE).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::between::gate::tests::{by_then, closes, goes_on};
+    use crate::between::gate_control::GateControl;
+    use crate::between::shared::Shared;
+
+    /// They only peek at the one datagram, so the queue is never empty. If another process has the socket, each task waits for its
+    /// turn inside.
+    #[test]
+    fn it_closes_to_tasks_that_never_find_the_queue_empty() {
+        for accompanied in [false, true] {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_all().build().unwrap();
+            let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.send_to(&[0], socket.local_addr().unwrap()).unwrap();
+            #[expect(
+                deprecated,
+                reason = "a socket of std keeps its descriptor, and this one needs no `unsafe`"
+            )]
+            let io = runtime.block_on(async { AsyncFd::with_interest(socket, Interest::READABLE) }).unwrap();
+            let gate = Arc::new(Gate::new("dns".to_owned(), shared, Arc::new(io)));
+            for _ in 0..8 {
+                let gate = gate.clone();
+                runtime.spawn(async move {
+                    while read_through(&gate, |_| Ok(()), |socket| socket.peek(&mut [0])).await.is_ok() {}
+                });
+            }
+            for _ in 0..10 {
+                assert!(closes(&*gate), "accompanied: {accompanied}");
+            }
+            gate.open();
+            assert!(goes_on(&*gate));
+            gate.retire(by_then());
+            assert!(gate.io().is_none(), "accompanied: {accompanied}");
+        }
+    }
+}

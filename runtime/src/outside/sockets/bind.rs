@@ -1,0 +1,180 @@
+//! Binds the address of a listener.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::path::Path;
+
+use socket2::Socket;
+
+use super::bound::BoundSocket;
+use super::create::{bind_one, listen};
+#[cfg(unix)]
+use super::path::{bind_path, open_own_socket, set_permissions};
+#[cfg(upgrades)]
+use super::path_lock::PathLock;
+use super::platform;
+use crate::base::address::{Address, Host, Place};
+use crate::base::error::StartError;
+#[cfg(upgrades)]
+use crate::outside::hint;
+use crate::sys::fd::{self, OwnedFd};
+
+/// Why an address could not be bound.
+pub(crate) struct BindError {
+    error: StartError,
+    /// The addresses that bind(2) has refused; `None` if another call failed.
+    #[cfg_attr(
+        not(upgrades),
+        expect(dead_code, reason = "only Linux is asked which process has an address")
+    )]
+    refused: Option<Vec<SocketAddr>>,
+}
+
+impl BindError {
+    #[cfg(upgrades)]
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(&self.error, StartError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    /// Adds the reason behind an error of bind(2). This may look at every process.
+    #[cfg(upgrades)]
+    pub(crate) fn explained(self) -> StartError {
+        match (self.error, self.refused) {
+            (StartError::Bind { listener, address, action, source }, Some(refused)) => {
+                let source = hint::bind(&address, &refused, source);
+                StartError::Bind { listener, address, action, source }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// Only Linux is asked which process has an address.
+    #[cfg(not(upgrades))]
+    fn explained(self) -> StartError {
+        self.error
+    }
+}
+
+impl From<StartError> for BindError {
+    fn from(error: StartError) -> Self {
+        Self { error, refused: None }
+    }
+}
+
+/// Binds `address`. A socket whose kind accepts connections listens from now on.
+pub(crate) fn bind(name: &str, address: &Address) -> Result<BoundSocket, StartError> {
+    try_bind(name, address).map_err(BindError::explained)
+}
+
+/// As [`bind`], for a caller that may try again.
+pub(crate) fn try_bind(name: &str, address: &Address) -> Result<BoundSocket, BindError> {
+    let failed = |action| failed(name, address, action);
+    let refused = |at, source| BindError { error: failed("bind")(source), refused: Some(at) };
+    let socket = match address.place() {
+        Place::Ip { host, port } => {
+            let candidates = resolve(host, *port).map_err(failed("resolve"))?;
+            bind_first(address, &candidates).map_err(|source| refused(candidates, source))?
+        }
+        Place::Abstract(abstract_name) => platform::abstract_address(abstract_name)
+            .and_then(|at| bind_one(address, &at))
+            .map_err(failed("bind"))?,
+        #[cfg(unix)]
+        Place::Path(path) => {
+            let path = Path::new(path);
+            // Until the socket listens: before that a client is refused as at a stale path.
+            #[cfg(upgrades)]
+            let _lock = PathLock::take(path);
+            let socket = bind_path(address, path).map_err(|source| refused(Vec::new(), source))?;
+            return serve_path(name, address, path, socket.into()).map_err(BindError::from);
+        }
+        #[cfg(not(unix))]
+        Place::Path(_) => return Err(failed("bind")(platform::unsupported("a Unix path")).into()),
+    };
+    let fd = OwnedFd::from(socket);
+    listen(address, fd::borrow(&fd)).map_err(failed("listen on"))?;
+    Ok(BoundSocket::new(name.to_owned(), address, fd))
+}
+
+/// The permissions of a path are set before the socket listens: before a client can connect.
+#[cfg(unix)]
+fn serve_path(name: &str, address: &Address, path: &Path, fd: OwnedFd) -> Result<BoundSocket, StartError> {
+    let (file, inode) = open_own_socket(path).map_err(failed(name, address, "look at"))?;
+    let socket = BoundSocket { inode: Some(inode), ..BoundSocket::new(name.to_owned(), address, fd) };
+    let served = set_permissions(address, &file).and_then(|()| listen(address, fd::borrow(&socket.fd)));
+    served.map(|()| socket.clone()).map_err(|error| match socket.unlink() {
+        Ok(()) | Err(_) => failed(name, address, "set up")(error),
+    })
+}
+
+fn failed(
+    name: &str,
+    address: &Address,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> StartError + use<> {
+    let (listener, address) = (name.to_owned(), Box::new(address.clone()));
+    move |source| StartError::Bind { listener, address, action, source }
+}
+
+fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(match host {
+        Host::V4(ip) => vec![(*ip, port).into()],
+        Host::V6(ip) => vec![(*ip, port).into()],
+        Host::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
+    })
+}
+
+/// Binds the first of the addresses of a name that can be bound, as std and tokio do.
+fn bind_first(address: &Address, candidates: &[SocketAddr]) -> io::Result<Socket> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for candidate in candidates {
+        match bind_one(address, &(*candidate).into()) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(upgrades)]
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use socket2::{Domain, SockAddr};
+
+    use super::super::create::socket_type;
+    use super::*;
+
+    /// Both start in one process, as close together as possible.
+    #[test]
+    fn a12_of_two_that_start_at_once_on_a_stale_path_one_serves_it() {
+        for kind in ["unix", "unix-seqpacket", "unix-dgram"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("sock");
+            let address: Address = format!("{kind}://{}", path.display()).parse().unwrap();
+            for round in 0..1000 {
+                drop(bind_one(&address, &SockAddr::unix(&path).unwrap()).unwrap());
+                let barrier = std::sync::Barrier::new(2);
+                let start = || {
+                    barrier.wait();
+                    try_bind("sock", &address)
+                };
+                let [one, other] = thread::scope(|scope| {
+                    [scope.spawn(start), scope.spawn(start)].map(|it| it.join().unwrap())
+                });
+                let (socket, refused) = match (one, other) {
+                    (Ok(socket), Err(refused)) | (Err(refused), Ok(socket)) => (socket, refused),
+                    (Ok(_), Ok(_)) => panic!("{kind}, {round}: both have bound it"),
+                    (Err(one), Err(other)) => panic!("{kind}, {round}: {}, {}", one.error, other.error),
+                };
+                assert!(refused.is_in_use(), "{kind}, {round}: {}", refused.error);
+                assert!(!socket.is_cut_off(), "{kind}, {round}");
+                let client = Socket::new(Domain::UNIX, socket_type(address.kind()), None).unwrap();
+                client.connect(&SockAddr::unix(&path).unwrap()).unwrap();
+                socket.unlink().unwrap();
+                assert!(!path.exists());
+            }
+        }
+    }
+}
