@@ -58,11 +58,12 @@ use crate::between::params::{Start, Upgrader};
 use crate::between::shared::{Shared, Verdict};
 use crate::config::service::Service;
 use crate::outside::sockets::BoundSocket;
-use crate::run::begin::Host;
 use crate::run::body::{self, Ended};
+use crate::run::host::Host;
 use crate::sys::fd::OwnedFd;
 
-#[cfg_attr(not(upgrades), path = "portable/testing/successor.rs")]
+#[cfg(upgrades)]
+mod spawner;
 mod successor;
 
 use successor::{Next, ThreadChild};
@@ -226,9 +227,9 @@ impl<T: Send + 'static> OnThread<T> {
         let child = Arc::new(ThreadChild::new());
         let tell = {
             let child = child.clone();
-            move |shared: &Arc<Shared>, held: &[BoundSocket]| {
-                let address = |held: &BoundSocket| SockRef::from(&*held.fd).local_addr().ok()?.as_socket();
-                let addresses = held.iter().map(|held| (held.name.clone(), address(held))).collect();
+            move |shared: &Arc<Shared>, sockets: &[BoundSocket]| {
+                let address = |it: &BoundSocket| SockRef::from(&*it.fd).local_addr().ok()?.as_socket();
+                let addresses = sockets.iter().map(|it| (it.name.clone(), address(it))).collect();
                 child.started(shared.clone());
                 match sender.send((shared.clone(), addresses)) {
                     Ok(()) | Err(_) => {}
@@ -508,7 +509,7 @@ mod tests {
         });
     }
 
-    /// As SIGKILL ends a process: who waited there is told so, too.
+    /// As SIGKILL ends a process: a waiter there gets the answer, too.
     #[test]
     #[cfg(upgrades)]
     fn a_service_that_is_dropped_ends_the_wait_for_its_upgrade() {
@@ -595,7 +596,7 @@ mod tests {
             Ok(move || {
                 let listener = at(&listeners);
                 ready.notify();
-                // Of one that has not taken it the start fails.
+                // A start whose body has not taken the listener fails.
                 let Ok(listener) = listener else { return };
                 for stream in listener.incoming() {
                     stream.unwrap().write_all(b"hello").unwrap();

@@ -51,7 +51,6 @@ pub(crate) fn collide(one: &Address, other: &Address) -> bool {
 }
 
 /// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.
-#[cfg(upgrades)]
 pub(crate) const ENGINE_THREAD: &str = "tableflip";
 
 /// Adds to an error of starting a thread which limits there are.

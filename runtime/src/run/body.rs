@@ -11,7 +11,8 @@ use crate::between::drain::BodyMark;
 use crate::between::params::Start;
 use crate::between::shared::{Note, Shared, Verdict, start_thread};
 use crate::config::service::Service;
-use crate::run::begin::{Host, begin};
+use crate::run::begin::begin;
+use crate::run::host::Host;
 
 /// How a service has ended.
 pub(crate) struct Ended<T> {

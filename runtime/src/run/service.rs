@@ -9,25 +9,23 @@ use crate::base::returned::{Returned, Told};
 use crate::between::params::Start;
 use crate::between::shared::Verdict;
 use crate::config::service::Service;
-use crate::run::begin::Host;
 use crate::run::body::{self, Ended};
+use crate::run::host::Host;
 
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
     ///
-    /// Call it before the process has a second thread: it removes variables of its own and of a service manager's from the
-    /// environment, and holds signals back for those that are started later. What starts threads, such as a writer of logs, is for
-    /// `prepare` or for the body.
+    /// Call it before the process has a second thread: it removes its own variables and those of a service manager from the
+    /// environment, and blocks signals. Start threads, such as a writer of logs, in `prepare` or in the body.
     ///
     /// `prepare` takes the parameters of the body and returns the body. A start that fails says why on stderr, and
     /// to the predecessor if there is one, which serves on.
     ///
-    /// The body returns what is [`Returned`]: `()`, an [`ExitCode`], or a `Result`, whose error is told.
+    /// The body returns what is [`Returned`]: `()`, an [`ExitCode`], or a `Result`, whose error is logged.
     ///
     /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
     /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked. A body
-    /// that cannot be dropped, as it blocks its thread, is not waited for longer than 2 s: the process ends. What the program
-    /// does after `run` takes as long as it likes.
+    /// that blocks its thread cannot be dropped: the process ends after 2 s. Code after `run` has no time limit.
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where

@@ -1,21 +1,15 @@
-//! A successor that is a thread of the same test.
+//! A service of a test as its predecessor sees it: a thread of the same process.
 
-use std::env;
-use std::ffi::OsStr;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+#[cfg(upgrades)]
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
 use crate::between::shared::Shared;
-use crate::outside::preflight::Check;
-use crate::outside::spawn::{self};
-use crate::outside::spawner::{Child, Spawner, What};
-use crate::run::begin::{Host, Started};
+use crate::run::host::{Host, Started};
+use crate::sys::fd::OwnedFd;
 
 /// The service that the next upgrade starts.
 #[derive(Clone, Default)]
@@ -28,44 +22,44 @@ impl Next {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = job;
     }
 
-    /// Where the service runs whose next upgrade this is.
-    pub(super) fn host(&self, parent: Option<OwnedFd>, started: Started) -> Host {
-        Host::Test { parent, spawner: Box::new(self.clone()), started }
+    #[cfg(upgrades)]
+    pub(super) fn take(&self) -> Option<Job> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
 
-impl Spawner for Next {
-    fn spawn(&mut self, _what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
-        let job = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match job {
-            Some(job) => Ok(Box::new(Shareable(job(channel)))),
-            None => Err("in a test a service is upgraded with `Running::replace`".to_owned()),
+    /// Where the predecessor of this service runs.
+    pub(super) fn host(&self, parent: Option<OwnedFd>, started: Started) -> Host {
+        // Where a process cannot be upgraded, no service has a channel.
+        #[cfg(not(upgrades))]
+        drop(parent);
+        Host::Test {
+            #[cfg(upgrades)]
+            parent,
+            #[cfg(upgrades)]
+            spawner: Box::new(self.clone()),
+            started,
         }
     }
-
-    fn executable(&self) -> Option<&Path> {
-        None
-    }
-
-    fn check(&self, command: &OsStr) -> io::Result<Check> {
-        let environment = spawn::passed_on(env::vars_os());
-        Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)
-    }
 }
 
-/// What its predecessor sees of a service that runs on a thread.
+/// A service that runs on a thread.
 pub(super) struct ThreadChild {
     shared: OnceLock<Arc<Shared>>,
     killed: AtomicBool,
     /// Readable once it has ended.
-    ended: EventFd,
+    #[cfg(upgrades)]
+    pub(super) ended: EventFd,
 }
 
 impl ThreadChild {
     pub(super) fn new() -> Self {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let ended = EventFd::from_flags(flags).expect("a test has descriptors left");
-        Self { shared: OnceLock::new(), killed: AtomicBool::new(false), ended }
+        Self {
+            shared: OnceLock::new(),
+            killed: AtomicBool::new(false),
+            #[cfg(upgrades)]
+            ended: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .expect("a test has descriptors left"),
+        }
     }
 
     pub(super) fn started(&self, shared: Arc<Shared>) {
@@ -84,35 +78,10 @@ impl ThreadChild {
 
     pub(super) fn dead(&self) {
         if let Some(shared) = self.shared.get() {
-            // Whoever still waits for it to serve waits in vain.
+            // It will never serve: end the wait for that.
             shared.serving.set(false);
         }
+        #[cfg(upgrades)]
         self.ended.write(1).expect("it is written once");
-    }
-}
-
-struct Shareable(Arc<ThreadChild>);
-
-impl AsFd for Shareable {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.ended.as_fd()
-    }
-}
-
-impl Child for Shareable {
-    fn pid(&self) -> u32 {
-        std::process::id()
-    }
-
-    fn kill(&self) {
-        self.0.kill();
-    }
-
-    fn reap(&self) -> Option<String> {
-        self.0.ended.read().ok().map(|_| "ended".to_owned())
-    }
-
-    fn may_fork(&self) -> bool {
-        false
     }
 }
