@@ -82,7 +82,7 @@ type Addresses = Vec<(String, Option<SocketAddr>)>;
 ///
 /// # Errors
 ///
-/// What [`Service::run`] would say on stderr.
+/// The error that [`Service::run`] reports on stderr.
 #[cfg(feature = "tokio")]
 pub fn start<F, B>(service: Service, prepare: F) -> Result<Running<B::Output>, StartError>
 where
@@ -97,7 +97,7 @@ where
 ///
 /// # Errors
 ///
-/// What [`Service::run_blocking`] would say on stderr.
+/// The error that [`Service::run_blocking`] reports on stderr.
 pub fn start_blocking<F, B, T>(service: Service, prepare: F) -> Result<Running<T>, StartError>
 where
     F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
@@ -120,13 +120,13 @@ impl<T: Send + 'static> Running<T> {
         Upgrader::new(self.shared.clone())
     }
 
-    /// Upgrades to another body, as SIGHUP upgrades to a new executable: waits until it serves and has passed its
-    /// probation. This one drains then.
+    /// Upgrades to another body, as SIGHUP upgrades to a new executable: waits until the new body serves and has passed its
+    /// probation. This service drains then.
     ///
     /// # Errors
     ///
-    /// Why the upgrade failed; this service serves on. One whose own predecessor still drains refuses:
-    /// [`Upgrader::predecessor_gone_blocking`] waits for that. One that has ended is
+    /// Why the upgrade failed; this service serves on. It refuses while its own predecessor drains:
+    /// [`Upgrader::predecessor_gone_blocking`] waits for the end of that. A service that has ended returns
     /// [`Terminating`](UpgradeError::Terminating).
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
@@ -137,7 +137,7 @@ impl<T: Send + 'static> Running<T> {
         self.replace_by(move |host| body::run_async(service, host, prepare, |_| None))
     }
 
-    /// The twin of `replace` for a body that is a closure.
+    /// As `replace`, for a body that is a closure.
     ///
     /// # Errors
     ///
@@ -262,7 +262,7 @@ impl<T: Send + 'static> OnThread<T> {
     }
 }
 
-/// That of a service, which ends with its thread: by a panic as well, as a process does.
+/// The life of a service: it ends with its thread, also by a panic, as a process does.
 struct Life {
     child: Arc<ThreadChild>,
 }
@@ -276,7 +276,7 @@ impl Drop for Life {
     }
 }
 
-/// Ends a service without a last word.
+/// Ends a service at once.
 fn kill(shared: &Shared) {
     shared.verdict.set(Verdict::Failure);
     shared.wake();
@@ -293,10 +293,10 @@ mod tests {
     use crate::base::status::Phase;
     use crate::blocking::TcpListener;
 
-    /// How long anything may take that is to happen.
+    /// How long each step of a test may take.
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    /// What it returns, within the deadline.
+    /// The value that `f` returns within the deadline.
     fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
         let (send, receive) = mpsc::channel();
         thread::spawn(move || send.send(f()));
@@ -336,7 +336,7 @@ mod tests {
         assert!(started.unwrap_err().to_string().contains("`missing`: it is not declared"));
     }
 
-    /// What a successor would have to say of more does not fit into a message.
+    /// A successor could not name more listeners in one message.
     #[test]
     fn there_are_as_many_listeners_as_a_handover_can_name() {
         let problem = format!("a service has at most {MAX_LISTENERS} listeners");
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(refused.map(drop).unwrap_err().to_string(), format!("listener `late`: {problem}"));
     }
 
-    /// However long their names are together, they fit into the messages of an offer.
+    /// Names of any total length fit into the messages of an offer.
     #[test]
     #[cfg(upgrades)]
     fn what_is_passed_on_under_long_names_arrives() {
@@ -417,7 +417,7 @@ mod tests {
         assert!(reason.contains("the body returned before it was ready"), "{reason}");
         assert_eq!(ask(address).unwrap(), "old");
 
-        // However much it has to say.
+        // An error of any length.
         let wordy = old.replace_blocking(declared(), |_| -> Result<Body, StartError> {
             Err(StartError::NotReady("x".repeat(1 << 20)))
         });
@@ -440,7 +440,7 @@ mod tests {
         assert!(ask(address).is_err());
     }
 
-    /// `Ready` is dropped before the panic is caught, and it is the panic that says what is wrong.
+    /// `Ready` is dropped before the panic is caught. The reason is still the panic.
     #[cfg(upgrades)]
     #[test]
     fn a_successor_that_panics_with_its_ready_says_why() {
@@ -549,7 +549,7 @@ mod tests {
         });
     }
 
-    /// No word of it comes to the engine, which would go on.
+    /// The engine hears nothing of it, and would go on.
     #[test]
     #[cfg(feature = "tokio")]
     fn a_service_whose_body_panics_as_it_is_dropped_ends() {
@@ -587,7 +587,7 @@ mod tests {
         });
     }
 
-    /// What comes of a declared listener that is left to `Listeners`; `at` is what takes it there.
+    /// The outcome of a declared listener that is left to `Listeners`; `at` takes it there.
     fn declared_and_left(
         at: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
     ) -> Result<Running<()>, StartError> {

@@ -1,5 +1,5 @@
-//! What stands between a managed listener and its body: it opens, closes and gives up the descriptor, from the
-//! engine's thread, whatever the body's runtime is doing.
+//! The gate between a managed listener and its body. The engine thread opens it, closes it and gives up the descriptor,
+//! whatever the runtime of the body does.
 
 use std::io;
 #[cfg(upgrades)]
@@ -28,23 +28,23 @@ use crate::sys::fd::BorrowedFd;
 
 /// The body's descriptor of a listener, of type `T`, behind a gate.
 ///
-/// Every accept holds the lock for reading; it lasts as long as one system call that does not block. Closing takes
-/// it for writing and therefore returns only when nobody is inside. Threads that never find the queue empty would keep
-/// it from that for ever, so whoever comes while the engine waits is turned away.
+/// Every accept takes the lock for reading, for as long as one system call that does not block. Closing takes
+/// it for writing and therefore returns only when no thread is inside. Threads that never find the queue empty would prevent
+/// that for ever: while the engine waits, the gate turns them away.
 pub(crate) struct Gate<T> {
     name: String,
     shared: Arc<Shared>,
     inner: RwLock<Inner<T>>,
-    /// The engine wants the lock for writing: to everybody else the gate is closed, whatever the lock says.
+    /// The engine waits for the lock for writing: to all other threads the gate is closed, whatever the lock says.
     closing: AtomicBool,
-    /// It is retired, though somebody is inside still. Nothing that is `closing` any more is given back.
+    /// Set when the gate was retired while a thread was still inside. From then on `closing` is never cleared.
     retired: AtomicBool,
     /// Notified at every change.
     changed: Event,
     asked: AtomicBool,
     #[cfg(upgrades)]
     taken: AtomicU64,
-    /// BoundSocket by the one thread that takes from the socket, while somebody else may clear O_NONBLOCK on it.
+    /// The one thread that takes from the socket has this lock, while another process may clear O_NONBLOCK on the socket.
     #[cfg(upgrades)]
     turn: Mutex<()>,
     cannot_accept: RateLimit,
@@ -56,13 +56,13 @@ struct Inner<T> {
     io: Option<Arc<T>>,
 }
 
-/// The pause between two looks at who is inside: the first, and the longest that doubling makes of it.
+/// The pause between two attempts to take the lock for writing: the first, and the longest that doubling makes of it.
 const PAUSE: Duration = Duration::from_micros(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
-/// How long those inside are waited for at the end, even if the deadline was used up for another gate.
+/// The least time that a retirement waits for the threads inside, even if another gate used up the deadline.
 const LAST_WAIT: Duration = Duration::from_millis(10);
 
-/// The pause after an accept that failed for want of something that others may give back.
+/// The pause after an accept that failed because of a shortage that passes.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The error of a call on a listener that this process has given up for good.
@@ -72,7 +72,7 @@ pub(crate) fn given_up() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, how)
 }
 
-/// How a gate stands.
+/// The state of a gate, and its socket while it is open.
 pub(crate) enum GateState<T> {
     Open(Arc<T>),
     Closed,
@@ -132,8 +132,8 @@ impl<T: Send + Sync> Gate<T> {
         self.read().io.clone()
     }
 
-    /// Another descriptor of the same socket in the place of this one, if it is there still. While somebody is inside that is left to
-    /// the next try.
+    /// Puts another descriptor of the same socket in the place of `io`, if the gate still has that. While a thread is inside, this is
+    /// left to the next attempt.
     #[cfg(all(upgrades, feature = "tokio"))]
     pub(crate) fn replace(&self, io: &Arc<T>, fresh: Arc<T>) {
         let replaced = match self.inner.try_write() {
@@ -142,14 +142,14 @@ impl<T: Send + Sync> Gate<T> {
             }
             Err(_) => None,
         };
-        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        // Outside the lock: the drop may deregister the descriptor from epoll and close it.
         drop(replaced);
     }
 
     /// How long to wait after an accept that failed, before the next one. The connection stays in the queue meanwhile.
     ///
-    /// A shortage passes, and a listener of TCP that another process has shut down listens again: to give such an error to a body that
-    /// says `?` would end the service for what others do. Any other error is returned.
+    /// A shortage passes, and a TCP listener that another process has shut down listens again. A body that returns such an error
+    /// by `?` would end the service. Any other error is returned.
     pub(crate) fn recover(
         &self,
         listener: Option<BorrowedFd<'_>>,
@@ -169,7 +169,7 @@ impl<T: Send + Sync> Gate<T> {
         self.out_of_resources(error)
     }
 
-    /// How long to wait after an accept that failed for a shortage, which is complained of. Any other error is returned.
+    /// Reports a shortage, and returns how long to wait before the next accept. Any other error is returned.
     pub(crate) fn out_of_resources(&self, error: io::Error) -> io::Result<Duration> {
         if !sockets::is_shortage(&error) {
             return Err(error);
@@ -178,7 +178,7 @@ impl<T: Send + Sync> Gate<T> {
         Ok(SHORTAGE_PAUSE)
     }
 
-    /// Says why no connection can be taken, to those who take it for a reason to try again.
+    /// Reports why no connection can be taken, for a caller that tries again.
     pub(crate) fn complain(&self, error: &io::Error) {
         if self.cannot_accept.is_due() {
             complain!(self.shared, "listener `{}`: cannot accept for now: {error}", self.name);
@@ -187,7 +187,7 @@ impl<T: Send + Sync> Gate<T> {
 
     /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.
     pub(crate) fn pass<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
-        // Whoever is late to see it goes in once more; it is the lock that closes the gate.
+        // A thread that sees it too late goes in once more: the lock closes the gate, and this flag only makes room.
         if self.closing.load(Ordering::Acquire) {
             return None;
         }
@@ -195,14 +195,14 @@ impl<T: Send + Sync> Gate<T> {
         inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
     }
 
-    /// Makes an attempt to take a connection or a datagram from `socket`, in [`pass`](Self::pass), and another one for as
-    /// long as it was interrupted.
+    /// Attempts to take a connection or a datagram from `socket`, in [`pass`](Self::pass). Repeats an attempt that was
+    /// interrupted.
     ///
     /// O_NONBLOCK belongs to the open file description, and another process that has it may clear it at any moment.
-    /// There is no flag for accept4(2) that stands for it, and a thread asleep in there would keep the gate from
-    /// closing, and take one connection after its successor serves (M16). So while there is such a process nothing is
-    /// attempted that poll(2) has not announced, and by one thread at a time: what it has announced is there until this
-    /// process takes it. Alone, a process is spared that call.
+    /// accept4(2) has no flag for it. A thread asleep in there would keep the gate from
+    /// closing, and take one connection after its successor serves (M16). So while another process has the socket, one thread at
+    /// a time attempts to take, and only what poll(2) has announced: that is there until this process takes it. A process
+    /// that is alone saves the call.
     #[cfg(upgrades)]
     pub(crate) fn attempt<S: AsFd, R>(
         &self,
@@ -241,11 +241,11 @@ impl<T: Send + Sync> Gate<T> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock for writing, for which everybody else makes room until [`make_way`](Self::make_way); `None` if
-    /// somebody is still inside at the deadline.
+    /// The lock for writing. All other threads make room for it until [`make_way`](Self::make_way). `None` if a thread is
+    /// still inside at the deadline.
     ///
-    /// std has no lock whose writer waits until a deadline. All there is to wait for are those inside: one system call
-    /// that does not block, each, and in company one after the other.
+    /// std has no lock whose writer waits until a deadline. The wait is short: each thread inside makes one system call
+    /// that does not block. If another process has the socket, they make it one after the other.
     fn write_by(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, Inner<T>>> {
         self.closing.store(true, Ordering::Release);
         let mut pause = PAUSE;
@@ -264,7 +264,7 @@ impl<T: Send + Sync> Gate<T> {
         }
     }
 
-    /// Has those look at the gate again who were turned away, and those who wait for a change of it.
+    /// Wakes the threads that were turned away, and those that wait for a change of the gate.
     fn make_way(&self) {
         let retired = self.retired.load(Ordering::Acquire);
         self.closing.store(retired, Ordering::Release);
@@ -278,7 +278,7 @@ impl<T: Send + Sync> GateControl for Gate<T> {
     }
 
     fn open(&self) {
-        // In one that is open still, because it could not be closed, a thread is asleep: there is no waiting for it.
+        // A gate that could not be closed is still open, and a thread is asleep inside: the lock would wait for that thread.
         if !self.read().open {
             self.write().open = true;
         }
@@ -313,7 +313,7 @@ impl<T: Send + Sync> GateControl for Gate<T> {
                 self.name
             );
         }
-        // Outside the lock: letting go of it may deregister it from epoll and close it.
+        // Outside the lock: the drop may deregister the descriptor from epoll and close it.
         drop(io);
         self.make_way();
         is_empty

@@ -52,7 +52,7 @@ where
         let mut body = Box::pin(body);
         let mut error = None;
         let returned = std::future::poll_fn(|cx| {
-            // A verdict ends the wait though the body never returns: dropping it is what ends it.
+            // The verdict ends the wait for a body that never returns: the drop below ends that body.
             if verdict.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
@@ -83,8 +83,8 @@ where
     Ok(ended)
 }
 
-/// Gives a sign of life whenever it is asked for: by the thread of the body and by a task of its own. So a body that blocks
-/// its thread gives none, nor do tasks that block all threads of the runtime.
+/// Gives a sign of life at each request, by the thread of the body and by a task of its own. So the sign is missing if the
+/// body blocks its thread, or if tasks block all threads of the runtime.
 #[cfg(feature = "tokio")]
 async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
     loop {
@@ -94,7 +94,7 @@ async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
     }
 }
 
-/// `process`: the service is this process, and not one of several in a test.
+/// `process` is `None` for a service of a test, which is not the whole process.
 #[cfg(feature = "tokio")]
 fn runtime(
     flavor: crate::config::service::Flavor,
@@ -123,11 +123,11 @@ fn runtime(
     built.map_err(StartError::system("start the tokio runtime"))
 }
 
-/// Starts the runtime, and ends the process where that panics.
+/// Starts the runtime, and ends the process if that panics.
 ///
-/// tokio panics if it does not get every thread or descriptor that it needs, and the unwinding waits for the threads that it
-/// has got, which never end. So the start fails in the hook of the panic, which does not return. It is this thread's alone,
-/// and for this call: what panics elsewhere meanwhile goes to the hook that was there before.
+/// tokio panics if it does not get every thread or descriptor that it needs. The unwinding would wait for the threads that it
+/// has started, which never end. So the start fails in the hook of the panic, which does not return. The hook acts for this
+/// thread and this call alone: a panic of another thread goes to the previous hook.
 #[cfg(feature = "tokio")]
 fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
     use std::io;
@@ -176,7 +176,7 @@ where
         Ok((start_thread(builder, Blocking::run)?, body))
     })?;
     let returned = Arc::new(Mutex::new(None));
-    // A stop that came before there was a body ends the service without it.
+    // A stop before the body exists ends the service without it.
     if shared.verdict.get().is_none() {
         run(Blocking { body, error_of, shared: shared.clone(), returned: returned.clone() });
     }
@@ -186,7 +186,7 @@ where
     Ok(Ended { returned, verdict })
 }
 
-/// What the thread of a body does.
+/// Runs on the thread of the body.
 struct Blocking<B, T> {
     body: B,
     error_of: fn(&T) -> Option<String>,
@@ -203,7 +203,7 @@ impl<B: FnOnce() -> T, T> Blocking<B, T> {
             error = (self.error_of)(&value);
             value
         }));
-        // Kept before the engine hears of it, whose verdict ends the wait of `run_blocking`.
+        // Stored before the engine gets the note: its verdict ends the wait of `run_blocking`.
         let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         body_returned(&self.shared, returned.insert(outcome), error);
     }
@@ -227,7 +227,7 @@ mod tests {
 
     use crate::{Flavor, Ready, Service, Shutdown, testing};
 
-    /// What the body of a service finds that it runs on: the flavor, and how many threads it has.
+    /// The runtime of a body: its flavor and its number of threads.
     fn runs_on(service: Service) -> (RuntimeFlavor, usize) {
         let (say, said) = mpsc::channel();
         let running = testing::start(service, move |start| {
@@ -254,7 +254,7 @@ mod tests {
         }
         let one = (RuntimeFlavor::CurrentThread, 1);
         assert_eq!(runs_on(Service::new().flavor(Flavor::CurrentThread)), one);
-        // As many as tokio takes by itself: one for each core, unless its own variable says otherwise.
+        // The default of tokio: one thread for each core, unless its own variable sets another number.
         let of_tokio = Builder::new_multi_thread().build().unwrap();
         assert_eq!(runs_on(Service::new()), seen(of_tokio.handle()));
     }
