@@ -24,10 +24,15 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap_or_else(|| panic!("there is no {end:?}")).0
 }
 
+/// The options of the attribute.
+fn options() -> Vec<String> {
+    rows("macros/src/valid/options.rs", "OPTIONS")
+}
+
 /// The names in the rows `("name", ...)` of a table of the macro.
-fn rows(table: &str) -> Vec<String> {
-    let valid = read("macros/src/valid.rs");
-    let rows = between(&valid, &format!("const {table}: "), "];").lines();
+fn rows(file: &str, table: &str) -> Vec<String> {
+    let source = read(file);
+    let rows = between(&source, &format!("const {table}: "), "];").lines();
     let rows: Vec<_> = rows
         .filter_map(|line| Some(line.trim().strip_prefix("(\"")?.split_once('"')?.0.to_owned()))
         .collect();
@@ -40,7 +45,7 @@ fn every_option_is_described() {
     let reference = reference();
     let options = between(&reference, "## Options", "## Addresses");
     let builder = between(options, "### All of them, by the builder", "`Service::run_blocking`");
-    for option in rows("OPTIONS") {
+    for option in self::options() {
         assert!(options.contains(&format!("\n| `{option}` |")), "no row of `{option}`");
         let headings: Vec<_> = options.lines().filter(|line| line.starts_with("### ")).collect();
         assert!(
@@ -60,10 +65,10 @@ fn every_option_is_described() {
 }
 
 #[test]
-fn every_type_of_the_harness_is_described() {
+fn every_handle_is_described() {
     let reference = reference();
     let types = between(&reference, "### Types of the harness", "## Environment");
-    for name in rows("HARNESS") {
+    for name in rows("macros/src/types.rs", "HANDLES") {
         assert!(types.contains(&format!("\n| `{name}` |")), "no row of `{name}`");
         assert!(types.contains(&format!(": {name},")), "no example of `{name}`");
     }
@@ -133,7 +138,7 @@ fn every_variable_is_described() {
         }
     }
     // An option is called like its variable; these are put together at run time.
-    let options = rows("OPTIONS")
+    let options = options()
         .into_iter()
         .filter(|option| !["name", "listen", "flavor", "worker_threads", "crate"].contains(&&**option));
     variables.extend(options.map(|option| format!("TABLEFLIP_{}", option.to_uppercase())));
