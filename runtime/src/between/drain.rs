@@ -29,33 +29,46 @@ use crate::between::shared::{Counted, Shared};
 /// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
 ///   itself waits at the `accept` of a managed listener, which never ends.
 ///
-/// Any other body is dropped as soon as no stream and no guard is left. A body that has taken a `Shutdown` and runs its own code when
-/// a drain begins may be about to await it: it gets up to half a second for that. So a clone that a task or a connection awaits does not
+/// Any other body is dropped as soon as no stream and no guard is left. A body that has not awaited
+/// its `Shutdown` yet when a drain begins may be about to do so: it gets up to half a second for that. So a clone that a task or a connection awaits does not
 /// delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every other task.
 #[derive(Debug)]
 pub struct Shutdown {
     shared: Arc<Shared>,
     place: Option<EventListener>,
     /// This is the `Shutdown` that the body was given, not a clone.
-    is_given: bool,
+    given: Option<Given>,
+}
+
+/// Counts a `Shutdown` that the body was given, until that is dropped.
+#[derive(Debug)]
+struct Given {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.shared.drop_shutdown();
+    }
 }
 
 impl Shutdown {
     /// Counts as a clone: a drain waits for the body only if the body itself awaits it.
     #[cfg(any(feature = "http", all(test, any(feature = "tokio", loom))))]
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, place: None, is_given: false }
+        Self { shared, place: None, given: None }
     }
 
     /// The `Shutdown` that a body is given.
     pub(crate) fn given(shared: Arc<Shared>) -> Self {
-        shared.note_shutdown_taken();
-        Self { shared, place: None, is_given: true }
+        shared.give_shutdown();
+        let given = Some(Given { shared: shared.clone() });
+        Self { shared, place: None, given }
     }
 
     /// Notes that this `Shutdown` is awaited. A body that notices a drain will return, so the drain waits for it.
     fn note_awaited(&self) {
-        if self.is_given || is_in_body(&self.shared) {
+        if self.given.is_some() || is_in_body(&self.shared) {
             self.shared.wait_for_body();
         }
     }
@@ -97,7 +110,7 @@ impl Shutdown {
 
 impl Clone for Shutdown {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), place: None, is_given: false }
+        Self { shared: self.shared.clone(), place: None, given: None }
     }
 }
 
@@ -167,7 +180,6 @@ impl<'a> BodyMark<'a> {
             task: tokio::task::try_id(),
             is_at_end: false,
         };
-        shared.set_runs_body(true);
         Self { shared, before: BODY.replace(Some(mark)) }
     }
 }
@@ -176,7 +188,6 @@ impl Drop for BodyMark<'_> {
     fn drop(&mut self) {
         let mark = BODY.replace(self.before.take());
         self.shared.set_body_at_end(mark.is_some_and(|mark| mark.is_at_end));
-        self.shared.set_runs_body(false);
     }
 }
 
@@ -238,6 +249,14 @@ mod tests {
         let (send, ended) = mpsc::channel();
         thread::spawn(move || send.send(running.stop()));
         ended.recv_timeout(DEADLINE).expect("the drain ends before its deadline")
+    }
+
+    /// The same, with a stop that does not wait until it is known whether the drain waits for the body.
+    fn stop_thread_at_once<F>(body: F) -> Option<&'static str>
+    where
+        F: FnOnce(Shutdown, mpsc::Sender<Arc<Shared>>) + Send + 'static,
+    {
+        stop_thread(false, body)
     }
 
     /// The return value of a closure that ends with `body`.
@@ -324,6 +343,34 @@ mod tests {
         assert_eq!(stop_thread(false, goes_on), None);
     }
 
+    /// A stop may come between two lines of the body.
+    fn until_raised(shutdown: &Shutdown) {
+        while !shutdown.is_raised() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_waits_after_the_drain_has_begun_is_waited_for() {
+        let waits_late = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            say(&shutdown, &to);
+            until_raised(&shutdown);
+            shutdown.wait();
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(stop_thread_at_once(waits_late), Some(CLEANED_UP));
+        let drops_it = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            say(&shutdown, &to);
+            let clone = shutdown.clone();
+            drop(shutdown);
+            until_raised(&clone);
+            loop {
+                thread::park();
+            }
+        };
+        assert_eq!(stop_thread_at_once(drops_it), None);
+    }
+
     #[cfg(feature = "tokio")]
     mod on_tokio {
         use std::pin::pin;
@@ -405,6 +452,35 @@ mod tests {
                 let shutdown = parts.shutdown;
                 tokio::task::spawn_blocking(move || shutdown.wait()).await.unwrap();
             });
+        }
+
+        #[test]
+        fn a_body_that_awaits_it_after_the_drain_has_begun_is_waited_for() {
+            for body in [AwaitsLate::Itself, AwaitsLate::InATask] {
+                let (say, said) = mpsc::channel();
+                let running = testing::start(service(), move |start| {
+                    let ready = start.harness::<crate::Ready>()?;
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, say };
+                    Ok::<_, StartError>(async move {
+                        ready.notify();
+                        parts.say();
+                        until_raised(&parts.shutdown);
+                        match body {
+                            AwaitsLate::Itself => parts.shutdown.await,
+                            AwaitsLate::InATask => tokio::spawn(parts.shutdown).await.unwrap(),
+                        }
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        CLEANED_UP
+                    })
+                });
+                assert_eq!(stop(running.unwrap(), &said, false), Some(CLEANED_UP), "{body:?}");
+            }
+        }
+
+        #[derive(Clone, Copy, Debug)]
+        enum AwaitsLate {
+            Itself,
+            InATask,
         }
 
         #[test]

@@ -205,10 +205,8 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     /// The body is written to notice a drain and to return: a drain waits for it.
     waits_for_body: AtomicBool,
-    /// The body has taken a `Shutdown`.
-    took_shutdown: AtomicBool,
-    /// The thread of the body runs the code of the body at this moment.
-    runs_body: AtomicBool,
+    /// How many of the `Shutdown`s that the body was given are left.
+    given: AtomicUsize,
     /// `http::serve` ran: a body that may wait for its end is waited for.
     serves_http: AtomicBool,
     /// When it was polled last, the body waited at a managed listener that is retired, which is for ever.
@@ -250,8 +248,7 @@ impl Shared {
             passed_on: Mutex::new(BTreeMap::new()),
             draining: AtomicBool::new(false),
             waits_for_body: AtomicBool::new(false),
-            took_shutdown: AtomicBool::new(false),
-            runs_body: AtomicBool::new(false),
+            given: AtomicUsize::new(0),
             serves_http: AtomicBool::new(false),
             body_is_at_end: AtomicBool::new(false),
             #[cfg(upgrades)]
@@ -396,24 +393,24 @@ impl Shared {
         self.counted.fetch_add(0, Ordering::AcqRel)
     }
 
-    pub(crate) fn note_shutdown_taken(&self) {
-        self.took_shutdown.store(true, Ordering::Release);
+    pub(crate) fn give_shutdown(&self) {
+        self.given.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Notes that the thread of the body begins or ends to run code of the body.
-    pub(crate) fn set_runs_body(&self, yes: bool) {
-        // In one order with `draining`: either the engine sees that the code has ended, or the end of the code wakes the engine.
-        self.runs_body.store(yes, Ordering::SeqCst);
-        if !yes && self.draining.load(Ordering::SeqCst) {
+    /// A `Shutdown` that the body was given is dropped.
+    pub(crate) fn drop_shutdown(&self) {
+        // In one order with `draining`: either the engine sees that it is dropped, or it is woken.
+        self.given.fetch_sub(1, Ordering::SeqCst);
+        if self.draining.load(Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Whether the body has taken a `Shutdown`, has not awaited it yet, and may do so with its next line.
+    /// Whether the body may be about to await its `Shutdown`: it has one and has not awaited it, and does not wait at a retired listener.
     pub(crate) fn is_body_undecided(&self) -> bool {
-        self.took_shutdown.load(Ordering::Acquire)
+        self.given.load(Ordering::SeqCst) > 0
             && !self.waits_for_body()
-            && self.runs_body.load(Ordering::SeqCst)
+            && !self.body_is_at_end.load(Ordering::Acquire)
     }
 
     /// From now on a drain waits for the body to return.
