@@ -3,9 +3,10 @@
 //! | file | |
 //! |---|---|
 //! | `check.rs` | the preflight command |
-//! | `successor.rs` | starts a successor, and takes its messages |
+//! | `start.rs` | starts a successor, and offers it the sockets |
+//! | `successor.rs` | the messages, the end and the death of the successor |
 //! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
-//! | `predecessor.rs` | takes the messages of the predecessor |
+//! | `predecessor.rs` | the messages, the end and the death of the predecessor |
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
 //! | `outcome.rs` | the texts of refusals and outcomes |
@@ -19,6 +20,7 @@ mod listeners;
 mod manager;
 mod outcome;
 mod predecessor;
+mod start;
 mod status;
 mod successor;
 
