@@ -244,3 +244,36 @@ fn an_import_that_is_put_in_is_found() {
     }
     assert_eq!(with("sys::poll", "\n// use crate::engine::core::Engine;\n"), [""; 0]);
 }
+
+/// Every file of the runtime and of the macro has its place in the map, and the map names no other.
+#[test]
+fn the_map_names_every_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let map = fs::read_to_string(root.join("docs/ARCHITECTURE.md")).expect("the map");
+    let words: BTreeSet<_> = map.split('`').skip(1).step_by(2).collect();
+    let mut files = BTreeSet::new();
+    for folder in ["runtime/src", "macros/src"] {
+        for module in modules(&root.join(folder)).into_keys() {
+            files.insert(module.join("/") + ".rs");
+        }
+    }
+    // A file is named by itself, by its name beside its folder, or by a folder that it is in.
+    let is_named = |file: &str| {
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let in_folder = |word: &&str| word.ends_with('/') && file.starts_with(*word);
+        let has_name = |word: &&str| word.rsplit('/').next() == Some(name);
+        words.contains(file.replace(".rs", "/").as_str())
+            || words.iter().any(in_folder)
+            || folder.is_empty() && words.iter().any(has_name)
+            || words.contains(name) && map.contains(&format!("{folder}/"))
+            || words.contains(file)
+    };
+    let unnamed: Vec<_> = files.iter().filter(|file| !is_named(file)).collect();
+    assert!(unnamed.is_empty(), "in no table: {unnamed:?}");
+    // Of a path that names a wing, the file exists.
+    let wings: Vec<_> = WINGS.iter().flat_map(|wings| wings.iter()).map(|wing| format!("{wing}/")).collect();
+    let is_path =
+        |word: &&&str| word.ends_with(".rs") && wings.iter().any(|wing| word.starts_with(wing.as_str()));
+    let gone: Vec<_> = words.iter().filter(is_path).filter(|word| !files.contains(**word)).collect();
+    assert!(gone.is_empty(), "there is no such file: {gone:?}");
+}
