@@ -5,7 +5,7 @@
 //! what can be varied.
 //!
 //! * `run`: the order of events. `args`: the command line. `binary`: cargo builds the service.
-//! * `service`: the service in its directory. `process`: a process held by its descriptor.
+//! * `service`: the service in its directory. Its processes are of the package `processes`, as in all tests.
 //! * `client`: one request, and how exactly it was lost; `http` is the demo's own, `other` those of other protocols.
 //!   `load`: the schedule of all of them.
 //! * `tally`: what became of every request. `report`: what a person is told about it. `progress`: until then.

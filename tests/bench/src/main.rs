@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         _ => {
-            signals::default_for_children();
+            processes::default_for_children();
             Options::parse(&arguments).and_then(|options| measure(&options))
         }
     };

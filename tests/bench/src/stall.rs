@@ -17,7 +17,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::unistd::Pid;
 use tableflip::Upgrader;
 
 use crate::Result;
@@ -218,7 +217,7 @@ impl Series {
         self.quiet.push(service.hear()?.parse()?);
         if how == How::Upgrade {
             let successor = service.hear()?.parse()?;
-            service.follow(Pid::from_raw(successor))?;
+            service.follow(successor)?;
         }
         Ok(())
     }

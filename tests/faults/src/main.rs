@@ -22,6 +22,7 @@
 //! it. Any point at which it is not is printed, and the exit status is 1.
 
 mod errors;
+mod fault;
 mod load;
 mod manager;
 mod point;
@@ -36,9 +37,9 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fault::{Fault, Side};
 use point::Outcome;
 use release::Release;
-use scene::{Fault, Side};
 
 /// More points than any upgrade has: a sweep that gets here is one that never ends.
 const MAX_POINTS: usize = 20_000;
@@ -154,7 +155,7 @@ fn main() -> ExitCode {
     if let Command::Serve = command {
         return service::serve();
     }
-    signals::default_for_children();
+    processes::default_for_children();
     if let Err(problem) = tracer::is_possible() {
         eprintln!("{problem}");
         return ExitCode::from(77);
@@ -164,8 +165,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // Orphans of the services become children of this process, which reaps them at once.
-    if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
-        eprintln!("cannot become a subreaper: {errno}");
+    if let Err(error) = processes::adopt_orphans() {
+        eprintln!("cannot become a subreaper: {error}");
         return ExitCode::FAILURE;
     }
     let all_is_well = match command {

@@ -14,6 +14,7 @@ use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use processes::proc::{Stat, is_running};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::net::{
@@ -21,7 +22,7 @@ use rustix::net::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::scene::{is_running, named_in, parent_of};
+use crate::scene::named_in;
 use crate::tracer::send;
 
 /// Its socket, in the directory of the service.
@@ -315,7 +316,7 @@ impl Manager {
             }
             return;
         }
-        if parent_of(whom) != Some(process::id()) {
+        if Stat::of(whom).is_none_or(|stat| stat.parent != process::id()) {
             self.violate(format!("{whom} is to be followed, and is no child of the manager"));
         }
         self.followed = whom;

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::errors;
+use crate::fault::{Fault, Hit, Side};
 use crate::manager::{Manager, SLOW, SOCKET};
 use crate::release::{EXECUTABLE, Release};
-use crate::scene::{Fault, Hit, Scene, Setup, Side, descriptors};
+use crate::scene::{Scene, Setup, descriptors};
 use crate::service::{MANNER, PIDFILE, TOLD_OF_SUCCESS};
 
 /// The probation: as short as can be where the fault is to hit a successor beside a drain.
@@ -75,62 +76,22 @@ fn play(
 ) -> Result<(), String> {
     let old = scene.named().unwrap_or_default();
     let open = scene.descriptors_without_clients(old)?;
-    if matches!(fault, Fault::KillBesideDrain { .. }) {
-        scene.hold().map_err(|error| error.to_string())?;
-    }
-    // A request that comes with a signal is not answered where it succeeds.
-    if matches!(fault, Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. }) {
-        scene.prepare_to_ask().map_err(|error| error.to_string())?;
-    }
-    scene.trace(old)?;
-    scene.put_under_load(CLIENTS, Duration::ZERO)?;
-    let Some(mut hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
+    let Some(mut hit) = upgrade_and_break(scene, side, fault)? else { return Ok(()) };
     outcome.reached = true;
     outcome.call.clone_from(&hit.call);
     outcome.alone = hit.alone;
     if hit.alone && !scene.is_managed() {
         return Ok(());
     }
-    let serving = match hit.stopped {
-        None => scene.outcome(&hit)?,
-        Some(stopped) => {
-            let serving = scene.outcome_of_stop(&hit, stopped)?;
-            judge_stop(scene, &hit, stopped, serving)?;
-            match serving {
-                Some(serving) => serving,
-                None => {
-                    outcome.stopped = true;
-                    outcome.answered = scene.load.tally().answers();
-                    return is_empty(dir, &hit, release);
-                }
-            }
-        }
+    let Some(serving) = wait_for_outcome(scene, &hit)? else {
+        outcome.stopped = true;
+        outcome.answered = scene.load.tally().answers();
+        return is_empty(dir, &hit, release);
     };
     outcome.restarted = scene.restarted;
     outcome.upgraded = serving != old && !scene.restarted;
     outcome.reason = scene.said_since(&hit);
-    let is_told_of_success = outcome.reason.contains(TOLD_OF_SUCCESS);
-    if is_told_of_success && !outcome.upgraded {
-        return Err("an upgrade that has failed was told as a successful one".to_owned());
-    }
-    let is_of_other = hit.victim != Some(old);
-    if outcome.upgraded
-        && is_of_other
-        && (!release.is_sound() || matches!(fault, Fault::Fork { .. } | Fault::Stall { .. }))
-    {
-        return Err("an upgrade that had to fail has succeeded".to_owned());
-    }
-    match fault {
-        Fault::Delay { .. } if !outcome.upgraded && release.is_sound() => {
-            return Err("a delay made the upgrade fail".to_owned());
-        }
-        Fault::Error { call, error, .. }
-            if !outcome.upgraded && release.is_sound() && !errors::is_named(&outcome.reason, call, error) =>
-        {
-            return Err(format!("the reason does not name {error}"));
-        }
-        _ => {}
-    }
+    judge_outcome(release, fault, &hit, outcome)?;
     if serving == old {
         scene.hear_of_failure()?;
     }
@@ -138,20 +99,67 @@ fn play(
         scene.excuse_all_but(serving, &mut hit);
         scene.install(Release::Plain);
     }
+    let last = upgrade_once_more(scene, serving, open)?;
+    outcome.answered = scene.load.tally().answers();
+    outcome.lost = scene.judge_losses(&hit)?;
 
-    // And it can be upgraded.
+    scene.stop(last)?;
+    is_empty(dir, &hit, release)
+}
+
+/// Puts the service under load, upgrades it, and makes the fault happen.
+fn upgrade_and_break(scene: &mut Scene, side: Side, fault: Fault) -> Result<Option<Hit>, String> {
+    if matches!(fault, Fault::KillBesideDrain { .. }) {
+        scene.hold().map_err(|error| error.to_string())?;
+    }
+    // A request by a signal gets no answer where it succeeds.
+    if matches!(fault, Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. }) {
+        scene.prepare_to_ask().map_err(|error| error.to_string())?;
+    }
+    let old = scene.named().unwrap_or_default();
+    scene.trace(old)?;
+    scene.put_under_load(CLIENTS, Duration::ZERO)?;
+    scene.break_it(side, fault, None)
+}
+
+/// Waits for the process that serves in the end. `None` if the service was told to stop, and did.
+fn wait_for_outcome(scene: &mut Scene, hit: &Hit) -> Result<Option<i32>, String> {
+    let Some(stopped) = hit.stopped else { return scene.outcome(hit).map(Some) };
+    let serving = scene.outcome_of_stop(hit, stopped)?;
+    judge_stop(scene, hit, stopped, serving)?;
+    Ok(serving)
+}
+
+/// Whether the upgrade has succeeded or failed as it had to, and said so.
+fn judge_outcome(release: Release, fault: Fault, hit: &Hit, outcome: &Outcome) -> Result<(), String> {
+    let Outcome { upgraded, reason, .. } = outcome;
+    if reason.contains(TOLD_OF_SUCCESS) && !upgraded {
+        return Err("an upgrade that has failed was told as a successful one".to_owned());
+    }
+    let has_to_fail = !release.is_sound() || matches!(fault, Fault::Fork { .. } | Fault::Stall { .. });
+    if *upgraded && hit.victim != Some(hit.old) && has_to_fail {
+        return Err("an upgrade that had to fail has succeeded".to_owned());
+    }
+    match fault {
+        _ if *upgraded || !release.is_sound() => Ok(()),
+        Fault::Delay { .. } => Err("a delay made the upgrade fail".to_owned()),
+        Fault::Error { call, error, .. } if !errors::is_named(reason, call, error) => {
+            Err(format!("the reason does not name {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The process that serves can be upgraded again, and its successor has as many descriptors open as the first process had. Returns
+/// that successor.
+fn upgrade_once_more(scene: &mut Scene, serving: i32, open: usize) -> Result<i32, String> {
     scene.reload(serving);
     scene.until("a further upgrade", |scene| scene.named() != Some(serving))?;
     let last = scene.settle()?;
     scene.load.stop();
     scene.until("the last answer", |scene| scene.load.is_finished())?;
     scene.until("as many descriptors as before", |_| descriptors(last) == open)?;
-
-    outcome.answered = scene.load.tally().answers();
-    outcome.lost = scene.judge_losses(&hit)?;
-
-    scene.stop(last)?;
-    is_empty(dir, &hit, release)
+    Ok(last)
 }
 
 /// Whether nothing is left in the directory of a service but what this program has put there.

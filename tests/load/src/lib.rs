@@ -34,13 +34,12 @@ use tokio::time::interval_at;
 pub use dns::Dns;
 pub use http::{Http, Version};
 pub use lines::Lines;
+pub use processes::{DEADLINE, wait_until};
 pub use program::{Program, have};
 pub use proxy::Proxy;
 pub use service::{Certificate, Command, Control, Service};
 pub use websocket::WebSocket;
 
-/// How long anything may take that is to happen.
-pub const DEADLINE: Duration = Duration::from_secs(40);
 /// Requests a second.
 pub const RATE: u32 = 2000;
 /// Clients, each with a connection of its own.
@@ -179,15 +178,6 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Runs a client.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("it ends in time") })
-}
-
-/// Waits until something is so that does not say when.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 async fn ask_again(client: impl Client, is_busy: bool, every: Duration, after: Duration, tally: Arc<Tally>) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{
     Client, Command, DEADLINE, Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip,
 };
@@ -119,7 +119,7 @@ fn it_tells_how_many_connections_wait() {
     let connect = |_| TcpStream::connect(service.address("idle")).unwrap();
     let waiting: Vec<_> = (0..3).map(connect).collect();
     // The last of a handshake may be on its way still.
-    until("queue of three", || (queue() == (3, 5)).then_some(()));
+    find("queue of three", || (queue() == (3, 5)).then_some(()));
     drop(waiting);
 }
 

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use processes::is_readable_within;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tests::channel::listen_at;
 
@@ -375,8 +375,7 @@ fn the_old_one_is_killed_with_the_new_ones_answer_unread() {
         &[],
     );
     // Its hello is there, and it waits for the socket.
-    let deadline = Timespec::try_from(DEADLINE).unwrap();
-    assert_eq!(poll(&mut [PollFd::new(&channel, PollFlags::IN)], Some(&deadline)).unwrap(), 1);
+    assert!(is_readable_within(DEADLINE, &channel).unwrap());
     let new = service.next_process();
     new.stop();
     send(r#"{"type":"sockets","entries":[{"name":"echo","address":"tcp://127.0.0.1:0"}]}"#, &[echo.as_fd()]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{Dir, Exit, Signal, names_in, wait_until_refused};
 use crate::look;
 
@@ -336,7 +336,7 @@ fn what_the_program_does_after_the_service_takes_its_time() {
     process.signal(Signal::TERM);
     service.wait(&process, "gate");
     let threads = format!("/proc/{}/task", process.pid());
-    until("end of the engine", || {
+    find("end of the engine", || {
         let mut threads = fs::read_dir(&threads).expect("it lives").flatten();
         let is_engine = |thread: &fs::DirEntry| {
             fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "tableflip\n")

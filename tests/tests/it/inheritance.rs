@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use processes::proc;
+
 use crate::harness::{Command, Dir, Exit, Process, Signal, Strace, strace_or_skip};
 use crate::limits::limit_files;
 use crate::look;
@@ -172,7 +174,7 @@ fn b1_what_is_kept_as_it_is() {
             "Cpus_allowed",
         ];
         // Its number is its own; how many it has is that of its namespaces.
-        let value = |field: &str| match (field, look::status_field(&status, field).unwrap()) {
+        let value = |field: &str| match (field, proc::field(&status, field).unwrap().to_owned()) {
             ("NStgid", numbers) => numbers.split_whitespace().count().to_string(),
             (_, value) => value,
         };
@@ -266,8 +268,7 @@ const OF_THE_LIBRARY: u64 = 0b11 << 31;
 
 /// A set of signals of a status file.
 fn bits(status: &str, field: &str) -> u64 {
-    u64::from_str_radix(&look::status_field(status, field).expect("a set of signals"), 16)
-        .expect("hexadecimal")
+    u64::from_str_radix(proc::field(status, field).expect("a set of signals"), 16).expect("hexadecimal")
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::{Command, Dir, Exit, Process, Root, Service, Signal, booted, names_in, root_or_skip};
+use crate::harness::{Command, Dir, Exit, Process, Root, Service, Signal, find, names_in, root_or_skip};
 use crate::look;
 
 fn pid(process: &Process) -> Pid {
@@ -121,7 +121,7 @@ impl OnItsOwnDisk {
     }
 
     fn pidfile(&self) -> Option<u32> {
-        fs::read_to_string(self.seen("pid")).ok()?.trim().parse().ok()
+        processes::pidfile(&self.seen("pid")).ok()
     }
 
     fn remount(&self, how: &str) {
@@ -249,7 +249,7 @@ fn start_or_reason(dir: &Dir, command: Command<'_>) -> Option<String> {
         .env("TOKIO_WORKER_THREADS", "4")
         .start();
     let first = service.first();
-    let begun = booted::until("pid file or end", || {
+    let begun = find("pid file or end", || {
         if first.has_exited() { Some(false) } else { dir.join("pid").exists().then_some(true) }
     });
     if begun {

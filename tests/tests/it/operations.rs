@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{Dir, Exit, Process, Service};
 use crate::look;
 
@@ -129,7 +129,7 @@ fn two_deploys_at_once_are_one_after_the_other() {
     // As proc_locks(5) shows one that waits.
     let waits = |line: &str| line.contains("-> FLOCK");
     let lock = format!(":{} ", fs::metadata(dir.join("srv/deploy.lock")).unwrap().ino());
-    until("deploy that waits", || {
+    find("deploy that waits", || {
         let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
         locks.lines().any(|line| waits(line) && line.contains(&lock)).then_some(())
     });

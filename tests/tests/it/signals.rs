@@ -127,7 +127,7 @@ fn b9_a_signal_ends_a_start_that_looks_up_a_name() {
         .env("HOSTALIASES", &aliases)
         .start();
     let first = service.next_process();
-    let said_nothing = crate::harness::booted::until("lookup", || {
+    let said_nothing = crate::harness::find("lookup", || {
         open(&aliases, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
     });
     assert!(dir.join("local").exists());

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{
     Client, DEADLINE, Dir, Exit, Process, Root, Service, Signal, root_or_skip, wait_until_refused,
 };
@@ -184,15 +184,15 @@ fn a_listener_gets_another_name() {
         path.display()
     ));
     let new = service.upgrade(&old);
-    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(Client::tcp(fixed.to_string()).who(), (2, new.pid()));
     assert_eq!(who(&path), (2, new.pid()));
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(Client::tcp(&fixed.to_string()).who(), (2, new.pid()));
+    assert_eq!(Client::tcp(fixed.to_string()).who(), (2, new.pid()));
     assert_eq!(who(&path), (2, new.pid()));
     // The plan was for one process: the next one declares the first names again.
     service.wait(&new, "alone");
     let third = service.upgrade(&new);
-    assert_eq!(Client::tcp(&fixed.to_string()).who(), (3, third.pid()));
+    assert_eq!(Client::tcp(fixed.to_string()).who(), (3, third.pid()));
     assert_eq!(who(&path), (3, third.pid()));
 }
 
@@ -213,7 +213,7 @@ fn k6_tcp_and_udp_on_one_port() {
         assert_eq!(String::from_utf8_lossy(&answer[..length]), format!("{generation} {}", process.pid()));
     };
     let ask_both = |generation: u64, process: &Process| {
-        assert_eq!(Client::tcp(&fixed.to_string()).who(), (generation, process.pid()));
+        assert_eq!(Client::tcp(fixed.to_string()).who(), (generation, process.pid()));
         ask_udp(generation, process);
     };
     ask_both(1, &old);
@@ -368,7 +368,7 @@ fn k7_a_stale_socket_is_replaced() {
     let path = dir.join("local");
     drop(UnixListener::bind(&path).unwrap());
     // As at an address.
-    until("refused client", || UnixStream::connect(&path).is_err().then_some(()));
+    find("refused client", || UnixStream::connect(&path).is_err().then_some(()));
     assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
     let (_service, old) = dir.victim().listen_unix("local").serve();
     assert_eq!(who(&path), (1, old.pid()));
@@ -915,13 +915,13 @@ fn a12_of_two_services_that_start_at_once_on_a_stale_path_one_serves() {
     for round in 0..rounds {
         // A process that starts in another test has a copy of the descriptor until its exec.
         drop(UnixListener::bind(&path).unwrap());
-        until("refused client", || UnixStream::connect(&path).is_err().then_some(()));
+        find("refused client", || UnixStream::connect(&path).is_err().then_some(()));
         // Each has a pid file of its own, which does not stop the other.
         let services = ["one", "other"].map(|name| {
             let command = dir.victim().no_listeners().listen_unix("local");
             command.env("TABLEFLIP_PIDFILE", dir.join(name)).start()
         });
-        let dead = until("service that is refused", || {
+        let dead = find("service that is refused", || {
             services.iter().position(|service| service.first().has_exited())
         });
         assert_eq!(services[dead].first().exit(), Exit::Status(1), "{round}");

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::booted::{Booted, World, until};
+use crate::harness::booted::{Booted, World};
+use crate::harness::find;
 
 /// The port of the service in the unit files.
 const PORT: u16 = 7000;
@@ -70,7 +71,7 @@ fn begin(systemd: &Booted, command: &str) -> UnderWay {
 
 /// Waits until connections are accepted by a process of this generation; its process.
 fn served_by(systemd: &Booted, generation: u64) -> u32 {
-    until("generation that serves", || {
+    find("generation that serves", || {
         // It may not even listen yet.
         let (now, pid) = Client::over_tcp(systemd.try_connect(PORT).ok()?).who();
         (now == generation).then_some(pid)
@@ -79,7 +80,7 @@ fn served_by(systemd: &Booted, generation: u64) -> u32 {
 
 /// Waits until one process is left, which serves and which systemd follows. Until then some connections are cut.
 fn served_and_followed(systemd: &Booted) -> u32 {
-    until("one that serves and is followed", || {
+    find("one that serves and is followed", || {
         let stream = systemd.try_connect(PORT).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a deadline that is not zero");
         let mut line = String::new();
@@ -96,7 +97,7 @@ fn served_and_followed(systemd: &Booted) -> u32 {
 fn upgrade(systemd: &Booted) {
     let before = systemd.processes("echo").len();
     systemd.run("timeout 20 systemctl reload echo");
-    until("end of the predecessor", || (systemd.processes("echo").len() == before).then_some(()));
+    find("end of the predecessor", || (systemd.processes("echo").len() == before).then_some(()));
 }
 
 /// A stop waits for a connection that is open, and leaves nothing.
@@ -110,7 +111,7 @@ fn stop_waits_for(systemd: &Booted, drain: Duration) {
     let mut stop = begin(systemd, "systemctl stop echo");
     systemd.wait_for("echo", "ActiveState", "deactivating");
     let begun = Instant::now();
-    until("end of the drain", || {
+    find("end of the drain", || {
         assert_eq!(client.who().1, pid);
         (begun.elapsed() >= drain).then_some(())
     });
@@ -133,7 +134,7 @@ fn a_start_blocks_until_the_service_is_ready() {
         let gate = systemd.shared().gate("init");
         let mut start = begin(&systemd, "systemctl start echo");
         systemd.wait_for("echo", "SubState", "start");
-        until("a process", || systemd.journal("echo").contains("generation 1 is process").then_some(()));
+        find("a process", || systemd.journal("echo").contains("generation 1 is process").then_some(()));
         assert!(start.is());
         assert_eq!(systemd.show("echo", "ActiveState"), "activating");
         gate.open();
@@ -249,7 +250,7 @@ fn a_successor_that_crashes_while_its_predecessor_drains_is_started_again() {
         systemd.run("systemctl reload echo");
         let new = systemd.main_pid("echo");
         open(&systemd).0.send("abort");
-        until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
+        find("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
         client.close();
         served_and_followed(&systemd);
         systemd.run("systemctl stop echo");
@@ -339,7 +340,7 @@ fn s14_the_last_client_of_the_old_one_leaves() {
         let new = systemd.main_pid("echo");
         assert_eq!(systemd.processes("echo").len(), 2);
         client.close();
-        until("end of the old one", || (!systemd.processes("echo").contains(&old)).then_some(()));
+        find("end of the old one", || (!systemd.processes("echo").contains(&old)).then_some(()));
         assert_eq!(systemd.show("echo", "ActiveState"), "active");
         assert_eq!((open(&systemd).2, systemd.main_pid("echo")), (new, new));
         stop_waits(&systemd);
@@ -381,7 +382,7 @@ fn m3_s6_notify_reload_ends_with_every_upgrade() {
         let status = systemd.show("echo", "StatusText");
         assert_eq!(status, "generation 5 serves; the last upgrade failed: the predecessor is still draining");
         drop(client);
-        until("end of the predecessor", || (systemd.processes("echo").len() == 1).then_some(()));
+        find("end of the predecessor", || (systemd.processes("echo").len() == 1).then_some(()));
         let main = systemd.main_pid("echo");
         systemd.run("cd /usr/local/bin && mv echo-service good && cp /bin/false echo-service");
         // There is no way to tell systemd here that a reload has failed; the status does.
@@ -422,7 +423,7 @@ fn s7_a_forking_unit_follows_the_pid_file() {
         systemd.run("systemctl reload echo");
         assert_eq!(open(&systemd).2, systemd.main_pid("echo"));
         client.close();
-        until("end of the old one", || (systemd.processes("echo").len() == 1).then_some(()));
+        find("end of the old one", || (systemd.processes("echo").len() == 1).then_some(()));
         stop_waits(&systemd);
         // S8: whatever a failure has made of the file, the next start is not misled.
         systemd.run("systemctl start echo");
@@ -473,7 +474,7 @@ fn s5_a_simple_unit_without_one_is_told() {
     for systemd in boot(lines) {
         systemd.run("systemctl start echo");
         let warning = "systemd is not told of upgrades: unless the unit has PIDFile=";
-        until("warning", || systemd.journal("echo").contains(warning).then_some(()));
+        find("warning", || systemd.journal("echo").contains(warning).then_some(()));
         served_by(&systemd, 1);
         for generation in 2..=3 {
             upgrade(&systemd);
@@ -560,7 +561,7 @@ fn a6_a_manager_outside_of_the_pid_namespace_is_told_no_process() {
             let first = systemd.run("pgrep -x echo-service");
             systemd.run(&format!("kill -HUP {first}"));
             served_by(&systemd, 2);
-            until("end of the first", || {
+            find("end of the first", || {
                 let left = systemd.run("pgrep -x echo-service");
                 (!left.lines().any(|pid| pid == first)).then_some(())
             });
@@ -708,7 +709,7 @@ fn s11_a_socket_unit_and_upgrades() {
 fn starts_or_is_beyond_the_limit(systemd: &Booted) -> bool {
     systemd.run("systemctl stop echo");
     let _client = systemd.connect(PORT);
-    until("start, or limit", || match systemd.show("echo.socket", "Result").as_str() {
+    find("start, or limit", || match systemd.show("echo.socket", "Result").as_str() {
         "success" => (systemd.show("echo", "ActiveState") == "active").then_some(true),
         _ => Some(false),
     })
@@ -779,7 +780,7 @@ fn a_drain_asks_for_the_time_that_it_takes() {
         let (mut client, _, pid) = open(&systemd);
         let mut stop = begin(&systemd, "systemctl stop echo");
         let begun = Instant::now();
-        until("the time of the unit and more", || (begun.elapsed() > Duration::from_secs(4)).then_some(()));
+        find("the time of the unit and more", || (begun.elapsed() > Duration::from_secs(4)).then_some(()));
         assert_eq!(client.who().1, pid);
         assert!(stop.is());
         client.close();
@@ -865,7 +866,7 @@ fn the_units_of_the_page_work_as_they_stand() {
                     assert_eq!((now, pid), (generation, systemd.main_pid(name)), "{name}");
                     assert_eq!(before.who().0, generation - 1, "{name}");
                     drop(before);
-                    until("end of the predecessor", || (systemd.processes(name).len() == 1).then_some(()));
+                    find("end of the predecessor", || (systemd.processes(name).len() == 1).then_some(()));
                 }
                 let (mut client, _, _) = open(&systemd);
                 let mut stop = begin(&systemd, &format!("systemctl stop {name}"));
@@ -901,7 +902,7 @@ fn the_unit_that_the_program_prints_works() {
             upgrade(&systemd);
             let (_, generation, pid) = open(&systemd);
             assert_eq!((generation, pid), (2, systemd.main_pid("echo")));
-            until("listener in the store", || {
+            find("listener in the store", || {
                 (systemd.show("echo", "NFileDescriptorStore") == "1").then_some(())
             });
 
@@ -918,10 +919,10 @@ fn the_unit_that_the_program_prints_works() {
             systemd.run("systemctl reload echo");
             // systemd, which is told that the reload is over together with whom it follows, may be ahead of the old one, which
             // would go on serving if the new one died before it knew that systemd had heard it.
-            until("drain of the old one", || (client.ask("draining") == "true").then_some(()));
+            find("drain of the old one", || (client.ask("draining") == "true").then_some(()));
             let new = systemd.main_pid("echo");
             open(&systemd).0.send("abort");
-            until("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
+            find("end of the new one", || (!systemd.processes("echo").contains(&new)).then_some(()));
             assert_eq!(client.who().1, pid);
             client.close();
             served_and_followed(&systemd);

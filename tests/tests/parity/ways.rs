@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
+use processes::DEADLINE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tableflip::testing::{self, Running};
@@ -87,7 +88,7 @@ fn ask_unix(place: Place<'_>) -> String {
 
 fn ask_udp(place: Place<'_>) -> String {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(b"who", place.ip()).unwrap();
     let mut buffer = [0; 16];
     let length = client.recv(&mut buffer).unwrap();
@@ -97,7 +98,7 @@ fn ask_udp(place: Place<'_>) -> String {
 fn ask_unix_datagram(place: Place<'_>) -> String {
     let own = place.path.with_extension("client");
     let client = UnixDatagram::bind(&own).unwrap();
-    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(b"who", &place.path).unwrap();
     let mut buffer = [0; 16];
     let length = client.recv(&mut buffer).unwrap();

@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use processes::{Process, Signal, pidfile, proc};
 
-use super::{args::Args, process::Process};
+use super::args::Args;
 use crate::{Make, Prepare, Setting};
 
 /// What systemd tells the program that it starts is not meant for the service in here.
@@ -111,12 +111,7 @@ impl Service {
 
     /// The process that the pid file names.
     pub(crate) fn main_process(&self) -> io::Result<Process> {
-        let path = self.pid_file();
-        let text = fs::read_to_string(&path)
-            .map_err(|error| explain(error, &format!("cannot read the pid file {}", path.display())))?;
-        let pid = text.trim().parse().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the pid file says {text:?}, which is no PID"))
-        })?;
+        let pid = pidfile(&self.pid_file())?;
         Process::open(pid)
             .map_err(|error| explain(error, &format!("the pid file names {pid}, which does not run")))
     }
@@ -129,11 +124,9 @@ impl Service {
     /// Every process of the service that has not ended. They are known by their executable, which nobody else
     /// runs, so a successor that has not answered yet is found too.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .filter_map(|entry| {
-                let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-                // Opened before it is looked at, so that what is looked at is what is held.
+        proc::all()
+            .filter_map(|pid| {
+                // First the pidfd: what is looked at after it is the process of the pidfd.
                 let process = Process::open(pid).ok()?;
                 let executable = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
                 executable.starts_with(&self.scratch.path).then_some(process)
@@ -165,7 +158,7 @@ impl Drop for Service {
         for _ in 0..3 {
             for process in self.processes() {
                 let killed = process.signal(Signal::KILL);
-                if let Err(error) = killed.and_then(|()| process.ended_within(Duration::from_secs(2))) {
+                if let Err(error) = killed.and_then(|()| process.exit_within(Duration::from_secs(2))) {
                     eprintln!("cannot end process {}: {error}", process.pid());
                 }
             }
