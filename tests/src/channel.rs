@@ -1,4 +1,4 @@
-//! One end of a handover channel, for a process that plays the other part.
+//! One end of a handover channel, for a test or a program that plays a predecessor or a successor.
 //!
 //! It is written from `docs/protocol.md` and shares no code with the crate, so that a mistake in the crate's own two
 //! ends, which would understand each other all the same, does not hide in it. Every wait has a deadline.

@@ -1,5 +1,4 @@
-//! The environment of the harness: each variable wins over what the attribute says, and a value that is no good stops the
-//! start with one line that names the variable.
+//! The environment: each variable wins over the attribute, and a bad value stops the start with one line that names the variable.
 
 mod plain;
 

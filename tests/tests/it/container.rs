@@ -1,4 +1,4 @@
-//! The parent that stays as the first process of a container.
+//! The supervisor as the first process of a container.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};

@@ -1,4 +1,4 @@
-//! The control socket: what operators ask, what they are answered, and what they cannot do.
+//! The control socket: the requests of operators and their answers, and hostile clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -320,6 +320,28 @@ fn hostile_clients_cost_little_and_delay_nothing() {
     drop((crowd, deaf));
 }
 
+/// What a hostile client does with its connection, and with those that it keeps open.
+type Attack = fn(&mut UnixStream, &mut Vec<UnixStream>);
+
+const ATTACKS: [Attack; 4] = [
+    // A crowd that says nothing.
+    |client, kept| kept.insert(0, client.try_clone().unwrap()),
+    // A megabyte without a line feed.
+    |client, _| is_cut_off(client.write_all(&vec![b'x'; 1 << 20])),
+    // Bytes that are no text.
+    |client, _| {
+        is_cut_off(client.write_all(&[0xff, b'\n'].repeat(100)));
+        is_cut_off(client.read(&mut [0; 4096]).map(drop));
+    },
+    // A client that asks without end and reads nothing.
+    |client, kept| {
+        client.set_nonblocking(true).unwrap();
+        while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
+        kept.insert(0, client.try_clone().unwrap());
+        kept.truncate(20);
+    },
+];
+
 /// The same without a pause, while requests are served and the service is upgraded by operators who have to get through.
 #[test]
 fn hostile_clients_during_upgrades_under_load_lose_no_request() {
@@ -344,7 +366,7 @@ fn hostile_clients_during_upgrades_under_load_lose_no_request() {
         scope.spawn(serving);
         scope.spawn(serving);
         // Each of these attacks as often as it can, and is hung up on.
-        let attack = |attack: fn(&mut UnixStream, &mut Vec<UnixStream>)| {
+        let attack = |attack: Attack| {
             let (path, done, attacks) = (&path, &done, &attacks);
             scope.spawn(move || {
                 let mut kept = Vec::new();
@@ -358,22 +380,7 @@ fn hostile_clients_during_upgrades_under_load_lose_no_request() {
                 }
             });
         };
-        // A crowd that says nothing.
-        attack(|client, kept| kept.insert(0, client.try_clone().unwrap()));
-        // A megabyte without a line feed.
-        attack(|client, _| is_cut_off(client.write_all(&vec![b'x'; 1 << 20])));
-        // What is no text.
-        attack(|client, _| {
-            is_cut_off(client.write_all(&[0xff, b'\n'].repeat(100)));
-            is_cut_off(client.read(&mut [0; 4096]).map(drop));
-        });
-        // Whoever asks without end and reads nothing.
-        attack(|client, kept| {
-            client.set_nonblocking(true).unwrap();
-            while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
-            kept.insert(0, client.try_clone().unwrap());
-            kept.truncate(20);
-        });
+        ATTACKS.into_iter().for_each(attack);
         let _done = Done(&done);
 
         for generation in 2..=UPGRADES + 1 {
@@ -542,11 +549,8 @@ fn d1_a_listener_that_is_never_served_is_named_and_a_stop_ends_the_start() {
 #[test]
 fn d1_a_successor_leaves_the_control_socket_to_its_predecessor() {
     let dir = Dir::new();
-    let gate = dir.gate("preparing");
     let (service, old) = controlled(&dir).serve();
-    service.plan("prepare gate preparing");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "prepare");
     for _ in 0..10 {
         let status = ask(&service, "status");
         assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"upgrading".into()));

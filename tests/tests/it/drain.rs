@@ -1,4 +1,4 @@
-//! The end of a process: what it waits for, what it does not, what it leaves.
+//! The end of a process: what the drain waits for, its deadline, and what the process leaves.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -279,8 +279,7 @@ fn a_second_sigterm_ends_a_process_that_drains_after_an_upgrade() {
     old.terminate_again();
     assert_eq!(old.exit(), Exit::by(Signal::TERM));
     service.wait(&new, "alone");
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
 }
 
 #[test]

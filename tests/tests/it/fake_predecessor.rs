@@ -1,5 +1,4 @@
-//! The test plays the predecessor, from `docs/protocol.md` and with code of its own: first as it should be done, then
-//! in every way that it should not.
+//! The test plays the predecessor, written from `docs/protocol.md`: first a correct one, then one that makes every mistake.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +19,15 @@ struct Heir {
 }
 
 impl Heir {
+    /// It tells the predecessor this reason, and exits.
+    #[track_caller]
+    fn assert_gives_up(&self, reason: &str) {
+        let failed = self.channel.wait_for("failed");
+        assert_eq!(failed["reason"], reason);
+        assert_eq!(self.process.exit(), Exit::Status(1));
+        assert_eq!(self.service.pidfile(), None);
+    }
+
     fn start(dir: &Dir) -> Self {
         Self::start_as(dir, dir.victim())
     }
@@ -442,10 +450,7 @@ fn sockets_after_the_offer_are_refused() {
         heir.channel.send_with(&sockets(&[entry()]), &[fd]);
         heir.channel.wait_for("prepared");
         heir.channel.send_with(&message, fds);
-        let failed = heir.channel.wait_for("failed");
-        assert_eq!(failed["reason"], "the predecessor sent more than it had offered");
-        assert_eq!(heir.process.exit(), Exit::Status(1));
-        assert_eq!(heir.service.pidfile(), None);
+        heir.assert_gives_up("the predecessor sent more than it had offered");
     }
 }
 
@@ -594,10 +599,7 @@ fn h6_a_predecessor_that_says_nothing_is_given_up() {
     noisy.assert_fails("it offered 1 descriptors and sent 0");
     silent.assert_fails("nobody offers anything on it");
     begun.assert_fails("it offered 1 descriptors and sent 0");
-    let failed = waiting.channel.wait_for("failed");
-    assert_eq!(failed["reason"], "the predecessor did not answer");
-    assert_eq!(waiting.process.exit(), Exit::Status(1));
-    assert_eq!(waiting.service.pidfile(), None);
+    waiting.assert_gives_up("the predecessor did not answer");
 }
 
 /// A1: the end of the channel is no death, and a predecessor that lives may serve. The deadline is 10 s.

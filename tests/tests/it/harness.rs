@@ -1,4 +1,4 @@
-//! What the tests are written with.
+//! The harness of the tests in this directory.
 //!
 //! ```ignore
 //! let dir = Dir::new();                                  // a temporary directory, removed at the end
@@ -7,10 +7,9 @@
 //! assert_eq!(client.who(), (1, old.pid()));              // generation and pid of who answers
 //! let mut before = service.open(&old);                   // both in one
 //!
-//! let gate = dir.gate("init");                           // a place where a process waits for the test
-//! service.plan("init gate init; serve panic boom");      // what the next process to be started does
+//! service.plan("serve panic boom");                      // what the next process to be started does
 //! let new = service.start_upgrade(&old);                 // the successor, as soon as it runs
-//! service.wait(&new, "gate");                            // it is there now
+//! let (new, gate) = service.start_upgrade_to(&old, "init"); // a successor that waits for the test at this point
 //! gate.open();
 //! service.wait_for(&old, "error", "boom");               // a line of the old one's log
 //! assert_eq!(service.pidfile(), Some(old.pid()));
@@ -19,22 +18,22 @@
 //! assert_eq!(old.exit(), Exit::Status(0));
 //! ```
 //!
-//! * [`Dir`] is the directory of a test: pid file, sockets, gates, log. [`Dir::victim`] starts a service there.
-//! * [`Command`] is how: listeners, timeouts, environment, executable. The service is `src/bin/victim`, whose source
-//!   lists what a plan and a client can make it do; [`Command::binary`] starts any other.
-//! * [`Service`] is what has been started, in all its generations, which share one stdout. The test reads it line by
+//! * [`Dir`] is the directory of a test: pid file, sockets, gates, log. [`Dir::victim`] is the command of a service there.
+//! * [`Command`] is that command: listeners, timeouts, environment, executable. The service is `src/bin/victim`, whose source
+//!   lists the verbs of a plan and of a client; [`Command::binary`] is another program.
+//! * [`Service`] is the service that runs, in all its generations, which share one stdout. The test reads it line by
 //!   line: [`Service::wait`] takes the first line of a process, not taken yet, that says `what`. The victim turns
-//!   each event of the harness under test into a line whose `what` is the phase (`serving`, `standby`,
-//!   `draining`, ...), `error` for a complaint or a refusal, or `step:PHASE` for a step of the life cycle.
-//! * [`Process`] is one generation: signal it, wait for its end, look at it in /proc.
-//! * [`Client`] is one connection.
-//! * [`load::Load`] is clients without end, of which none may be lost.
-//! * [`booted`] has a systemd of its own, for what runs under one.
+//!   each event of the crate into a line whose `what` is the phase (`serving`, `standby`, `draining`, ...), `error` for a
+//!   complaint or a refusal, or `step:PHASE` for a step of the life cycle.
+//! * [`Process`] is one generation: its signals and its end. `look.rs` has what /proc says of it.
+//! * [`Client`] is one connection. [`load::Load`] is clients without end, which lose no request.
+//! * [`booted`] is a systemd that runs in a test.
+//! * The package `processes`, below these, has the pidfd, the waits and /proc; `tests/load` has services under load.
 //!
-//! The rules: nothing sleeps to wait. What a test waits for is a line, the end of a file or of a process, and every
-//! wait has [`DEADLINE`]. A test that fails prints what its services said and logged. At its end, and should it be
-//! killed, every process that it started dies: the drop of a [`Service`] kills those it knows, and a victim whose
-//! stdin ends kills itself.
+//! The rules: no test sleeps to wait. A test waits for a line, or the end of a file or of a process, and every wait has
+//! [`DEADLINE`]. A test that fails prints what its services said and logged. At the end of a test, even of a killed one, every
+//! process that it started dies: the drop of a [`Service`] kills the processes that it knows, and a victim whose stdin ends kills
+//! itself.
 
 #![allow(dead_code, reason = "what one topic does not use, the next does")]
 
@@ -45,12 +44,10 @@ mod process;
 mod service;
 pub(crate) mod terminal;
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
 
 use processes::is_readable_within;
@@ -58,21 +55,15 @@ use rustix::fs::{CWD, Mode};
 
 pub(crate) use command::Command;
 pub(crate) use process::Process;
-pub(crate) use processes::{DEADLINE, Exit, Signal, find, signal, wait_until};
+pub(crate) use processes::{DEADLINE, Exit, Signal, find, signal, skip, wait_until};
 pub(crate) use service::Service;
 pub(crate) use tests::client::{Client, wait_until_refused};
 
-/// Says why this test is skipped. It goes past the capture of the output of tests, for `.ci/run` to count.
-pub(crate) fn skip(reason: &str) {
-    let name = thread::current().name().unwrap_or("a test").to_owned();
-    writeln!(std::io::stderr(), "skipped: {name}: {reason}").expect("stderr can be written");
-}
-
-/// That this process is root's.
+/// A proof that this process runs as root.
 pub(crate) struct Root;
 
-/// What a test begins with that needs root: `let Some(Root) = root_or_skip() else { return };`, which cannot be read, or
-/// written, the wrong way round. A test that is skipped where it could run fails nowhere.
+/// The first line of a test that needs root: `let Some(Root) = root_or_skip() else { return };`. A `bool` could be taken the wrong way
+/// round, and a test that is skipped where it could run fails nowhere.
 pub(crate) fn root_or_skip() -> Option<Root> {
     let root = rustix::process::geteuid().is_root().then_some(Root);
     if root.is_none() {
@@ -81,10 +72,10 @@ pub(crate) fn root_or_skip() -> Option<Root> {
     root
 }
 
-/// That there is strace(1).
+/// A proof that strace(1) is installed.
 pub(crate) struct Strace;
 
-/// The same for a test that is started by it.
+/// The same for a test that starts a service by strace.
 pub(crate) fn strace_or_skip() -> Option<Strace> {
     let strace = std::process::Command::new("strace").arg("-V").output().is_ok().then_some(Strace);
     if strace.is_none() {
@@ -93,8 +84,8 @@ pub(crate) fn strace_or_skip() -> Option<Strace> {
     strace
 }
 
-/// A directory with packages of this machine's distribution, of the suite with this after its name. They are unpacked once, and
-/// kept for the next run; why not, where they cannot be had.
+/// A directory with packages of this machine's distribution, of the suite with this suffix. They are unpacked once, and kept for the
+/// next run. The error says why they cannot be had.
 pub(crate) fn unpack(suite: &str, name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if directory.exists() {
@@ -156,10 +147,7 @@ impl Dir {
 
     /// Makes a gate: a place for `gate NAME` in a plan, where a process waits until the test opens it.
     pub(crate) fn gate(&self, name: &str) -> Gate {
-        let path = self.join(format!("gate-{name}"));
-        rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).expect("a FIFO");
-        // For reading as well, so that the open does not wait for a process on the other side.
-        Gate { fifo: File::options().read(true).write(true).open(path).expect("a FIFO can be opened") }
+        Gate::new(self.path(), name)
     }
 
     /// A service with one TCP listener `echo` on a port of the kernel's choice, and a pid file.
@@ -216,14 +204,13 @@ impl Dir {
             inotify::Reader::new(&changes, &mut buffer).next().expect("a change");
         }
     }
+}
 
-    fn plan(&self, line: &str) {
-        let path = self.join("plan");
-        let mut plan = fs::read_to_string(&path).unwrap_or_default();
-        // A formatter that is given a `String` does not fail.
-        _ = writeln!(plan, "{line}");
-        fs::write(path, plan).expect("the plan can be written");
-    }
+/// Adds a line to the plan of a test: what the next process that is started does; `src/bin/victim/plan.rs`.
+fn add_to_plan(dir: &Path, line: &str) {
+    let path = dir.join("plan");
+    let plan = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(path, plan + line + "\n").expect("the plan can be written");
 }
 
 /// A place where a process waits for the test.
@@ -232,6 +219,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    fn new(dir: &Path, name: &str) -> Self {
+        let path = dir.join(format!("gate-{name}"));
+        rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).expect("a FIFO");
+        // For reading as well, so that the open does not wait for a process on the other side.
+        Self { fifo: File::options().read(true).write(true).open(path).expect("a FIFO can be opened") }
+    }
+
     /// Lets one process through, the one that waits or the next.
     pub(crate) fn open(&self) {
         (&self.fifo).write_all(b".").expect("a FIFO has room for a byte");

@@ -1,4 +1,4 @@
-//! What docs/containers.md has for container engines: its Dockerfile, carried out here and run by crun, and its manifest for
+//! The examples of docs/containers.md for container engines: the Dockerfile, carried out here and run by crun, and the manifest for
 //! Kubernetes.
 
 use std::fs::{self, File};

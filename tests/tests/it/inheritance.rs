@@ -1,4 +1,4 @@
-//! What a child inherits: a successor its channel and nothing else, and any other child nothing of ours.
+//! What a child inherits: a successor its channel and nothing else, any other child nothing of this crate.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -78,13 +78,10 @@ fn a_successor_inherits_the_standard_streams_and_its_channel() {
 #[test]
 fn m8_every_descriptor_is_closed_on_exec() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().listen_unix("sock").probation("1h").serve();
     let client = service.open(&old);
     assert_eq!(look::inheritable(&old), [""; 0]);
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     // They have sockets and a channel, or nothing has been shown.
     for process in [&old, &new] {
         assert!(look::kinds(process)["socket"] >= 5, "{:?}", look::kinds(process));

@@ -1,4 +1,4 @@
-//! Limits of the system: descriptors, disks. What cannot be done is refused with its number, and the service goes on.
+//! Limits of the system: descriptors, disks. An upgrade without room is refused with the error, and the service goes on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,10 +35,7 @@ fn m5_a_successor_that_may_open_few_files_says_so() {
         command = command.listen(&format!("l{i}"), "tcp://127.0.0.1:0");
     }
     let (service, old) = command.serve();
-    let gate = dir.gate("main");
-    service.plan("main gate main");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "main");
     limit_files(&new, Some(50));
     gate.open();
     let reason = service.wait_for_failure(&old);

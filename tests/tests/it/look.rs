@@ -1,4 +1,4 @@
-//! What /proc says of a process, beyond what [`Process`] itself has.
+//! What /proc says of a [`Process`]: its files, arguments, environment, status, children and descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};

@@ -1,4 +1,4 @@
-//! `docs/operations.md`: every block of it is run, in the order of the page, against a service as it describes it.
+//! `docs/operations.md`: every block is run, in the order of the page, against a service like that of the page.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,4 +1,4 @@
-//! The command that checks a new release before it gets a socket.
+//! The command that checks a new release before the release gets a socket.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The program `tableflip` against real services: its exit status, what it prints, and what it never does.
+//! The program `tableflip` against real services: its exit status, its output, and what it never does.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! The log of an upgrade, as somebody reads it who was not there: at `info`, from both processes, in the order of what happened.
+//! The log of an upgrade at `info`, of both processes, as an operator reads it afterwards.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! The parent that stays under supervisord and runit, from the packages of the distribution, with the entries of
-//! docs/containers.md as they stand there; and under a shell at a terminal.
+//! The supervisor under supervisord and runit, from the packages of the distribution, with the entries of docs/containers.md;
+//! and under a shell at a terminal.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};

@@ -1,4 +1,4 @@
-//! `Upgrader`: upgrades and stops that the service asks for itself.
+//! `Upgrader`: upgrades and stops that the body asks for.
 
 use serde_json::Value;
 
@@ -101,12 +101,9 @@ fn upgrade_returns_when_the_service_is_stopped_meanwhile() {
 #[test]
 fn upgrade_says_that_the_service_is_stopping() {
     let dir = Dir::new();
-    let gate = dir.gate("here");
     let (service, old) = dir.victim().serve();
     let mut client = service.open(&old);
-    service.plan("step:TakingOver gate here");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (_new, gate) = service.start_upgrade_to(&old, "step:TakingOver");
     old.signal(Signal::TERM);
     service.wait_for(&old, "step:Committed", "event=Stop");
     let answer = client.ask("upgrade");

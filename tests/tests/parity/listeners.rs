@@ -1,5 +1,5 @@
-//! `Listen`, `ListenWithCallback`, `Listener`, `AddListener` and the packet twins, as `Listeners`: addresses that the
-//! attribute does not know.
+//! `Listen`, `ListenWithCallback`, `Listener`, `AddListener` and their packet twins, as `Listeners`: addresses that only the body
+//! knows.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! What Go's tableflip offers, offered here: each test names the one of Go that it does the work of.
+//! What Go's tableflip offers, with this crate: each test names its counterpart in Go.
 //!
 //! | Go | here | tests |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! In processes of their own: what a test inside one process cannot show.
+//! Parity in processes of their own: what a test inside one process cannot show.
 
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;

@@ -30,7 +30,7 @@ use super::{Client, Dir, Root, find, root_or_skip, skip, unpack};
 /// How long a boot may take, and a command.
 const BOOT: Duration = Duration::from_secs(20);
 
-/// What a systemd is to find when it boots.
+/// The files that a systemd finds when it boots.
 pub(crate) struct World {
     layer: Option<PathBuf>,
     work: Dir,
@@ -38,8 +38,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world for each systemd that there is: the machine's, and one of at least version 254. Where one cannot be had, that
-    /// is said.
+    /// A world for each systemd: that of the machine, and one of at least version 254. A missing one is reported as skipped.
     pub(crate) fn each() -> Vec<Self> {
         Self::of_the_machine().into_iter().chain(Self::of_the_layer()).collect()
     }
@@ -106,7 +105,7 @@ fn layer() -> &'static Result<PathBuf, String> {
     LAYER.get_or_init(|| unpack("-backports", "systemd", &["systemd", "libsystemd0", "libsystemd-shared"]))
 }
 
-/// One that runs, until it is dropped.
+/// A systemd that runs, until it is dropped.
 pub(crate) struct Booted {
     world: World,
     cgroup: PathBuf,
@@ -182,7 +181,7 @@ impl Booted {
                 break;
             }
         }
-        // It goes on telling, and waits where nobody listens: until the socket is closed with its end.
+        // systemd goes on sending, and would block at a socket without a reader: this thread reads until the socket ends with systemd.
         thread::spawn(move || {
             use std::io::ErrorKind::{Interrupted, WouldBlock};
             let goes_on = |error: std::io::Error| matches!(error.kind(), Interrupted | WouldBlock);

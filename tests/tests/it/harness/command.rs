@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::{Dir, Process, Service};
+use super::{Dir, Process, Service, add_to_plan};
 
 /// How a service is to be started.
 pub(crate) struct Command<'d> {
@@ -107,7 +107,7 @@ impl<'d> Command<'d> {
 
     /// What the process does that is started with this.
     pub(crate) fn plan(self, line: &str) -> Self {
-        self.dir.plan(line);
+        add_to_plan(self.dir.path(), line);
         self
     }
 

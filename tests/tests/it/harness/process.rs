@@ -144,8 +144,8 @@ impl Process {
         entries.filter_map(|entry| target(entry.ok()?)).collect()
     }
 
-    /// A duplicate of each socket that it has, pidfd_getfd(2): what one says of itself is what the kernel knows. While they are
-    /// held, the sockets stay open.
+    /// A duplicate of each socket that it has, pidfd_getfd(2), for questions to the kernel. The sockets stay open while the duplicates
+    /// live.
     pub(crate) fn sockets(&self) -> Vec<OwnedFd> {
         let process = self.inner.process.as_ref().expect("the process lives");
         let mut sockets = Vec::new();

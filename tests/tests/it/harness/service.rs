@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use processes::{adopt_orphans, pidfile};
 
-use super::{Client, Command, DEADLINE, Process, Signal};
+use super::{Client, Command, DEADLINE, Gate, Process, Signal, add_to_plan};
 
-/// What one start has become: all its generations.
+/// A service that runs: all its generations.
 pub(crate) struct Service {
     dir: PathBuf,
     first: Process,
@@ -24,7 +24,7 @@ pub(crate) struct Service {
     lifeline: Option<ChildStdin>,
 }
 
-/// What has been said, and by whom.
+/// The lines of all processes.
 #[derive(Default)]
 struct Heard {
     state: Mutex<State>,
@@ -165,9 +165,7 @@ impl Service {
 
     /// Adds a line to the plan: what the next process that is started does; `src/bin/victim/plan.rs`.
     pub(crate) fn plan(&self, line: &str) {
-        let path = self.dir.join("plan");
-        let plan = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(path, plan + line + "\n").expect("the plan can be written");
+        add_to_plan(&self.dir, line);
     }
 
     /// Waits for a process that no call of this has returned yet.
@@ -188,7 +186,7 @@ impl Service {
         self.process(pid.and_then(|pid| pid.parse().ok()).expect("it says which"))
     }
 
-    /// The process of this number, which is one that the service has named.
+    /// The process of this number, which the service has named.
     pub(crate) fn process(&self, pid: u32) -> Process {
         self.heard.lock().processes.entry(pid).or_insert_with(|| Process::open(pid)).clone()
     }
@@ -234,17 +232,26 @@ impl Service {
         self.heard.lock().transcript.clone()
     }
 
-    /// Waits until every process of the service, and whoever else has its stdout, is dead.
+    /// Waits until every process that has the stdout of the service is dead.
     pub(crate) fn wait_until_all_are_gone(&self) {
         let is_ended = |state: &mut State| state.ended.then_some(());
         self.heard.wait_or_end(|| "end of every process".to_owned(), is_ended);
     }
 
-    /// Starts an upgrade; returns the successor. Lines from before that no wait has taken are not there any more.
+    /// Starts an upgrade; returns the successor. Earlier lines that no wait has taken are dropped.
     pub(crate) fn start_upgrade(&self, old: &Process) -> Process {
         self.heard.lock().lines.clear();
         old.signal(Signal::HUP);
         self.next_process()
+    }
+
+    /// Starts an upgrade and waits until the successor is at this point of its plan, where it waits for the gate.
+    pub(crate) fn start_upgrade_to(&self, old: &Process, point: &str) -> (Process, Gate) {
+        let gate = Gate::new(&self.dir, "here");
+        self.plan(&format!("{point} gate here"));
+        let new = self.start_upgrade(old);
+        self.wait(&new, "gate");
+        (new, gate)
     }
 
     /// Starts an upgrade that ends by a deadline, at which the successor may have yet to say its first word: on a machine that is
@@ -260,6 +267,13 @@ impl Service {
         let new = self.start_upgrade(old);
         self.wait_until_it_serves(&new);
         self.wait(old, "standby");
+        new
+    }
+
+    /// Upgrades, and waits until `old` drains with this many connections.
+    pub(crate) fn upgrade_to_drain(&self, old: &Process, open: usize) -> Process {
+        let new = self.upgrade(old);
+        self.wait_for(old, "draining", &format!("open={open}"));
         new
     }
 
@@ -323,6 +337,19 @@ impl Service {
                 None
             }
         }
+    }
+
+    /// A new client is answered by this process, and the pid file names it.
+    #[track_caller]
+    pub(crate) fn assert_serves(&self, process: &Process) {
+        assert_eq!((self.served_by(), self.pidfile()), (process.pid(), Some(process.pid())));
+    }
+
+    /// There is no pid file, and no process is left.
+    #[track_caller]
+    pub(crate) fn assert_over(&self) {
+        assert_eq!(self.pidfile(), None);
+        self.wait_until_all_are_gone();
     }
 
     /// What the processes wrote to stderr.
