@@ -98,7 +98,7 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let json = args.json;
-        // Before the service is there: a signal that nobody catches would leave it running.
+        // Before the service starts: a signal that ends the demo would leave the service running.
         let interrupts = [
             (signal(SignalKind::hangup())?, 129),
             (signal(SignalKind::interrupt())?, 130),
@@ -121,7 +121,7 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
             Ok(report) => {
                 let report = report?;
                 let text = if json { report.json() } else { report.to_string() };
-                // Not by `print!`, which panics when nobody reads on.
+                // Not by `print!`, which panics when the reader of a pipe is gone.
                 io::stdout().write_all(text.as_bytes())?;
                 Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
@@ -308,7 +308,7 @@ async fn follow(old: &Process, generation: u64, service: &Service, named: Option
     }
 }
 
-/// The process in the pid file, which has to be the one that serves.
+/// The process in the pid file, which has to be the process that serves.
 fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
     let named = service.main_process()?;
     if named.pid() != serving {
@@ -317,7 +317,7 @@ fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
     Ok(named)
 }
 
-/// Waits for the first answer of a new process, as long as there is one that could give it.
+/// Waits for the first answer of a new process, as long as a new process lives.
 async fn successor(
     old: &Process,
     service: &Service,

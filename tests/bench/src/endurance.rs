@@ -1,4 +1,4 @@
-//! What is left behind by many upgrades.
+//! What many upgrades leave behind in a process.
 
 use std::fs;
 

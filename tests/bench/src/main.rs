@@ -1,4 +1,4 @@
-//! What an upgrade costs: every figure is a comparison of two things measured in turn, in this one run.
+//! The cost of an upgrade: every figure compares two things that were measured in turn, in the same run.
 //!
 //! `cargo run --release -p bench` measures everything; `-- --help` lists the parts. The figures go to stdout, as the
 //! markdown that `docs/performance.md` shows, the progress to stderr. The program fails only if something could not

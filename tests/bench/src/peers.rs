@@ -1,7 +1,7 @@
-//! From the signal to the first answer from the new process, beside the tools that other people use for it.
+//! From the signal to the first answer from the new process, beside other tools for the same purpose.
 //!
-//! The same client, the same service, in turn: a request on each connection, answered with the number of the process. One that
-//! is not on this machine is left out, and that is said.
+//! The same client asks the same service of each tool in turn: one request on each connection, whose answer is the process ID. A tool
+//! that is not on this machine is left out, and the report says so.
 
 pub(crate) mod services;
 

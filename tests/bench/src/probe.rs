@@ -1,4 +1,4 @@
-//! One upgrade, seen by a client that asks without pause who serves.
+//! One upgrade, seen by a client that asks without pause which process serves.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! One point of a sweep: a service under load, one upgrade, one fault; and what must be true after it.
+//! One point of a sweep: a service under load, one upgrade, one fault, and the conditions that must hold after it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) alone: bool,
     /// The service had ended to its manager, which started it again.
     pub(crate) restarted: bool,
-    /// Nobody serves any more, as was asked for.
+    /// The service was told to stop, and did.
     pub(crate) stopped: bool,
     /// The new process served.
     pub(crate) upgraded: bool,
@@ -46,14 +46,14 @@ pub(crate) struct Outcome {
     pub(crate) log: String,
 }
 
-/// Makes a service, under a service manager or by itself, upgrades it, and breaks it meanwhile.
+/// Starts a service, under a service manager or by itself, upgrades it, and makes the fault happen meanwhile.
 pub(crate) fn run(managed: bool, release: Release, side: Side, fault: Fault) -> Outcome {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut outcome = Outcome::default();
     let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { NO_PROBATION } else { PROBATION };
     let upgrade_timeout = matches!(fault, Fault::Stall { .. }).then_some(STALLED_FOR);
     let setup = Setup { release, probation, upgrade_timeout };
-    // One is quicker than whoever is left after a death, the next is not.
+    // Every second manager learns of a death later than the surviving processes.
     let delay = if fault.number() % 2 == 0 { SLOW } else { Duration::ZERO };
     let manager = managed.then(|| Manager::new(dir.path(), delay));
     match Scene::start(dir.path(), setup, manager) {
@@ -164,7 +164,7 @@ fn upgrade_once_more(scene: &mut Scene, serving: i32, open: usize) -> Result<i32
 
 /// Whether nothing is left in the directory of a service but what this program has put there.
 fn is_empty(dir: &Path, hit: &Hit, release: Release) -> Result<(), String> {
-    // Of a process behind a script that is killed before it has said a word nobody knows the number.
+    // If a process behind a script is killed before its first message, the old process does not know its number.
     let unheard = |name: &OsStr| {
         let is_of = |process: &i32| name == OsStr::new(&format!(".{PIDFILE}.{process}"));
         release.has_parent_between() && hit.victim.is_some() && hit.losers.iter().any(is_of)
@@ -186,7 +186,7 @@ fn judge_stop(scene: &Scene, hit: &Hit, stopped: i32, serving: Option<i32>) -> R
     let is_named = moment.named == Some(stopped);
     let is_told_of_success = said.contains(TOLD_OF_SUCCESS);
     let wrong = match serving {
-        // It was told to serve and had not said that it does: what the old process knew then is not known.
+        // It had got `commit` and not yet sent `active`: whether the old process knew that it serves is unknown.
         Some(_) if is_old && is_named && !moment.is_committed => {
             "the stop of the service has left somebody who serves"
         }

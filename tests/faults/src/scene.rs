@@ -53,7 +53,7 @@ pub(crate) struct Scene {
     pub(crate) load: Load,
     /// A connection that keeps the first process from ending its drain.
     held: Option<TcpStream>,
-    /// A connection by which it is asked for an upgrade, and told of the outcome.
+    /// The connection that asks for an upgrade; the service logs the outcome of a request of this kind.
     asking: Option<TcpStream>,
     manager: Option<Manager>,
     /// Every process of the service so far that was traced.
@@ -62,13 +62,13 @@ pub(crate) struct Scene {
     killed: Vec<i32>,
     /// To each of them that another one has started which belongs to the same release, by a script or by a fork, the first of these.
     roots: HashMap<i32, i32>,
-    /// The one that was made to fork.
+    /// The process that was made to fork.
     forked: Option<i32>,
     /// What had come of the connections when the tracing began. None was under way.
     before: Tally,
     /// How many connections each of them has accepted since then.
     accepted: HashMap<i32, u64>,
-    /// Those that are in accept4(2). The kernel does not say what came of it to one that is killed in it.
+    /// Those that are in accept4(2). If one is killed there, the kernel does not say whether it has accepted.
     accepting: HashSet<i32>,
     /// The threads that have exited by themselves, with their status.
     exited: Vec<(i32, i32)>,
@@ -150,7 +150,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Has the next request to upgrade be one that is told of its outcome.
+    /// Makes the next request to upgrade one whose outcome the service logs.
     pub(crate) fn prepare_to_ask(&mut self) -> io::Result<()> {
         self.asking = Some(self.open(UPGRADE)?);
         Ok(())
@@ -206,7 +206,7 @@ impl Scene {
         self.pump_with(|_, _| Verdict::Pass);
     }
 
-    /// `judge` is also told how many processes there have been.
+    /// `judge` also gets the number of processes so far.
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
         let Self { tracer, processes, killed, roots, forked, .. } = self;
         let Self { accepted, accepting, exited, manager, .. } = self;
@@ -240,8 +240,8 @@ impl Scene {
         });
         exited.extend(ended);
         if let Some(manager) = manager {
-            // Looked at before what was said is heard: what was said before a death is heard before it, as by systemd, to
-            // which messages are more urgent than SIGCHLD.
+            // The death is looked at before the messages are read. So a message from before a death counts before it, as in systemd,
+            // where messages are more urgent than SIGCHLD.
             let has_lost = manager.has_lost();
             if has_lost {
                 find_unheard_of(tracer, processes);
@@ -329,7 +329,7 @@ impl Scene {
         processes.filter(|process| ![serving, this].contains(process)).filter(has_it).collect()
     }
 
-    /// Whether there is no manager, or one that has nothing left to wait for.
+    /// Whether there is no manager, or the manager waits for nothing.
     fn is_content_with(&self, process: i32) -> bool {
         self.manager.as_ref().is_none_or(|manager| manager.is_content_with(process))
     }
@@ -347,8 +347,8 @@ impl Scene {
         self.manager.is_some()
     }
 
-    /// Waits until a manager, if there is one, was told why the upgrade has failed. One that may have followed another process is
-    /// told once it can listen.
+    /// Waits until a manager, if there is one, has the reason why the upgrade has failed. A manager that may have followed another
+    /// process gets it once it follows this one again.
     pub(crate) fn hear_of_failure(&mut self) -> Result<(), String> {
         let has_heard = |manager: &Manager| manager.status().contains("; the last upgrade failed: ");
         self.until("the reason in the status", |scene| scene.manager.as_ref().is_none_or(has_heard))
@@ -387,7 +387,7 @@ impl Scene {
         self.settle()
     }
 
-    /// Waits until whoever was told to stop is gone, and the others have come to rest. Returns who serves, if anybody does.
+    /// Waits until the process that got SIGTERM is gone, and the others have come to rest. Returns the process that serves, if any.
     pub(crate) fn outcome_of_stop(&mut self, hit: &Hit, stopped: i32) -> Result<Option<i32>, String> {
         self.asking = None;
         self.until("the end of the process that was told to stop", |scene| {
@@ -406,8 +406,7 @@ impl Scene {
         Ok(self.serves_alone())
     }
 
-    /// All that has come into being since the tracing began, but for this one, was of a release that does wrong: what these have
-    /// accepted they may have lost.
+    /// Every process since the tracing began, but for `serving`, was of a bad release: these may have lost what they accepted.
     pub(crate) fn excuse_all_but(&self, serving: i32, hit: &mut Hit) {
         hit.losers = self.processes.iter().copied().filter(|process| *process != serving).collect();
     }
@@ -418,10 +417,10 @@ impl Scene {
         self.until("the end of every connection", |scene| scene.load.is_paused())
     }
 
-    /// Waits until whatever had been begun is over and has been counted.
+    /// Waits until every connection that had begun is over and counted.
     pub(crate) fn wait_for_every_client(&mut self) -> Result<(), String> {
         let begun = self.load.begun();
-        // The connection after the one that may be under way.
+        // One connection may be under way: the one after it counts.
         let next = |scene: &Self| scene.load.begun().iter().zip(&begun).all(|(now, then)| *now > *then);
         self.until("the next connection of every client", next)
     }
@@ -437,8 +436,8 @@ impl Scene {
         Ok(serving)
     }
 
-    /// How much was lost since the tracing began. It is an error if that is more than whoever was hit had accepted and not
-    /// answered, or if anybody found nobody listening. Every connection is over.
+    /// How much was lost since the tracing began. It is an error if that is more than the processes of the hit had accepted and not
+    /// answered, or if a client was refused. Every connection is over.
     pub(crate) fn judge_losses(&self, hit: &Hit) -> Result<u64, String> {
         let tally = self.load.tally();
         let count = |of: &dyn Fn(i32) -> u64| hit.losers.iter().map(|process| of(*process)).sum::<u64>();
@@ -461,7 +460,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Nothing of a scene outlives it. The clients wait for those who are stopped, and for what a manager has stored.
+        // No process of a scene outlives it. The clients wait for stopped processes, and for the listener that a manager has stored.
         self.load.stop();
         self.manager = None;
         let deadline = Instant::now() + DEADLINE;
@@ -480,7 +479,7 @@ impl Drop for Scene {
     }
 }
 
-/// Adds the processes that have been started, and have made no system call yet, by one that is dead by now.
+/// Adds the processes that have made no system call yet, and whose parent is dead by now.
 fn find_unheard_of(tracer: &Tracer, processes: &mut Vec<i32>) {
     let found: Vec<_> = tracer.traced().into_iter().filter(|process| !processes.contains(process)).collect();
     processes.extend(found);

@@ -1,4 +1,4 @@
-//! Upgrades under load, one after the other, with a random fault in one of ten of them; and what it has cost.
+//! Upgrades under load, one after the other, with a random fault in every tenth; and the losses.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A service in a directory of its own, spoken to through its control socket.
+//! A service in a directory of its own, which the test controls by its control socket.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -300,7 +300,7 @@ impl Control {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// The answer to a command, past the phases that are told before.
+    /// The answer to a command, past the phases before it.
     fn ask(&mut self, command: &str) -> Value {
         writeln!(self.stream.get_mut(), r#"{{"command":"{command}"}}"#).expect("the process listens");
         loop {

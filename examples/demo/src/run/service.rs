@@ -88,7 +88,7 @@ impl Service {
         Ok((service, first))
     }
 
-    /// Puts the release in the place of the one that runs, as a deploy does: a new file under the old name.
+    /// Replaces the file of the release that runs, as a deploy does: a new file under the old name.
     pub(crate) fn deploy(&self) -> io::Result<()> {
         let new = self.executable().with_extension("new");
         fs::copy(&self.release, &new)
@@ -121,8 +121,8 @@ impl Service {
         self.pid_file().exists()
     }
 
-    /// Every process of the service that has not ended. They are known by their executable, which nobody else
-    /// runs, so a successor that has not answered yet is found too.
+    /// Every process of the service that has not ended. They are known by their executable, which no other
+    /// process runs. So a successor that has not answered yet is found too.
     pub(crate) fn processes(&self) -> Vec<Process> {
         proc::all()
             .filter_map(|pid| {
@@ -177,7 +177,7 @@ impl Scratch {
         let mut name = OsString::from("tableflip-demo-");
         name.push(process::id().to_string());
         let path = env::temp_dir().join(name);
-        // One that is there already is not taken over: it is somebody else's, or left from a crash.
+        // A directory that exists already is left alone: it belongs to another user, or is left from a crash.
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -196,8 +196,8 @@ impl Drop for Scratch {
     }
 }
 
-/// An address on loopback that nobody listened on a moment ago. The service could ask for port 0 itself, but then
-/// nobody else would know which one it got.
+/// An address on loopback that was free a moment ago. With port 0 the service would get a free port as well, but the demo would not
+/// know which.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
