@@ -59,21 +59,23 @@ impl Peer {
         // Of the system's choice, for those who cannot say which they got.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = command(address)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let names_master = directory.join("nginx.pid");
+        let nginx_pidfile = directory.join("nginx.pid");
         let pid = match kind {
             Kind::Nginx => {
                 child.wait()?;
-                pidfile(&names_master)?
+                pidfile(&nginx_pidfile)?
             }
             // Reaped by its pidfd, or with the family.
             Kind::Generations | Kind::HaProxy => child.id(),
         };
         let process = Process::open(pid)?;
         let mut peer =
-            Self { name, kind, pidfile: names_master, process, address, upgrades: Vec::new(), lost: 0 };
+            Self { name, kind, pidfile: nginx_pidfile, process, address, upgrades: Vec::new(), lost: 0 };
         if find_within(PATIENCE, || peer.ask().ok()).is_none() {
             return Err(format!("{name} does not serve: {:?}", peer.ask()).into());
         }
+        // The worker of HAProxy answers before the master handles signals.
+        std::thread::sleep(REST);
         // The first one finds cold caches.
         peer.upgrade()?;
         Ok(Self { upgrades: Vec::new(), lost: 0, ..peer })

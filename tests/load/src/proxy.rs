@@ -59,16 +59,16 @@ impl Proxy {
             io::Error::new(error.kind(), format!("cannot start {program}: {error}; is it installed?"))
         })?;
         let mut proxy = Self { child };
-        let listens = find_within(DEADLINE, || match TcpStream::connect(address) {
-            Ok(_) => Some(Ok(())),
-            Err(_) => proxy.child.try_wait().transpose().map(|ended| Err(format!("{ended:?}"))),
+        let listens_or_ended = find_within(DEADLINE, || match TcpStream::connect(address) {
+            Ok(_) => Some(None),
+            Err(_) => proxy.child.try_wait().transpose().map(Some),
         });
-        match listens {
-            Some(Ok(())) => Ok(proxy),
-            none => {
-                let said = fs::read_to_string(&path).unwrap_or_default();
-                Err(io::Error::other(format!("{program} does not listen ({none:?}): {said}")))
-            }
-        }
+        let why = match listens_or_ended {
+            Some(None) => return Ok(proxy),
+            Some(Some(ended)) => ended?.to_string(),
+            None => format!("not within {DEADLINE:?}"),
+        };
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        Err(io::Error::other(format!("{program} does not listen ({why}): {said}")))
     }
 }
