@@ -1,4 +1,5 @@
-//! The client of the services in `src/bin`: one connection that speaks lines. Each read and write blocks, and has a deadline.
+//! The client of the services in `src/bin` and of their control sockets: one connection that speaks lines. Each read and write
+//! blocks, and has a deadline.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -7,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use processes::{DEADLINE, wait_until};
+use serde_json::Value;
 
 /// Waits until nobody listens at an address. The drop of a listener of this process is not enough: a process that another test
 /// starts at that moment has a copy of each descriptor until its exec.
@@ -76,6 +78,23 @@ impl Client {
     pub fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.receive().unwrap_or_else(|error| panic!("no answer to `{line}`: {error}"))
+    }
+
+    /// Sends a command to a control socket; `docs/control.md`.
+    pub fn send_command(&mut self, command: &str) {
+        self.send(&format!(r#"{{"command":"{command}"}}"#));
+    }
+
+    /// The next answer of a control socket.
+    pub fn reply(&mut self) -> Value {
+        let line = self.receive().unwrap_or_else(|error| panic!("no answer: {error}"));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    /// Sends a command to a control socket and returns the first answer.
+    pub fn ask_command(&mut self, command: &str) -> Value {
+        self.send_command(command);
+        self.reply()
     }
 
     /// Generation and process ID of the process that answers.

@@ -25,21 +25,15 @@ fn operator(service: &Service) -> Client {
     service.connect_unix("control")
 }
 
-fn receive(client: &mut Client) -> Value {
-    serde_json::from_str(&client.receive().expect("an answer")).unwrap()
-}
-
 fn ask(service: &Service, command: &str) -> Value {
-    let mut client = operator(service);
-    client.send(&format!(r#"{{"command":"{command}"}}"#));
-    receive(&mut client)
+    operator(service).ask_command(command)
 }
 
 /// The phases, up to another answer, and that one.
 fn story(client: &mut Client) -> (Vec<String>, Value) {
     let mut phases = Vec::new();
     loop {
-        let answer = receive(client);
+        let answer = client.reply();
         if answer["reply"] != "phase" {
             return (phases, answer);
         }
@@ -94,10 +88,10 @@ fn it_tells_how_things_stand() {
         ])
     };
     let mut watching = operator(&service);
-    watching.send(r#"{"command":"watch"}"#);
-    while receive(&mut watching)["generations"] != open(1) {}
+    watching.send_command("watch");
+    while watching.reply()["generations"] != open(1) {}
     drop(client);
-    while receive(&mut watching)["generations"] != open(0) {}
+    while watching.reply()["generations"] != open(0) {}
     old.kill();
     service.wait(&new, "alone");
     assert_eq!(ask(&service, "status")["predecessor"], Value::Null);
@@ -128,7 +122,7 @@ fn an_upgrade_is_told_phase_by_phase_to_its_outcome() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).env("TABLEFLIP_PREFLIGHT", "true").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"upgrade"}"#);
+    client.send_command("upgrade");
     let (phases, outcome) = story(&mut client);
     assert_eq!(phases, ["checking", "upgrading", "handing-over", "standby", "draining"]);
     let new = service.next_process();
@@ -147,14 +141,14 @@ fn two_operators_get_one_upgrade() {
     let (service, _old) = controlled(&dir).serve();
     service.plan("init gate slow");
     let (mut one, mut two) = (operator(&service), operator(&service));
-    one.send(r#"{"command":"upgrade"}"#);
-    assert_eq!(receive(&mut one)["phase"], "upgrading");
-    two.send(r#"{"command":"upgrade"}"#);
+    one.send_command("upgrade");
+    assert_eq!(one.reply()["phase"], "upgrading");
+    two.send_command("upgrade");
     // What happens meanwhile is told to both.
     let (_, refusal) = story(&mut two);
     assert_eq!((&refusal["reply"], &refusal["code"]), (&"error".into(), &"in-progress".into()));
     // One who asks twice is told so as well, and gets the outcome of the first.
-    one.send(r#"{"command":"upgrade"}"#);
+    one.send_command("upgrade");
     let (_, refusal) = story(&mut one);
     assert_eq!(refusal["code"], "in-progress");
     gate.open();
@@ -168,7 +162,7 @@ fn a_failure_is_told_with_its_reason_and_remembered() {
     let (service, old) = controlled(&dir).serve();
     service.plan("init panic no-configuration");
     let mut client = operator(&service);
-    client.send(r#"{"command":"upgrade"}"#);
+    client.send_command("upgrade");
     let (_, outcome) = story(&mut client);
     assert_eq!((&outcome["reply"], &outcome["code"]), (&"error".into(), &"failed".into()));
     let pid = service.next_process().pid();
@@ -187,11 +181,11 @@ fn a_stop_is_told_to_the_end() {
     let (service, old) = controlled(&dir).serve();
     let open = service.open(&old);
     let mut client = operator(&service);
-    client.send(r#"{"command":"stop"}"#);
-    assert_eq!(receive(&mut client)["reply"], "stopping");
-    assert_eq!(receive(&mut client)["phase"], "draining");
+    client.send_command("stop");
+    assert_eq!(client.reply()["reply"], "stopping");
+    assert_eq!(client.reply()["phase"], "draining");
     drop(open);
-    assert_eq!(receive(&mut client)["phase"], "ended");
+    assert_eq!(client.reply()["phase"], "ended");
     client.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!names_in(dir.path()).contains(&"control".to_owned()), "its path is gone");
@@ -203,11 +197,11 @@ fn a_stop_on_a_connection_from_before_the_handover_stops_the_service() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).probation("1h").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"status"}"#);
-    assert_eq!(receive(&mut client)["pid"], old.pid());
+    client.send_command("status");
+    assert_eq!(client.reply()["pid"], old.pid());
     let new = service.upgrade(&old);
-    client.send(r#"{"command":"stop"}"#);
-    assert_eq!(receive(&mut client)["reply"], "stopping");
+    client.send_command("stop");
+    assert_eq!(client.reply()["reply"], "stopping");
     service.wait(&new, "stop");
     service.wait_until_all_are_gone();
     assert_eq!(old.exit(), Exit::Status(0));
@@ -219,13 +213,13 @@ fn whoever_watches_is_told_of_every_change() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).probation("1h").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"watch"}"#);
-    assert_eq!(receive(&mut client)["phase"], "serving");
+    client.send_command("watch");
+    assert_eq!(client.reply()["phase"], "serving");
     let new = service.upgrade(&old);
-    while receive(&mut client)["successor"] != new.pid() {}
-    while receive(&mut client)["phase"] != "standby" {}
+    while client.reply()["successor"] != new.pid() {}
+    while client.reply()["phase"] != "standby" {}
     new.kill();
-    while receive(&mut client)["phase"] != "serving" {}
+    while client.reply()["phase"] != "serving" {}
 }
 
 /// It belongs to whoever serves, as every listener does.
@@ -257,11 +251,11 @@ fn what_is_no_request_is_answered() {
     for line in ["", "{}", "status", r#"{"command":"dance"}"#, r#"{"command":7}"#, "[1,2"] {
         let mut client = operator(&service);
         client.send(line);
-        let answer = receive(&mut client);
+        let answer = client.reply();
         assert_eq!((&answer["reply"], &answer["code"]), (&"error".into(), &"bad-request".into()), "{line}");
         // The next line is a new one.
         client.send(r#"{"command":"status","later releases":"may say more"}"#);
-        assert_eq!(receive(&mut client)["pid"], old.pid());
+        assert_eq!(client.reply()["pid"], old.pid());
     }
     let mut client = connect(&dir);
     client.write_all(b"\xff\xfe\n{\"command\":\"status\"}\n{\"command\":\"status\"}").unwrap();
@@ -448,7 +442,7 @@ fn another_user_is_not_served() {
         let nobody = rustix::thread::Uid::from_raw(65534);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         let mut client = Client::unix(&path);
-        receive(&mut client)
+        client.reply()
     });
     assert_eq!(answer.join().unwrap()["code"], "denied");
     assert_eq!(ask(&service, "status")["pid"], old.pid());
@@ -537,8 +531,8 @@ fn d1_a_listener_that_is_never_served_is_named_and_a_stop_ends_the_start() {
         }
         assert_starting(&service, &first, unserved);
         let mut client = operator(&service);
-        client.send(r#"{"command":"stop"}"#);
-        assert_eq!(receive(&mut client)["reply"], "stopping");
+        client.send_command("stop");
+        assert_eq!(client.reply()["reply"], "stopping");
         assert_eq!(first.exit(), Exit::Status(0), "{plan}");
         let left: Vec<_> = names_in(dir.path());
         assert!(left.iter().all(|name| name == "log" || name == "plan"), "{plan}: {left:?}");

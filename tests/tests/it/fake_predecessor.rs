@@ -19,6 +19,13 @@ struct Heir {
 }
 
 impl Heir {
+    /// Waits until it is prepared, and commits: it serves then.
+    fn commit(&self) {
+        self.channel.wait_for("prepared");
+        self.channel.send(&json!({"type": "commit"}));
+        self.channel.expect("active");
+    }
+
     /// It tells the predecessor this reason, and exits.
     #[track_caller]
     fn assert_gives_up(&self, reason: &str) {
@@ -197,9 +204,7 @@ fn an_upgrade_after_the_end_of_the_predecessor_is_not_refused() {
     let heir = Heir::start_as(&dir, dir.victim().plan("error gate refused"));
     heir.channel.send(&offer(1));
     heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     let Heir { service, process, channel, predecessor } = heir;
     let mut client = Client::tcp(listener.local_addr().unwrap().to_string());
     process.signal(Signal::HUP);
@@ -218,9 +223,7 @@ fn a_stop_is_passed_on() {
     let dir = Dir::new();
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(0));
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     heir.channel.send(&json!({"type": "stop"}));
     heir.channel.expect("leaving");
     assert_eq!(heir.process.exit(), Exit::Status(0));
@@ -462,9 +465,7 @@ fn sockets_after_the_commit_are_dropped() {
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(1));
     heir.channel.send_with(&sockets(&[entry()]), &[kept.as_fd()]);
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     heir.channel.send_with(&sockets(&[entry()]), &[late.as_fd()]);
     heir.service.wait_for(&heir.process, "error", "a message that a predecessor does not send");
     assert_eq!(Client::tcp(kept.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
@@ -479,9 +480,7 @@ fn what_is_no_message_after_the_commit_is_passed_over() {
     let dir = Dir::new();
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(0));
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     // One of no bytes looks like the end to a read(2).
     heir.channel.send_packet(b"", &[]);
     heir.service.wait_for(&heir.process, "error", "a message of the predecessor is no good");
