@@ -217,9 +217,10 @@ pub use between::params::{
     FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader,
 };
 pub use between::shared::Upgraded;
+pub use config::convert::{IntoAddress, IntoControl, IntoDuration};
 #[cfg(feature = "tokio")]
 pub use config::service::Flavor;
-pub use config::service::{IntoAddress, IntoControl, IntoDuration, Service};
+pub use config::service::Service;
 pub use tableflip_macros::main;
 
 #[doc(hidden)]

@@ -13,7 +13,7 @@ use crate::base::sync::Latch;
 use crate::between::drain::Shutdown;
 use crate::between::gate_control::GateControl;
 use crate::between::shared::{Note, Pool, Reply, Shared, Upgraded};
-use crate::config::service::IntoAddress;
+use crate::config::convert::IntoAddress;
 use crate::outside::sockets::{self, BoundSocket};
 use crate::outside::unadopted;
 use crate::outside::unadopted::{Entry, Unadopted};

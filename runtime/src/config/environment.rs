@@ -21,6 +21,11 @@ pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 /// The variable that tells the first generation under a supervisor which descriptor is its end of that one's socket.
 pub(crate) const SUPERVISOR: &str = "TABLEFLIP_SUPERVISOR";
 
+/// The variable of an option.
+pub(crate) fn variable(option: &str) -> String {
+    PREFIX.to_owned() + &option.to_uppercase()
+}
+
 /// The variables that begin with our prefix.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
@@ -59,12 +64,12 @@ fn variables(block: &[u8]) -> Option<Vec<(OsString, OsString)>> {
     if block.is_empty() {
         return Some(Vec::new());
     }
-    block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(variable).collect()
+    block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(parse_variable).collect()
 }
 
 /// A name may begin with `=`, as std reads it.
 #[cfg(upgrades)]
-fn variable(entry: &[u8]) -> Option<(OsString, OsString)> {
+fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
     let at = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
     let (name, value) = (entry[..at].to_vec(), entry[at + 1..].to_vec());
     Some((OsString::from_vec(name), OsString::from_vec(value)))

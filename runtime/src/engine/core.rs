@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::report::{RateLimit, Thinned, complain, tell};
 use crate::between::shared::{Note, Prepared, Shared, Verdict};
-use crate::config::service::Settings;
+use crate::config::settings::Settings;
 use crate::engine::data::{Body, Listeners, Preparation, Requests};
 use crate::engine::neighbours::Neighbours;
 use crate::lifecycle::{Action, Drain, Event, Phase, State, Timer};
