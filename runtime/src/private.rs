@@ -147,14 +147,14 @@ mod cli {
 
     use nix::poll::{PollFd, PollFlags};
 
+    use crate::config::environment;
     use crate::outside::preflight::Check;
-    use crate::outside::spawn;
     use crate::sys::poll;
 
     /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {
         let failed = |error: io::Error| format!("could not be started: {error}");
-        let environment = spawn::passed_on(std::env::vars_os());
+        let environment = environment::passed_on(std::env::vars_os());
         let mut check =
             Check::start(command, executable, &[], Path::new("."), &environment, None).map_err(failed)?;
         loop {

@@ -14,3 +14,5 @@ pub(crate) mod outgoing;
 pub(crate) mod pidfd;
 #[cfg(upgrades)]
 pub(crate) mod poll;
+#[cfg(upgrades)]
+pub(crate) mod proc;

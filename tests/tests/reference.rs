@@ -222,6 +222,7 @@ const NOT_READ: &[&str] = &[
     "runtime/src/between/models.rs",
     // The program alone says it: `every_reason_is_in_the_operations`.
     "runtime/src/outside/proof.rs",
+    "runtime/src/sys/proc.rs",
 ];
 
 /// Texts of the sources that nobody outside reads, or that are described in other words: events of the log that tell of no
@@ -386,9 +387,11 @@ fn every_reason_is_in_the_operations() {
     let errors = read("runtime/src/base/error.rs");
     let program = ["commands", "conversation", "process", "target"];
     let program = program.map(|file| read(format!("runtime/src/bin/tableflip/program/{file}.rs")));
-    let proof = read("runtime/src/outside/proof.rs");
+    let proof = ["outside/proof", "sys/proc"].map(|file| read(format!("runtime/src/{file}.rs")));
+    let [proof, proc] = proof.map(|source| between(&source, "//!", "#[cfg(test)]").to_owned());
     let sources = [
-        between(&proof, "//!", "#[cfg(test)]").to_owned(),
+        proof,
+        proc,
         between(&outcome, "pub(super) fn failure(", "\n    }\n").to_owned(),
         between(&errors, "pub enum UpgradeError", "pub enum StartError").to_owned(),
     ];

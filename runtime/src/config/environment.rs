@@ -21,6 +21,40 @@ pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 /// The variable that tells the first generation under a supervisor which descriptor is its end of that one's socket.
 pub(crate) const SUPERVISOR: &str = "TABLEFLIP_SUPERVISOR";
 
+/// The socket of the service manager, sd_notify(3).
+#[cfg(upgrades)]
+pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// The period of the service manager's watchdog, sd_watchdog_enabled(3).
+#[cfg(upgrades)]
+pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+/// The number of the descriptors that the service manager passes, sd_listen_fds(3).
+#[cfg(upgrades)]
+pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
+/// The names of those descriptors.
+#[cfg(upgrades)]
+pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
+
+/// The variables that a service manager sets for one process.
+#[cfg(upgrades)]
+pub(crate) const OF_MANAGER: [&str; 7] = [
+    NOTIFY_SOCKET,
+    WATCHDOG_USEC,
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    LISTEN_FDS,
+    LISTEN_FDNAMES,
+];
+
+/// The variables that another process gets: all but those that belong to one process.
+#[cfg(upgrades)]
+pub(crate) fn passed_on(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let is_of_one = |name: &OsString| [HANDOVER, SUPERVISOR].iter().chain(&OF_MANAGER).any(|of| name == *of);
+    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
+}
+
 /// The variable of an option.
 pub(crate) fn variable(option: &str) -> String {
     PREFIX.to_owned() + &option.to_uppercase()

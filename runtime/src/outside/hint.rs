@@ -6,19 +6,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::libc;
 use nix::unistd::geteuid;
 
 use crate::base::address::{Address, Kind, Place};
-use crate::base::error::StartError;
 use crate::base::limits::THREAD_LIMITS;
 use crate::base::report::printable;
-use crate::outside::handover::PredecessorOffer;
-use crate::outside::pidfile::{self, Pidfile};
-use crate::outside::proof;
 use crate::sys::pidfd;
+use crate::sys::proc;
 
 /// How many processes are named.
 const NAMED: usize = 3;
@@ -107,25 +104,6 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     explained(&error, &hint)
 }
 
-/// The refusal of a pid file that another service has. The one that the predecessor has offered is the service's own. A number
-/// that has become another process's, or that of a thread, is no reason not to start.
-pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorOffer>) -> Option<StartError> {
-    let shown = pidfile::shown(Some(pidfile.path()));
-    if predecessor.and_then(|it| it.pidfile.as_ref()).is_some_and(|offered| *offered == shown) {
-        return None;
-    }
-    // Without the control socket: one that an earlier run has left would have two processes serve.
-    let service = proof::prove(pidfile.path(), None).ok()?;
-    let pid = service.pid();
-    // The parent is not left out: it is a service manager, or a service of its own that has started this one.
-    if pid == std::process::id() || predecessor.is_some_and(|it| it.pid == pid) {
-        return None;
-    }
-    // Of another user's only that user and root may see what it runs.
-    let program = fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
-    Some(StartError::Running { path: pidfile.path().to_owned(), pid, program })
-}
-
 fn explained(error: &io::Error, hint: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {hint}"))
 }
@@ -176,11 +154,10 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 fn holders(inodes: &[u64]) -> Option<String> {
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let named = processes.filter(|pid| pidfd::holds_any(*pid, inodes)).take(NAMED).map(|pid| {
-        // A name is cut to 15 bytes, perhaps within a character.
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("process {pid} ({})", printable(&String::from_utf8_lossy(name.trim_ascii_end())))
-    });
+    let named = processes
+        .filter(|pid| pidfd::holds_any(*pid, inodes))
+        .take(NAMED)
+        .map(|pid| format!("process {pid} ({})", printable(&proc::name(pid))));
     let named: Vec<_> = named.collect();
     match named.len() {
         0 => None,

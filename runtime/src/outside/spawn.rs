@@ -30,12 +30,8 @@ use crate::config::environment::{self, HANDOVER, SUPERVISOR};
 use crate::outside::hint;
 use crate::outside::preflight::Check;
 use crate::outside::spawner::{Child, Spawner, What};
-use crate::outside::systemd::{self, Passed};
 use crate::sys::pidfd;
 use crate::sys::signals;
-
-/// Variables of this crate that belong to one process and are not passed on. Those of a service manager are in `systemd`.
-const OF_ONE_PROCESS: [&str; 2] = [HANDOVER, SUPERVISOR];
 
 /// How this process was started, taken down before anything could change it.
 #[derive(Debug)]
@@ -87,7 +83,7 @@ impl Launch {
         of_manager: Vec<(&'static str, OsString)>,
     ) -> io::Result<Self> {
         let arguments: Vec<OsString> = env::args_os().collect();
-        let environment = passed_on(environment::at_exec());
+        let environment = environment::passed_on(environment::at_exec());
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
         let executable = match inherited.filter(|path| path.is_absolute()) {
@@ -117,7 +113,7 @@ impl Launch {
     fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
         let is_sibling = self.siblings.are_wanted(&self.environment);
         let how = How { is_sibling, blocked: SigSet::empty(), own_group: false };
-        self.start_with(what, HANDOVER, channel, how, &[])
+        self.start_with(what, HANDOVER, channel, how, &PassedDescriptors::default())
     }
 
     /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
@@ -125,13 +121,16 @@ impl Launch {
     /// that it takes are blocked until it does. What a service manager has passed is passed on.
     pub(crate) fn start_supervised(
         &self,
-        what: What,
         socket: BorrowedFd<'_>,
         upgrade: Signal,
-        passed: &[Passed],
-    ) -> Result<Process, SpawnError> {
+        passed: PassedDescriptors,
+    ) -> io::Result<(u32, OwnedFd)> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, How { is_sibling: false, blocked, own_group: true }, passed)
+        let how = How { is_sibling: false, blocked, own_group: true };
+        match self.start_with(What::Release, SUPERVISOR, socket, how, &passed) {
+            Ok(Process { pid, pidfd, .. }) => Ok((pid.unsigned_abs(), pidfd)),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 
     /// Starts an executable that finds the number of `channel` in `variable`, and what is passed under the numbers that it has.
@@ -141,7 +140,7 @@ impl Launch {
         variable: &str,
         channel: BorrowedFd<'_>,
         how: How,
-        passed: &[Passed],
+        passed: &PassedDescriptors,
     ) -> Result<Process, SpawnError> {
         let path = match what {
             What::Release => self.executable.clone(),
@@ -156,7 +155,7 @@ impl Launch {
             Ok(_) => return Err(self.no_directory(Errno::ENOTDIR.into())),
             Err(error) => return Err(self.no_directory(error)),
         }
-        let passed_numbers: Vec<RawFd> = passed.iter().map(|it| it.fd.as_raw_fd()).collect();
+        let passed_numbers: Vec<RawFd> = passed.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let needed = passed_numbers.iter().copied().chain([self.image.as_raw_fd()]);
         let number = number_in_child(channel.as_raw_fd(), &needed.collect::<Vec<_>>());
         let environment = self
@@ -164,7 +163,7 @@ impl Launch {
             .iter()
             .cloned()
             .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
-            .chain(Passed::variables(passed).into_iter().map(|(name, value)| (name.into(), value)))
+            .chain(passed.variables.iter().map(|(name, value)| (name.into(), value.clone())))
             .chain([(variable.into(), number.to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
@@ -194,6 +193,13 @@ impl Launch {
     fn no_directory(&self, source: io::Error) -> SpawnError {
         SpawnError::Directory { directory: self.directory.clone(), source }
     }
+}
+
+/// Descriptors that a process inherits under the numbers that they have here, and the variables that name them.
+#[derive(Debug, Default)]
+pub(crate) struct PassedDescriptors {
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) variables: Vec<(&'static str, OsString)>,
 }
 
 /// How a process is started.
@@ -242,15 +248,6 @@ pub(crate) enum SpawnError {
     Exec { executable: PathBuf, source: io::Error },
     #[error("the directory that this service was started in, {}, cannot be used: {source}", directory.display())]
     Directory { directory: PathBuf, source: io::Error },
-}
-
-/// What another process gets of these variables: all but those that belong to one process.
-pub(crate) fn passed_on(
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Vec<(OsString, OsString)> {
-    let is_of_one =
-        |name: &OsStr| OF_ONE_PROCESS.iter().chain(&systemd::OF_ONE_PROCESS).any(|of| name == *of);
-    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
 }
 
 /// The working directory, as the shell that started us names it: with a symbolic link such as `current` unresolved.
@@ -438,13 +435,6 @@ pub(crate) struct Process {
     pidfd: OwnedFd,
     /// One that is not is reaped by the service manager, which alone learns how it ended.
     is_child: bool,
-}
-
-impl Process {
-    /// Its number and its pidfd.
-    pub(crate) fn into_parts(self) -> (u32, OwnedFd) {
-        (self.pid.unsigned_abs(), self.pidfd)
-    }
 }
 
 impl Child for Process {

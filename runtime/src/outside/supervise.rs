@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,12 +29,9 @@ use nix::sys::socket::{
 };
 
 use crate::base::report::{RateLimit, complain_as_supervisor};
-use crate::outside::proof;
-use crate::outside::spawn::Launch;
-use crate::outside::spawner::What;
-use crate::outside::systemd::Passed;
 use crate::sys::pidfd;
 use crate::sys::poll;
+use crate::sys::proc;
 use crate::sys::signals;
 
 /// The name under which its socket is passed on from generation to generation, among the files of a service. No service
@@ -60,18 +57,18 @@ pub(crate) fn tell(supervisor: &OwnedFd) {
 /// # Errors
 ///
 /// The service could not be started.
-pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::Result<Infallible> {
+pub(crate) fn run(
+    start: impl FnOnce(BorrowedFd<'_>) -> io::Result<(u32, OwnedFd)>,
+) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
     let passed_on = signals::block_all()?;
     let signals = SignalFd::with_flags(&passed_on, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     setsockopt(&ours, sockopt::PassCred, &true)?;
-    let first = launch
-        .start_supervised(What::Release, theirs.as_fd(), upgrade, &passed)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    drop((theirs, passed));
-    let mut supervisor = Supervisor::new(signals, ours, Generation::new(first.into_parts()));
+    let first = start(theirs.as_fd())?;
+    drop(theirs);
+    let mut supervisor = Supervisor::new(signals, ours, GenerationProcess::new(first));
     loop {
         let mut fds = [
             PollFd::new(supervisor.signals.as_fd(), PollFlags::POLLIN),
@@ -105,7 +102,7 @@ fn complain(complaint: &RateLimit, what: fmt::Arguments<'_>) {
 }
 
 /// A process that serves, or has served.
-struct Generation {
+struct GenerationProcess {
     pid: u32,
     /// The process itself, whose number may be another's once its predecessor has reaped it.
     pidfd: OwnedFd,
@@ -115,7 +112,7 @@ struct Generation {
     stops: usize,
 }
 
-impl Generation {
+impl GenerationProcess {
     fn new((pid, pidfd): (u32, OwnedFd)) -> Self {
         Self { pid, pidfd, status: None, stops: 0 }
     }
@@ -125,7 +122,7 @@ struct Supervisor {
     signals: SignalFd,
     service: OwnedFd,
     /// Those that served last, and were not reaped here before the next; the one that serves is the last of them.
-    generations: VecDeque<Generation>,
+    generations: VecDeque<GenerationProcess>,
     /// The process that has said that it serves, until it is followed.
     announced: Option<(u32, SystemTime)>,
     /// The status of the one that was reaped last.
@@ -140,7 +137,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(signals: SignalFd, service: OwnedFd, first: Generation) -> Self {
+    fn new(signals: SignalFd, service: OwnedFd, first: GenerationProcess) -> Self {
         let generations = VecDeque::from([first]);
         Self {
             signals,
@@ -196,7 +193,7 @@ impl Supervisor {
         match pidfd::open(pid) {
             // After a shortage the process may be gone, and its number be that of another, which gets no signals of the
             // service's.
-            Ok(pidfd) => match proof::began_before(pidfd.as_fd(), heard) {
+            Ok(pidfd) => match proc::began_before(pidfd.as_fd(), heard) {
                 Ok(true) => self.take_down_current(pid, pidfd),
                 Ok(false) => {}
                 Err(why) => {
@@ -278,18 +275,18 @@ impl Supervisor {
 
     fn take_down_current(&mut self, pid: u32, pidfd: OwnedFd) {
         // One whose successor has died serves again. If it is dead, it is another that has its number.
-        let is_it = |it: &Generation| it.pid == pid && !pidfd::is_dead(it.pidfd.as_fd());
+        let is_it = |it: &GenerationProcess| it.pid == pid && !pidfd::is_dead(it.pidfd.as_fd());
         let known = self.generations.iter().position(is_it);
         let current = known.and_then(|at| self.generations.remove(at));
         self.generations.retain(|it| it.status.is_none());
         if self.generations.len() == MAX_GENERATIONS {
             self.generations.pop_front();
         }
-        self.generations.push_back(current.unwrap_or_else(|| Generation::new((pid, pidfd))));
+        self.generations.push_back(current.unwrap_or_else(|| GenerationProcess::new((pid, pidfd))));
         self.send_stops();
     }
 
-    fn current(&self) -> Option<&Generation> {
+    fn current(&self) -> Option<&GenerationProcess> {
         self.generations.back()
     }
 
@@ -325,7 +322,7 @@ mod tests {
         setsockopt(&ours, sockopt::PassCred, &true).unwrap();
         let signals = SignalFd::new(&SigSet::empty()).unwrap();
         let us = process::id();
-        let first = Generation::new((us, pidfd::open(us).unwrap()));
+        let first = GenerationProcess::new((us, pidfd::open(us).unwrap()));
         (Supervisor::new(signals, ours, first), theirs)
     }
 
@@ -380,7 +377,7 @@ mod tests {
         let pidfd = pidfd::open(reaped.id()).unwrap();
         reaped.wait().unwrap();
         let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
-        supervisor.generations.push_back(Generation::new((orphan.id(), pidfd)));
+        supervisor.generations.push_back(GenerationProcess::new((orphan.id(), pidfd)));
         supervisor.last = Some(7);
         assert_eq!(supervisor.last_status(), 7);
         // It says that it serves: that is another process than the generation of its number.

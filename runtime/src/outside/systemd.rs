@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::pipe2;
 
 use crate::base::error::StartError;
-use crate::config::environment;
+use crate::config::environment::{self, LISTEN_FDNAMES, LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC};
 use crate::outside::sockets::Numbers;
 use crate::sys::outgoing::Outgoing;
 use crate::sys::pidfd;
@@ -33,20 +33,8 @@ use crate::sys::poll;
 pub(crate) use passed::{adopt_passed, close_unadopted, describe_passed, is_reachable, take_passed};
 pub(crate) use whereabouts::{Whereabouts, behind_a_wrapper, is_behind_a_wrapper};
 
-const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
-const WATCHDOG_PID: &str = "WATCHDOG_PID";
-const LISTEN_PID: &str = "LISTEN_PID";
-const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
-const LISTEN_FDS: &str = "LISTEN_FDS";
-const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 /// How many descriptors the manager keeps for the service; systemd sets it since version 254.
 const FDSTORE: &str = "FDSTORE";
-
-/// What belongs to one process of those that a manager sets. The first two of them are passed on, by
-/// [`for_successor`](Variables::for_successor): as they are once the service begins.
-pub(crate) const OF_ONE_PROCESS: [&str; 7] =
-    [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
 
 /// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
@@ -73,7 +61,7 @@ impl Variables {
     /// Must be called while the process has one thread.
     pub(crate) fn take() -> Self {
         let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
-            environment::take(OF_ONE_PROCESS);
+            environment::take(environment::OF_MANAGER);
         Self { notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names }
     }
 
@@ -200,14 +188,17 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// The variables that pass them on once more, to a process that finds them under the same numbers.
-    pub(crate) fn variables(passed: &[Self]) -> Vec<(&'static str, OsString)> {
+    /// The descriptors, and the variables that pass them on to a process that finds them under the same numbers.
+    pub(crate) fn into_parts(passed: Vec<Self>) -> (Vec<OwnedFd>, Vec<(&'static str, OsString)>) {
         let name = |it: &Self| format!("{}{}", if it.stored { STORED } else { "" }, it.name);
         let names: Vec<_> = passed.iter().map(name).collect();
+        let descriptors = passed.into_iter().map(|it| it.fd).collect();
         if names.is_empty() {
-            return Vec::new();
+            return (descriptors, Vec::new());
         }
-        vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())]
+        let variables =
+            vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())];
+        (descriptors, variables)
     }
 }
 

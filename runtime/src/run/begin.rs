@@ -34,13 +34,13 @@ use crate::outside::handover::PredecessorOffer;
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
 use crate::outside::pidfile::Pidfile;
+use crate::outside::proof;
 use crate::outside::sockets::{self, BindError, BoundSocket, Numbers};
-use crate::outside::spawn::{Launch, Siblings};
+use crate::outside::spawn::{Launch, PassedDescriptors, Siblings};
 use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
-use crate::outside::unadopted::{Entry, Source, Unadopted};
-use crate::outside::{hint, unadopted};
+use crate::outside::unadopted::{self, Entry, Source, Unadopted};
 use crate::sys::pidfd;
 use crate::sys::signals::{self, Blocked};
 
@@ -191,7 +191,12 @@ impl Origin {
         };
         // A successor, and the first generation under a supervisor, leave that to the process that has it.
         if is_wanted && offered.is_none() && supervisor.is_none() {
-            match supervise::run(&launch, settings.upgrade_signal, passed) {
+            let start = |socket: BorrowedFd<'_>| {
+                let (descriptors, variables) = Passed::into_parts(passed);
+                let passed = PassedDescriptors { descriptors, variables };
+                launch.start_supervised(socket, settings.upgrade_signal, passed)
+            };
+            match supervise::run(start) {
                 Err(error) => return Err(StartError::system("supervise the service")(error)),
             }
         }
@@ -240,7 +245,7 @@ impl Origin {
         let pidfile = self.settings.pidfile.take().filter(|_| is_process);
         let pidfile = pidfile.map(|path| Pidfile::new(path, shared.pid));
         let predecessor = self.offered.as_ref().map(Offered::predecessor);
-        let running = pidfile.as_ref().and_then(|it| hint::other_service(it, predecessor.as_ref()));
+        let running = pidfile.as_ref().and_then(|it| proof::other_service(it, predecessor.as_ref()));
         if let Some(running) = running {
             return Err(running);
         }

@@ -12,8 +12,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
 use crate::between::shared::Shared;
+use crate::config::environment;
 use crate::outside::preflight::Check;
-use crate::outside::spawn::{self};
 use crate::outside::spawner::{Child, Spawner, What};
 use crate::run::begin::{Host, Started};
 
@@ -48,7 +48,7 @@ impl Spawner for Next {
     }
 
     fn check(&self, command: &OsStr) -> io::Result<Check> {
-        let environment = spawn::passed_on(env::vars_os());
+        let environment = environment::passed_on(env::vars_os());
         Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)
     }
 }

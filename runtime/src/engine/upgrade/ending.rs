@@ -11,6 +11,7 @@ use crate::lifecycle::{Event, Predecessor};
 use crate::outside::handover::message::Message;
 use crate::outside::hint;
 use crate::outside::pidfile::Pidfile;
+use crate::outside::proof;
 use crate::outside::sockets::PathLock;
 use crate::outside::supervise;
 use crate::sys::pidfd::is_dead;
@@ -52,7 +53,7 @@ impl Engine {
         let predecessor = self.neighbours.predecessor.as_ref().map(|it| &it.offered);
         // The lock orders two first starts. An upgrade takes no lock: no process accepts at this moment.
         let _lock = predecessor.is_none().then(|| PathLock::take(pidfile.path()));
-        if let Some(running) = hint::other_service(pidfile, predecessor) {
+        if let Some(running) = proof::other_service(pidfile, predecessor) {
             pidfile.unstage();
             return Err(running.to_string());
         }

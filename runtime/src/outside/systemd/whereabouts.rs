@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::process::parent_id;
 use std::process;
 
+use crate::sys::proc::parent_and_program;
+
 /// The process that systemd has executed, systemd.exec(5), since version 248. Whatever that one starts inherits it.
 const SYSTEMD_EXEC_PID: &str = "SYSTEMD_EXEC_PID";
 /// The manager of a user, which it sets for the processes of its units.
@@ -37,7 +39,7 @@ impl Whereabouts {
             executed: variable(SYSTEMD_EXEC_PID),
             of_user: variable(MANAGERPID),
         };
-        relatives.whereabouts(stat)
+        relatives.whereabouts(parent_and_program)
     }
 
     /// What an operator can do about it.
@@ -70,19 +72,9 @@ pub(crate) fn behind_a_wrapper(pid: u32) -> String {
 
 /// Whether this process is a child neither of its predecessor nor of the parent of that one, which start a successor.
 pub(crate) fn is_behind_a_wrapper(predecessor: u32) -> bool {
-    let (parent, usual) = (parent_id(), stat(predecessor).map(|(parent, _)| parent));
+    let (parent, usual) = (parent_id(), parent_and_program(predecessor).map(|(parent, _)| parent));
     // 0 is the parent of who is in a PID namespace of its own.
     parent != 0 && parent != predecessor && usual.is_some_and(|usual| usual != parent)
-}
-
-/// The parent of a process and the name of its program, proc_pid_stat(5).
-fn stat(pid: u32) -> Option<(u32, String)> {
-    // A name is any bytes.
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (head, after_name) = stat.rsplit_once(')')?;
-    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
-    Some((parent, head.split_once('(')?.1.to_owned()))
 }
 
 /// What a process knows of those that it comes from.
