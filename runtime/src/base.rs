@@ -8,3 +8,4 @@ pub(crate) mod report;
 pub(crate) mod returned;
 pub mod status;
 pub(crate) mod sync;
+pub(crate) mod unadopted;

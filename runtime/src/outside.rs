@@ -20,4 +20,3 @@ pub(crate) mod spawner;
 pub(crate) mod supervise;
 #[cfg(upgrades)]
 pub(crate) mod systemd;
-pub(crate) mod unadopted;

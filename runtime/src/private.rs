@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::base::address::Kind;
-use crate::base::returned::Told;
+use crate::base::returned::ReturnedWithError;
 use crate::between::params::FromListener;
 
 /// Answers for a type whether it is a [`FromListener`] or not: the inherent constants win where they exist.
@@ -91,8 +91,8 @@ pub trait NoError {
 impl<T> NoError for Probe<'_, T> {}
 
 /// What a body has returned, and the error in it. Whether it is a `Termination` is found by whoever runs it, once.
-pub fn told<T>(returned: T, error: Option<String>) -> Told<T> {
-    Told::new(returned, error)
+pub fn told<T>(returned: T, error: Option<String>) -> ReturnedWithError<T> {
+    ReturnedWithError::new(returned, error)
 }
 
 pub use {__package as package, __readiness as readiness, __takes as takes};

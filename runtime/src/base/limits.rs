@@ -13,6 +13,10 @@ const MAX_NAME: usize = 64;
 /// How many listeners a service may have, beside its control socket: a successor names those that it keeps in one message.
 pub(crate) const MAX_LISTENERS: usize = 10_000;
 
+/// How much of the path of a pid file two generations compare and a message shows, in bytes.
+#[cfg(upgrades)]
+pub(crate) const MAX_PIDFILE_SHOWN: usize = 2048;
+
 /// What the service is called, by which a process recognises a successor that is another service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {

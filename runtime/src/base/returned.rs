@@ -52,24 +52,24 @@ impl Returned for <fn() -> ! as Function>::Output {}
 /// What a body under the attribute has returned, with the error that the expansion has found in it.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Told<T> {
+pub struct ReturnedWithError<T> {
     returned: T,
     error: Option<String>,
 }
 
-impl<T> Told<T> {
+impl<T> ReturnedWithError<T> {
     pub(crate) fn new(returned: T, error: Option<String>) -> Self {
         Self { returned, error }
     }
 }
 
-impl<T: Termination> Termination for Told<T> {
+impl<T: Termination> Termination for ReturnedWithError<T> {
     fn report(self) -> ExitCode {
         self.returned.report()
     }
 }
 
-impl<T: Termination> Returned for Told<T> {
+impl<T: Termination> Returned for ReturnedWithError<T> {
     fn error(&self) -> Option<String> {
         self.error.clone()
     }
@@ -124,6 +124,6 @@ mod tests {
         assert_eq!(error(Ok::<_, ()>(Err::<(), _>(7))).unwrap(), "7");
         let boxed: Result<(), Box<dyn std::error::Error>> = Err("no room".into());
         assert_eq!(error(boxed).unwrap(), r#""no room""#);
-        assert_eq!(error(Told::new((), Some("odd".to_owned()))).unwrap(), "odd");
+        assert_eq!(error(ReturnedWithError::new((), Some("odd".to_owned()))).unwrap(), "odd");
     }
 }

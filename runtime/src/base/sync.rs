@@ -77,15 +77,15 @@ impl<T> Latch<T> {
 /// A question that is asked again and again, of one who may be there to take it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    is_taken_by_somebody: AtomicBool,
+    has_taker: AtomicBool,
     asked: AtomicBool,
     changed: Event,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        let [is_taken_by_somebody, asked] = [(); 2].map(|()| AtomicBool::new(false));
-        Self { is_taken_by_somebody, asked, changed: Event::new() }
+        let [has_taker, asked] = [(); 2].map(|()| AtomicBool::new(false));
+        Self { has_taker, asked, changed: Event::new() }
     }
 
     /// Asks it. Returns whether there is somebody who takes it, sooner or later.
@@ -94,13 +94,13 @@ impl Pulse {
         // No plain store: loom cannot tell that one from before the last swap of `taken` from a later one.
         self.asked.swap(true, Ordering::SeqCst);
         self.changed.notify(usize::MAX);
-        self.is_taken_by_somebody.load(Ordering::SeqCst)
+        self.has_taker.load(Ordering::SeqCst)
     }
 
     /// Waits for it to be asked, and takes it.
     #[cfg(any(feature = "tokio", test))]
     pub(crate) async fn taken(&self) {
-        self.is_taken_by_somebody.store(true, Ordering::SeqCst);
+        self.has_taker.store(true, Ordering::SeqCst);
         loop {
             listener!(self.changed => changed);
             if self.asked.swap(false, Ordering::SeqCst) {

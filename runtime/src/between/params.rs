@@ -10,13 +10,13 @@ use crate::base::error::{StartError, UpgradeError};
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, too_many_listeners};
 use crate::base::status::Status;
 use crate::base::sync::Latch;
+use crate::base::unadopted;
+use crate::base::unadopted::{Entry, Unadopted};
 use crate::between::drain::Shutdown;
 use crate::between::gate_control::GateControl;
 use crate::between::shared::{Note, Pool, Reply, Shared, Upgraded};
 use crate::config::convert::IntoAddress;
 use crate::outside::sockets::{self, BoundSocket};
-use crate::outside::unadopted;
-use crate::outside::unadopted::{Entry, Unadopted};
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
 /// A type that a declared listener can be taken as.

@@ -17,13 +17,13 @@ use crate::base::returned::BodyEnd;
 use crate::base::status::Status;
 use crate::base::sync::primitives::{AtomicBool, AtomicUsize};
 use crate::base::sync::{Latch, Pulse};
+use crate::base::unadopted::Unadopted;
 #[cfg(upgrades)]
 use crate::between::gate_control::ControlSocket;
 use crate::between::gate_control::GateControl;
 use crate::outside::sockets::{self, BoundSocket};
 #[cfg(upgrades)]
 use crate::outside::systemd::Manager;
-use crate::outside::unadopted::Unadopted;
 use crate::sys::fd::OwnedFd;
 use crate::sys::wake::Wake;
 

@@ -68,7 +68,7 @@ pub(crate) struct Environment {
 
 /// What the process that started this one has set for it.
 #[derive(Debug)]
-pub(crate) struct OfThisProcess {
+pub(crate) struct OwnVariables {
     pub(crate) handover: Option<OsString>,
     pub(crate) supervisor: Option<OsString>,
 }
@@ -120,7 +120,7 @@ impl Environment {
     /// Reads them, and removes those that belong to this process alone.
     ///
     /// Must be called while the process has one thread.
-    pub(crate) fn take() -> (Self, OfThisProcess) {
+    pub(crate) fn take() -> (Self, OwnVariables) {
         // A name that is not UTF-8 is none that anybody takes, and is refused as it is printed.
         let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);
         let mut variables: Vec<_> =
@@ -130,8 +130,8 @@ impl Environment {
             variables.retain(|(known, _)| known != name);
             remove(name)
         };
-        let of_this_process = OfThisProcess { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
-        (Self { variables }, of_this_process)
+        let own = OwnVariables { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
+        (Self { variables }, own)
     }
 
     /// Takes a variable, parsed.

@@ -35,6 +35,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
+use crate::base::unadopted::Unadopted;
 use crate::between::gate_control::ControlSocket;
 use crate::between::shared::{Inheritance, Reply};
 use crate::engine::core::{Engine, MAX_ARRIVALS};
@@ -43,9 +44,8 @@ use crate::lifecycle::{Action, Event, Phase};
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
 use crate::outside::sockets::BoundSocket;
-use crate::outside::spawner::What;
+use crate::outside::spawner::Image;
 use crate::outside::systemd;
-use crate::outside::unadopted::Unadopted;
 use crate::sys::poll;
 
 /// The pause after a poll(2) that has failed for want of memory.
@@ -122,7 +122,7 @@ impl Engine {
             Action::Report(outcome) => self.report(outcome),
             Action::Check => return self.check(),
             Action::EndCheck => self.end_check(),
-            Action::Spawn => return self.spawn(What::Release),
+            Action::Spawn => return self.spawn(Image::Release),
             Action::SpawnRescue => return self.spawn_rescue(),
             Action::SendCommit => self.send_to_successor(&Message::Commit),
             Action::SendStop => self.send_to_successor(&Message::Stop),
@@ -170,7 +170,7 @@ impl Engine {
             "the successor {how}{more}; this process's own executable is started in its place",
         );
         self.neighbours.upgrade.requested = Some(Instant::now());
-        self.spawn(What::OwnImage)
+        self.spawn(Image::Own)
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.

@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 #[cfg(upgrades)]
+use crate::base::limits::MAX_PIDFILE_SHOWN;
+#[cfg(upgrades)]
 use crate::base::report::printable;
 
 /// The longest text that is a number of a process and a line's end, with room to spare.
 const MAX_TEXT: u64 = 32;
-
-/// How much of the path of a pid file is compared and told, in bytes.
-#[cfg(upgrades)]
-pub(crate) const MAX_SHOWN: usize = 2048;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
@@ -133,7 +131,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(upgrades)]
 pub(crate) fn shown(path: Option<&Path>) -> String {
     let mut text = path.map(|path| printable(&path.to_string_lossy())).unwrap_or_default();
-    let end = (0..=MAX_SHOWN.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let end = (0..=MAX_PIDFILE_SHOWN.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or_default());
     text
 }

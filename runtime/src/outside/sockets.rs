@@ -25,8 +25,8 @@ use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 use crate::base::address::{Address, Host, Kind, Place};
 use crate::base::error::StartError;
 use crate::base::report::{Who, complain, printable};
+use crate::base::unadopted::Entry;
 use crate::outside::hint;
-use crate::outside::unadopted::Entry;
 
 /// Our default of the backlog: what the kernel caps at `net.core.somaxconn`, as the tools of this field do.
 const BACKLOG: i32 = 4096;

@@ -29,7 +29,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::config::environment::{self, HANDOVER, SUPERVISOR};
 use crate::outside::hint;
 use crate::outside::preflight::Check;
-use crate::outside::spawner::{Child, Spawner, What};
+use crate::outside::spawner::{Child, Image, Spawner};
 use crate::sys::pidfd;
 use crate::sys::signals;
 
@@ -110,10 +110,10 @@ impl Launch {
     }
 
     /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
-    fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
+    fn start(&self, image: Image, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
         let is_sibling = self.siblings.are_wanted(&self.environment);
-        let how = How { is_sibling, blocked: SigSet::empty(), own_group: false };
-        self.start_with(what, HANDOVER, channel, how, &PassedDescriptors::default())
+        let setup = ChildSetup { is_sibling, blocked: SigSet::empty(), own_group: false };
+        self.start_with(image, HANDOVER, channel, setup, &PassedDescriptors::default())
     }
 
     /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
@@ -126,8 +126,8 @@ impl Launch {
         passed: PassedDescriptors,
     ) -> io::Result<(u32, OwnedFd)> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        let how = How { is_sibling: false, blocked, own_group: true };
-        match self.start_with(What::Release, SUPERVISOR, socket, how, &passed) {
+        let setup = ChildSetup { is_sibling: false, blocked, own_group: true };
+        match self.start_with(Image::Release, SUPERVISOR, socket, setup, &passed) {
             Ok(Process { pid, pidfd, .. }) => Ok((pid.unsigned_abs(), pidfd)),
             Err(error) => Err(io::Error::other(error.to_string())),
         }
@@ -136,16 +136,16 @@ impl Launch {
     /// Starts an executable that finds the number of `channel` in `variable`, and what is passed under the numbers that it has.
     fn start_with(
         &self,
-        what: What,
+        image: Image,
         variable: &str,
         channel: BorrowedFd<'_>,
-        how: How,
+        setup: ChildSetup,
         passed: &PassedDescriptors,
     ) -> Result<Process, SpawnError> {
-        let path = match what {
-            What::Release => self.executable.clone(),
+        let path = match image {
+            Image::Release => self.executable.clone(),
             // It is resolved by the child before close-on-exec closes the descriptor.
-            What::OwnImage => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+            Image::Own => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
         };
         let failed =
             |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
@@ -180,14 +180,14 @@ impl Launch {
             environment: &pointers(&environment),
             directory: &directory,
             umask: self.umask.bits(),
-            blocked: *how.blocked.as_ref(),
-            own_group: how.own_group,
+            blocked: *setup.blocked.as_ref(),
+            own_group: setup.own_group,
             passed: &passed_numbers,
             channel: channel.as_raw_fd(),
             number,
             failed: 0,
         };
-        spawn(job, how.is_sibling).map_err(failed)
+        spawn(job, setup.is_sibling).map_err(failed)
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
@@ -203,7 +203,7 @@ pub(crate) struct PassedDescriptors {
 }
 
 /// How a process is started.
-struct How {
+struct ChildSetup {
     /// Whether it is a child of the parent of this process.
     is_sibling: bool,
     /// The signals that are blocked in it.
@@ -213,8 +213,8 @@ struct How {
 }
 
 impl Spawner for Launch {
-    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
-        match self.start(what, channel.as_fd()) {
+    fn spawn(&mut self, image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        match self.start(image, channel.as_fd()) {
             Ok(process) => Ok(Box::new(process)),
             Err(error) => Err(error.to_string()),
         }

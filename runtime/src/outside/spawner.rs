@@ -10,7 +10,7 @@ use crate::outside::preflight::Check;
 /// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
 pub(crate) trait Spawner: Send {
     /// Starts one, whose end of the channel is `channel`.
-    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
+    fn spawn(&mut self, image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
     /// The path that a start executes.
     fn executable(&self) -> Option<&Path>;
     /// The umask of the first start, where there is one to pass on.
@@ -34,9 +34,9 @@ pub(crate) trait Child: AsFd + Send {
 
 /// What a start runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Image {
     /// Whatever the path of the executable names by now.
     Release,
     /// The very file that this process runs.
-    OwnImage,
+    Own,
 }

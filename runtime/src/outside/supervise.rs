@@ -194,7 +194,7 @@ impl Supervisor {
             // After a shortage the process may be gone, and its number be that of another, which gets no signals of the
             // service's.
             Ok(pidfd) => match proc::began_before(pidfd.as_fd(), heard) {
-                Ok(true) => self.take_down_current(pid, pidfd),
+                Ok(true) => self.set_current(pid, pidfd),
                 Ok(false) => {}
                 Err(why) => {
                     complain(&self.cannot_follow, format_args!("{}", cannot_follow(&why)));
@@ -273,7 +273,7 @@ impl Supervisor {
         true
     }
 
-    fn take_down_current(&mut self, pid: u32, pidfd: OwnedFd) {
+    fn set_current(&mut self, pid: u32, pidfd: OwnedFd) {
         // One whose successor has died serves again. If it is dead, it is another that has its number.
         let is_it = |it: &GenerationProcess| it.pid == pid && !pidfd::is_dead(it.pidfd.as_fd());
         let known = self.generations.iter().position(is_it);
@@ -381,7 +381,7 @@ mod tests {
         supervisor.last = Some(7);
         assert_eq!(supervisor.last_status(), 7);
         // It says that it serves: that is another process than the generation of its number.
-        supervisor.take_down_current(orphan.id(), pidfd::open(orphan.id()).unwrap());
+        supervisor.set_current(orphan.id(), pidfd::open(orphan.id()).unwrap());
         assert_eq!(supervisor.generations.len(), 3);
         orphan.kill().unwrap();
         assert_eq!(supervisor.last_status(), 128 + 9);
@@ -394,7 +394,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pidfd = pidfd::open(child.id()).unwrap();
         pidfd::signal(pidfd.as_fd(), 40);
-        supervisor.take_down_current(child.id(), pidfd);
+        supervisor.set_current(child.id(), pidfd);
         assert_eq!(supervisor.last_status(), 128 + 40);
         assert!(child.wait().is_err(), "it was reaped");
     }

@@ -72,7 +72,7 @@ impl Variables {
     }
 
     /// Whether systemd has started this process, and neither wants to be told of an upgrade nor is asked to.
-    pub(crate) fn is_untold(&self) -> bool {
+    pub(crate) fn lacks_notify_socket(&self) -> bool {
         let started = std::env::var_os("SYSTEMD_EXEC_PID");
         self.notify.is_none() && started.is_some_and(|pid| pid == *process::id().to_string())
     }

@@ -22,6 +22,7 @@ use crate::base::error::StartError;
 use crate::base::limits::Identity;
 use crate::base::limits::{ENGINE_THREAD, no_thread};
 use crate::base::report::{cannot_start, printable};
+use crate::base::unadopted::{self, Entry, Source, Unadopted};
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::between::params::Start;
 use crate::between::shared::{Inheritance, Note, Prepared, Shared, start_thread};
@@ -40,7 +41,6 @@ use crate::outside::spawn::{Launch, PassedDescriptors, Siblings};
 use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
-use crate::outside::unadopted::{self, Entry, Source, Unadopted};
 use crate::sys::pidfd;
 use crate::sys::signals::{self, Blocked};
 
@@ -213,7 +213,7 @@ impl Origin {
         if follows && offered.as_ref().is_some_and(|it| systemd::is_behind_a_wrapper(it.parent)) {
             warnings.push(systemd::behind_a_wrapper(std::process::id()));
         }
-        if variables.is_untold() && !is_supervised && offered.is_none() {
+        if variables.lacks_notify_socket() && !is_supervised && offered.is_none() {
             warnings.push(
                 "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
                  one is that of the service; use Type=notify, or the option `supervise`"
@@ -652,7 +652,7 @@ mod tests {
     use super::*;
     use crate::between::shared::Verdict;
     use crate::outside::preflight::Check;
-    use crate::outside::spawner::{Child, What};
+    use crate::outside::spawner::{Child, Image};
     use crate::sys::fault;
     use crate::{Ready, blocking};
 
@@ -702,7 +702,7 @@ mod tests {
     /// It starts no successor.
     struct Nobody;
     impl Spawner for Nobody {
-        fn spawn(&mut self, _: What, _: OwnedFd) -> Result<Box<dyn Child>, String> {
+        fn spawn(&mut self, _: Image, _: OwnedFd) -> Result<Box<dyn Child>, String> {
             unreachable!("it is not asked to")
         }
         fn executable(&self) -> Option<&Path> {

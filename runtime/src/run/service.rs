@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::{ExitCode, Termination};
 
 use crate::base::error::StartError;
-use crate::base::returned::{Returned, Told};
+use crate::base::returned::{Returned, ReturnedWithError};
 use crate::between::params::Start;
 use crate::between::shared::Verdict;
 use crate::config::service::Service;
@@ -56,11 +56,11 @@ impl Service {
                 move || {
                     let returned = body();
                     let error = returned.error();
-                    Told::new(returned.report(), error)
+                    ReturnedWithError::new(returned.report(), error)
                 }
             })
         };
-        let ended = body::run_blocking(self, Host::Process, prepare, Told::error);
+        let ended = body::run_blocking(self, Host::Process, prepare, ReturnedWithError::error);
         exit_code(ended.map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,

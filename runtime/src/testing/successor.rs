@@ -14,7 +14,7 @@ use super::kill;
 use crate::between::shared::Shared;
 use crate::config::environment;
 use crate::outside::preflight::Check;
-use crate::outside::spawner::{Child, Spawner, What};
+use crate::outside::spawner::{Child, Image, Spawner};
 use crate::run::begin::{Host, Started};
 
 /// The service that the next upgrade starts.
@@ -35,7 +35,7 @@ impl Next {
 }
 
 impl Spawner for Next {
-    fn spawn(&mut self, _what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+    fn spawn(&mut self, _what: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
         let job = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match job {
             Some(job) => Ok(Box::new(Shareable(job(channel)))),

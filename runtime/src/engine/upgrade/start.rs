@@ -14,15 +14,15 @@ use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, Speaker, parts};
 use crate::outside::pidfile::{self, Pidfile};
 use crate::outside::sockets::BoundSocket;
-use crate::outside::spawner::What;
+use crate::outside::spawner::Image;
 use crate::sys::pidfd;
 
 impl Engine {
     /// Starts a successor, which finds the offer in its channel.
-    pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
+    pub(super) fn spawn(&mut self, image: Image) -> Option<Event> {
         self.reason = None;
         self.neighbours.upgrade.dead_successor = DeadSuccessor::default();
-        match self.start_successor(what) {
+        match self.start_successor(image) {
             Ok(successor) => {
                 tell!(
                     self.shared,
@@ -46,7 +46,7 @@ impl Engine {
         }
     }
 
-    fn start_successor(&mut self, what: What) -> Result<Successor, String> {
+    fn start_successor(&mut self, image: Image) -> Result<Successor, String> {
         let speaker = Speaker::us(self.shared.generation, &self.settings.identity);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
@@ -75,7 +75,7 @@ impl Engine {
             channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
         }
         self.begin_sharing()?;
-        let child = self.neighbours.spawner.spawn(what, theirs)?;
+        let child = self.neighbours.spawner.spawn(image, theirs)?;
         Ok(Successor::new(child, channel, inodes, generation))
     }
 }

@@ -104,7 +104,7 @@ impl Channel {
     /// Whether nobody holds the other end any more.
     pub(crate) fn is_at_its_end(&self) -> bool {
         // POLLHUP is said unasked.
-        self.is_said(0).unwrap_or(false)
+        self.has_event(0).unwrap_or(false)
     }
 
     /// Queues a message for which the other process need not wake: it travels ahead of the next one, at the next
@@ -225,10 +225,10 @@ impl Channel {
     /// poll(2) say that the other process has closed it.
     fn end(&self) -> Result<Received, ChannelError> {
         // POLLHUP is said unasked.
-        if self.is_said(0)? {
+        if self.has_event(0)? {
             return Ok(Received::End);
         }
-        if self.is_said(libc::POLLRDHUP)? {
+        if self.has_event(libc::POLLRDHUP)? {
             // It lives and can say nothing more, shutdown(2).
             return Err(io::Error::other("the other process has shut down its half").into());
         }
@@ -236,7 +236,7 @@ impl Channel {
     }
 
     /// Whether poll(2) says one of these events, or what it says unasked.
-    fn is_said(&self, events: libc::c_short) -> io::Result<bool> {
+    fn has_event(&self, events: libc::c_short) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::from_bits_retain(events))];
         Ok(is_ready(&mut fds, PollTimeout::ZERO)?)
     }
@@ -329,7 +329,7 @@ mod tests {
     use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, getsockopt, send, sendmsg, shutdown};
 
     use super::*;
-    use crate::outside::unadopted::Entry;
+    use crate::base::unadopted::Entry;
 
     fn pair() -> (Channel, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();

@@ -8,10 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::limits::{Identity, MAX_LISTENERS};
+use crate::base::limits::{Identity, MAX_LISTENERS, MAX_PIDFILE_SHOWN};
 use crate::base::report::printable;
-use crate::outside::pidfile;
-use crate::outside::unadopted::Entry;
+use crate::base::unadopted::Entry;
 
 /// The protocol that this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -40,7 +39,7 @@ const _: () = {
     assert!(
         r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
             + (MAX_LISTENERS + 1) * "65535,".len()
-            + pidfile::MAX_SHOWN * r"\\".len()
+            + MAX_PIDFILE_SHOWN * r"\\".len()
             <= MAX_MESSAGE
     );
     assert!(AROUND + r#""","#.len() + MAX_FILE_NAME * r"\u0000".len() <= MAX_MESSAGE);
@@ -66,7 +65,7 @@ pub(crate) enum Message {
         /// have set another before it comes to this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         umask: Option<u32>,
-        /// The pid file, by [`pidfile::shown`]; empty for none.
+        /// The pid file, by `pidfile::shown`; empty for none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pidfile: Option<String>,
     },
@@ -315,8 +314,10 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::report::MAX_REASON;
     use std::path::Path;
+
+    use crate::base::report::MAX_REASON;
+    use crate::outside::pidfile;
 
     fn entry(name: &str, address: &str, inode: Option<(u64, u64)>) -> Entry {
         Entry { name: name.to_owned(), address: address.to_owned(), inode, activated: false }
@@ -459,7 +460,7 @@ mod tests {
         for byte in ["\0".as_bytes(), b"\xff"] {
             let path = byte.repeat(4095);
             let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
-            let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(pidfile::MAX_SHOWN)))));
+            let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(MAX_PIDFILE_SHOWN)))));
             let offer =
                 Message::Offer { speaker: named(), sockets: 0, files: 0, executable, umask: None, pidfile };
             assert!(offer.encode().len() <= MAX_MESSAGE);
@@ -478,9 +479,9 @@ mod tests {
     fn prepared_fits_into_a_message_whatever_the_pid_file_is() {
         let adopted: Vec<_> = (65_535 - MAX_LISTENERS..=65_535).collect();
         for c in ["\"", "\\", "\n", "ü", "a"] {
-            let path = format!("/run/{}", c.repeat(3 * pidfile::MAX_SHOWN));
+            let path = format!("/run/{}", c.repeat(3 * MAX_PIDFILE_SHOWN));
             let pidfile = pidfile::shown(Some(Path::new(&path)));
-            assert!(pidfile.len() <= pidfile::MAX_SHOWN, "{}", pidfile.len());
+            assert!(pidfile.len() <= MAX_PIDFILE_SHOWN, "{}", pidfile.len());
             let message = Message::Prepared { adopted: adopted.clone(), pidfile: Some(pidfile) };
             assert!(message.encode().len() <= MAX_MESSAGE);
         }

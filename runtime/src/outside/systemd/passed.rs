@@ -9,8 +9,8 @@ use super::{Manager, Passed};
 use crate::base::address::{Address, Place};
 use crate::base::error::StartError;
 use crate::base::report::{Who, complain, printable};
+use crate::base::unadopted::{Source, Unadopted};
 use crate::outside::sockets::{BoundSocket, adopt_socket, inode_of, verify};
-use crate::outside::unadopted::{Source, Unadopted};
 
 /// Takes the socket of this name out of what a service manager has passed, or else one of this address. Names need not be
 /// set, and their order is nobody's promise (M4); as in `unadopted::take_offered`, of addresses with a port of the kernel's choice the

@@ -9,11 +9,11 @@ use std::time::Instant;
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
 use crate::base::status::Status;
+use crate::base::unadopted::Unadopted;
 use crate::between::shared::{Inheritance, Reply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
 use crate::outside::pidfile::Pidfile;
-use crate::outside::unadopted::Unadopted;
 
 /// The answer to requests that come after the end.
 pub(super) const REFUSAL_AT_END: UpgradeError = UpgradeError::Unsupported;

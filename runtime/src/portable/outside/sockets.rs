@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use crate::base::address::{Address, Host, Kind, Place};
 use crate::base::error::{StartError, UpgradeError};
 use crate::base::report::{Who, complain};
-use crate::outside::unadopted::Entry;
+use crate::base::unadopted::Entry;
 use crate::sys::fd::OwnedFd;
 
 /// Our default of the backlog, which each system caps.
