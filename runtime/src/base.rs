@@ -1,4 +1,5 @@
-//! The words that every part of the crate uses: addresses, errors, limits, log lines, the status; and how a thread waits for a value.
+//! What every part of the crate uses: addresses, errors, limits, log lines, the status, and how a thread waits for a
+//! value.
 
 pub(crate) mod address;
 pub(crate) mod error;

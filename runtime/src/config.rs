@@ -1,4 +1,4 @@
-//! What a service declares, and what its environment overrides.
+//! The declaration of a service, and the environment that overrides it.
 
 pub(crate) mod convert;
 pub(crate) mod environment;

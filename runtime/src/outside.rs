@@ -1,4 +1,5 @@
-//! The parties outside this process: sockets, the other generations, the service manager, the files and the commands.
+//! The parties outside this process, one in each file: sockets, other generations, the service manager, files,
+//! commands.
 
 #[cfg_attr(not(upgrades), path = "portable/outside/sockets.rs")]
 pub(crate) mod sockets;

@@ -1,4 +1,5 @@
-//! The operating system: one system call, or one kind of call, in each file. None of them knows a listener or the life cycle.
+//! The operating system: each file has one system call, or one kind of call. No file knows a listener or the life
+//! cycle.
 
 #[cfg_attr(not(upgrades), path = "portable/sys/signals.rs")]
 pub(crate) mod signals;

@@ -9,7 +9,7 @@ use crate::base::address::{Address, ParseAddressError};
 /// An address, or a text that does not parse and the reason. The start reports the reason.
 pub(super) type DeclaredAddress = Result<Address, (String, ParseAddressError)>;
 
-/// What [`Service::listen`](crate::Service::listen) takes for an address: an [`Address`], or a text that is checked at the start.
+/// What [`Service::listen`](crate::Service::listen) takes: an [`Address`], or a text that the start parses.
 pub trait IntoAddress {
     #[doc(hidden)]
     fn into_address(self) -> DeclaredAddress;
@@ -57,7 +57,7 @@ macro_rules! path_of_control {
 
 path_of_control!(&str, String, &Path, PathBuf);
 
-/// What a duration is given as: a [`Duration`], or a text such as `"500ms"`, `"30s"` or `"2m"`.
+/// A duration: a [`Duration`], or a text such as `"500ms"`, `"30s"` or `"2m"`.
 pub trait IntoDuration {
     #[doc(hidden)]
     fn into_duration(self) -> Result<Duration, String>;
@@ -75,7 +75,7 @@ impl IntoDuration for &str {
     }
 }
 
-/// Parses a duration, or says what the text is instead.
+/// Parses a duration. The error says what is expected instead.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = |error| format!("not a duration such as `500ms`, `30s` or `2m`: {error}");
     humantime::parse_duration(text).map_err(expected)

@@ -1,7 +1,7 @@
-//! The environment variables of the harness.
+//! The environment variables that the runtime reads.
 //!
-//! They are read once, at the start. One that is there and does not parse, or that means nothing, stops the start:
-//! a value that an operator has set is never silently ignored.
+//! They are read once, at the start. A `TABLEFLIP_` variable that does not parse or is unknown stops the start: a value
+//! that an operator has set is never silently ignored.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -13,12 +13,12 @@ use std::str::FromStr;
 use crate::base::error::StartError;
 
 const PREFIX: &str = "TABLEFLIP_";
-/// What precedes the name of a listener.
+/// The prefix of the variable of a listener.
 pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
-/// The variable that tells a successor which descriptor is its end of the channel.
+/// Names the descriptor of a successor's end of the channel.
 pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 
-/// The variable that tells the first generation under a supervisor which descriptor is its end of that one's socket.
+/// Names the descriptor of the supervisor's socket, for the first generation under a supervisor.
 pub(crate) const SUPERVISOR: &str = "TABLEFLIP_SUPERVISOR";
 
 /// The socket of the service manager, sd_notify(3).
@@ -46,7 +46,7 @@ pub(crate) const OF_MANAGER: [&str; 7] = [
     LISTEN_FDNAMES,
 ];
 
-/// The variables that another process gets: all but those that belong to one process.
+/// The environment of another process: all variables but those that belong to one process.
 #[cfg(upgrades)]
 pub(crate) fn passed_on(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -55,18 +55,18 @@ pub(crate) fn passed_on(
     variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
 }
 
-/// The variable of an option.
+/// The name of the variable of an option.
 pub(crate) fn variable(option: &str) -> String {
     PREFIX.to_owned() + &option.to_uppercase()
 }
 
-/// The variables that begin with our prefix.
+/// The variables with the prefix `TABLEFLIP_`.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     variables: Vec<(String, OsString)>,
 }
 
-/// What the process that started this one has set for it.
+/// The variables that the parent of this process has set for this process alone.
 #[derive(Debug)]
 pub(crate) struct OwnVariables {
     pub(crate) handover: Option<OsString>,
@@ -81,17 +81,17 @@ pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
     names.map(remove)
 }
 
-/// The environment that this process was executed with, whatever its own code has made of it since. Every process of a service is
-/// executed with that of the first start, so it is that.
+/// The environment of the exec of this process, without later changes by its own code. Every process of a service is
+/// executed with the environment of the first start.
 ///
-/// It is `environ` where the system does not say: /proc is not mounted, or the process has changed its user since.
+/// It falls back to `environ` where /proc is not mounted, or where the process has changed its user.
 #[cfg(upgrades)]
 pub(crate) fn at_exec() -> Vec<(OsString, OsString)> {
     let block = std::fs::read("/proc/self/environ").ok();
     block.and_then(|block| variables(&block)).unwrap_or_else(|| env::vars_os().collect())
 }
 
-/// The variables of a block of `NAME=VALUE`, each of which ends in NUL. `None` if it is no such block: a program that sets its
+/// The variables of a block of `NAME=VALUE`, each ending in NUL. `None` for any other block: a program that sets its
 /// title, setproctitle(3), overwrites it.
 #[cfg(upgrades)]
 fn variables(block: &[u8]) -> Option<Vec<(OsString, OsString)>> {
@@ -101,7 +101,7 @@ fn variables(block: &[u8]) -> Option<Vec<(OsString, OsString)>> {
     block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(parse_variable).collect()
 }
 
-/// A name may begin with `=`, as std reads it.
+/// A name may begin with `=`: std reads it so.
 #[cfg(upgrades)]
 fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
     let at = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
@@ -111,17 +111,17 @@ fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
 
 fn remove(name: &str) -> Option<OsString> {
     let value = env::var_os(name)?;
-    // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the environment.
+    // SAFETY: the process has one thread, so no other thread reads or writes the environment.
     unsafe { env::remove_var(name) };
     Some(value)
 }
 
 impl Environment {
-    /// Reads them, and removes those that belong to this process alone.
+    /// Reads the variables, and removes those that belong to this process alone.
     ///
     /// Must be called while the process has one thread.
     pub(crate) fn take() -> (Self, OwnVariables) {
-        // A name that is not UTF-8 is none that anybody takes, and is refused as it is printed.
+        // No option has a name that is not UTF-8: such a variable is refused later, in its printable form.
         let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);
         let mut variables: Vec<_> =
             env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
@@ -134,7 +134,7 @@ impl Environment {
         (Self { variables }, own)
     }
 
-    /// Takes a variable, parsed.
+    /// Takes a variable and parses it.
     pub(crate) fn parse<T>(&mut self, name: &str) -> Result<Option<T>, StartError>
     where
         T: FromStr<Err: std::fmt::Display>,
@@ -145,13 +145,13 @@ impl Environment {
         text.parse().map(Some).map_err(|error| problem(format!("`{text}`: {error}")))
     }
 
-    /// Takes a variable as it is.
+    /// Takes a variable unparsed.
     pub(crate) fn take_one(&mut self, name: &str) -> Option<OsString> {
         let at = self.variables.iter().position(|(known, _)| known == name)?;
         Some(self.variables.remove(at).1)
     }
 
-    /// Fails if a variable is left that nobody took.
+    /// Fails if a variable is left: no option has taken it.
     pub(crate) fn finish(self, known: &[String]) -> Result<(), StartError> {
         match self.variables.into_iter().next() {
             None => Ok(()),

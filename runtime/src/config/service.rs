@@ -1,4 +1,4 @@
-//! The builder of a service. `settings.rs` checks what it declares when the service starts.
+//! The builder of a service. `settings.rs` checks the declared values when the service starts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::base::limits::Identity;
 use crate::base::limits::is_name;
 use crate::config::convert::{DeclaredAddress, IntoAddress, IntoControl, IntoDuration};
 
-/// A service: what the attribute says, and what it expands to.
+/// A service, with its listeners and options. The attribute expands to a call of this builder.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -33,7 +33,7 @@ use crate::config::convert::{DeclaredAddress, IntoAddress, IntoControl, IntoDura
 /// }
 /// ```
 ///
-/// An environment variable, where set, wins over what is said here; the [crate documentation](crate) lists them.
+/// An environment variable wins over the declared value. The [crate documentation](crate) lists the variables.
 #[derive(Debug)]
 #[must_use = "a service does nothing until it is run"]
 pub struct Service {
@@ -55,12 +55,12 @@ pub struct Service {
     pub(crate) worker_threads: Option<usize>,
 }
 
-/// Which runtime of tokio an `async fn main` runs on.
+/// The kind of tokio runtime that an `async fn main` runs on.
 #[cfg(feature = "tokio")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flavor {
-    /// `flavor = "multi_thread"`: a pool of threads, as many as the machine has cores or as `worker_threads` says.
+    /// `flavor = "multi_thread"`: a pool of threads, one for each core or as many as `worker_threads` says.
     #[default]
     MultiThread,
     /// `flavor = "current_thread"`: the thread of `main` alone.
@@ -68,7 +68,7 @@ pub enum Flavor {
 }
 
 impl Service {
-    /// A service without listeners, with the defaults of every option.
+    /// A service without listeners, with the default of every option.
     pub fn new() -> Self {
         Self {
             listeners: Vec::new(),
@@ -90,48 +90,55 @@ impl Service {
         }
     }
 
-    /// What the service is called: 1 to 64 letters, digits, `_` and `-`. Two releases with different names are different
-    /// services, and neither replaces the other. Two of the same name are one service: only then may a successor adopt none of
-    /// the listeners of its predecessor. Default: none; the attribute knows the binary, and an upgrade to another one is
-    /// warned of. No variable of the environment overrides it, because a successor inherits the environment whatever program it is.
+    /// The name of the service: 1 to 64 letters, digits, `_` and `-`. Default: none.
+    ///
+    /// Releases with different names are different services, and neither replaces the other. With the same name, a
+    /// successor may adopt none of its predecessor's listeners. Without a name, an upgrade to another binary is logged
+    /// as a warning.
+    ///
+    /// No environment variable overrides the name: a successor inherits the environment, whatever program it is.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.identity.name = Some(name.into());
         self
     }
 
-    /// Declares a listener: a name of letters, digits, `_` and `-`, and an [`Address`] or a text that is one.
+    /// Declares a listener. The name has letters, digits, `_` and `-`. The address is an [`Address`](crate::Address) or
+    /// its text.
     pub fn listen(mut self, name: impl Into<String>, address: impl IntoAddress) -> Self {
         self.listeners.push((name.into(), address.into_address()));
         self
     }
 
-    /// The file that names the process that serves. A relative path is relative to the first working directory.
+    /// The pid file: it names the process that serves. A relative path is relative to the first working directory.
     pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
         self.pidfile = Some(path.into());
         self
     }
 
-    /// The path of the control socket, through which `tableflip upgrade` and `tableflip status` talk to the service, or
-    /// `false` for none. A relative path is relative to the first working directory. Default: the pid file with the
-    /// extension `control`; none without a pid file. Only Linux has it.
+    /// The path of the control socket, or `false` for none. `tableflip upgrade` and `tableflip status` connect to it. A
+    /// relative path is relative to the first working directory.
+    ///
+    /// Default: the pid file with the extension `control`; none without a pid file. The control socket exists on Linux
+    /// only.
     pub fn control(mut self, path: impl IntoControl) -> Self {
         self.control = Some(path.into_control());
         self
     }
 
-    /// How long a successor may take to become ready. Default: 60 s.
+    /// The time in which a successor must become ready. Default: 60 s.
     pub fn upgrade_timeout(mut self, timeout: impl IntoDuration) -> Self {
         self.upgrade_timeout = timeout.into_duration();
         self
     }
 
-    /// How long a successor that serves is watched; if it dies meanwhile, this process serves again. Default: 3 s.
+    /// The probation: how long a successor that serves is watched. If it dies in this time, its predecessor serves
+    /// again. Default: 3 s.
     pub fn probation(mut self, probation: impl IntoDuration) -> Self {
         self.probation = probation.into_duration();
         self
     }
 
-    /// How long open connections may take to finish once this process is replaced or stopped. Default: 30 s.
+    /// The time in which open connections may finish after this process is replaced or stopped. Default: 30 s.
     pub fn drain_timeout(mut self, timeout: impl IntoDuration) -> Self {
         self.drain_timeout = timeout.into_duration();
         self
@@ -143,32 +150,40 @@ impl Service {
         self
     }
 
-    /// What a further upgrade does while the predecessor is still there: `refuse` answers
-    /// [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining), `wait` starts it once the predecessor is gone,
-    /// and `hasten` has the predecessor's drain end within 1 s as well. Default: `refuse`.
+    /// What a request for an upgrade does while the predecessor still drains. Default: `refuse`.
+    ///
+    /// * `refuse` fails with [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
+    /// * `wait` starts the upgrade once the predecessor is gone.
+    /// * `hasten` does the same, and ends the predecessor's drain within 1 s.
     pub fn overlap(mut self, overlap: impl Into<String>) -> Self {
         self.overlap = overlap.into();
         self
     }
 
-    /// Whether the process that was started stays as the parent of the generations, with its process ID, for whoever watches
-    /// that: `auto` if it is PID 1, as in a container; `always`; `never`. It passes on what signals it gets to the generation
-    /// that serves, reaps orphans, and exits with the status of the last generation. Default: `auto`.
+    /// Whether the first process stays as the supervisor of the generations, with its process ID. `auto` does so if it
+    /// is PID 1, as in a container. The other values are `always` and `never`. Default: `auto`.
+    ///
+    /// The supervisor forwards signals to the generation that serves and reaps orphans. It exits with the status of the
+    /// last generation.
     pub fn supervise(mut self, when: impl Into<String>) -> Self {
         self.supervise = when.into();
         self
     }
 
-    /// A command that checks the new release before a successor is started: `sh -c command`, with the executable as
-    /// `"$0"` and the arguments of this process as `"$@"`, in the first working directory. Where it ends with another
-    /// status than 0, the upgrade fails with what it wrote, and this process serves on. It is part of the time of
-    /// [`upgrade_timeout`](Self::upgrade_timeout), after which it is killed with its process group. Default: none.
+    /// A command that checks the new release before a successor is started. Default: none.
+    ///
+    /// It runs as `sh -c command` in the first working directory. `"$0"` is the executable, and `"$@"` are the
+    /// arguments of this process. With a status other than 0 the upgrade fails with the command's output, and this
+    /// process goes on serving.
+    ///
+    /// The command shares the time of [`upgrade_timeout`](Self::upgrade_timeout). After that time its process group is
+    /// killed.
     pub fn preflight(mut self, command: impl Into<OsString>) -> Self {
         self.preflight = Some(command.into());
         self
     }
 
-    /// The version of the service, for its [status](crate::Status). The attribute states that of the package.
+    /// The version of the service, for its [status](crate::Status). The attribute sets the version of the package.
     pub fn version<'a>(mut self, version: impl Into<Option<&'a str>>) -> Self {
         self.version = version.into().map(str::to_owned);
         self
@@ -181,21 +196,22 @@ impl Service {
         self.version(package.version)
     }
 
-    /// The runtime of tokio. Default: multi-thread.
+    /// The flavor of the tokio runtime. Default: multi-thread.
     #[cfg(feature = "tokio")]
     pub fn flavor(mut self, flavor: Flavor) -> Self {
         self.flavor = flavor;
         self
     }
 
-    /// The threads of a multi-thread runtime. Default: one for each core.
+    /// The number of threads of a multi-thread runtime. Default: one for each core.
     #[cfg(feature = "tokio")]
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.worker_threads = Some(threads);
         self
     }
 
-    /// For the first word to a predecessor, which is said before anything is checked: without a name that is none.
+    /// The identity for the first message to a predecessor. That message is sent before the options are checked, so an
+    /// invalid name is left out.
     #[cfg(upgrades)]
     pub(crate) fn identity(&self) -> Identity {
         let name = self.identity.name.clone().filter(|name| is_name(name));
@@ -209,7 +225,7 @@ impl Default for Service {
     }
 }
 
-/// What the attribute knows of the package and the binary that it is compiled for.
+/// The package and the binary that the attribute is compiled for.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "it is no public interface")]

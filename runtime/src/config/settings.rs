@@ -22,7 +22,7 @@ use crate::sys::signals::{self, Signal};
 pub(crate) struct Settings {
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) identity: Identity,
-    /// How many listeners are declared. They are the first that the engine holds.
+    /// How many listeners are declared. They are the first in the engine's list.
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) declared: usize,
     pub(crate) listeners: Vec<(String, Address)>,
@@ -38,10 +38,10 @@ pub(crate) struct Settings {
     pub(crate) version: Option<String>,
 }
 
-/// Whether there is a parent that stays.
+/// Whether the first process stays as a supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Supervise {
-    /// For a process that is PID 1.
+    /// Only as PID 1.
     Auto,
     Always,
     Never,
@@ -60,12 +60,12 @@ impl FromStr for Supervise {
     }
 }
 
-/// Where the control socket is to be.
+/// The address of the control socket.
 #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
 pub(crate) enum ControlAt {
-    /// Where somebody said.
+    /// The declared address.
     Asked(Address),
-    /// Beside the pid file, or why it cannot be there.
+    /// Beside the pid file. The error says why it cannot be there.
     Beside(Result<Address, String>),
 }
 
@@ -115,7 +115,7 @@ impl Service {
     }
 }
 
-/// The values of the options: each is that of its variable, where the variable is set, and else the declared one.
+/// Looks up options: the variable of an option wins over the declared value.
 struct Values {
     environment: Environment,
     /// The variables that this release knows.
@@ -146,7 +146,7 @@ impl Values {
         }
     }
 
-    /// The value of an option that takes one of a few words.
+    /// An option that takes one of a few words.
     fn word<T: FromStr<Err = String>>(
         &mut self,
         option: &'static str,
@@ -162,7 +162,7 @@ impl Values {
         }
     }
 
-    /// The value of an option that takes any bytes.
+    /// An option that takes any bytes.
     fn bytes<T>(
         &mut self,
         option: &'static str,
@@ -247,7 +247,7 @@ impl Values {
         Ok(listeners)
     }
 
-    /// Fails if a variable with our prefix is left: it belongs to no option and no listener.
+    /// Fails if a variable with the prefix is left: it belongs to no option and no listener.
     fn finish(self) -> Result<(), StartError> {
         self.environment.finish(&self.known)
     }
@@ -271,7 +271,7 @@ fn check_command(command: OsString) -> Result<OsString, String> {
     }
 }
 
-/// The address of the control socket at this path, for its user alone.
+/// The address of a control socket at this path. Only its user may connect.
 fn control_at(path: &Path) -> Result<Address, String> {
     let text = path.to_str().ok_or_else(|| format!("{path:?} is not UTF-8"))?;
     if text.contains('?') {
@@ -280,7 +280,7 @@ fn control_at(path: &Path) -> Result<Address, String> {
     format!("unix://{text}?mode=600").parse().map_err(|error| format!("{path:?}: {error}"))
 }
 
-/// The address of the control socket beside a pid file.
+/// The address of a control socket beside this pid file.
 fn control_beside(pidfile: &Path) -> Result<Address, String> {
     let path = pidfile.with_extension("control");
     if path == pidfile {
@@ -339,7 +339,7 @@ mod tests {
     #[cfg(feature = "tokio")]
     use crate::config::service::Flavor;
 
-    /// The default of each option, as docs/reference.md has it in its table.
+    /// The default of each option in the table of docs/reference.md.
     fn documented() -> HashMap<String, String> {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
         let page = std::fs::read_to_string(page).expect("the page");
@@ -370,7 +370,7 @@ mod tests {
                 (documented("flavor"), service.flavor),
                 ("multi_thread".to_owned(), Flavor::MultiThread)
             );
-            // Left to tokio: `body.rs` shows how many it takes.
+            // tokio chooses the number: `body.rs` has a test of it.
             let threads = (documented("worker_threads"), service.worker_threads);
             assert_eq!(threads, ("one for each core".to_owned(), None));
         }

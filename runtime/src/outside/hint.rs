@@ -1,5 +1,5 @@
-//! What is behind an error that the system has few words for, and what to do about it: of those that people meet when they
-//! set a service up.
+//! The cause and the remedy of errors that people meet when they set up a service. The text of the system says little
+//! about them.
 
 use std::fs;
 use std::io;
@@ -17,12 +17,12 @@ use crate::base::report::printable;
 use crate::sys::pidfd;
 use crate::sys::proc;
 
-/// How many processes are named.
+/// How many processes a hint names.
 const NAMED: usize = 3;
-/// proc_net_tcp(5): a socket that listens.
+/// A socket that listens, proc_net_tcp(5).
 const LISTENING: &str = "0A";
 
-/// An error of bind(2) at one of these addresses.
+/// Explains an error of bind(2) at one of these addresses.
 pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io::Error {
     match (address.place(), error.kind()) {
         (Place::Ip { .. }, io::ErrorKind::AddrInUse) => {
@@ -49,7 +49,7 @@ pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io
     }
 }
 
-/// An error of making a file: its directory may be the reason.
+/// Explains an error of creating a file: its directory may be the reason.
 pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
     let Some(directory) = file.parent() else { return error };
     let shown = directory.display();
@@ -68,11 +68,11 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Which process serves a Unix socket at this path, if it can be seen.
+/// The process that serves a Unix socket at this path, if it is visible.
 fn server_of(path: &Path) -> Option<String> {
     let table = fs::read("/proc/net/unix").ok()?;
     let path = [b" ", path.as_os_str().as_bytes()].concat();
-    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5); the path of any socket may have any bytes.
+    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5). The path of a socket may have any bytes.
     let inode = |line: &[u8]| {
         let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
         let inode = std::str::from_utf8(words.nth(6)?).ok()?.parse().ok()?;
@@ -81,7 +81,7 @@ fn server_of(path: &Path) -> Option<String> {
     holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
 }
 
-/// An error of running this file: of fork(2) or execve(2).
+/// Explains an error of executing this file: of fork(2) or execve(2).
 pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     let hint = match error.raw_os_error() {
         Some(libc::ENOENT) => match (fs::metadata(file), fs::read_link(file)) {
@@ -96,7 +96,7 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
         Some(libc::ETXTBSY) => {
             "it is being written; write a release beside it and rename it, as `mv` does".to_owned()
         }
-        // fork(2), rather than execve(2).
+        // It is an error of fork(2), not of execve(2).
         Some(libc::EAGAIN) => THREAD_LIMITS.to_owned(),
         Some(libc::ENOEXEC) => "it is no executable of this machine, or only a part of one".to_owned(),
         _ => return error,
@@ -113,7 +113,7 @@ fn first_unprivileged_port() -> u16 {
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// The inodes of the sockets that are in the way of one at these addresses.
+/// The inodes of the sockets that occupy one of these addresses.
 fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
     let (v4, v6) = if kind == Kind::Udp { ("udp", "udp6") } else { ("tcp", "tcp6") };
     let tables = [v4, v6].map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
@@ -127,7 +127,7 @@ fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
     tables.iter().flat_map(|table| table.lines()).filter_map(in_the_way).collect()
 }
 
-/// `0100007F:1B58`: the bytes of the address, four at a time in the order of this machine, and the port.
+/// `0100007F:1B58`: the bytes of the address in groups of four, in the byte order of the machine, and the port.
 fn parse(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -150,7 +150,8 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
 }
 
-/// The processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has it`.
+/// Names the processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has
+/// it`.
 fn holders(inodes: &[u64]) -> Option<String> {
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
     }
 
-    /// One such path on the machine, of any program, is in the table that is read for every other.
+    /// One such path of any program is in the table that is read for every other path.
     #[test]
     fn e3_a_path_that_is_not_utf8_is_a_path() {
         let dir = tempfile::tempdir().unwrap();

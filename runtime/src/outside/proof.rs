@@ -1,8 +1,8 @@
-//! The proof that a process is the service of a pid file. A number proves nothing: after a crash the file stays, and the
+//! The proof that a process is the service of a pid file. A number proves nothing: after a crash the file stays. The
 //! system gives the number to another process, which a signal would end.
 //!
-//! [`prove`] is the only way from a pid file to a process, and [`Proven`] the only value that a signal can be sent through.
-//! What cannot be read is no proof.
+//! [`prove`] is the only way from a pid file to a process, and [`Proven`] the only value that a signal can be sent
+//! through. What cannot be read is no proof.
 
 use std::fs;
 use std::io;
@@ -24,10 +24,10 @@ use crate::sys::pidfd;
 use crate::sys::proc::{self, Pids};
 use crate::sys::signals::UPGRADE_SIGNALS;
 
-/// How much later than it was the start of a process may seem to be: a clock that is slewed moves the two apart.
+/// By how much a process may seem to start later than it did: slewing the system clock moves the two times apart.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// A process that is the service of a pid file, by pidfd: its number may become another process's, the descriptor does not.
+/// A process that is the service of a pid file, by pidfd. Its number may be reused; the pidfd stays valid.
 #[derive(Debug)]
 pub struct Proven {
     pid: u32,
@@ -41,16 +41,16 @@ pub struct Proven {
 pub enum Unproven {
     /// The pid file cannot be read.
     Unreadable(io::Error),
-    /// It has no number of a process.
+    /// The file contains no process ID.
     NoNumber,
     /// The process of that number is dead.
     Dead(u32),
-    /// A process of that number lives, and this speaks against its being the service.
+    /// A process of that number lives. The text is the evidence that it is not the service.
     Stranger(u32, String),
 }
 
 impl Unproven {
-    /// The same in words, of this pid file.
+    /// The reason in words, for this pid file.
     pub fn describe(&self, pidfile: &Path) -> String {
         let pidfile = pidfile.display();
         match self {
@@ -67,25 +67,25 @@ impl Unproven {
 /// Why a signal was not sent.
 #[derive(Debug)]
 pub enum Unsent {
-    /// The process has no handler for it, and would be ended.
+    /// The process has no handler for the signal, so the signal would end it.
     Unhandled,
-    /// pidfd_send_signal(2) has failed: the process is dead, or of another user.
+    /// pidfd_send_signal(2) failed: the process is dead, or of another user.
     System(io::Error),
 }
 
-/// Proves that the process which a pid file names is the service, or says what speaks against it.
+/// Proves that the process in a pid file is the service, or returns the evidence against it.
 ///
-/// A socket at `control` that refuses speaks against it: a service that lives listens there. A control socket that answers
-/// needs no proof, and no signal: requests go through it, to whichever process answers.
+/// A socket at `control` that refuses connections is evidence against it: a live service listens there. A control
+/// socket that answers needs no proof and no signal, because the process that answers takes requests.
 ///
-/// Without one, the process began before the file was written, handles the signals of a service, knows itself by the number
-/// in the file and has the thread of an engine.
+/// Without a control socket, four facts prove the service. The process began before the file was written. It handles
+/// the signals of a service. Its own number is the number in the file. It has the thread of an engine.
 pub fn prove(pidfile: &Path, control: Option<&Path>) -> Result<Proven, Unproven> {
     loop {
         let read = pidfile::read(pidfile).map_err(Unproven::Unreadable)?;
         let (pid, written) = read.ok_or(Unproven::NoNumber)?;
         let proven = examine(pid, written, control);
-        // A successor may have replaced the file meanwhile, and the process that it named before be gone.
+        // A successor may have replaced the file meanwhile, and the process in the old file may be gone.
         if proven.is_ok() || !pidfile::read(pidfile).is_ok_and(|now| now != read) {
             return proven;
         }
@@ -100,7 +100,7 @@ fn examine(pid: u32, written: SystemTime, control: Option<&Path>) -> Result<Prov
         _ => stranger(format!("pidfd_open(2): {error}")),
     })?;
     let evidence = evidence(pid, &pidfd, written, control);
-    // What was read of /proc was that of another process if this one is dead by now.
+    // If the process is dead by now, /proc may have shown another one.
     if pidfd::is_dead(pidfd.as_fd()) {
         return Err(Unproven::Dead(pid));
     }
@@ -108,7 +108,7 @@ fn examine(pid: u32, written: SystemTime, control: Option<&Path>) -> Result<Prov
     Ok(Proven { pid, in_proc, pidfd })
 }
 
-/// The number of a service in /proc, or what speaks against its being one.
+/// The number of a service in /proc, or the evidence against it.
 fn evidence(pid: u32, pidfd: &OwnedFd, written: SystemTime, control: Option<&Path>) -> Result<u32, String> {
     if let Some(control) = control.filter(|control| refuses(control)) {
         return Err(format!(
@@ -120,7 +120,7 @@ fn evidence(pid: u32, pidfd: &OwnedFd, written: SystemTime, control: Option<&Pat
     if innermost != pid {
         return Err(format!("it is process {innermost} in a PID namespace of its own"));
     }
-    // Of a process that exits the memory goes first: it has its threads and its handlers still, and serves no more.
+    // A process that exits loses its memory first. It still has its threads and handlers, and serves no more.
     if proc::field(&proc::read(&proc::file(in_proc, "status"))?, "VmSize").is_none() {
         return Err("it is about to be dead".to_owned());
     }
@@ -140,24 +140,25 @@ fn evidence(pid: u32, pidfd: &OwnedFd, written: SystemTime, control: Option<&Pat
 }
 
 impl Proven {
-    /// Its number, as the pid file has it.
+    /// The process ID in the pid file.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// A file of it in /proc.
+    /// A file of the process in /proc.
     pub fn proc(&self, name: &str) -> PathBuf {
         proc::file(self.in_proc, name)
     }
 
-    /// Whether it has a handler for a signal.
+    /// Whether the process has a handler for a signal.
     pub fn handles(&self, signal: Signal) -> bool {
         proc::caught(self.in_proc).is_ok_and(|caught| proc::is_in(caught, signal))
     }
 
-    /// Sends a signal that it handles.
+    /// Sends a signal that the process handles.
     pub fn signal(&self, signal: Signal) -> Result<(), Unsent> {
-        // It may have executed another program since the proof: that keeps the process, and none of its handlers.
+        // The process may have executed another program since the proof. An exec keeps the process and drops its
+        // handlers.
         if !self.handles(signal) {
             return Err(Unsent::Unhandled);
         }
@@ -173,34 +174,40 @@ impl AsFd for Proven {
     }
 }
 
-/// The refusal of a pid file that another service has. The one that the predecessor has offered is the service's own. A number
-/// that has become another process's, or that of a thread, is no reason not to start.
+/// The error of a start whose pid file belongs to another service. The pid file of the predecessor's offer belongs to
+/// this service. A number that was reused for another process or a thread does not prevent a start.
 pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorOffer>) -> Option<StartError> {
     let shown = pidfile::shown(Some(pidfile.path()));
     if predecessor.and_then(|it| it.pidfile.as_ref()).is_some_and(|offered| *offered == shown) {
         return None;
     }
-    // Without the control socket: one that an earlier run has left would have two processes serve.
+    // Without the control socket: a leftover one would count as evidence that the other service is dead, and two
+    // services would run.
     let service = prove(pidfile.path(), None).ok()?;
     let pid = service.pid();
-    // The parent is not left out: it is a service manager, or a service of its own that has started this one.
+    // The parent is not left out: a service may have started this one.
     if pid == std::process::id() || predecessor.is_some_and(|it| it.pid == pid) {
         return None;
     }
-    // Of another user's only that user and root may see what it runs.
+    // The executable of another user's process is visible to that user and root only.
     let program = fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
     Some(StartError::Running { path: pidfile.path().to_owned(), pid, program })
 }
 
-/// A process at the other end of a socket, by the number that SCM_CREDENTIALS gives it here, if it is the one that calls itself
-/// `said`: its PID namespace may be another, and what answers may be a proxy. The sender lives while its connection does.
+/// The process at the other end of a socket, if it calls itself `said`. `sender` is its number here, from
+/// SCM_CREDENTIALS. Its PID namespace may be another, and a proxy may answer. The sender lives as long as its
+/// connection.
 pub fn process_behind(sender: u32, said: u32) -> Option<OwnedFd> {
     let pidfd = pidfd::open(sender).ok()?;
     (Pids::of(pidfd.as_fd()).ok()?.innermost == said).then_some(pidfd)
 }
 
-/// A process that `neighbour`, which calls itself `us`, calls `said`: to be waited for, and never to be signalled. `None` if it is
-/// dead. An error if the two count in another PID namespace than this process: here the number is that of a stranger.
+/// The process that `neighbour`, which calls itself `us`, calls `said`. The caller may wait for it and must never
+/// signal it. `None` if it is dead.
+///
+/// # Errors
+///
+/// The two are in another PID namespace than this process, where the number belongs to a stranger.
 pub fn process_beside(neighbour: BorrowedFd<'_>, us: u32, said: u32) -> Result<Option<OwnedFd>, String> {
     let here = pidfd::open(us).map_err(|error| format!("pidfd_open(2): {error}"))?;
     if Pids::of(here.as_fd())?.in_proc != Pids::of(neighbour)?.in_proc {
@@ -220,7 +227,7 @@ pub fn process_beside(neighbour: BorrowedFd<'_>, us: u32, said: u32) -> Result<O
     Ok(Some(pidfd))
 }
 
-/// Whether nobody listens at a Unix socket, though there is one. A queue that is full is no refusal.
+/// Whether a Unix socket exists and has no listener. A full queue is no refusal.
 fn refuses(path: &Path) -> bool {
     let refused = || -> nix::Result<()> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;

@@ -1,5 +1,5 @@
-//! What this platform calls a descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. The code that
-//! is the same on both calls it an `OwnedFd`.
+//! The descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. Code for both platforms calls it
+//! `OwnedFd`.
 
 #[cfg(unix)]
 pub(crate) use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! What /proc says of a process, proc(5). What cannot be read is an error in words.
+//! What /proc shows of a process, proc(5). The error of a failed read is text for a message.
 
 use std::fs;
 use std::io;
@@ -11,24 +11,24 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::sys::pidfd;
 
-/// What a process is called.
+/// The numbers of a process.
 pub(crate) struct Pids {
-    /// In the PID namespace that /proc is mounted for.
+    /// Its number in the PID namespace that /proc is mounted for.
     pub(crate) in_proc: u32,
-    /// In its own.
+    /// Its number in its own PID namespace.
     pub(crate) innermost: u32,
 }
 
 impl Pids {
-    /// As /proc/self/fdinfo says of a pidfd, clone(2).
+    /// Reads /proc/self/fdinfo of a pidfd, clone(2).
     pub(crate) fn of(pidfd: BorrowedFd<'_>) -> Result<Self, String> {
         let path = PathBuf::from(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
         let text = read(&path)?;
-        // Of a process that is not visible from there it is 0, and of a dead one -1.
+        // The number is 0 for a process that is not visible there, and -1 for a dead one.
         let number = |number: &str| number.parse().ok().filter(|number| *number > 0);
         let in_proc = field(&text, "Pid").as_deref().and_then(number);
         let in_proc = in_proc.ok_or_else(|| "/proc does not have it".to_owned())?;
-        // A kernel without PID namespaces does not say it.
+        // A kernel without PID namespaces has no such field.
         let innermost = match field(&text, "NSpid") {
             Some(numbers) => numbers.split_whitespace().next_back().and_then(number),
             None => Some(in_proc),
@@ -38,7 +38,7 @@ impl Pids {
     }
 }
 
-/// The signals for which a process has a handler, as a mask, proc_pid_status(5).
+/// The mask of signals that a process has handlers for, proc_pid_status(5).
 pub(crate) fn caught(in_proc: u32) -> Result<u64, String> {
     let path = file(in_proc, "status");
     let mask = field(&read(&path)?, "SigCgt").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
@@ -49,8 +49,8 @@ pub(crate) fn is_in(mask: u64, signal: Signal) -> bool {
     mask >> (signal as i32 - 1) & 1 == 1
 }
 
-/// Whether a process has a thread of this name beside the first, proc_pid_comm(5). The first thread has the name of the file that it
-/// executes.
+/// Whether a process has a thread of this name beside its first thread, proc_pid_comm(5). The first thread has the name
+/// of the executed file.
 pub(crate) fn has_thread(in_proc: u32, wanted: &str) -> Result<bool, String> {
     let directory = file(in_proc, "task");
     let threads = fs::read_dir(&directory).map_err(|error| cannot_read(&directory, &error))?;
@@ -61,13 +61,13 @@ pub(crate) fn has_thread(in_proc: u32, wanted: &str) -> Result<bool, String> {
     Ok(others.any(|thread| name(thread).trim_ascii_end() == wanted.as_bytes()))
 }
 
-/// When a process was started: its 22nd field in /proc/PID/stat, in ticks since the machine was, proc_pid_stat(5).
+/// The start time of a process: field 22 of /proc/PID/stat, in clock ticks since boot, proc_pid_stat(5).
 pub(crate) fn began(in_proc: u32) -> Result<SystemTime, String> {
     let path = file(in_proc, "stat");
     let stat = read(&path)?;
     let machine = read(Path::new("/proc/stat"))?;
     let began = || {
-        // The name before it, which is in brackets, may have any bytes.
+        // The name before it, in brackets, may have any bytes.
         let after_name = stat.rsplit(|byte| *byte == b')').next()?;
         let ticks: u64 = std::str::from_utf8(after_name).ok()?.split_whitespace().nth(19)?.parse().ok()?;
         let in_a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
@@ -79,7 +79,7 @@ pub(crate) fn began(in_proc: u32) -> Result<SystemTime, String> {
     began().ok_or_else(|| format!("{} does not say when it began", path.display()))
 }
 
-/// A field of a file of /proc that has one a line. What is in such a file is bytes: a name may end within a character.
+/// A field of a file in /proc with one field a line. The file is bytes: a name may end within a character.
 pub(crate) fn field(text: &[u8], name: &str) -> Option<String> {
     let value = |line: &[u8]| {
         let value = line.strip_prefix(name.as_bytes())?.strip_prefix(b":")?.trim_ascii();
@@ -96,12 +96,12 @@ fn cannot_read(path: &Path, error: &io::Error) -> String {
     format!("cannot read {}: {error}", path.display())
 }
 
-/// A file of a process.
+/// The path of a file of a process.
 pub(crate) fn file(in_proc: u32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{in_proc}/{name}"))
 }
 
-/// Whether a process began before a moment that is not long ago: what has a number then has not got it since.
+/// Whether a process began before a moment that is not long ago. If so, its number has not been reused since.
 pub(crate) fn began_before(pidfd: BorrowedFd<'_>, moment: SystemTime) -> Result<bool, String> {
     let began = Pids::of(pidfd).and_then(|pids| began(pids.in_proc));
     // A dead process has nothing in /proc.
@@ -110,7 +110,7 @@ pub(crate) fn began_before(pidfd: BorrowedFd<'_>, moment: SystemTime) -> Result<
 
 /// The parent of a process and the name of its program, proc_pid_stat(5).
 pub(crate) fn parent_and_program(pid: u32) -> Option<(u32, String)> {
-    // A name is any bytes.
+    // A name may have any bytes.
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let (head, after_name) = stat.rsplit_once(')')?;
@@ -118,7 +118,7 @@ pub(crate) fn parent_and_program(pid: u32) -> Option<(u32, String)> {
     Some((parent, head.split_once('(')?.1.to_owned()))
 }
 
-/// The name of a process, fit for a message, proc_pid_comm(5). Linux cuts it to 15 bytes, perhaps within a character.
+/// The name of a process, proc_pid_comm(5). Linux cuts it to 15 bytes, perhaps within a character.
 pub(crate) fn name(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
