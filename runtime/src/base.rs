@@ -3,6 +3,7 @@
 
 pub(crate) mod address;
 pub(crate) mod error;
+pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod path_text;
 pub(crate) mod report;

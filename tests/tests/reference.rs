@@ -296,7 +296,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor had changed options of the socket; they are set back",
     "the successor serves",
     "the successor waits for the end of the drain",
-    "there is nobody to talk to",
+    "there is no control socket",
     "its twin has a queue to look at",
     "there is no successor",
 ];

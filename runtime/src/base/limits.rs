@@ -17,15 +17,6 @@ pub(crate) const MAX_LISTENERS: usize = 10_000;
 #[cfg(upgrades)]
 pub(crate) const MAX_PIDFILE_SHOWN: usize = 2048;
 
-/// The name of the service. A process recognises by it a successor that is another service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// The option `name`.
-    pub(crate) name: Option<String>,
-    /// The name that the attribute knows: the binary, or else the package.
-    pub(crate) program: Option<String>,
-}
-
 pub(crate) fn too_many_listeners() -> String {
     format!("a service has at most {MAX_LISTENERS} listeners")
 }

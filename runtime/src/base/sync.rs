@@ -149,12 +149,12 @@ mod tests {
     #[test]
     fn a_pulse_knows_whether_it_is_taken() {
         let pulse = Pulse::new();
-        let mut nobody = Context::from_waker(Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         assert!(!pulse.ask());
-        assert_eq!(pin!(pulse.taken()).poll(&mut nobody), Poll::Ready(()));
+        assert_eq!(pin!(pulse.taken()).poll(&mut context), Poll::Ready(()));
         let mut taken = pin!(pulse.taken());
-        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Pending);
+        assert_eq!(taken.as_mut().poll(&mut context), Poll::Pending);
         assert!(pulse.ask());
-        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Ready(()));
+        assert_eq!(taken.as_mut().poll(&mut context), Poll::Ready(()));
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::limits::Identity;
+use crate::base::identity::Identity;
 #[cfg(upgrades)]
 use crate::base::limits::is_name;
 use crate::config::convert::{DeclaredAddress, IntoAddress, IntoControl, IntoDuration};

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use crate::base::address::Address;
 use crate::base::error::StartError;
-use crate::base::limits::{
-    Identity, MAX_LISTENERS, check_name, collide, is_name, too_many_listeners, what_a_name_is,
-};
+use crate::base::identity::Identity;
+use crate::base::limits::{MAX_LISTENERS, check_name, collide, is_name, too_many_listeners, what_a_name_is};
 use crate::base::report::printable;
 use crate::config::convert::{DeclaredAddress, parse_duration};
 use crate::config::environment::{self, Environment};
@@ -27,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) declared: usize,
     pub(crate) listeners: Vec<(String, Address)>,
     pub(crate) pidfile: Option<PathBuf>,
-    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
     pub(crate) control: Option<ControlAt>,
     pub(crate) timeouts: Timeouts,
     pub(crate) upgrade_signal: Signal,
@@ -61,7 +60,7 @@ impl FromStr for Supervise {
 }
 
 /// The address of the control socket.
-#[cfg_attr(not(upgrades), expect(dead_code, reason = "there is nobody to talk to"))]
+#[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
 pub(crate) enum ControlAt {
     /// The declared address.
     Asked(Address),

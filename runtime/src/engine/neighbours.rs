@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::base::limits::Identity;
+use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
 use crate::base::status::{self, Upgrades};
 use crate::between::gate_control::ControlSocket;
 use crate::between::shared::Reply;
 use crate::lifecycle::{Known, Predecessor};
-use crate::outside::handover::PredecessorOffer;
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
 use crate::outside::spawner::{Child, Spawner};

@@ -122,7 +122,7 @@ fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
         let words: Vec<_> = line.split_whitespace().collect();
         let there = parse(words.get(1)?)?;
         let listens = kind == Kind::Udp || *words.get(3)? == LISTENING;
-        (listens && at.iter().any(|at| collide(*at, there))).then_some(words.get(9)?.parse().ok()?)
+        (listens && at.iter().any(|at| share_address(*at, there))).then_some(words.get(9)?.parse().ok()?)
     };
     tables.iter().flat_map(|table| table.lines()).filter_map(in_the_way).collect()
 }
@@ -145,7 +145,7 @@ fn parse(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+fn share_address(a: SocketAddr, b: SocketAddr) -> bool {
     let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
     a.port() == b.port() && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
 }

@@ -151,7 +151,7 @@ mod tests {
         new.publish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "200\n");
         old.remove_if_names(&[100]).unwrap();
-        assert_eq!(new.named(), Some(200), "it names somebody else and stays");
+        assert_eq!(new.named(), Some(200), "it names another process and stays");
         new.remove_if_names(&[200]).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -17,8 +17,8 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::base::error::StartError;
+use crate::base::identity::PredecessorOffer;
 use crate::base::limits::ENGINE_THREAD;
-use crate::outside::handover::PredecessorOffer;
 use crate::outside::pidfile::{self, Pidfile};
 use crate::sys::pidfd;
 use crate::sys::proc::{self, Pids};

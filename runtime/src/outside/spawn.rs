@@ -111,7 +111,7 @@ impl Launch {
     }
 
     /// Starts a successor. Beyond the standard streams it inherits `channel` alone.
-    fn start(&self, image: Image, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
+    fn start(&self, image: Image, channel: BorrowedFd<'_>) -> Result<StartedProcess, SpawnError> {
         let is_sibling = self.siblings.are_wanted(&self.environment);
         let setup = ChildSetup { is_sibling, blocked: SigSet::empty(), own_group: false };
         self.start_with(image, HANDOVER, channel, setup, &PassedDescriptors::default())
@@ -131,7 +131,7 @@ impl Launch {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
         let setup = ChildSetup { is_sibling: false, blocked, own_group: true };
         match self.start_with(Image::Release, SUPERVISOR, socket, setup, &passed) {
-            Ok(Process { pid, pidfd, .. }) => Ok((pid.unsigned_abs(), pidfd)),
+            Ok(StartedProcess { pid, pidfd, .. }) => Ok((pid.unsigned_abs(), pidfd)),
             Err(error) => Err(io::Error::other(error.to_string())),
         }
     }
@@ -144,7 +144,7 @@ impl Launch {
         channel: BorrowedFd<'_>,
         setup: ChildSetup,
         passed: &PassedDescriptors,
-    ) -> Result<Process, SpawnError> {
+    ) -> Result<StartedProcess, SpawnError> {
         let path = match image {
             Image::Release => self.executable.clone(),
             // The child resolves it before close-on-exec closes the descriptor.
@@ -332,7 +332,7 @@ struct Job<'a> {
 }
 
 /// Starts a child, or a sibling.
-fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<Process> {
+fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<StartedProcess> {
     const STACK: usize = 64 * 1024;
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
@@ -363,7 +363,7 @@ fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<Process> {
         }
         return Err(io::Error::from_raw_os_error(job.failed));
     }
-    Ok(Process { pid, pidfd, is_child: !is_sibling })
+    Ok(StartedProcess { pid, pidfd, is_child: !is_sibling })
 }
 
 /// Runs in the clone: executes the program, or stores the errno.
@@ -433,14 +433,14 @@ fn set_default(signal: libc::c_int) {
 
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct StartedProcess {
     pid: libc::pid_t,
     pidfd: OwnedFd,
     /// If not, the service manager reaps it, and only the manager learns how it ended.
     is_child: bool,
 }
 
-impl Child for Process {
+impl Child for StartedProcess {
     fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
@@ -473,7 +473,7 @@ impl Child for Process {
     }
 }
 
-impl AsFd for Process {
+impl AsFd for StartedProcess {
     /// Readable once the process is dead, pidfd_open(2).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -488,7 +488,7 @@ mod tests {
     use crate::sys::fault::failing;
 
     /// Runs a program with one argument, after `change` has changed the job.
-    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<Process> {
+    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<StartedProcess> {
         let channel = File::open("/dev/null").unwrap();
         let arguments = [program.to_owned(), argument.to_owned()];
         let mut job = Job {
@@ -555,7 +555,7 @@ mod tests {
         for (signal, said) in [(libc::SIGTERM, "SIGTERM"), (40, "signal 40")] {
             let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
             let pid = libc::pid_t::try_from(other.id()).unwrap();
-            let process = Process { pid, pidfd: pidfd::open(other.id()).unwrap(), is_child: true };
+            let process = StartedProcess { pid, pidfd: pidfd::open(other.id()).unwrap(), is_child: true };
             assert_eq!(process.reap(), None, "it lives");
             pidfd::signal(process.as_fd(), signal);
             let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];

@@ -373,9 +373,9 @@ mod tests {
         let mut buffer = [0; 64];
         let length = at.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1");
-        let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
+        let unreachable = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
         let mut warnings = Vec::new();
-        assert!(nobody.connect(&mut warnings).unwrap().is_none());
+        assert!(unreachable.connect(&mut warnings).unwrap().is_none());
         let start = "no service manager is told: NOTIFY_SOCKET=\"vsock:2:1234\": ";
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
         assert!(Variables::default().connect(&mut warnings).unwrap().is_none());

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 
 use crate::base::address::{self, Address, Place};
 use crate::base::error::StartError;
-use crate::base::limits::Identity;
+use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::limits::{ENGINE_THREAD, no_thread};
 use crate::base::report::{cannot_start, printable};
 use crate::base::unadopted::{self, Entry, Source, Unadopted};
@@ -31,7 +31,6 @@ use crate::config::service::Service;
 use crate::config::settings::{ControlAt, Settings, Supervise};
 use crate::control::server::Control;
 use crate::engine::{Engine, Neighbours, PredecessorLink, Process};
-use crate::outside::handover::PredecessorOffer;
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
 use crate::outside::pidfile::Pidfile;

@@ -257,7 +257,7 @@ mod tests {
         assert!(!is_dead(maker.as_fd()), "it is this process");
         let (ours, theirs) = (inode(ours.as_fd()).unwrap(), (inode(theirs.as_fd()).unwrap(), theirs));
         assert!(holds(std::process::id(), ours) && holds(std::process::id(), theirs.0));
-        assert!(holders(ours).is_empty(), "nobody else has it");
+        assert!(holders(ours).is_empty(), "no other process has it");
         let mut other =
             Command::new("sleep").arg("1000").stdin(Stdio::from(OwnedFd::from(theirs.1))).spawn().unwrap();
         let found: Vec<_> = holders(theirs.0);

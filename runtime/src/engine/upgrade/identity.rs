@@ -3,7 +3,7 @@
 //! Without this check the executable of another service at the path would start, become ready, and take this service off the air. The
 //! predecessor decides before `COMMIT`, so a successor of any release is judged.
 
-use crate::base::limits::Identity;
+use crate::base::identity::Identity;
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::engine::core::Engine;
 use crate::lifecycle::{Followed, Phase};

@@ -437,7 +437,7 @@ mod tests {
             send(old.fd.as_raw_fd(), packet.as_bytes(), MsgFlags::empty()).unwrap();
             assert!(matches!(new.receive().unwrap(), Received::Unknown(_)));
         }
-        assert_eq!(new.outgoing.len(), 1, "the one that found no room");
+        assert_eq!(new.outgoing.len(), 1, "the answer without room");
         new.send(&Message::Active).unwrap();
         assert_eq!(new.outgoing.len(), 2);
         let mut old = old;
@@ -503,7 +503,7 @@ mod tests {
             let wrong = old.receive().unwrap_err().to_string();
             let said = format!("sent {SCM_MAX_FD} descriptors where {expected} belong");
             assert!(wrong.ends_with(&said), "{wrong}");
-            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has its other end");
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "its other end is closed");
             new.send(&Message::Active).unwrap();
             assert!(matches!(old.receive().unwrap(), Received::Message(Message::Active, _)));
         }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::limits::{Identity, MAX_LISTENERS, MAX_PIDFILE_SHOWN};
+use crate::base::identity::Identity;
+use crate::base::limits::{MAX_LISTENERS, MAX_PIDFILE_SHOWN};
 use crate::base::report::printable;
 use crate::base::unadopted::Entry;
 
@@ -341,41 +342,30 @@ mod tests {
         Speaker { name: Some("echo".into()), program: Some("echod".into()), ..speaker() }
     }
 
+    fn offer(
+        speaker: Speaker,
+        executable: Option<&str>,
+        umask: Option<u32>,
+        pidfile: Option<&str>,
+    ) -> Message {
+        let (executable, pidfile) = (executable.map(Into::into), pidfile.map(Into::into));
+        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile }
+    }
+
     /// The messages that release 0.1.0 sends. Every later release understands these bytes.
     fn recorded_0_1_0() -> Vec<(&'static str, Message)> {
         vec![
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"executable":"/srv/svc"}"#,
-                Message::Offer {
-                    speaker: speaker(),
-                    sockets: 2,
-                    files: 0,
-                    executable: Some("/srv/svc".into()),
-                    umask: None,
-                    pidfile: None,
-                },
+                offer(speaker(), Some("/srv/svc"), None, None),
             ),
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"umask":18}"#,
-                Message::Offer {
-                    speaker: speaker(),
-                    sockets: 2,
-                    files: 0,
-                    executable: None,
-                    umask: Some(0o022),
-                    pidfile: None,
-                },
+                offer(speaker(), None, Some(0o022), None),
             ),
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
-                Message::Offer {
-                    speaker: named(),
-                    sockets: 2,
-                    files: 0,
-                    executable: None,
-                    umask: None,
-                    pidfile: Some("/run/echo.pid".into()),
-                },
+                offer(named(), None, None, Some("/run/echo.pid")),
             ),
             (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
             (

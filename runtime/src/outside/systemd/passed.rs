@@ -35,9 +35,9 @@ pub(crate) fn is_reachable(passed: &Passed) -> bool {
 /// Adopts a socket of the service manager after checking that it matches `address`. The service removes the path of a
 /// stored socket, as of one that it has bound. The path of a socket unit belongs to the manager.
 pub(crate) fn adopt_passed(name: &str, address: &Address, passed: Passed) -> Result<BoundSocket, StartError> {
-    let held = adopt_socket(name.to_owned(), address, passed.fd, "passed by the service manager")?;
+    let bound = adopt_socket(name.to_owned(), address, passed.fd, "passed by the service manager")?;
     let inode = address.path().filter(|_| passed.stored).and_then(|path| inode_of(path).ok());
-    Ok(BoundSocket { inode, created: false, activated: !passed.stored, ..held })
+    Ok(BoundSocket { inode, created: false, activated: !passed.stored, ..bound })
 }
 
 /// The identity of a passed socket, as in an offer. `None` if it has no address of that form.
@@ -134,14 +134,14 @@ mod tests {
         let identity = Some(address.identity());
         assert_eq!(describe_passed(&passed(false)), identity);
 
-        let held = adopt_passed("http", &address, passed(false)).unwrap();
-        assert!(held.activated && held.entry().activated);
-        held.unlink().unwrap();
+        let bound = adopt_passed("http", &address, passed(false)).unwrap();
+        assert!(bound.activated && bound.entry().activated);
+        bound.unlink().unwrap();
         assert!(path.exists());
-        let held = adopt_passed("http", &address, passed(true)).unwrap();
-        assert!(!held.activated && is_reachable(&passed(true)));
-        held.unlink().unwrap();
-        assert!(!path.exists() && !is_reachable(&passed(true)), "nobody comes to it any more");
+        let bound = adopt_passed("http", &address, passed(true)).unwrap();
+        assert!(!bound.activated && is_reachable(&passed(true)));
+        bound.unlink().unwrap();
+        assert!(!path.exists() && !is_reachable(&passed(true)), "no client comes to it any more");
         assert!(is_reachable(&passed(false)), "that is the manager's business");
     }
 }
