@@ -14,7 +14,7 @@ use crate::base::error::StartError;
 
 const PREFIX: &str = "TABLEFLIP_";
 /// The prefix of the variable of a listener.
-pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
+pub(crate) const LISTENER_PREFIX: &str = "TABLEFLIP_LISTEN_";
 /// Names the descriptor of a successor's end of the channel.
 pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 

@@ -123,7 +123,7 @@ struct Values {
 
 impl Values {
     fn new(environment: Environment) -> Self {
-        Self { environment, known: vec![environment::LISTEN.to_owned() + "<NAME>"] }
+        Self { environment, known: vec![environment::LISTENER_PREFIX.to_owned() + "<NAME>"] }
     }
 
     /// The name of the variable of an option.
@@ -289,7 +289,7 @@ fn control_beside(pidfile: &Path) -> Result<Address, String> {
 }
 
 fn listen_variable(name: &str) -> String {
-    environment::LISTEN.to_owned() + &name.to_uppercase().replace('-', "_")
+    environment::LISTENER_PREFIX.to_owned() + &name.to_uppercase().replace('-', "_")
 }
 
 struct EnvironmentDuration(Duration);

@@ -81,9 +81,9 @@ pub(crate) fn run(
             complain(&supervisor.cannot_wait, format_args!("cannot wait: {error}"));
             thread::sleep(SHORTAGE_PAUSE);
         }
-        // Read the signals first and pass them on last. A client that sees a new process serve and then sends a signal means
-        // that process. In the reverse order the report and the signal could both arrive in between, and the signal
-        // would go to the predecessor.
+        // Read the signals first and pass them on last. A client that sees a new process serve and then sends a signal
+        // means that process. In the reverse order the report and the signal could both arrive in between, and the
+        // signal would go to the predecessor.
         let asked = supervisor.read_signals();
         supervisor.follow();
         let is_over = supervisor.hear();
