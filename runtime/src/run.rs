@@ -1,4 +1,4 @@
-//! The start of a process in its order, and its body until the engine's verdict.
+//! The start of a process, step by step, and the run of the body until the engine's verdict.
 
 #[cfg_attr(not(upgrades), path = "portable/run/begin.rs")]
 pub(crate) mod begin;

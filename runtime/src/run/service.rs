@@ -15,19 +15,25 @@ use crate::run::body::{self, Ended};
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
     ///
-    /// Call it before the process has a second thread: it removes variables of its own and of a service manager's from the
-    /// environment, and holds signals back for those that are started later. What starts threads, such as a writer of logs, is for
-    /// `prepare` or for the body.
+    /// Call `run` before the process has a second thread. It removes variables from the environment: its own, and those of
+    /// a service manager. It also blocks signals for all threads that start later. Start threads, such as a log writer, in
+    /// `prepare` or in the body.
     ///
-    /// `prepare` takes the parameters of the body and returns the body. A start that fails says why on stderr, and
-    /// to the predecessor if there is one, which serves on.
+    /// `prepare` takes the parameters of the body and returns the body. If the start fails, `run` prints the reason on
+    /// stderr and sends it to the predecessor. A predecessor serves on.
     ///
-    /// The body returns what is [`Returned`]: `()`, an [`ExitCode`], or a `Result`, whose error is told.
+    /// The return value of the body is a [`Returned`]: `()`, an [`ExitCode`], or a `Result`. The error of a `Result` is
+    /// reported.
     ///
-    /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
-    /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked. A body
-    /// that cannot be dropped, as it blocks its thread, is not waited for longer than 2 s: the process ends. What the program
-    /// does after `run` takes as long as it likes.
+    /// The exit code is:
+    ///
+    /// * that of the body, if the body returned
+    /// * success, if the process was replaced or stopped and the body was dropped
+    /// * failure (1), if the start failed or the service is down
+    /// * 101, if the body panicked
+    ///
+    /// A body that blocks its thread cannot be dropped. The process waits for it for at most 2 s and then ends. After `run`
+    /// has returned, nothing limits the time of `main`.
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
@@ -40,17 +46,17 @@ impl Service {
         }))
     }
 
-    /// Runs the service on a thread of its own, without tokio, until it is replaced or stopped.
+    /// Runs the service on its own thread, without tokio, until it is replaced or stopped.
     ///
-    /// As `run`, but `prepare` returns a closure, which may block. It cannot be dropped from outside: when the process
-    /// ends, it ends with it.
+    /// Like `run`, but `prepare` returns a closure, which may block. A closure cannot be dropped from outside: it ends with
+    /// the process.
     pub fn run_blocking<F, B, T>(self, prepare: F) -> ExitCode
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: FnOnce() -> T + Send + 'static,
         T: Returned,
     {
-        // Reported on its thread, because an error need not be `Send`.
+        // On the thread of the body, because its error need not be `Send`.
         let prepare = |start: &mut Start| {
             prepare(start).map(|body| {
                 move || {
@@ -72,7 +78,7 @@ impl Service {
 fn exit_code(ended: Result<Ended<ExitCode>, StartError>) -> ExitCode {
     match ended {
         Err(_) => ExitCode::FAILURE,
-        // What std exits with after a panic of `main`.
+        // The exit code of std after a panic of `main`.
         Ok(Ended { returned: Some(Err(_)), .. }) => ExitCode::from(101),
         Ok(Ended { verdict: Verdict::Failure, .. }) => ExitCode::FAILURE,
         Ok(Ended { returned: Some(Ok(code)), .. }) => code,
