@@ -1,8 +1,8 @@
-//! Test a service as it runs: start its body inside a test, on ephemeral ports, replace it by another one, stop it.
+//! Test a running service: start its body inside a test on ephemeral ports, upgrade it to another body, and stop it.
 //!
 //! The services run on threads of the test's own process, with the same life cycle, handover and drain as real
-//! processes. What belongs to a process alone is left out: no signal is handled, and the environment and the pid file
-//! are ignored.
+//! processes. Three things of a real process are missing: the services handle no signal, and ignore the environment and
+//! the pid file.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +54,8 @@ use std::thread::{self, JoinHandle};
 use socket2::SockRef;
 
 use crate::base::error::{StartError, UpgradeError};
-use crate::between::params::{Start, Upgrader};
+use crate::between::handles::Upgrader;
+use crate::between::params::Start;
 use crate::between::shared::{Shared, Verdict};
 use crate::config::service::Service;
 use crate::outside::sockets::BoundSocket;
@@ -67,7 +68,7 @@ mod successor;
 
 use successor::{Next, ThreadChild};
 
-/// A service that runs inside a test. Dropping it ends it at once, as SIGKILL ends a process.
+/// A service that runs inside a test. Dropping this value ends the service at once, as SIGKILL ends a process.
 pub struct Running<T> {
     shared: Arc<Shared>,
     addresses: Addresses,
@@ -81,7 +82,7 @@ type Addresses = Vec<(String, Option<SocketAddr>)>;
 ///
 /// # Errors
 ///
-/// What [`Service::run`] would say on stderr.
+/// The error that [`Service::run`] would print on stderr.
 #[cfg(feature = "tokio")]
 pub fn start<F, B>(service: Service, prepare: F) -> Result<Running<B::Output>, StartError>
 where
@@ -96,7 +97,7 @@ where
 ///
 /// # Errors
 ///
-/// What [`Service::run_blocking`] would say on stderr.
+/// The error that [`Service::run_blocking`] would print on stderr.
 pub fn start_blocking<F, B, T>(service: Service, prepare: F) -> Result<Running<T>, StartError>
 where
     F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
@@ -108,24 +109,24 @@ where
 }
 
 impl<T: Send + 'static> Running<T> {
-    /// The address that a listener is bound to, with the port that was assigned; `None` if no listener of this name is
-    /// declared, or it has no IP address.
+    /// The address to which a listener is bound, with its real port. `None` if no listener of this name is declared, or if
+    /// the listener has no IP address.
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
         self.addresses.iter().find(|(name, _)| name == listener)?.1
     }
 
-    /// A handle to the life of this service.
+    /// The handle that upgrades and stops this service, and reports its status.
     pub fn upgrader(&self) -> Upgrader {
         Upgrader::new(self.shared.clone())
     }
 
-    /// Upgrades to another body, as SIGHUP upgrades to a new executable: waits until it serves and has passed its
-    /// probation. This one drains then.
+    /// Upgrades to another body, as SIGHUP upgrades to a new executable. Waits until the successor serves and has passed its
+    /// probation. This service then drains.
     ///
     /// # Errors
     ///
-    /// Why the upgrade failed; this service serves on. One whose own predecessor still drains refuses:
-    /// [`Upgrader::predecessor_gone_blocking`] waits for that. One that has ended is
+    /// Why the upgrade was refused or failed. This service serves on. It refuses while its own predecessor drains:
+    /// [`Upgrader::predecessor_gone_blocking`] waits until that has ended. A service that has ended returns
     /// [`Terminating`](UpgradeError::Terminating).
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
@@ -172,14 +173,18 @@ impl<T: Send + 'static> Running<T> {
         successor.wait_until_it_serves().map_err(|error| UpgradeError::Failed { reason: error.to_string() })
     }
 
-    /// Stops the service gracefully, as SIGTERM does, and waits for its end.
+    /// Stops the service gracefully, as SIGTERM does, and waits for its end. Returns the same as [`wait`](Self::wait).
+    ///
+    /// # Panics
+    ///
+    /// If the body panicked.
     pub fn stop(self) -> Option<T> {
         self.upgrader().stop();
         self.wait()
     }
 
-    /// Waits for the end of the service. Returns what its body returned; `None` if it was dropped, because it was
-    /// replaced or stopped.
+    /// Waits for the end of the service. Returns the value that the body returned. Returns `None` if the body was dropped,
+    /// because the service was replaced or stopped, or if the service failed.
     ///
     /// # Panics
     ///
@@ -208,7 +213,7 @@ impl<T> fmt::Debug for Running<T> {
     }
 }
 
-/// A service on a thread of its own.
+/// A service on its own thread.
 struct OnThread<T> {
     thread: JoinHandle<Result<Ended<T>, StartError>>,
     started: mpsc::Receiver<(Arc<Shared>, Addresses)>,
@@ -224,21 +229,22 @@ impl<T: Send + 'static> OnThread<T> {
         let (sender, started) = mpsc::channel();
         let next = Next::default();
         let child = Arc::new(ThreadChild::new());
-        let tell = {
+        let report = {
             let child = child.clone();
-            move |shared: &Arc<Shared>, held: &[BoundSocket]| {
-                let address = |held: &BoundSocket| SockRef::from(&*held.fd).local_addr().ok()?.as_socket();
-                let addresses = held.iter().map(|held| (held.name.clone(), address(held))).collect();
+            move |shared: &Arc<Shared>, sockets: &[BoundSocket]| {
+                let address =
+                    |socket: &BoundSocket| SockRef::from(&*socket.fd).local_addr().ok()?.as_socket();
+                let addresses = sockets.iter().map(|socket| (socket.name.clone(), address(socket))).collect();
                 child.started(shared.clone());
                 match sender.send((shared.clone(), addresses)) {
                     Ok(()) | Err(_) => {}
                 }
             }
         };
-        let host = next.host(parent, Box::new(tell));
-        let on_its_thread = Life { child: child.clone() };
+        let host = next.host(parent, Box::new(report));
+        let life = Life { child: child.clone() };
         let thread = thread::spawn(move || {
-            let _life = on_its_thread;
+            let _life = life;
             run(host)
         });
         Self { thread, started, next, child }
@@ -261,7 +267,7 @@ impl<T: Send + 'static> OnThread<T> {
     }
 }
 
-/// That of a service, which ends with its thread: by a panic as well, as a process does.
+/// The life of a service. It ends with the thread of the service, also if the thread panics, as a process ends.
 struct Life {
     child: Arc<ThreadChild>,
 }
@@ -275,7 +281,7 @@ impl Drop for Life {
     }
 }
 
-/// Ends a service without a last word.
+/// Ends a service at once, without a drain.
 fn kill(shared: &Shared) {
     shared.verdict.set(Verdict::Failure);
     shared.wake();
@@ -292,10 +298,10 @@ mod tests {
     use crate::base::status::Phase;
     use crate::blocking::TcpListener;
 
-    /// How long anything may take that is to happen.
+    /// The longest wait for an expected event.
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    /// What it returns, within the deadline.
+    /// The value that `f` returns within the deadline.
     fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
         let (send, receive) = mpsc::channel();
         thread::spawn(move || send.send(f()));
@@ -335,7 +341,7 @@ mod tests {
         assert!(started.unwrap_err().to_string().contains("`missing`: it is not declared"));
     }
 
-    /// What a successor would have to say of more does not fit into a message.
+    /// The messages about more listeners would not fit into a packet of the handover.
     #[test]
     fn there_are_as_many_listeners_as_a_handover_can_name() {
         let problem = format!("a service has at most {MAX_LISTENERS} listeners");
@@ -353,7 +359,7 @@ mod tests {
         assert_eq!(refused.map(drop).unwrap_err().to_string(), format!("listener `late`: {problem}"));
     }
 
-    /// However long their names are together, they fit into the messages of an offer.
+    /// Long names fit into the messages of an offer, whatever their total length.
     #[test]
     #[cfg(upgrades)]
     fn what_is_passed_on_under_long_names_arrives() {
@@ -416,7 +422,7 @@ mod tests {
         assert!(reason.contains("the body returned before it was ready"), "{reason}");
         assert_eq!(ask(address).unwrap(), "old");
 
-        // However much it has to say.
+        // However long its error is.
         let wordy = old.replace_blocking(declared(), |_| -> Result<Body, StartError> {
             Err(StartError::NotReady("x".repeat(1 << 20)))
         });
@@ -439,7 +445,7 @@ mod tests {
         assert!(ask(address).is_err());
     }
 
-    /// `Ready` is dropped before the panic is caught, and it is the panic that says what is wrong.
+    /// The unwinding drops `Ready` before the panic is caught. The reason is still the panic.
     #[cfg(upgrades)]
     #[test]
     fn a_successor_that_panics_with_its_ready_says_why() {
@@ -508,7 +514,7 @@ mod tests {
         });
     }
 
-    /// As SIGKILL ends a process: who waited there is told so, too.
+    /// The drop ends the service as SIGKILL ends a process. A thread that waits for its upgrade gets an error.
     #[test]
     #[cfg(upgrades)]
     fn a_service_that_is_dropped_ends_the_wait_for_its_upgrade() {
@@ -548,7 +554,7 @@ mod tests {
         });
     }
 
-    /// No word of it comes to the engine, which would go on.
+    /// Such a body sends no note to the engine, so without a verdict the engine would run on.
     #[test]
     #[cfg(feature = "tokio")]
     fn a_service_whose_body_panics_as_it_is_dropped_ends() {
@@ -570,32 +576,32 @@ mod tests {
         }
 
         in_time(|| {
-            let (tell, told) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             let panic = std::panic::catch_unwind(|| {
                 start(declared(), move |start| {
                     let greet: crate::net::TcpListener = start.listener("greet")?;
-                    tell.send(greet.local_addr().unwrap()).unwrap();
+                    sender.send(greet.local_addr().unwrap()).unwrap();
                     Ok(Fragile)
                 })
             });
             assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"it breaks"));
-            let address = told.recv().unwrap();
+            let address = receiver.recv().unwrap();
             while TcpStream::connect(address).is_ok() {
                 thread::yield_now();
             }
         });
     }
 
-    /// What comes of a declared listener that is left to `Listeners`; `at` is what takes it there.
+    /// Starts a service whose declared listener is no parameter of the body. `take` takes it by `Listeners`.
     fn declared_and_left(
-        at: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
+        take: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
     ) -> Result<Running<()>, StartError> {
         start_blocking(declared(), |start| {
             let (listeners, ready): (crate::Listeners, crate::Ready) = (start.harness()?, start.harness()?);
             Ok(move || {
-                let listener = at(&listeners);
+                let listener = take(&listeners);
                 ready.notify();
-                // Of one that has not taken it the start fails.
+                // The start fails if the listener is not taken.
                 let Ok(listener) = listener else { return };
                 for stream in listener.incoming() {
                     stream.unwrap().write_all(b"hello").unwrap();

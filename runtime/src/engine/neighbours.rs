@@ -12,7 +12,7 @@ use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
 use crate::base::status::{self, Upgrades};
 use crate::between::gate_control::ControlSocket;
-use crate::between::shared::Reply;
+use crate::between::note::UpgradeReply;
 use crate::lifecycle::{Known, Predecessor};
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
@@ -92,8 +92,8 @@ pub(crate) struct Upgrade {
     /// The time of the request.
     pub(crate) requested: Option<Instant>,
     /// The caller that asks for an upgrade at this moment, and the callers that wait for the outcome of the one under way.
-    pub(crate) asking: Option<Arc<Reply>>,
-    pub(crate) waiting: Vec<Arc<Reply>>,
+    pub(crate) asking: Option<Arc<UpgradeReply>>,
+    pub(crate) waiting: Vec<Arc<UpgradeReply>>,
     /// The successor that died last.
     pub(crate) dead_successor: DeadSuccessor,
     pub(crate) counts: Upgrades,

@@ -37,7 +37,7 @@ use crate::base::error::UpgradeError;
 use crate::base::report::complain;
 use crate::base::unadopted::Unadopted;
 use crate::between::gate_control::ControlSocket;
-use crate::between::shared::{Inheritance, Reply};
+use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::{Engine, MAX_ARRIVALS};
 use crate::engine::neighbours::{ManagerLink, PredecessorLink};
 use crate::lifecycle::{Action, Event, Phase};
@@ -174,7 +174,7 @@ impl Engine {
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<Reply>>) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
         self.neighbours.upgrade.asking = reply;
         self.feed(Event::Upgrade);
     }

@@ -24,8 +24,9 @@ use crate::base::limits::{ENGINE_THREAD, no_thread};
 use crate::base::report::{cannot_start, printable};
 use crate::base::unadopted::{self, Entry, Source, Unadopted};
 use crate::between::gate_control::CONTROL_SOCKET;
+use crate::between::note::{Inheritance, Note, Prepared};
 use crate::between::params::Start;
-use crate::between::shared::{Inheritance, Note, Prepared, Shared, start_thread};
+use crate::between::shared::{Shared, start_thread};
 use crate::config::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::config::service::Service;
 use crate::config::settings::{ControlAt, Settings, Supervise};
@@ -581,7 +582,7 @@ fn open_listeners(
         let _binding = shared.binding(&address);
         let held = adopted.map_or_else(|| opened.bind(&name, &address, manager.as_deref_mut()), Ok)?;
         let noted = Some(Box::new(held.clone()));
-        shared.leave(Note::Listener { held: noted, gates: Vec::new(), adopted: None });
+        shared.leave(Note::Listener { socket: noted, gates: Vec::new(), adopted: None });
         opened.held.push(held);
     }
     Ok(opened)
@@ -634,7 +635,7 @@ fn open_control(
     let control = control
         .inspect_err(|_| sockets::forget(slice::from_ref(&held), shared.who()))
         .map_err(StartError::system("serve the control socket"))?;
-    shared.post(Note::Control { held: Box::new(held), control });
+    shared.post(Note::Control { socket: Box::new(held), control });
     Ok(())
 }
 

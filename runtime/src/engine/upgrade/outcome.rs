@@ -2,7 +2,7 @@
 
 use crate::base::error::UpgradeError;
 use crate::base::report::{complain, tell};
-use crate::between::shared::Upgraded;
+use crate::between::note::Upgraded;
 use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
 use crate::engine::ending;
 use crate::engine::neighbours::DeadSuccessor;

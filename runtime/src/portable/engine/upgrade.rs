@@ -9,8 +9,7 @@ use std::time::Instant;
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
 use crate::base::status::Status;
-use crate::base::unadopted::Unadopted;
-use crate::between::shared::{Inheritance, Reply};
+use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
 use crate::outside::pidfile::Pidfile;
@@ -36,7 +35,7 @@ impl Engine {
     }
 
     /// The life cycle never hears of a request to upgrade.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<Reply>>) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
         let error = UpgradeError::Unsupported;
         if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
             complain!(self.shared, WARN, "{line}");

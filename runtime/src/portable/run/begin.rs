@@ -11,8 +11,9 @@ use crate::base::address::Address;
 use crate::base::error::{StartError, UpgradeError};
 use crate::base::limits::no_thread;
 use crate::base::report::cannot_start;
+use crate::between::note::{Inheritance, Note, Prepared};
 use crate::between::params::Start;
-use crate::between::shared::{Inheritance, Note, Prepared, Shared, start_thread};
+use crate::between::shared::{Shared, start_thread};
 use crate::config::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::config::service::Service;
 use crate::config::settings::{Settings, Supervise};
@@ -117,7 +118,7 @@ fn open_and_prepare<P>(
         let _binding = shared.binding(&address);
         let bound = sockets::bind(&name, &address)?;
         let noted = Some(Box::new(bound.clone()));
-        shared.leave(Note::Listener { held: noted, gates: Vec::new(), adopted: None });
+        shared.leave(Note::Listener { socket: noted, gates: Vec::new(), adopted: None });
         held.push(bound);
     }
     if let Some(started) = started {
