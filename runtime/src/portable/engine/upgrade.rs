@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
 use crate::base::status::Status;
+use crate::base::unadopted::Unadopted;
 use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
