@@ -1,4 +1,4 @@
-//! The first step: what the user typed, with its spans and before any judgement.
+//! The first step: the text of the user with its spans, before any check.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::ext::IdentExt as _;
@@ -21,12 +21,12 @@ impl Errors {
         }
     }
 
-    /// Something is wrong that the compiler reports when it sees the user's function.
+    /// Stops the expansion for a mistake in the user's function that the compiler itself reports.
     pub(crate) fn leave_to_the_compiler(&mut self) {
         self.left_to_the_compiler = true;
     }
 
-    /// `Err` with the tokens that report the mistakes, if there is any.
+    /// `Err` with the tokens that report the mistakes; `Ok` without a mistake.
     pub(crate) fn finish(self) -> std::result::Result<(), TokenStream> {
         match self.reported {
             Some(error) => Err(error.into_compile_error()),
@@ -36,19 +36,18 @@ impl Errors {
     }
 }
 
-/// What stands in the parentheses of the attribute.
+/// The options in the parentheses of the attribute.
 #[derive(Default)]
 pub(crate) struct Attr {
     pub(crate) options: Vec<AttrOption>,
-    /// Whether something could not even be read as an option. It may have been any of them, so it is no second
-    /// mistake that one is missing.
+    /// Set when a part could not be read as an option. That part may be any option, so a missing option is no second mistake.
     pub(crate) unreadable: bool,
 }
 
 /// One `name = value`.
 pub(crate) struct AttrOption {
     pub(crate) name: Ident,
-    /// `None` if there is no expression, which has been reported.
+    /// `None` if the value is missing or unreadable. That mistake is already reported.
     pub(crate) value: Option<Expr>,
 }
 
@@ -82,7 +81,7 @@ impl Attr {
         if input.parse::<Option<Token![=]>>()?.is_none() || input.is_empty() {
             return Err(Error::new(name.span(), format!("expected a value: `{name} = ...`")));
         }
-        // Read ahead, so that after a mistake the skipping begins where the value does.
+        // Parse a fork: after a mistake `skip_option` has to begin at the start of the value.
         let ahead = input.fork();
         let value = ahead.parse::<Expr>()?;
         input.advance_to(&ahead);
@@ -104,8 +103,8 @@ fn at_option(input: ParseStream<'_>) -> bool {
     input.peek(Ident::peek_any) && input.peek2(Token![=]) && !input.peek2(Token![==])
 }
 
-/// After a mistake: goes past the next comma that an option follows. Any other comma may be a part of the value,
-/// as in `Table::<K, V>::new()`.
+/// After a mistake, skips to the next comma with an option behind it. Any other comma may be a part of the value, as in
+/// `Table::<K, V>::new()`.
 fn skip_option(input: ParseStream<'_>) {
     while let Ok(skipped) = input.parse::<TokenTree>() {
         let comma = matches!(&skipped, TokenTree::Punct(punct) if punct.as_char() == ',');
@@ -121,8 +120,8 @@ pub(crate) struct Function {
     pub(crate) vis: Visibility,
     pub(crate) defaultness: Option<Token![default]>,
     pub(crate) sig: Signature,
-    /// The braces and what is in them, unread: parsing it would cost time on every keystroke in an editor, and
-    /// what is wrong in it the compiler says best.
+    /// The braces with their content as tokens. An editor expands the macro on every keystroke, so a parse would cost time, and
+    /// the compiler reports mistakes in the body best.
     pub(crate) body: TokenStream,
 }
 

@@ -1,8 +1,7 @@
 //! The third step: the generated function.
 //!
-//! It is one value and one call into the runtime crate; what there is of logic lives there. The user's function
-//! is inside, token by token as it was written, so that whatever the compiler has to say about it, it says it of
-//! the user's own code.
+//! The expansion is one value and one call into the runtime crate, which has all the logic. It contains the user's function with
+//! the tokens and spans that the user wrote, so the compiler reports errors in the body at the user's own code.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{ToTokens as _, TokenStreamExt as _, format_ident, quote};
@@ -10,15 +9,16 @@ use syn::{Path, ReturnType, Type};
 
 use crate::address::Kind;
 use crate::attr::Function;
-use crate::valid::{Harness, Listener, Parameter, Role, Service, Setting, Value, last_segment, usual_type};
+use crate::service::{Handle, Listener, Parameter, Role, Service, Setting, Value};
+use crate::types::{last_segment, usual_type};
 
 pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     let Function { attrs, vis, sig, body, .. } = function;
     let Service { runtime, listeners, settings, parameters } = service;
     let name = &sig.ident;
     let checks = checks(service, function);
-    // The methods are called by the words that the user typed, so an editor shows their documentation there and the
-    // compiler its errors about the values.
+    // Each method has the span of the option: an editor shows the method's documentation there, and the compiler its errors
+    // about the value.
     let listens =
         listeners.iter().map(|Listener { option, name, address, .. }| quote!(.#option(#name, #address)));
     let settings = settings.iter().map(|Setting { option, value }| {
@@ -32,7 +32,7 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
         quote!(.#option(#value))
     });
 
-    // The local variables are ours: no name of the user's, not even that of the function, is confused with them.
+    // The hygiene of these variables keeps them apart from every name of the user, also from the name of the function.
     let start = start_variable(parameters);
     let variables: Vec<_> = parameters.iter().map(|parameter| local(&parameter.name.to_string())).collect();
     let take = parameters.iter().zip(&variables).map(|(Parameter { ty, role, .. }, variable)| match role {
@@ -40,19 +40,19 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
             let listener = &listeners[*index].name;
             quote!(let #variable = #start.listener::<#ty>(#listener)?;)
         }
-        Role::Harness(_) => quote!(let #variable = #start.harness::<#ty>()?;),
+        Role::Handle(_) => quote!(let #variable = #start.harness::<#ty>()?;),
     });
     let call = quote!(#name(#(#variables),*));
-    // That the body returns something else than a `Termination` is found at this call, but made in the signature.
+    // The compiler reports at this call that the return type is no `Termination`, so the call has the span of that type.
     let returned = match &sig.output {
         ReturnType::Default => Span::call_site(),
         ReturnType::Type(_, ty) => Span::call_site().located_at(ends(ty).0),
     };
-    let told = !says_what_it_returns(&sig.output);
+    let is_probed = !is_known_return(&sig.output);
     let (run, body_value) = match sig.asyncness {
-        Some(_) if told => ("run", tell(runtime, &quote!(async move), &quote!(#call.await))),
+        Some(_) if is_probed => ("run", probe(runtime, &quote!(async move), &quote!(#call.await))),
         Some(_) => ("run", call),
-        None if told => ("run_blocking", tell(runtime, &quote!(move ||), &call)),
+        None if is_probed => ("run_blocking", probe(runtime, &quote!(move ||), &call)),
         None => ("run_blocking", quote!(move || #call)),
     };
     let run = Ident::new(run, returned);
@@ -73,8 +73,8 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     }
 }
 
-/// Whether the name of the type leaves no doubt that it is one of those that the runtime crate finds the error in.
-fn says_what_it_returns(output: &ReturnType) -> bool {
+/// Whether the name of the return type shows that the runtime crate can find the error of the body by itself.
+fn is_known_return(output: &ReturnType) -> bool {
     match output {
         ReturnType::Default => true,
         ReturnType::Type(_, ty) => match &**ty {
@@ -85,8 +85,8 @@ fn says_what_it_returns(output: &ReturnType) -> bool {
     }
 }
 
-/// A body that returns any `Termination`. Whether that is a `Result` with an error in it, the compiler tells here, where the type is known.
-fn tell(runtime: &Path, body: &TokenStream, value: &TokenStream) -> TokenStream {
+/// A body that returns any `Termination`. Only the compiler knows the type, so the expansion probes it for the error of a `Result`.
+fn probe(runtime: &Path, body: &TokenStream, value: &TokenStream) -> TokenStream {
     let (returned, error) = (local("returned"), local("error"));
     quote! {
         #body {
@@ -105,7 +105,7 @@ fn local(name: &str) -> Ident {
     }
 }
 
-/// The variable with the `Start`; it has a name that no parameter has.
+/// The variable for the `Start`. No parameter has its name.
 fn start_variable(parameters: &[Parameter]) -> Ident {
     if parameters.is_empty() {
         return local("_");
@@ -117,26 +117,26 @@ fn start_variable(parameters: &[Parameter]) -> Ident {
     local(&name)
 }
 
-/// What only the types can tell, but the compiler already: one check of the runtime crate for each, because the evaluation ends
-/// with the first mistake. Where the name of a type leaves no doubt, nothing is emitted.
+/// The checks that need the types themselves: each is a call of a macro of the runtime crate, which the compiler evaluates. A check
+/// ends at its first mistake, so each parameter has its own. A type whose name is enough needs no check.
 fn checks(service: &Service, function: &Function) -> TokenStream {
     let Service { runtime, listeners, parameters, .. } = service;
     let taken = parameters.iter().filter_map(|Parameter { ty, role, .. }| match role {
         Role::Listener(index) => Some((ty, listeners[*index].kind)),
-        Role::Harness(_) => None,
+        Role::Handle(_) => None,
     });
 
     let kinds = taken.clone().filter_map(|(ty, kind)| {
-        let kind = kind.filter(|kind| !says_that_it_takes(ty, *kind))?;
+        let kind = kind.filter(|kind| !is_usual(ty, *kind))?;
         let variant = format_ident!("{kind:?}");
         let (first, last) = ends(ty);
         Some(check_at(first, last, &quote!(#runtime::__private::takes!), quote!(#ty, #variant)))
     });
 
     let mut types = taken.map(|(ty, _)| ty).peekable();
-    let decides_itself =
-        |parameter: &Parameter| matches!(parameter.role, Role::Harness(Harness::Ready | Harness::Listeners));
-    let in_doubt = types.peek().is_some() && !parameters.iter().any(decides_itself);
+    let sets_readiness =
+        |parameter: &Parameter| matches!(parameter.role, Role::Handle(Handle::Ready | Handle::Listeners));
+    let in_doubt = types.peek().is_some() && !parameters.iter().any(sets_readiness);
     let readiness = in_doubt.then(|| {
         let parentheses = function.sig.paren_token.span.join();
         check_at(parentheses, parentheses, &quote!(#runtime::__private::readiness!), quote!(#(#types),*))
@@ -145,12 +145,12 @@ fn checks(service: &Service, function: &Function) -> TokenStream {
     kinds.chain(readiness).map(|check| quote!(#check;)).collect()
 }
 
-/// Whether the name of the type leaves no doubt.
-fn says_that_it_takes(ty: &Type, kind: Kind) -> bool {
+/// Whether the name of the type shows that it fits this kind of listener.
+fn is_usual(ty: &Type, kind: Kind) -> bool {
     last_segment(ty).is_some_and(|name| name == usual_type(kind) || name == "OwnedFd")
 }
 
-/// A check of the runtime crate that the compiler finds at this place: whatever goes wrong in it is shown there.
+/// A call of a check of the runtime crate, with the span of this place: the compiler reports the error of the check there.
 fn check_at(first: Span, last: Span, check: &TokenStream, arguments: TokenStream) -> TokenStream {
     let mut call: TokenStream = check
         .clone()
@@ -166,7 +166,7 @@ fn check_at(first: Span, last: Span, check: &TokenStream, arguments: TokenStream
     call
 }
 
-/// Where the type begins and ends. The two can be joined to one span only on nightly.
+/// The spans of the first and of the last token of the type. Only a nightly compiler can join them to one span.
 fn ends(ty: &Type) -> (Span, Span) {
     let mut tokens = ty.to_token_stream().into_iter();
     let first = tokens.next().map_or_else(Span::call_site, |token| token.span());

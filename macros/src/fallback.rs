@@ -1,8 +1,7 @@
-//! What is emitted beside the errors.
+//! The output beside the errors.
 //!
-//! An editor completes inside a function only while the function exists, so it is emitted whatever is wrong with
-//! the attribute. It is emitted in a form that causes no further errors: inside a plain function of the same name,
-//! so that neither `async fn main` nor a missing `main` is a second mistake.
+//! An editor completes code only inside a function that exists, so the user's function is emitted in spite of any mistake. It is
+//! emitted inside a plain function of the same name: then neither `async fn main` nor a missing `main` is a second error.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,16 +9,16 @@ use syn::{FnArg, Signature};
 
 use crate::attr::Function;
 
-/// For an item that is no function: nothing is known about it, so it stays as it is.
+/// For an item that is no function. The item stays unchanged.
 pub(crate) fn item(errors: &TokenStream, item: &TokenStream) -> TokenStream {
     quote!(#errors #item)
 }
 
-/// For a function whose signature or attribute is at fault.
+/// For a function with a mistake in its signature or in its attribute.
 pub(crate) fn function(errors: &TokenStream, function: &Function) -> TokenStream {
     let Function { attrs, vis, sig, body, .. } = function;
     let name = &sig.ident;
-    let sig = without_what_only_some_functions_may_have(sig);
+    let sig = without_refused_parts(sig);
     quote! {
         #errors
         #(#attrs)*
@@ -30,8 +29,8 @@ pub(crate) fn function(errors: &TokenStream, function: &Function) -> TokenStream
     }
 }
 
-/// Each of these has been reported, and the compiler would report it again.
-fn without_what_only_some_functions_may_have(sig: &Signature) -> Signature {
+/// Removes the parts that validation has already reported. The compiler would report them again.
+fn without_refused_parts(sig: &Signature) -> Signature {
     let mut sig = sig.clone();
     sig.constness = None;
     sig.abi = None;

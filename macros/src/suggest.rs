@@ -1,9 +1,8 @@
-//! Finds the name that was probably meant.
+//! "did you mean": finds the known name nearest to a typed one.
 
-/// The known name nearest to what was typed, if one is near enough to be a slip of the keyboard.
+/// The known name nearest to the typed one, if the difference is small enough for a typing mistake.
 pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // A third of the letters may differ: enough for a slip in a short name, too little to turn one word into
-    // another.
+    // A third of the letters may differ: enough for a typing mistake in a short name, too little for another word.
     let most = (typed.chars().count() / 3).max(1);
     known
         .into_iter()
@@ -13,13 +12,12 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, name)| name)
 }
 
-/// `` (did you mean `name`?)`` with a leading space, or nothing; for the middle of a message.
+/// `` (did you mean `name`?)`` with a leading space, for the middle of a message; empty without a near name.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(typed, known).map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }
 
-/// How many letters have to be inserted, removed, replaced or swapped with their neighbour to get from one
-/// name to the other.
+/// The number of single edits between two names: insert, remove or replace a letter, or swap two neighbours.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<_>, Vec<_>) = (from.chars().collect(), to.chars().collect());
     let mut table = vec![vec![0; to.len() + 1]; from.len() + 1];
@@ -49,7 +47,7 @@ mod tests {
     const KNOWN: [&str; 5] = ["listen", "pidfile", "probation", "drain_timeout", "upgrade_timeout"];
 
     #[test]
-    fn a_slip_of_the_keyboard_finds_the_name() {
+    fn a_typing_mistake_finds_the_name() {
         for (typed, meant) in [
             ("pidfle", "pidfile"),
             ("pid_file", "pidfile"),

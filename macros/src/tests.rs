@@ -1,5 +1,5 @@
-//! What the attribute expands to, and what it says, outside of a compiler. That the expansion compiles, and where
-//! the compiler shows the errors, is tested in `tests/ui` of the workspace.
+//! Snapshots of the expansion and of its errors, without a compiler. `tests/ui` of the workspace tests that the expansion compiles,
+//! and where the compiler shows the errors.
 
 use expect_test::{Expect, expect};
 
@@ -38,7 +38,7 @@ fn one_listener() {
 }
 
 #[test]
-fn three_listeners_and_the_harness() {
+fn three_listeners_and_two_handles() {
     let attr = r#"listen = [http = "0.0.0.0:80", admin = "/run/admin.sock", dns = "udp://0.0.0.0:53"]"#;
     let item = "async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket, stop: Shutdown, ready: Ready) {}";
     check(
@@ -72,7 +72,7 @@ fn three_listeners_and_the_harness() {
     assert_adds_at_most_15_lines(attr, item);
 }
 
-/// Beyond the user's own.
+/// Compared with the function of the user.
 #[track_caller]
 fn assert_adds_at_most_15_lines(attr: &str, item: &str) {
     let function = prettyplease::unparse(&syn::parse_str(item).expect("parses"));
@@ -172,9 +172,9 @@ fn a_body_without_parameters() {
     );
 }
 
-/// Of a type whose name does not say what it is the compiler finds the error.
+/// The name of the return type is unknown, so the expansion probes the value for an error.
 #[test]
-fn b3_a_body_that_returns_what_is_in_doubt() {
+fn b3_a_body_that_returns_an_unknown_type() {
     check(
         "",
         "async fn main() -> Outcome { serve().await }",
@@ -260,7 +260,7 @@ fn every_option() {
 }
 
 #[test]
-fn what_only_the_types_tell_is_asked_of_them() {
+fn an_unknown_type_is_checked_by_the_compiler() {
     check(
         r#"listen = [a = "udp://[::1]:53", b = "unix-seqpacket:@b", c = address()]"#,
         "fn main(a: my::Socket, b: Sequenced, c: Anything) {}",

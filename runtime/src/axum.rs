@@ -1,7 +1,7 @@
-//! The managed listeners as those of `axum::serve` (feature `axum`).
+//! The managed listeners as listeners of `axum::serve` (feature `axum`).
 //!
-//! `axum::serve(listener, app).with_graceful_shutdown(shutdown)` closes idle connections at the drain, and loses what
-//! crosses that close; `tableflip::http::serve(listener, app)` does not.
+//! `axum::serve(listener, app).with_graceful_shutdown(shutdown)` closes idle connections at the drain. A request that
+//! crosses that close is lost. `tableflip::http::serve(listener, app)` loses none.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use crate::net::{UnixListener, UnixStream};
 
-/// How long after an error a useless listener is tried again: `axum::serve` has no way to end by one.
+/// The pause after an error of accept. The listener then tries again, because `axum::serve` cannot end with an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
 macro_rules! listener {

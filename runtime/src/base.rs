@@ -1,10 +1,13 @@
-//! The words that every part of the crate uses: addresses, errors, limits, log lines, the status; and how a thread waits for a value.
+//! What every part of the crate uses: addresses, errors, limits, log lines, the status, and how a thread waits for a
+//! value.
 
 pub(crate) mod address;
 pub(crate) mod error;
+pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod path_text;
 pub(crate) mod report;
 pub(crate) mod returned;
 pub mod status;
 pub(crate) mod sync;
+pub(crate) mod unadopted;

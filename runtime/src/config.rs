@@ -1,4 +1,6 @@
-//! What a service declares, and what its environment overrides.
+//! The declaration of a service, and the environment that overrides it.
 
+pub(crate) mod convert;
 pub(crate) mod environment;
 pub(crate) mod service;
+pub(crate) mod settings;

@@ -1,7 +1,7 @@
-//! The control socket: what operators say to a running service, and what it answers, as lines of JSON.
+//! The control socket: requests of operators to a running service, and its replies, as lines of JSON.
 //!
-//! The program `tableflip` (feature `cli`) speaks it, and so can any other: `docs/control.md` in the repository has the
-//! conversation, these types have its lines.
+//! The program `tableflip` (feature `cli`) uses the control socket, and any other program can. The types of this module
+//! are the lines. In the repository `docs/control.md` describes the conversation.
 
 #[cfg(upgrades)]
 mod client;
@@ -13,67 +13,67 @@ use serde::{Deserialize, Serialize};
 use crate::base::error::UpgradeError;
 use crate::base::status::{Phase, Status};
 
-/// The version of the protocol; it changes when an old client would misread a reply.
+/// The version of the protocol. It changes when an old client would misread a reply.
 pub const PROTOCOL: u32 = 1;
 
-/// A line of a client.
+/// A line from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Request {
-    /// How the process stands.
+    /// Asks for the status of the process.
     Status,
-    /// The same at once, after every change and once a second.
+    /// Asks for the status at once, after every change and once a second.
     Watch,
-    /// Replace the process.
+    /// Upgrades the service.
     Upgrade,
-    /// Stop it gracefully.
+    /// Stops the service gracefully.
     Stop,
 }
 
-/// A line of the process.
+/// A line from the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reply {
-    /// To `status` and `watch`.
+    /// The reply to `status` and `watch`.
     Status {
-        /// Of the protocol.
+        /// The version of the protocol, [`PROTOCOL`].
         protocol: u32,
-        /// Of the crate.
+        /// The version of the crate.
         release: String,
-        /// The answer.
+        /// The status of the process.
         #[serde(flatten)]
         status: Box<Status>,
     },
-    /// To `upgrade` and `stop`: what has begun.
+    /// A reply to `upgrade` and `stop`: a phase has begun.
     Phase {
-        /// Which phase.
+        /// The phase.
         phase: Phase,
         /// The process ID of the successor, if there is one.
         successor: Option<u32>,
-        /// Since the request, in milliseconds.
+        /// The time since the request, in milliseconds.
         elapsed_ms: u64,
     },
-    /// To `upgrade`: it is done.
+    /// The last reply to `upgrade`: the successor serves and has passed its probation.
     Upgraded {
-        /// Of the successor.
+        /// The generation of the successor.
         generation: u64,
-        /// Its process ID.
+        /// The process ID of the successor.
         pid: u32,
-        /// From the request to the successor serving, in milliseconds.
+        /// The time from the request until the successor served, in milliseconds.
         elapsed_ms: u64,
-        /// What the service has lost by it, in words.
+        /// What the service has lost by the upgrade, in words.
         #[serde(default)]
         warnings: Vec<String>,
     },
-    /// To `stop`: it was heard. The end of the connection is that of the process.
+    /// The reply to `stop`: the process has the request. When the process ends, the connection ends.
     Stopping,
-    /// It did not happen.
+    /// The request failed, or was refused.
     Error {
-        /// What kind of error it is.
+        /// The kind of error.
         code: Code,
-        /// Why, in words.
+        /// The reason, in words.
         message: String,
     },
 }
@@ -83,11 +83,11 @@ pub enum Reply {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Code {
-    /// The line is no request.
+    /// The line is not a request.
     BadRequest,
-    /// The other process is of another user.
+    /// The client belongs to another user.
     Denied,
-    /// As many clients as are served at once.
+    /// The process serves the greatest number of clients, 32, already.
     Busy,
     /// [`UpgradeError::NotReady`].
     NotReady,
@@ -127,8 +127,8 @@ impl From<UpgradeError> for Reply {
 mod tests {
     use super::*;
 
-    /// The answer of each release to `status`. They are never changed, only added to: services outlive the program that is
-    /// installed beside them.
+    /// The reply of a release to `status`. A recorded reply is never changed: a service may be older than the installed
+    /// program.
     const RECORDED_0_1_0: &str = concat!(
         r#"{"reply":"status","protocol":1,"release":"0.1.0","generation":2,"pid":4711,"version":"1.4.0","phase":"serving","#,
         r#""uptime_ms":3009,"serving_ms":3001,"executable":{"path":"/srv/echo","inode":1234,"modified":1795478400},"#,

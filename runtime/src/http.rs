@@ -78,7 +78,7 @@ mod sealed {
     use super::*;
 
     pub trait Listener: Send + Sync {
-        /// The stream that a managed listener accepts.
+        /// The stream that the managed listener accepts.
         type Stream: Stream;
         /// The stream that carries HTTP, after the handshake.
         type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -106,7 +106,7 @@ mod sealed {
     }
 
     pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-        /// Whether every byte that has arrived is read, and the peer has not ended the stream.
+        /// Whether the body has read every byte that has arrived, and the peer has not ended the stream.
         fn is_quiet(&self) -> bool;
     }
 }
@@ -164,7 +164,7 @@ where
     WithHandshake { listener, handshake }
 }
 
-/// Made by [`with_handshake`].
+/// The listener that [`with_handshake`] makes.
 #[derive(Clone)]
 pub struct WithHandshake<L, F> {
     listener: L,
@@ -265,7 +265,7 @@ where
 ///
 /// # Errors
 ///
-/// An error of the accept that makes the listener useless.
+/// An error of accept(2) after which the listener cannot accept any more.
 pub async fn serve<L, S, Kind>(listener: L, service: S) -> io::Result<()>
 where
     L: Listener,
@@ -274,12 +274,12 @@ where
     let service = service.into_service();
     let mut shutdown = sealed::Listener::shutdown(&listener);
     shutdown.shared().note_http();
-    // Every connection holds a sender, and nothing is ever sent: it ends when the last of them has ended.
+    // Each connection has a sender, and no sender sends. So the channel ends when the last connection has ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     loop {
         let accepted = {
             let mut accept = pin!(sealed::Listener::accept(&listener));
-            // The shutdown is looked at first: from then on there is nothing to accept.
+            // The shutdown first: after it there is nothing to accept.
             poll_fn(|cx| match Pin::new(&mut shutdown).poll(cx) {
                 Poll::Ready(()) => Poll::Ready(None),
                 Poll::Pending => accept.as_mut().poll(cx).map(Some),

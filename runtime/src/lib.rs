@@ -173,7 +173,7 @@
 //! It does not move open connections from one process to the next. It does not supervise a service that crashes without
 //! a predecessor. It does not restart on a file change: the operator decides when to upgrade.
 
-// The wings, in their order: each uses only those above it, and `tests/tests/imports.rs` reads every import.
+// The wings, in their order. Each wing uses only the wings above it: `tests/tests/imports.rs` reads every import.
 mod sys;
 
 mod base;
@@ -211,13 +211,14 @@ pub use base::error::{StartError, UpgradeError};
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};
-pub use between::params::{
-    FromHarness, FromListener, Inherited, ListenerSocket, Listeners, Ready, Start, Upgrader,
-};
-pub use between::shared::Upgraded;
+pub use between::handles::{Inherited, Ready, Upgrader};
+pub use between::listeners::Listeners;
+pub use between::note::Upgraded;
+pub use between::params::{FromHarness, FromListener, ListenerSocket, Start};
+pub use config::convert::{IntoAddress, IntoControl, IntoDuration};
 #[cfg(feature = "tokio")]
 pub use config::service::Flavor;
-pub use config::service::{IntoAddress, IntoControl, IntoDuration, Service};
+pub use config::service::Service;
 pub use tableflip_macros::main;
 
 #[doc(hidden)]

@@ -1,4 +1,5 @@
-//! The parties outside this process: sockets, the other generations, the service manager, the files and the commands.
+//! The parties outside this process, one in each file: sockets, other generations, the service manager, files,
+//! commands.
 
 #[cfg(upgrades)]
 pub(crate) mod handover;
@@ -20,4 +21,3 @@ pub(crate) mod spawner;
 pub(crate) mod supervise;
 #[cfg(upgrades)]
 pub(crate) mod systemd;
-pub(crate) mod unadopted;

@@ -1,6 +1,6 @@
-//! What the expansion of the attribute uses beyond the public interface. None of it is stable.
+//! The items that the expansion of the attribute uses beyond the public interface. None of them is stable.
 //!
-//! The functions are evaluated by the compiler: a panic is a compile error at the user's type.
+//! The compiler evaluates the `const` functions: a panic is a compile error at the user's type.
 
 #![allow(missing_docs, reason = "it is no public interface")]
 
@@ -8,10 +8,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::base::address::Kind;
-use crate::base::returned::Told;
+use crate::base::returned::ReturnedWithError;
 use crate::between::params::FromListener;
 
-/// Answers for a type whether it is a [`FromListener`] or not: the inherent constants win where they exist.
+/// Has the constants of [`FromListener`] for any type. For a `FromListener` the inherent constants win over those of
+/// [`NotAListener`].
 #[derive(Debug)]
 pub struct Type<T>(PhantomData<T>);
 
@@ -20,8 +21,8 @@ impl<T: FromListener> Type<T> {
     pub const KINDS: &'static [Kind] = T::KINDS;
 }
 
-/// The answers for a type that is no listener: nothing is wrong with it here, because the compiler says elsewhere
-/// that it is none.
+/// The constants of a type that is not a [`FromListener`]. They pass every check here, because the compiler reports that
+/// type elsewhere.
 pub trait NotAListener {
     const MANAGED: bool = true;
     const KINDS: &'static [Kind] =
@@ -32,8 +33,8 @@ impl<T> NotAListener for Type<T> {}
 
 /// Fails to compile unless this type can be the listener of an address of this kind.
 ///
-/// A type that is no listener at all is not reported here: `Start::listener` does that, and once is enough. So the constants are
-/// asked of [`Type`], which has an answer for every type as long as [`NotAListener`] is in scope.
+/// A type that is not a [`FromListener`] passes, because `Start::listener` reports it and one error is enough. So this
+/// reads the constants of [`Type`], which every type has while [`NotAListener`] is in scope.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __takes {
@@ -57,8 +58,7 @@ macro_rules! __readiness {
     };
 }
 
-/// What is known of the package and the binary in which this stands. An example has the name of a binary as well; a test and
-/// a library have none.
+/// The package and the binary of the caller. An example has the name of a binary as well; a test and a library have none.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __package {
@@ -71,7 +71,8 @@ macro_rules! __package {
     };
 }
 
-/// Finds the error in what a body has returned, whatever that is: the inherent method wins where there is one.
+/// Finds the error in the value that a body has returned, of any type. For a `Result` with an error that is `Debug` the
+/// inherent method wins over that of [`NoError`].
 #[derive(Debug)]
 pub struct Probe<'a, T>(pub &'a T);
 
@@ -81,7 +82,7 @@ impl<T, E: fmt::Debug> Probe<'_, Result<T, E>> {
     }
 }
 
-/// The answer for what is no `Result`, or does not show that it is one.
+/// The answer for a value that is not visibly a `Result`.
 pub trait NoError {
     fn error(&self) -> Option<String> {
         None
@@ -90,9 +91,10 @@ pub trait NoError {
 
 impl<T> NoError for Probe<'_, T> {}
 
-/// What a body has returned, and the error in it. Whether it is a `Termination` is found by whoever runs it, once.
-pub fn told<T>(returned: T, error: Option<String>) -> Told<T> {
-    Told::new(returned, error)
+/// Joins the value that a body has returned and its error. There is no bound `Termination` here, so that the compiler reports
+/// a missing one only once, where the body runs.
+pub fn told<T>(returned: T, error: Option<String>) -> ReturnedWithError<T> {
+    ReturnedWithError::new(returned, error)
 }
 
 pub use {__package as package, __readiness as readiness, __takes as takes};
@@ -118,7 +120,7 @@ pub const fn check_kinds(kinds: &[Kind], kind: Kind) {
     }
 }
 
-/// Fails if a body takes only raw listeners, and no `Ready`.
+/// Fails if all of these listeners are raw. Called for a body without a `Ready`.
 #[track_caller]
 pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
     let mut at = 0;
@@ -137,7 +139,7 @@ pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
 #[cfg(all(feature = "cli", upgrades))]
 pub use self::cli::check;
 
-/// What the program `tableflip` has in common with a service.
+/// The code that the program `tableflip` shares with a service.
 #[cfg(all(feature = "cli", upgrades))]
 mod cli {
     use std::ffi::OsStr;
@@ -147,14 +149,14 @@ mod cli {
 
     use nix::poll::{PollFd, PollFlags};
 
+    use crate::config::environment;
     use crate::outside::preflight::Check;
-    use crate::outside::spawn;
     use crate::sys::poll;
 
-    /// Runs a command as that of `preflight`, in the working directory; says in words how it failed.
+    /// Runs a command like that of `preflight`, in the working directory. The error is the failure, in words.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {
         let failed = |error: io::Error| format!("could not be started: {error}");
-        let environment = spawn::passed_on(std::env::vars_os());
+        let environment = environment::passed_on(std::env::vars_os());
         let mut check =
             Check::start(command, executable, &[], Path::new("."), &environment, None).map_err(failed)?;
         loop {

@@ -1,4 +1,4 @@
-//! The start of a process in its order, and its body until the engine's verdict.
+//! The start of a process, step by step, and the run of the body until the engine's verdict.
 //!
 //! | file | what is in it |
 //! |---|---|

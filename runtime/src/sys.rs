@@ -1,4 +1,5 @@
-//! The operating system: one system call, or one kind of call, in each file. None of them knows a listener or the life cycle.
+//! The operating system: each file has one system call, or one kind of call. No file knows a listener or the life
+//! cycle.
 
 #[cfg_attr(not(upgrades), path = "portable/sys/wake.rs")]
 pub(crate) mod wake;
@@ -12,6 +13,8 @@ pub(crate) mod outgoing;
 pub(crate) mod pidfd;
 #[cfg(upgrades)]
 pub(crate) mod poll;
+#[cfg(upgrades)]
+pub(crate) mod proc;
 #[cfg(upgrades)]
 pub(crate) mod signal_mask;
 pub(crate) mod signals;

@@ -1,8 +1,8 @@
-//! Test a service as it runs: start its body inside a test, on ephemeral ports, replace it by another one, stop it.
+//! Test a running service: start its body inside a test on ephemeral ports, upgrade it to another body, and stop it.
 //!
 //! The services run on threads of the test's own process, with the same life cycle, handover and drain as real
-//! processes. What belongs to a process alone is left out: no signal is handled, and the environment and the pid file
-//! are ignored.
+//! processes. Three things of a real process are missing: the services handle no signal, and ignore the environment and
+//! the pid file.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +54,8 @@ use std::thread::{self, JoinHandle};
 use socket2::SockRef;
 
 use crate::base::error::{StartError, UpgradeError};
-use crate::between::params::{Start, Upgrader};
+use crate::between::handles::Upgrader;
+use crate::between::params::Start;
 use crate::between::shared::{Shared, Verdict};
 use crate::config::service::Service;
 use crate::outside::sockets::BoundSocket;
@@ -68,7 +69,7 @@ mod successor;
 
 use successor::{Next, ThreadChild};
 
-/// A service that runs inside a test. Dropping it ends it at once, as SIGKILL ends a process.
+/// A service that runs inside a test. Dropping this value ends the service at once, as SIGKILL ends a process.
 pub struct Running<T> {
     shared: Arc<Shared>,
     addresses: Addresses,
@@ -82,7 +83,7 @@ type Addresses = Vec<(String, Option<SocketAddr>)>;
 ///
 /// # Errors
 ///
-/// The error that [`Service::run`] reports on stderr.
+/// The error that [`Service::run`] would print on stderr.
 #[cfg(feature = "tokio")]
 pub fn start<F, B>(service: Service, prepare: F) -> Result<Running<B::Output>, StartError>
 where
@@ -97,7 +98,7 @@ where
 ///
 /// # Errors
 ///
-/// The error that [`Service::run_blocking`] reports on stderr.
+/// The error that [`Service::run_blocking`] would print on stderr.
 pub fn start_blocking<F, B, T>(service: Service, prepare: F) -> Result<Running<T>, StartError>
 where
     F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
@@ -109,24 +110,24 @@ where
 }
 
 impl<T: Send + 'static> Running<T> {
-    /// The address that a listener is bound to, with the port that was assigned; `None` if no listener of this name is
-    /// declared, or it has no IP address.
+    /// The address to which a listener is bound, with its real port. `None` if no listener of this name is declared, or if
+    /// the listener has no IP address.
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
         self.addresses.iter().find(|(name, _)| name == listener)?.1
     }
 
-    /// A handle to the life of this service.
+    /// The handle that upgrades and stops this service, and reports its status.
     pub fn upgrader(&self) -> Upgrader {
         Upgrader::new(self.shared.clone())
     }
 
-    /// Upgrades to another body, as SIGHUP upgrades to a new executable: waits until the new body serves and has passed its
-    /// probation. This service drains then.
+    /// Upgrades to another body, as SIGHUP upgrades to a new executable. Waits until the successor serves and has passed its
+    /// probation. This service then drains.
     ///
     /// # Errors
     ///
-    /// Why the upgrade failed; this service serves on. It refuses while its own predecessor drains:
-    /// [`Upgrader::predecessor_gone_blocking`] waits for the end of that. A service that has ended returns
+    /// Why the upgrade was refused or failed. This service serves on. It refuses while its own predecessor drains:
+    /// [`Upgrader::predecessor_gone_blocking`] waits until that has ended. A service that has ended returns
     /// [`Terminating`](UpgradeError::Terminating).
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
@@ -137,7 +138,7 @@ impl<T: Send + 'static> Running<T> {
         self.replace_by(move |host| body::run_async(service, host, prepare, |_| None))
     }
 
-    /// As `replace`, for a body that is a closure.
+    /// The twin of `replace` for a body that is a closure.
     ///
     /// # Errors
     ///
@@ -173,14 +174,18 @@ impl<T: Send + 'static> Running<T> {
         successor.wait_until_it_serves().map_err(|error| UpgradeError::Failed { reason: error.to_string() })
     }
 
-    /// Stops the service gracefully, as SIGTERM does, and waits for its end.
+    /// Stops the service gracefully, as SIGTERM does, and waits for its end. Returns the same as [`wait`](Self::wait).
+    ///
+    /// # Panics
+    ///
+    /// If the body panicked.
     pub fn stop(self) -> Option<T> {
         self.upgrader().stop();
         self.wait()
     }
 
-    /// Waits for the end of the service. Returns what its body returned; `None` if it was dropped, because it was
-    /// replaced or stopped.
+    /// Waits for the end of the service. Returns the value that the body returned. Returns `None` if the body was dropped,
+    /// because the service was replaced or stopped, or if the service failed.
     ///
     /// # Panics
     ///
@@ -209,7 +214,7 @@ impl<T> fmt::Debug for Running<T> {
     }
 }
 
-/// A service on a thread of its own.
+/// A service on its own thread.
 struct OnThread<T> {
     thread: JoinHandle<Result<Ended<T>, StartError>>,
     started: mpsc::Receiver<(Arc<Shared>, Addresses)>,
@@ -225,21 +230,22 @@ impl<T: Send + 'static> OnThread<T> {
         let (sender, started) = mpsc::channel();
         let next = Next::default();
         let child = Arc::new(ThreadChild::new());
-        let tell = {
+        let report = {
             let child = child.clone();
             move |shared: &Arc<Shared>, sockets: &[BoundSocket]| {
-                let address = |it: &BoundSocket| SockRef::from(&*it.fd).local_addr().ok()?.as_socket();
-                let addresses = sockets.iter().map(|it| (it.name.clone(), address(it))).collect();
+                let address =
+                    |socket: &BoundSocket| SockRef::from(&*socket.fd).local_addr().ok()?.as_socket();
+                let addresses = sockets.iter().map(|socket| (socket.name.clone(), address(socket))).collect();
                 child.started(shared.clone());
                 match sender.send((shared.clone(), addresses)) {
                     Ok(()) | Err(_) => {}
                 }
             }
         };
-        let host = next.host(parent, Box::new(tell));
-        let on_its_thread = Life { child: child.clone() };
+        let host = next.host(parent, Box::new(report));
+        let life = Life { child: child.clone() };
         let thread = thread::spawn(move || {
-            let _life = on_its_thread;
+            let _life = life;
             run(host)
         });
         Self { thread, started, next, child }
@@ -262,7 +268,7 @@ impl<T: Send + 'static> OnThread<T> {
     }
 }
 
-/// The life of a service: it ends with its thread, also by a panic, as a process does.
+/// The life of a service. It ends with the thread of the service, also if the thread panics, as a process ends.
 struct Life {
     child: Arc<ThreadChild>,
 }
@@ -276,7 +282,7 @@ impl Drop for Life {
     }
 }
 
-/// Ends a service at once.
+/// Ends a service at once, without a drain.
 fn kill(shared: &Shared) {
     shared.verdict.set(Verdict::Failure);
     shared.wake();
@@ -293,7 +299,7 @@ mod tests {
     use crate::base::status::Phase;
     use crate::blocking::TcpListener;
 
-    /// How long each step of a test may take.
+    /// The longest wait for an expected event.
     const DEADLINE: Duration = Duration::from_secs(30);
 
     /// The value that `f` returns within the deadline.
@@ -336,7 +342,7 @@ mod tests {
         assert!(started.unwrap_err().to_string().contains("`missing`: it is not declared"));
     }
 
-    /// A successor could not name more listeners in one message.
+    /// The messages about more listeners would not fit into a packet of the handover.
     #[test]
     fn there_are_as_many_listeners_as_a_handover_can_name() {
         let problem = format!("a service has at most {MAX_LISTENERS} listeners");
@@ -354,7 +360,7 @@ mod tests {
         assert_eq!(refused.map(drop).unwrap_err().to_string(), format!("listener `late`: {problem}"));
     }
 
-    /// Names of any total length fit into the messages of an offer.
+    /// Long names fit into the messages of an offer, whatever their total length.
     #[test]
     #[cfg(upgrades)]
     fn what_is_passed_on_under_long_names_arrives() {
@@ -417,7 +423,7 @@ mod tests {
         assert!(reason.contains("the body returned before it was ready"), "{reason}");
         assert_eq!(ask(address).unwrap(), "old");
 
-        // An error of any length.
+        // However long its error is.
         let wordy = old.replace_blocking(declared(), |_| -> Result<Body, StartError> {
             Err(StartError::NotReady("x".repeat(1 << 20)))
         });
@@ -440,7 +446,7 @@ mod tests {
         assert!(ask(address).is_err());
     }
 
-    /// `Ready` is dropped before the panic is caught. The reason is still the panic.
+    /// The unwinding drops `Ready` before the panic is caught. The reason is still the panic.
     #[cfg(upgrades)]
     #[test]
     fn a_successor_that_panics_with_its_ready_says_why() {
@@ -509,7 +515,7 @@ mod tests {
         });
     }
 
-    /// As SIGKILL ends a process: a waiter there gets the answer, too.
+    /// The drop ends the service as SIGKILL ends a process. A thread that waits for its upgrade gets an error.
     #[test]
     #[cfg(upgrades)]
     fn a_service_that_is_dropped_ends_the_wait_for_its_upgrade() {
@@ -549,7 +555,7 @@ mod tests {
         });
     }
 
-    /// The engine hears nothing of it, and would go on.
+    /// Such a body sends no note to the engine, so without a verdict the engine would run on.
     #[test]
     #[cfg(feature = "tokio")]
     fn a_service_whose_body_panics_as_it_is_dropped_ends() {
@@ -571,32 +577,32 @@ mod tests {
         }
 
         in_time(|| {
-            let (tell, told) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             let panic = std::panic::catch_unwind(|| {
                 start(declared(), move |start| {
                     let greet: crate::net::TcpListener = start.listener("greet")?;
-                    tell.send(greet.local_addr().unwrap()).unwrap();
+                    sender.send(greet.local_addr().unwrap()).unwrap();
                     Ok(Fragile)
                 })
             });
             assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"it breaks"));
-            let address = told.recv().unwrap();
+            let address = receiver.recv().unwrap();
             while TcpStream::connect(address).is_ok() {
                 thread::yield_now();
             }
         });
     }
 
-    /// The outcome of a declared listener that is left to `Listeners`; `at` takes it there.
+    /// Starts a service whose declared listener is no parameter of the body. `take` takes it by `Listeners`.
     fn declared_and_left(
-        at: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
+        take: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
     ) -> Result<Running<()>, StartError> {
         start_blocking(declared(), |start| {
             let (listeners, ready): (crate::Listeners, crate::Ready) = (start.harness()?, start.harness()?);
             Ok(move || {
-                let listener = at(&listeners);
+                let listener = take(&listeners);
                 ready.notify();
-                // A start whose body has not taken the listener fails.
+                // The start fails if the listener is not taken.
                 let Ok(listener) = listener else { return };
                 for stream in listener.incoming() {
                     stream.unwrap().write_all(b"hello").unwrap();

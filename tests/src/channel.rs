@@ -1,4 +1,4 @@
-//! One end of a handover channel, for a process that plays the other part.
+//! One end of a handover channel, for a test or a program that plays a predecessor or a successor.
 //!
 //! It is written from `docs/protocol.md` and shares no code with the crate, so that a mistake in the crate's own two
 //! ends, which would understand each other all the same, does not hide in it. Every wait has a deadline.
@@ -11,9 +11,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use processes::{DEADLINE, is_readable_within, is_writable_within};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -27,9 +26,7 @@ pub const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 /// The largest packet.
 pub const MAX_MESSAGE: usize = 65_536;
 
-/// How long anything may take that is to happen.
-const DEADLINE: Duration = Duration::from_secs(40);
-/// How many descriptors this end takes with one packet; more than the protocol allows, so that too many are seen.
+/// How many descriptors this end takes with one packet: more than the protocol allows, so that a test sees too many.
 const ROOM: usize = 128;
 
 /// One end.
@@ -63,7 +60,7 @@ impl Channel {
 
     /// Waits for a channel to [`connect_to`] at `listener`.
     pub fn accept(listener: &OwnedFd) -> Self {
-        wait(listener.as_fd(), PollFlags::IN);
+        wait_to_read(listener);
         let fd = accept_with(listener, SocketFlags::CLOEXEC).expect("somebody has connected");
         Self { fd }
     }
@@ -81,7 +78,8 @@ impl Channel {
     /// Sends any bytes, and waits while there is no room. To a peer that is gone it sends nothing.
     pub fn send_packet(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
         while !self.try_send_packet(packet, fds) {
-            wait(self.fd.as_fd(), PollFlags::OUT);
+            let is_writable = is_writable_within(DEADLINE, &self.fd).expect("poll");
+            assert!(is_writable, "the channel has no room within {DEADLINE:?}");
         }
     }
 
@@ -105,7 +103,7 @@ impl Channel {
 
     /// Waits for a packet; `None` at the end.
     pub fn receive(&self) -> Option<Packet> {
-        wait(self.fd.as_fd(), PollFlags::IN);
+        wait_to_read(&self.fd);
         let mut buffer = vec![0; MAX_MESSAGE + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -212,16 +210,7 @@ fn seqpacket() -> OwnedFd {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket")
 }
 
-fn wait(fd: BorrowedFd<'_>, what: PollFlags) {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).expect("a deadline is near");
-        match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&timeout)) {
-            Ok(0) => panic!("nothing came of the channel in {DEADLINE:?}"),
-            Ok(_) => return,
-            Err(Errno::INTR) => {}
-            Err(error) => panic!("poll: {error}"),
-        }
-    }
+fn wait_to_read(fd: impl AsFd) {
+    let is_readable = is_readable_within(DEADLINE, fd).expect("poll");
+    assert!(is_readable, "nothing came of the channel in {DEADLINE:?}");
 }

@@ -1,9 +1,11 @@
 //! Tests of tableflip with real processes.
 //!
-//! The services that are started and replaced are the binaries in `src/bin`; the tests and their harness are in
-//! `tests/it`, which says how to write one. `ui` holds the tests of what the compiler says about the attribute.
+//! The services that are started and replaced are the binaries in `src/bin`. The tests are in `tests`, most of them in `tests/it`:
+//! its `harness.rs` shows how to write one. `ui` has the tests of the compiler's errors about the attribute. This library has what
+//! several binaries of tests share: the client, and one end of a handover channel.
 
 pub mod channel;
+pub mod client;
 
 /// Compiles the examples of the reference, and runs those that can be.
 #[cfg(doctest)]

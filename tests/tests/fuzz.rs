@@ -1,6 +1,5 @@
-//! Property tests of the texts that a service is given: addresses and durations. Each says how many cases it has tried;
-//! `PROPTEST_CASES` has it try others. The messages of a handover are in `runtime/src/outside/handover/message.rs`, which is
-//! private.
+//! Property tests of addresses and durations. Each says how many cases it has tried; `PROPTEST_CASES` sets the number.
+//! The messages of a handover are in `runtime/src/outside/handover/message.rs`, which is private.
 
 use std::cell::Cell;
 use std::str::FromStr;

@@ -244,3 +244,40 @@ fn an_import_that_is_put_in_is_found() {
     }
     assert_eq!(with("sys::poll", "\n// use crate::engine::core::Engine;\n"), [""; 0]);
 }
+
+/// Every file of the runtime and of the macro has its place in the map, and the map names no other.
+#[test]
+fn the_map_names_every_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let map = fs::read_to_string(root.join("docs/ARCHITECTURE.md")).expect("the map");
+    let words: BTreeSet<_> = map.split('`').skip(1).step_by(2).collect();
+    let mut files = BTreeSet::new();
+    for folder in ["runtime/src", "macros/src"] {
+        for module in modules(&root.join(folder)).into_keys() {
+            files.insert(module.join("/") + ".rs");
+        }
+    }
+    // A file is named by its path, or in the row of the folder that it is in.
+    let rows: Vec<_> = map.lines().filter(|line| line.starts_with("| `")).collect();
+    let is_in_row = |file: &str, at: usize| {
+        let (folder, rest) = file.split_at(at + 1);
+        let next = rest.split_inclusive('/').next().unwrap_or_default();
+        let has = |text: &str, word: &str| text.contains(&format!("`{word}`"));
+        rows.iter().any(|row| has(row, folder) && (has(row, next) || folder == "bin/tableflip/"))
+    };
+    let is_named = |file: &str| {
+        let has_name = |word: &&str| word.rsplit('/').next() == Some(file);
+        words.contains(file)
+            || words.contains(file.replace(".rs", "/").as_str())
+            || !file.contains('/') && words.iter().any(has_name)
+            || file.match_indices('/').any(|(at, _)| is_in_row(file, at))
+    };
+    let unnamed: Vec<_> = files.iter().filter(|file| !is_named(file)).collect();
+    assert!(unnamed.is_empty(), "in no table: {unnamed:?}");
+    // Of a path that names a wing, the file exists.
+    let wings: Vec<_> = WINGS.iter().flat_map(|wings| wings.iter()).map(|wing| format!("{wing}/")).collect();
+    let is_path =
+        |word: &&&str| word.ends_with(".rs") && wings.iter().any(|wing| word.starts_with(wing.as_str()));
+    let gone: Vec<_> = words.iter().filter(is_path).filter(|word| !files.contains(**word)).collect();
+    assert!(gone.is_empty(), "there is no such file: {gone:?}");
+}

@@ -1,5 +1,4 @@
-//! The environment of the harness: each variable wins over what the attribute says, and a value that is no good stops the
-//! start with one line that names the variable.
+//! The environment: each variable wins over the attribute, and a bad value stops the start with one line that names the variable.
 
 mod plain;
 
@@ -9,8 +8,9 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
-use plain::{Client, Dir, Hello, Plain, fail_to_start, signal};
+use plain::{Dir, Hello, Plain, fail_to_start, signal};
 use rustix::process::Signal;
+use tests::client::Client;
 
 /// What each of the tests below changes one of.
 #[test]
@@ -18,7 +18,7 @@ fn without_them_the_attribute_says_it_all() {
     let dir = Dir::new();
     let (mut plain, old) = Plain::serve(&dir, &[]);
     assert_eq!(dir.wait_for_pidfile("declared.pid"), format!("{}\n", old.pid));
-    let mut client = Client::connect(old.address);
+    let mut client = Client::tcp(old.address);
     assert_eq!(client.ask("drain-timeout"), "3540s");
     signal(old.pid, Signal::USR1);
     assert_eq!(plain.hello().generation, 2);
@@ -42,7 +42,7 @@ fn listen() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     // A successor has the same environment, and so the same sockets.
-    Client::connect(old.address).ask("upgrade");
+    Client::tcp(old.address).ask("upgrade");
     assert_eq!(plain.hello().address, port);
 }
 
@@ -68,38 +68,38 @@ fn pidfile() {
 fn upgrade_timeout() {
     let dir = Dir::new();
     let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_UPGRADE_TIMEOUT", "70ms"), ("PLAIN_MUTE", "1")]);
-    let answer = Client::connect(old.address).ask("upgrade");
+    let answer = Client::tcp(old.address).ask("upgrade");
     let why = answer.strip_prefix("err the successor was not ready within 70ms: ").expect("it is late");
     // On a machine that is busy the successor may not have come to its first word by then.
     let asked =
         why.starts_with("its body has not asked for a connection of `talk`, `other_talk`; it was process ");
     assert!(asked || why.starts_with("it has not said anything yet"), "{answer}");
-    assert_eq!(Client::connect(old.address).ask("who"), format!("1 {}", old.pid));
+    assert_eq!(Client::tcp(old.address).ask("who"), format!("1 {}", old.pid));
 }
 
 #[test]
 fn probation() {
     let dir = Dir::new();
     let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PROBATION", "1h 30m")]);
-    let (mut first, mut second) = (Client::connect(old.address), Client::connect(old.address));
+    let (mut first, mut second) = (Client::tcp(old.address), Client::tcp(old.address));
     assert_eq!(second.ask("who"), format!("1 {}", old.pid));
     first.send("upgrade");
     let new = plain.hello();
     // Until it serves the old one does. It is on probation then, which the attribute would have end at once.
-    while Client::connect(new.address).ask("who") != format!("2 {}", new.pid) {}
+    while Client::tcp(new.address).ask("who") != format!("2 {}", new.pid) {}
     assert_eq!(second.ask("upgrade"), "err an upgrade is in progress");
     signal(new.pid, Signal::KILL);
     // A successor may answer a moment before the old one knows that it serves.
-    let failed = first.receive();
+    let failed = first.receive().unwrap();
     assert!(failed.starts_with("err the successor was killed by SIGKILL "), "{failed}");
-    assert_eq!(Client::connect(old.address).ask("who"), format!("1 {}", old.pid));
+    assert_eq!(Client::tcp(old.address).ask("who"), format!("1 {}", old.pid));
 }
 
 #[test]
 fn drain_timeout() {
     let dir = Dir::new();
     let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_DRAIN_TIMEOUT", "40ms")]);
-    let mut client = Client::connect(old.address);
+    let mut client = Client::tcp(old.address);
     assert_eq!(client.ask("drain-timeout"), "40ms");
     client.ask("hold");
     signal(old.pid, Signal::TERM);
@@ -133,13 +133,13 @@ fn overlap() {
         let overlap = how.map(|how| ("TABLEFLIP_OVERLAP", how));
         let variables: Vec<_> = overlap.into_iter().chain([("TABLEFLIP_PROBATION", "0s")]).collect();
         let (mut plain, old) = Plain::serve(&dir, &variables);
-        let mut client = Client::connect(old.address);
+        let mut client = Client::tcp(old.address);
         let answer = client.ask("upgrade");
         let second = plain.hello();
         assert_eq!(answer, format!("ok 2 {}", second.pid), "{how:?}");
         // The first drains: it waits for this client, which waits for the third if the first has to hurry.
         if how == Some("refuse") {
-            let refused = Client::connect(old.address).ask("upgrade");
+            let refused = Client::tcp(old.address).ask("upgrade");
             assert_eq!(refused, "err the predecessor is still draining");
             continue;
         }
@@ -205,7 +205,7 @@ fn supervise() {
     let mut plain = Plain::start(&dir, command);
     let served = plain.hello();
     assert_ne!(plain.first_pid(), served.pid);
-    Client::connect(served.address).ask("who");
+    Client::tcp(served.address).ask("who");
     signal(plain.first_pid(), Signal::USR1);
     assert_eq!(plain.hello().generation, 2);
     signal(plain.first_pid(), Signal::TERM);
@@ -224,7 +224,7 @@ fn preflight() {
     let dir = Dir::new();
     let (_plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PREFLIGHT", "echo no room; exit 1")]);
     let failed = "err the preflight command exited with status 1: no room";
-    assert_eq!(Client::connect(old.address).ask("upgrade"), failed);
+    assert_eq!(Client::tcp(old.address).ask("upgrade"), failed);
 }
 
 /// Longer than the clock can count. It never ends; it does not end the process.
@@ -243,7 +243,7 @@ fn a_duration_may_be_longer_than_a_clock_can_count() {
             ("TABLEFLIP_LISTEN_OTHER_TALK", &other_talk),
         ],
     );
-    let mut client = Client::connect(old.address);
+    let mut client = Client::tcp(old.address);
     let answer = client.ask("upgrade");
     let new = plain.hello();
     assert_eq!(answer, format!("ok 2 {}", new.pid));

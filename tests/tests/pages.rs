@@ -1,4 +1,4 @@
-//! The pages that say which test shows what: they name only tests that exist, and `docs/field-bugs.md` every bug.
+//! The pages of `docs/` that name tests: each test exists, and `docs/field-bugs.md` has every bug.
 
 use std::collections::BTreeMap;
 use std::fs;

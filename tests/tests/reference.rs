@@ -24,10 +24,15 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap_or_else(|| panic!("there is no {end:?}")).0
 }
 
+/// The options of the attribute.
+fn options() -> Vec<String> {
+    rows("macros/src/valid/options.rs", "OPTIONS")
+}
+
 /// The names in the rows `("name", ...)` of a table of the macro.
-fn rows(table: &str) -> Vec<String> {
-    let valid = read("macros/src/valid.rs");
-    let rows = between(&valid, &format!("const {table}: "), "];").lines();
+fn rows(file: &str, table: &str) -> Vec<String> {
+    let source = read(file);
+    let rows = between(&source, &format!("const {table}: "), "];").lines();
     let rows: Vec<_> = rows
         .filter_map(|line| Some(line.trim().strip_prefix("(\"")?.split_once('"')?.0.to_owned()))
         .collect();
@@ -40,7 +45,7 @@ fn every_option_is_described() {
     let reference = reference();
     let options = between(&reference, "## Options", "## Addresses");
     let builder = between(options, "### All of them, by the builder", "`Service::run_blocking`");
-    for option in rows("OPTIONS") {
+    for option in self::options() {
         assert!(options.contains(&format!("\n| `{option}` |")), "no row of `{option}`");
         let headings: Vec<_> = options.lines().filter(|line| line.starts_with("### ")).collect();
         assert!(
@@ -60,10 +65,10 @@ fn every_option_is_described() {
 }
 
 #[test]
-fn every_type_of_the_harness_is_described() {
+fn every_handle_is_described() {
     let reference = reference();
     let types = between(&reference, "### Types of the harness", "## Environment");
-    for name in rows("HARNESS") {
+    for name in rows("macros/src/types.rs", "HANDLES") {
         assert!(types.contains(&format!("\n| `{name}` |")), "no row of `{name}`");
         assert!(types.contains(&format!(": {name},")), "no example of `{name}`");
     }
@@ -133,7 +138,7 @@ fn every_variable_is_described() {
         }
     }
     // An option is called like its variable; these are put together at run time.
-    let options = rows("OPTIONS")
+    let options = options()
         .into_iter()
         .filter(|option| !["name", "listen", "flavor", "worker_threads", "crate"].contains(&&**option));
     variables.extend(options.map(|option| format!("TABLEFLIP_{}", option.to_uppercase())));
@@ -210,11 +215,14 @@ fn the_runtime_says_nothing_past_its_report() {
 /// these of the life cycle and the models are tests.
 const NOT_READ: &[&str] = &[
     "runtime/src/bin",
+    "runtime/src/lifecycle/model",
     "runtime/src/lifecycle/model.rs",
+    "runtime/src/lifecycle/table",
     "runtime/src/lifecycle/table.rs",
     "runtime/src/between/models.rs",
     // The program alone says it: `every_reason_is_in_the_operations`.
     "runtime/src/outside/proof.rs",
+    "runtime/src/sys/proc.rs",
 ];
 
 /// Texts of the sources that nobody outside reads, or that are described in other words: events of the log that tell of no
@@ -251,12 +259,12 @@ const NOT_DESCRIBED: &[&str] = &[
     "exec /bin/sh -c \"$@\"",
     "generation {generation} serves, and is being upgraded",
     "in a test a service is upgraded with `Running::replace`",
-    "it is as it was",
-    "it is held to be dropped",
+    "the gate is as it was",
+    "only its drop has an effect",
     "it is taken once, here or when it is dropped",
     "it is what ends a process whose body blocks its thread",
     "it is written once",
-    "it was asleep",
+    "the thread was asleep",
     "its twin adopts sockets",
     "its twin binds a socket",
     "its twin looks for another service",
@@ -272,7 +280,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the release passed the check",
     "the service manager is told to follow the successor",
     "the successor is ready",
-    "the thread waits for it",
+    "the thread waits for its work",
     "there is neither of the two",
     "neither a service manager nor a predecessor asks",
     "no socket comes with the process",
@@ -296,7 +304,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor had changed options of the socket; they are set back",
     "the successor serves",
     "the successor waits for the end of the drain",
-    "there is nobody to talk to",
+    "there is no control socket",
     "there is no successor",
 ];
 
@@ -386,9 +394,11 @@ fn every_reason_is_in_the_operations() {
     let errors = read("runtime/src/base/error.rs");
     let program = ["commands", "conversation", "process", "target"];
     let program = program.map(|file| read(format!("runtime/src/bin/tableflip/program/{file}.rs")));
-    let proof = read("runtime/src/outside/proof.rs");
+    let proof = ["outside/proof", "sys/proc"].map(|file| read(format!("runtime/src/{file}.rs")));
+    let [proof, proc] = proof.map(|source| between(&source, "//!", "#[cfg(test)]").to_owned());
     let sources = [
-        between(&proof, "//!", "#[cfg(test)]").to_owned(),
+        proof,
+        proc,
         between(&outcome, "pub(super) fn failure(", "\n    }\n").to_owned(),
         between(&errors, "pub enum UpgradeError", "pub enum StartError").to_owned(),
     ];

@@ -2,7 +2,6 @@
 //! of writing a service.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -24,9 +23,7 @@ fn nightly(program: &str) -> Command {
 fn a_nightly_compiler_shows_the_part_of_a_literal_that_is_wrong() {
     let there_is = nightly("rustc").arg("--version").output();
     if !there_is.is_ok_and(|output| output.status.success()) {
-        writeln!(std::io::stderr(), "skipped: ui: there is no nightly compiler")
-            .expect("stderr can be written");
-        return;
+        return processes::skip("there is no nightly compiler");
     }
     // What the crate needs is there, for it has been built.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nightly");

@@ -1,6 +1,6 @@
-//! An actix-web application. Its server accepts and closes by itself, so what `tableflip::http::serve` does for others is
-//! said here: no more connections once the successor has proved itself, `Connection: close` with each answer from then on,
-//! and an end of the idle ones only after a grace.
+//! An actix-web application. Its server accepts and closes by itself, so this example does what `tableflip::http::serve` does
+//! for the others. Once the successor is past its probation, the server accepts no more connections. Each answer then has
+//! `Connection: close`, and idle connections end after a grace period.
 //!
 //! Run it with `cargo run -p actix-hello`, ask it with `curl http://127.0.0.1:8080/`, and replace it with
 //! `kill -HUP $(cat actix-hello.pid)`.

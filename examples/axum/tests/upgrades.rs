@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use load::{Http, Program, Service, Version, have};
+use load::{Program, Service, Version, have};
 
 fn service() -> Service {
     Service::of(env!("CARGO_BIN_EXE_axum-hello")).listen("http", "tcp://127.0.0.1:0").start()
@@ -10,18 +10,12 @@ fn service() -> Service {
 
 #[test]
 fn no_request_of_http_1_is_lost() {
-    let mut service = service();
-    let http = Http::new(service.address("http"), Version::Http1);
-    load::across_upgrades(&mut service, || http.clone());
-    service.stop();
+    load::http_across_upgrades(service(), Version::Http1);
 }
 
 #[test]
 fn no_request_of_http_2_is_lost() {
-    let mut service = service();
-    let http = Http::new(service.address("http"), Version::Http2);
-    load::across_upgrades(&mut service, || http.clone());
-    service.stop();
+    load::http_across_upgrades(service(), Version::Http2);
 }
 
 const PROGRAM: Program<'_> = Program { listener: "http", begun: 16 };

@@ -1,4 +1,4 @@
-//! What a service needs that the demo cannot ask by itself.
+//! The interface of the clients that the package `demo-clients` adds.
 
 use std::{ffi::OsString, fmt, future::Future, io, net::SocketAddr, path::Path, pin::Pin, sync::Arc};
 
@@ -17,7 +17,7 @@ pub type Make = Arc<dyn Fn() -> Box<dyn Foreign> + Send + Sync>;
 /// Prepares the service of this name, which is going to run in this directory and to be asked at this address.
 pub type Prepare = fn(&str, &Path, SocketAddr) -> io::Result<Setting>;
 
-/// What is around a service: its environment, whoever asks it, and what is in front of it.
+/// What surrounds a service: its environment, its clients, and a proxy in front of it.
 #[derive(Default)]
 pub struct Setting {
     pub(crate) variables: Vec<(String, OsString)>,

@@ -5,12 +5,12 @@
 //! what can be varied.
 //!
 //! * `run`: the order of events. `args`: the command line. `binary`: cargo builds the service.
-//! * `service`: the service in its directory. `process`: a process held by its descriptor.
-//! * `client`: one request, and how exactly it was lost; `http` is the demo's own, `other` those of other protocols.
-//!   `load`: the schedule of all of them.
-//! * `tally`: what became of every request. `report`: what a person is told about it. `progress`: until then.
-//! * `foreign`: what the package `demo-clients` adds. The libraries of its clients take longer to build than all else, so
-//!   that this one does without, and becomes that program when it is asked for a service that needs them.
+//! * `service`: the service in its directory. A process of it is a `Process` of the package `processes`, as in the tests.
+//! * `client`: one request, and how exactly it was lost. `http` is the client of the demo itself, `other` those of other protocols.
+//!   `load`: the schedule of the requests.
+//! * `tally`: the outcome of every request. `report`: the text or JSON at the end. `progress`: the display until then.
+//! * `foreign`: what the package `demo-clients` adds. The libraries of its clients take longer to build than all else. So this
+//!   program does without them, and executes that program for a service that needs such a client.
 
 use std::process::ExitCode;
 

@@ -4,7 +4,6 @@ mod args;
 mod binary;
 mod client;
 mod load;
-mod process;
 mod progress;
 mod report;
 mod service;
@@ -25,10 +24,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use processes::{Exit, Process, Signal, adopt_orphans};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -36,7 +36,6 @@ use self::{
     args::{Args, HELP},
     client::{Client, Http, Named, Other},
     load::Load,
-    process::{End, Process, adopt_orphans},
     progress::Progress,
     report::{Report, Run, Upgrade},
     service::Service,
@@ -94,12 +93,12 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
     };
     adopt_orphans()?;
     // While there is one thread: what the service is sent it is to get, though a script with nohup has started the demo.
-    signals::default_for_children();
+    processes::default_for_children();
 
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let json = args.json;
-        // Before the service is there: a signal that nobody catches would leave it running.
+        // Before the service starts: a signal that ends the demo would leave the service running.
         let interrupts = [
             (signal(SignalKind::hangup())?, 129),
             (signal(SignalKind::interrupt())?, 130),
@@ -122,7 +121,7 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
             Ok(report) => {
                 let report = report?;
                 let text = if json { report.json() } else { report.to_string() };
-                // Not by `print!`, which panics when nobody reads on.
+                // Not by `print!`, which panics when the reader of a pipe is gone.
                 io::stdout().write_all(text.as_bytes())?;
                 Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
@@ -212,7 +211,7 @@ async fn started(
 ) -> io::Result<First> {
     let deadline = Instant::now() + START;
     loop {
-        if let Some(end) = first.ended_within(Duration::ZERO)? {
+        if let Some(end) = first.exit_within(Duration::ZERO)? {
             return Err(io::Error::other(format!("before it answered the service {end}")));
         }
         let began = Instant::now();
@@ -281,7 +280,7 @@ async fn replace(
     upgrade.answered = Some(new);
 
     progress.phase(&format!("upgrade {}: waiting for process {} to finish", upgrade.number, old.pid()));
-    let Some(end) = old.gone_within(DRAIN).await? else {
+    let Some(end) = exit_within(&old, DRAIN).await? else {
         return Err(format!("process {} is still there after {} s", old.pid(), DRAIN.as_secs()).into());
     };
     upgrade.gone = Some(Instant::now());
@@ -290,7 +289,7 @@ async fn replace(
         let problem = format!("generation {} was followed by {}", upgrade.old.generation, new.generation);
         return Err(problem.into());
     }
-    if !matches!(end, End::Status(0) | End::Unknown) {
+    if !matches!(end, Exit::Status(0) | Exit::Reaped) {
         return Err(format!("the old process {end}").into());
     }
     main_process(new.pid, service).map(drop)
@@ -309,7 +308,7 @@ async fn follow(old: &Process, generation: u64, service: &Service, named: Option
     }
 }
 
-/// The process in the pid file, which has to be the one that serves.
+/// The process in the pid file, which has to be the process that serves.
 fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
     let named = service.main_process()?;
     if named.pid() != serving {
@@ -318,7 +317,7 @@ fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
     Ok(named)
 }
 
-/// Waits for the first answer of a new process, as long as there is one that could give it.
+/// Waits for the first answer of a new process, as long as a new process lives.
 async fn successor(
     old: &Process,
     service: &Service,
@@ -351,14 +350,22 @@ async fn stop(serving: u32, service: &Service) -> Vec<String> {
 async fn terminate(serving: u32, service: &Service) -> Result<(), Problem> {
     let last = main_process(serving, service)?;
     last.signal(Signal::TERM)?;
-    match last.gone_within(DRAIN).await? {
-        Some(End::Status(0) | End::Unknown) if service.has_pid_file() => {
+    match exit_within(&last, DRAIN).await? {
+        Some(Exit::Status(0) | Exit::Reaped) if service.has_pid_file() => {
             Err("the pid file was left behind".into())
         }
-        Some(End::Status(0) | End::Unknown) => Ok(()),
+        Some(Exit::Status(0) | Exit::Reaped) => Ok(()),
         Some(end) => Err(format!("the process that was told to stop {end}").into()),
         None => Err(format!("process {} was told to stop, and did not", last.pid()).into()),
     }
+}
+
+/// Waits until a process has ended, for at most as long as `limit`, and says how. `None` if it has not.
+async fn exit_within(process: &Process, limit: Duration) -> io::Result<Option<Exit>> {
+    // On a thread of its own, because only an unsafe function gives tokio a bare descriptor. If this future is dropped, the drop
+    // of the service kills the process, and the thread ends with it.
+    let process = process.try_clone()?;
+    spawn_blocking(move || process.exit_within(limit)).await?
 }
 
 fn with_log(error: io::Error, service: &Service) -> io::Error {

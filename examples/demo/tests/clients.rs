@@ -1,4 +1,4 @@
-//! A service that takes more than the demo's own client is upgraded by the program that has the others.
+//! The demo executes the program with further clients for a service that needs one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -29,7 +29,7 @@ pub(crate) fn answer(query: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 async fn over_tcp(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
-    // RFC 7766: it may have any number of queries, and be closed after any answer. One that is idle has a moment more.
+    // RFC 7766: any number of queries, and a close after any answer. An idle connection gets a moment more.
     while !shutdown.is_raised() {
         let length = tokio::select! {
             length = stream.read_u16() => length?,
@@ -54,7 +54,7 @@ async fn main(udp: UdpSocket, tcp: TcpListener, shutdown: Shutdown) -> io::Resul
             received = udp.recv_from(&mut packet) => {
                 let _guard = shutdown.guard();
                 let (length, client) = received?;
-                // What is no query has no answer, and a client that is gone needs none.
+                // A malformed query gets no answer, and a client that is gone needs none.
                 if let Ok(answer) = answer(&packet[..length]) {
                     udp.send_to(&answer, client).await.unwrap_or_default();
                 }

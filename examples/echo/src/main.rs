@@ -1,4 +1,4 @@
-//! Sends back what it receives, and can be replaced by a new build of itself while it does so.
+//! Echoes what it receives. A new build of the service can replace it at any time.
 //!
 //! Run it with `TABLEFLIP_PIDFILE=/tmp/echo.pid cargo run -p echo`, talk to it with `nc 127.0.0.1 7000`, and
 //! replace it with `kill -HUP $(cat /tmp/echo.pid)`.

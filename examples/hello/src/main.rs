@@ -1,7 +1,7 @@
 //! An HTTP service that says which version, generation and process answered.
 //!
 //! Run it with `cargo run -p hello`, ask it with `curl http://127.0.0.1:8080/`, build a new version, and replace
-//! the running one with `kill -HUP $(cat hello.pid)`. `RUST_LOG=tableflip=debug` shows what the harness does.
+//! the running one with `kill -HUP $(cat hello.pid)`. `RUST_LOG=tableflip=debug` shows what tableflip does.
 
 use std::io::{self, IsTerminal};
 use std::{env, process, time::Duration};
@@ -20,7 +20,7 @@ async fn main(http: TcpListener, upgrader: Upgrader) -> io::Result<()> {
         let (version, pid) = (env!("CARGO_PKG_VERSION"), process::id());
         format!("hello {version}, generation {generation}, pid {pid}\n")
     };
-    // Takes its time, so that there is always a request for an upgrade to come in the middle of.
+    // A slow answer, so that an upgrade always meets a request in flight.
     let slow = move || async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
         answer().await
@@ -29,7 +29,7 @@ async fn main(http: TcpListener, upgrader: Upgrader) -> io::Result<()> {
     tableflip::http::serve(http, Router::new().route("/", get(answer)).route("/slow", get(slow))).await
 }
 
-/// What `RUST_LOG` asks for, such as `tableflip=debug,warn`; warnings where it is not set or not understood.
+/// The filter in `RUST_LOG`, such as `tableflip=debug,warn`. If it is missing or malformed: warnings.
 fn log_to_stderr() {
     let wanted = env::var("RUST_LOG").ok().and_then(|directives| directives.parse::<Targets>().ok());
     let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));

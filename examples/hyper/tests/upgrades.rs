@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use load::{Http, Program, Service, Version, have};
+use load::{Program, Service, Version, have};
 
 /// That curl sends for an upgrade.
 const REQUESTS: u32 = 8000;
@@ -16,10 +16,7 @@ fn service() -> Service {
 
 #[test]
 fn no_request_is_lost() {
-    let mut service = service();
-    let http = Http::new(service.address("http"), Version::Http1);
-    load::across_upgrades(&mut service, || http.clone());
-    service.stop();
+    load::http_across_upgrades(service(), Version::Http1);
 }
 
 fn curl(arguments: &[&str], url: &str) -> Command {

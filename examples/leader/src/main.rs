@@ -1,8 +1,8 @@
 //! A task that must never run twice, in a service that runs in two processes during an upgrade.
 //!
-//! Every process serves; the one that holds the lock leads as well. It lets go of it when it is replaced, before it has
-//! finished its connections, and if it is killed the kernel does. Run it with `cargo run -p leader`, ask it with
-//! `nc 127.0.0.1 7003`, and replace it with `kill -HUP $(cat leader.pid)`; `leader.journal` says who led.
+//! Every process serves; the process that has the lock leads as well. A process that is replaced releases the lock before it
+//! finishes its connections. If it is killed, the kernel releases the lock. Run it with `cargo run -p leader`, ask it with
+//! `nc 127.0.0.1 7003`, and replace it with `kill -HUP $(cat leader.pid)`. `leader.journal` names the leaders.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,8 +15,8 @@ use tableflip::{Shutdown, net::TcpListener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{interval, sleep};
 
-/// flock(2): the kernel gives it to one process at a time. Asked for again and again, for a thread that waits in there
-/// could not be told to stop.
+/// flock(2): the kernel gives the lock to one process at a time. The task polls, because a thread that blocks in flock(2)
+/// could not be stopped.
 async fn lock() -> io::Result<Flock<File>> {
     let mut file = File::options().create(true).append(true).open("leader.journal")?;
     loop {
@@ -30,7 +30,7 @@ async fn lock() -> io::Result<Flock<File>> {
 }
 
 async fn lead(mut shutdown: Shutdown) -> io::Result<()> {
-    // What is being done is finished, whatever becomes of the connections.
+    // The current step is finished first, whatever happens to the connections.
     let _guard = shutdown.guard();
     let mut journal = tokio::select! { lock = lock() => lock?, () = &mut shutdown => return Ok(()) };
     writeln!(journal, "{} leads", process::id())?;
@@ -48,7 +48,7 @@ async fn main(status: TcpListener, shutdown: Shutdown) -> io::Result<()> {
     loop {
         let (mut stream, _peer) = tokio::select! {
             accepted = status.accept() => accepted?,
-            // At the shutdown, or because it cannot: a process that does not lead is no use.
+            // The shutdown, or an error: a process that cannot lead is of no use.
             led = &mut leader => return led?,
         };
         tokio::spawn(async move {

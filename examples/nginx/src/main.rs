@@ -1,9 +1,9 @@
 //! A service behind nginx as its reverse proxy, over a Unix socket and kept connections; `nginx.conf` is the other half. nginx
-//! is told of nothing: a connection ends with `Connection: close`, and the next one is the new process's.
+//! needs no notice of an upgrade: a connection ends with `Connection: close`, and the next connection reaches the successor.
 //!
-//! The socket is for nginx alone: what is put into its directory belongs to the group that nginx is in, `www-data` or `nginx`,
-//! and has mode 660. `sudo install -d -m 2750 -o $USER -g www-data /run/behind-nginx` makes it so, or under systemd the service's
-//! `RuntimeDirectory=behind-nginx`, `RuntimeDirectoryMode=2750` and `Group=www-data`.
+//! The socket is for nginx alone. It has mode 660, and its directory gives it the group of nginx, `www-data` or `nginx`. Make
+//! the directory with `sudo install -d -m 2750 -o $USER -g www-data /run/behind-nginx`. Under systemd the unit has
+//! `RuntimeDirectory=behind-nginx`, `RuntimeDirectoryMode=2750` and `Group=www-data` instead.
 //!
 //! Run it with `cargo run -p behind-nginx`, nginx with `nginx -c $PWD/examples/nginx/nginx.conf`, ask it with
 //! `curl http://127.0.0.1:8088/`, and replace it with `kill -HUP $(cat behind-nginx.pid)`.

@@ -1,6 +1,6 @@
 //! A poem application: HTTP/1.1 and HTTP/2 on one port, and no request is lost at an upgrade.
 //!
-//! poem's own server closes idle connections at the drain; here its endpoint is served by `tableflip::http::serve`. Run it
+//! poem's own server closes idle connections at the drain, so `tableflip::http::serve` serves its endpoint here. Run it
 //! with `cargo run -p poem-hello`, ask it with `curl http://127.0.0.1:8080/`, and replace it with
 //! `kill -HUP $(cat poem-hello.pid)`.
 

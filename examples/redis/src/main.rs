@@ -1,7 +1,7 @@
 //! The Redis protocol, RESP2, on TCP and on a Unix socket: PING and ECHO.
 //!
-//! The protocol has no way to say that a connection is about to end, so none is ended: a client that is there is served until
-//! it leaves, or `drain_timeout` is over. `cargo run -p redis-line`, `redis-cli -p 7002 ping`, `kill -HUP $(cat redis-line.pid)`.
+//! The protocol has no notice that a connection is about to end. So the service ends none: it serves a connected client until
+//! the client leaves, or `drain_timeout` is over. `cargo run -p redis-line`, `redis-cli -p 7002 ping`, `kill -HUP $(cat redis-line.pid)`.
 
 use std::io;
 

@@ -1,7 +1,7 @@
-//! HTTPS, HTTP/1.1 and HTTP/2. A new certificate takes an upgrade: the successor reads it, and if it cannot, the old process
-//! serves on with the old one.
+//! HTTPS, HTTP/1.1 and HTTP/2. A new certificate takes an upgrade: the successor reads it. If it cannot, the predecessor
+//! serves on with the old certificate.
 //!
-//! It wants `cert.pem` and `key.pem` in its working directory; `cargo run -p tls`, `curl --insecure https://127.0.0.1:8443/`,
+//! `cert.pem` and `key.pem` are in the working directory. `cargo run -p tls`, `curl --insecure https://127.0.0.1:8443/`,
 //! `kill -HUP $(cat tls.pid)`.
 
 use std::error::Error;

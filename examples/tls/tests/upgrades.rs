@@ -20,25 +20,22 @@ impl Https {
         Self { service: command.start(), first: made.certificate }
     }
 
-    fn client(&self, version: Version) -> Http {
-        Http::new(self.service.address("https"), version).trusting(&[&self.first])
+    /// Clients that trust the certificate lose no request.
+    fn across_upgrades(mut self, version: Version) {
+        let client = Http::new(self.service.address("https"), version).trusting(&[&self.first]);
+        load::across_upgrades(&mut self.service, || client.clone());
+        self.service.stop();
     }
 }
 
 #[test]
 fn no_request_of_http_1_is_lost_over_tls() {
-    let mut https = Https::start();
-    let client = https.client(Version::Http1);
-    load::across_upgrades(&mut https.service, || client.clone());
-    https.service.stop();
+    Https::start().across_upgrades(Version::Http1);
 }
 
 #[test]
 fn no_request_of_http_2_is_lost_over_tls() {
-    let mut https = Https::start();
-    let client = https.client(Version::Http2);
-    load::across_upgrades(&mut https.service, || client.clone());
-    https.service.stop();
+    Https::start().across_upgrades(Version::Http2);
 }
 
 #[test]

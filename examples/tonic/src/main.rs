@@ -1,8 +1,8 @@
-//! gRPC: a unary call and a stream. No call is lost at an upgrade; a stream with an end is served to it by the old process, and
-//! one without is ended by `UNAVAILABLE`, after which the client asks the new one.
+//! gRPC: a unary call and a stream. No call is lost at an upgrade. The predecessor serves a finite stream to its end. It ends
+//! an endless stream with `UNAVAILABLE`, and the client then asks the successor.
 //!
-//! Run it with `cargo run -p tonic-hello`, and replace it with `kill -HUP $(cat tonic-hello.pid)`. `greeter.rs` is what
-//! tonic-prost-build makes of `proto/greeter.proto`; a build script would do it where protoc is installed.
+//! Run it with `cargo run -p tonic-hello`, and replace it with `kill -HUP $(cat tonic-hello.pid)`. tonic-prost-build
+//! has generated `greeter.rs` from `proto/greeter.proto`; with protoc installed, a build script can do that.
 
 use std::{io, pin::Pin, time::Duration};
 

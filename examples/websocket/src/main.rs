@@ -1,6 +1,6 @@
-//! WebSockets that are told of an upgrade: each gets a Close of code 1012, Service Restart, and comes back to the new process.
+//! WebSockets with a notice of an upgrade: each gets a Close of code 1012, Service Restart, and comes back to the successor.
 //!
-//! Run it with `cargo run -p websocket`, and replace it with `kill -HUP $(cat websocket.pid)`. Echoes what it is sent.
+//! Run it with `cargo run -p websocket`, and replace it with `kill -HUP $(cat websocket.pid)`. It echoes every message.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// How long a client may take to begin, and to take its leave.
+/// The time limit for a client's handshake, and for its answer to the Close.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tableflip::main(pidfile = "websocket.pid", listen = [ws = "tcp://127.0.0.1:9001"])]
@@ -20,7 +20,7 @@ async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
     loop {
         let (stream, _peer) = tokio::select! {
             accepted = ws.accept() => accepted?,
-            // Its connections are waited for all the same.
+            // The drain waits for the connections of the listener even then.
             () = &mut shutdown => return Ok(()),
         };
         let shutdown = shutdown.clone();
@@ -38,7 +38,7 @@ pub(crate) async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Resul
         tokio::select! {
             message = socket.next() => match message.transpose()? {
                 Some(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message).await?,
-                // The answers to Ping and Close are the library's business.
+                // The library answers Ping and Close.
                 Some(_) => {}
                 None => return Ok(()),
             },
@@ -48,7 +48,7 @@ pub(crate) async fn converse(stream: TcpStream, mut shutdown: Shutdown) -> Resul
     let reason = "upgrade: connect again".into();
     let farewell = async {
         socket.close(Some(CloseFrame { code: CloseCode::Restart, reason })).await?;
-        // What comes before its answer was sent by one that had yet to read the notice.
+        // The client sent these messages before it read the notice.
         while socket.next().await.transpose()?.is_some() {}
         Ok(())
     };

@@ -1,8 +1,8 @@
-//! Listen addresses: their grammar and how they are printed.
+//! Listen addresses: the grammar, and the text form.
 //!
-//! The attribute macro compiles this very file (through a symbolic link), so that a literal is checked by the
-//! same code when it is compiled as an expression is when the service starts. It therefore depends on nothing
-//! but the standard library.
+//! The attribute macro compiles this file as well, through a symbolic link. So the same code checks a literal at
+//! compile time and an expression at the start of the service. The file therefore uses nothing but the standard
+//! library.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -86,7 +86,7 @@ impl fmt::Display for Host {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Place {
-    /// A host and a port; port 0 asks the kernel for a free one.
+    /// A host and a port. With port 0 the kernel chooses a free port.
     Ip {
         /// The host.
         host: Host,
@@ -99,9 +99,9 @@ pub enum Place {
     Abstract(String),
 }
 
-/// The socket options an address may carry after its `?`.
+/// The socket options that an address may carry after its `?`.
 ///
-/// An option that is `None` is left as the kernel has it.
+/// Where an option is `None`, the kernel's default stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Options {
@@ -111,13 +111,13 @@ pub struct Options {
     pub reuse_port: Option<bool>,
     /// `IPV6_V6ONLY`, ipv6(7).
     pub v6only: Option<bool>,
-    /// `TCP_NODELAY`, tcp(7); accepted connections inherit it.
+    /// `TCP_NODELAY`, tcp(7). Accepted connections inherit it.
     pub nodelay: Option<bool>,
-    /// `SO_KEEPALIVE`, socket(7); accepted connections inherit it.
+    /// `SO_KEEPALIVE`, socket(7). Accepted connections inherit it.
     pub keepalive: Option<bool>,
     /// `TCP_FASTOPEN`, tcp(7): how many handshakes with data may be pending.
     pub fastopen: Option<u32>,
-    /// `IP_FREEBIND`, ip(7): bind to an address that the machine does not have yet.
+    /// `IP_FREEBIND`, ip(7): the socket can be bound to an address that the machine does not have yet.
     pub freebind: Option<bool>,
     /// `SO_BINDTODEVICE`, socket(7).
     pub device: Option<String>,
@@ -133,7 +133,7 @@ pub struct Options {
     pub group: Option<String>,
 }
 
-/// Which kinds an option is for.
+/// The sockets that an option is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
     Any,
@@ -143,7 +143,7 @@ enum For {
     UnixPath,
 }
 
-/// Every option: its key, what it is for, and how it is set from text and turned back into text.
+/// One option: its key, its scope, and the functions that read it from text and write it as text.
 struct OptionRow {
     key: &'static str,
     scope: For,
@@ -180,7 +180,7 @@ option_rows! {
 
 fn parse_count(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
-        // The kernel takes an int for every one of these.
+        // The kernel takes an int for each of these options.
         Ok(n) if (1..=i32::MAX as u32).contains(&n) => Ok(n),
         _ => Err("expected a number from 1 to 2147483647".to_owned()),
     }
@@ -213,14 +213,14 @@ fn parse_word(text: &str) -> Result<String, String> {
 }
 
 fn parse_device(text: &str) -> Result<String, String> {
-    // IFNAMSIZ is 16 with the final NUL, netdevice(7).
+    // IFNAMSIZ is 16, with the final NUL, netdevice(7).
     if text.is_empty() || text.len() > 15 || text.contains(|c: char| c.is_whitespace() || c == '/') {
         return Err("expected the name of a network interface, such as `eth0`".to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// Where a listener is bound and with which socket options.
+/// Where a listener is bound, and its socket options.
 ///
 /// ```text
 /// tcp://HOST:PORT        bare HOST:PORT is the same
@@ -230,7 +230,7 @@ fn parse_device(text: &str) -> Result<String, String> {
 /// ?key=value&...         socket options, see `Options`
 /// ```
 ///
-/// It prints in its canonical form, which parses to an equal value.
+/// `Display` writes the canonical form, which parses to an equal value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     kind: Kind,
@@ -244,7 +244,7 @@ impl Address {
         self.kind
     }
 
-    /// Where it is bound.
+    /// Where the socket is bound.
     pub fn place(&self) -> &Place {
         &self.place
     }
@@ -254,7 +254,7 @@ impl Address {
         &self.options
     }
 
-    /// The path in the file system, for a Unix socket that has one.
+    /// The path in the file system, if the address has one.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::Path(path) => Some(Path::new(path)),
@@ -262,15 +262,14 @@ impl Address {
         }
     }
 
-    /// Whether the two have one identity, without writing it down.
+    /// Whether both addresses have the same identity. It allocates nothing.
     pub(crate) fn is_at(&self, other: &Address) -> bool {
         self.kind == other.kind && self.place == other.place
     }
 
     /// The address without its options, in canonical form.
     ///
-    /// Together with the name of a listener this is its identity: a successor adopts the socket whose name and
-    /// identity it declares itself.
+    /// A successor adopts a socket of its predecessor if the name of the listener and this identity are both the same.
     pub fn identity(&self) -> String {
         let scheme = self.kind.scheme();
         match &self.place {
@@ -307,7 +306,7 @@ impl ParseAddressError {
         Self { message: message.into(), at }
     }
 
-    /// The bytes of the text that are at fault.
+    /// The bytes of the text that are wrong.
     pub fn at(&self) -> Range<usize> {
         self.at.clone()
     }
@@ -348,7 +347,7 @@ impl FromStr for Address {
     }
 }
 
-/// Finds the scheme; returns the kind and where what follows it begins.
+/// Finds the scheme. Returns the kind, and where the rest of the address begins.
 fn parse_scheme(base: &str) -> Result<(Kind, usize), ParseAddressError> {
     if base.starts_with('/') {
         return Ok((Kind::Unix, 0));
@@ -358,7 +357,7 @@ fn parse_scheme(base: &str) -> Result<(Kind, usize), ParseAddressError> {
         if rest.starts_with("://") {
             return Ok((kind, kind.scheme().len() + 3));
         }
-        // `unix:@name`; for the IP kinds `tcp:80` is a host called tcp.
+        // `unix:@name` is an abstract name. For the IP kinds `tcp:80` is a host with the name `tcp`.
         if !kind.is_ip() && rest.starts_with(':') {
             return Ok((kind, kind.scheme().len() + 1));
         }
@@ -416,7 +415,7 @@ fn parse_ip(base: &str, start: usize, kind: Kind) -> Result<Place, ParseAddressE
     if port.is_empty() {
         return Err(missing_port(kind, whole));
     }
-    // `u16::from_str` takes a leading `+`, which no other reader of a port does.
+    // `u16::from_str` takes a leading `+`. A port has none.
     match port.parse::<u16>() {
         Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(Place::Ip { host, port: number }),
         _ => Err(ParseAddressError::new(
@@ -437,7 +436,7 @@ fn parse_host(host: &str, at: Range<usize>) -> Result<Host, ParseAddressError> {
     if let Ok(ip) = host.parse::<Ipv4Addr>() {
         return Ok(Host::V4(ip));
     }
-    // All digits and dots is meant as an IPv4 address; a resolver would read `127.1` or `1.2.3` its own way.
+    // Digits and dots alone are meant as an IPv4 address. A resolver would read `127.1` or `1.2.3` in its own way.
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(ParseAddressError::new(format!("`{host}` is not an IPv4 address"), at));
     }
@@ -529,7 +528,7 @@ fn parse_options(
     Ok(())
 }
 
-/// Whether an option of this scope fits; if not, what it is for.
+/// Whether an option of this scope is allowed here. The error names the sockets that the option is for.
 fn applies(scope: For, kind: Kind, place: &Place) -> Result<(), &'static str> {
     let (fits, only) = match scope {
         For::Any => (true, ""),
@@ -545,7 +544,7 @@ fn applies(scope: For, kind: Kind, place: &Place) -> Result<(), &'static str> {
 mod tests {
     use super::*;
 
-    /// What is at fault is named to the byte: the compiler shows it in the literal.
+    /// The error names the wrong bytes exactly: the compiler underlines them in the literal.
     #[test]
     fn an_error_names_the_part_that_is_at_fault() {
         for (text, part) in [
@@ -578,7 +577,7 @@ mod tests {
             let error = text.parse::<Address>().expect_err(text);
             assert_eq!(&text[error.at()], part, "{text}: {error}");
         }
-        // Of two that read alike it is the later one.
+        // Where a part occurs twice, the error names the second one.
         let twice = "127.0.0.1:80?backlog=5&nodelay=1&backlog=6";
         assert_eq!(twice.parse::<Address>().expect_err(twice).at(), 33..40);
         for place in ["/run/", "@"] {

@@ -5,29 +5,29 @@ use std::path::PathBuf;
 
 use crate::base::address::{Address, ParseAddressError};
 
-/// Why an upgrade did not happen. The process that was asked serves on, unless it is stopping.
+/// Why an upgrade did not happen. The process that received the request goes on serving, unless it is stopping.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
     /// This platform cannot upgrade.
     #[error("upgrades are not supported on this platform")]
     Unsupported,
-    /// This process is not ready itself.
+    /// This process is not ready yet.
     #[error("this process is not ready yet")]
     NotReady,
-    /// An upgrade is under way.
+    /// Another upgrade is in progress.
     #[error("an upgrade is in progress")]
     InProgress,
-    /// The process before this one has not finished its connections.
+    /// The predecessor of this process still drains its connections.
     #[error("the predecessor is still draining")]
     PredecessorDraining,
-    /// This process has been replaced or told to stop.
+    /// This process has been replaced, or is stopping.
     #[error("this process is terminating")]
     Terminating,
-    /// The successor could not be started, or did not make it through its start and its probation.
+    /// The successor could not be started, or failed in its start or in its probation.
     #[error("{reason}")]
     Failed {
-        /// What happened, in words.
+        /// The reason, in words.
         reason: String,
     },
 }
@@ -36,20 +36,21 @@ pub enum UpgradeError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// An environment variable of ours has a value that cannot be used, or is none of ours at all.
+    /// A `TABLEFLIP_` variable has an unusable value or is unknown, or a variable of the service manager has an
+    /// unusable value.
     #[error("environment variable `{variable}`: {problem}")]
     Environment {
-        /// Its name.
+        /// The name of the variable.
         variable: String,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
-    /// An option of the service has a value that cannot be used.
+    /// An option of the service has an unusable value.
     #[error("option `{option}`: {problem}")]
     Option {
-        /// Its name.
+        /// The name of the option.
         option: &'static str,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
     /// A listen address does not parse.
@@ -57,9 +58,9 @@ pub enum StartError {
     Address {
         /// The name of the listener.
         listener: String,
-        /// The address as it was given.
+        /// The text of the address.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the text.
         source: ParseAddressError,
     },
     /// A listener could not be bound.
@@ -67,14 +68,14 @@ pub enum StartError {
     Bind {
         /// The name of the listener.
         listener: String,
-        /// Where.
+        /// The address.
         address: Box<Address>,
-        /// What failed.
+        /// The call that failed, as a verb.
         action: &'static str,
         /// The error of the system.
         source: io::Error,
     },
-    /// The pid file is that of a service which runs.
+    /// The pid file names another service, which is running.
     #[error(
         "the pid file {} names process {pid}, a running {}; upgrade or stop that one, or give this one a pid file of its own",
         path.display(),
@@ -83,12 +84,12 @@ pub enum StartError {
     Running {
         /// The pid file.
         path: PathBuf,
-        /// The process that it names.
+        /// The process that the pid file names.
         pid: u32,
-        /// What that runs.
+        /// The executable of that process.
         program: PathBuf,
     },
-    /// Two listeners have one name or one address, or a body asks for one that is not declared.
+    /// Two listeners have the same name or address, or the body asks for a listener that is not declared.
     #[error("listener `{listener}`: {problem}")]
     Listener {
         /// The name of the listener.
@@ -96,16 +97,16 @@ pub enum StartError {
         /// What is wrong.
         problem: String,
     },
-    /// The predecessor's offer cannot be taken.
+    /// The successor cannot use the predecessor's offer.
     #[error("cannot take over from the predecessor: {0}")]
     Handover(String),
-    /// The body never said that it is ready.
+    /// The body never reported readiness.
     #[error("not ready: {0}")]
     NotReady(String),
-    /// A call to the system failed.
+    /// A system call failed.
     #[error("cannot {action}: {source}")]
     System {
-        /// What failed.
+        /// The call that failed, as a verb.
         action: &'static str,
         /// The error of the system.
         source: io::Error,
@@ -113,13 +114,13 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// A listener that is declared in vain.
+    /// A listener is declared, and the body does not take it.
     pub(crate) fn not_taken(name: &str) -> Self {
         let problem = "it is declared, and the body does not take it".to_owned();
         Self::Listener { listener: name.to_owned(), problem }
     }
 
-    /// For `map_err`: what was being done when the system said no.
+    /// An error of the system, for `map_err`. `action` is what this process was doing.
     pub(crate) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> StartError {
         move |source| StartError::System { action, source: source.into() }
     }

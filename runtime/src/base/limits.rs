@@ -1,5 +1,5 @@
-//! Names and limits: what a name of a listener or of a service is, how many listeners there may be, and the limits of the system
-//! that a start can meet.
+//! Names and limits: what a name is, how many listeners a service has, and the limits of the system that a start can
+//! meet.
 
 use std::io;
 
@@ -7,20 +7,15 @@ use crate::base::address::{Address, Place};
 use crate::base::error::StartError;
 use crate::base::report::printable;
 
-/// The longest name of a listener, and of a service, in bytes.
+/// The longest name of a listener or a service, in bytes.
 const MAX_NAME: usize = 64;
 
-/// How many listeners a service may have, beside its control socket: a successor names those that it keeps in one message.
+/// The most listeners of a service, without its control socket. A successor names all adopted sockets in one message.
 pub(crate) const MAX_LISTENERS: usize = 10_000;
 
-/// What the service is called, by which a process recognises a successor that is another service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// The option `name`.
-    pub(crate) name: Option<String>,
-    /// What the attribute calls it: the binary, or else the package.
-    pub(crate) program: Option<String>,
-}
+/// How much of the path of a pid file two generations compare and a message shows, in bytes.
+#[cfg(upgrades)]
+pub(crate) const MAX_PIDFILE_SHOWN: usize = 2048;
 
 pub(crate) fn too_many_listeners() -> String {
     format!("a service has at most {MAX_LISTENERS} listeners")
@@ -42,18 +37,18 @@ pub(crate) fn what_a_name_is() -> String {
     format!("a name has 1 to {MAX_NAME} letters, digits, `_` and `-`")
 }
 
-/// Whether two listeners cannot have these addresses at once. Each port 0 is another port, and SO_REUSEPORT is for
-/// several sockets of one address.
+/// Whether two listeners cannot have these addresses at the same time. Each port 0 becomes another port, and
+/// SO_REUSEPORT allows several sockets at one address.
 pub(crate) fn collide(one: &Address, other: &Address) -> bool {
     let is_any = matches!(one.place(), Place::Ip { port: 0, .. });
     let share = [one, other].iter().all(|address| address.options().reuse_port == Some(true));
     !is_any && !share && one.is_at(other)
 }
 
-/// The name of the engine's thread. It is part of the proof that a process is a service: it never changes.
+/// The name of the engine's thread. It is part of the proof that a process is a service, so it never changes.
 pub(crate) const ENGINE_THREAD: &str = "tableflip";
 
-/// Adds to an error of starting a thread which limits there are.
+/// Adds the limits of threads to an error of starting a thread.
 pub(crate) fn no_thread(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(error.kind(), format!("{error}: {THREAD_LIMITS}")),
@@ -61,11 +56,11 @@ pub(crate) fn no_thread(error: io::Error) -> io::Error {
     }
 }
 
-/// What keeps a process from starting a thread.
+/// The limits that can keep a process from starting a thread.
 pub(crate) const THREAD_LIMITS: &str = "the limit of threads is TasksMax= of the unit (pids.max of the container), and \
                                         LimitNPROC= (RLIMIT_NPROC), which counts every process of the user";
 
-/// And from opening a descriptor.
+/// The limit that can keep a process from opening a descriptor.
 #[cfg(feature = "tokio")]
 pub(crate) const DESCRIPTOR_LIMIT: &str =
     "the limit of descriptors is LimitNOFILE= of the unit (RLIMIT_NOFILE)";

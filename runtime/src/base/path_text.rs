@@ -1,15 +1,15 @@
-//! A path in JSON. JSON is text and a path is bytes: one that is not UTF-8 is shown as well as text can, and its bytes stand
-//! beside it, in hexadecimal, for a reader that opens or executes it.
+//! A path in JSON. JSON is text, and a path is bytes. For a path that is not UTF-8 the text is approximate, and the
+//! exact bytes stand beside it in hexadecimal.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// A path as text, and its bytes if the text is not the whole of it.
+/// A path as text, and its bytes where the text is not exact.
 pub(crate) fn encode(path: &Path) -> (String, Option<String>) {
     let bytes = || {
         let mut digits = String::new();
         for byte in path.as_os_str().as_encoded_bytes() {
-            // A `String` takes whatever is written to it.
+            // Writing to a `String` cannot fail.
             _ = write!(digits, "{byte:02x}");
         }
         digits
@@ -17,7 +17,7 @@ pub(crate) fn encode(path: &Path) -> (String, Option<String>) {
     (path.to_string_lossy().into_owned(), path.to_str().is_none().then(bytes))
 }
 
-/// The path again. Bytes that cannot be read are passed over, as a field of a later release is.
+/// The path that [`encode`] has written. Bytes that are not hexadecimal are ignored, like a field of a later release.
 pub(crate) fn decode(text: String, bytes: Option<&str>) -> PathBuf {
     bytes.and_then(from_digits).unwrap_or_else(|| text.into())
 }
@@ -33,7 +33,7 @@ fn from_digits(digits: &str) -> Option<PathBuf> {
     Some(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into())
 }
 
-/// Elsewhere the bytes of a path have no meaning to another process.
+/// On other platforms the bytes of a path mean nothing to another process.
 #[cfg(not(unix))]
 fn from_digits(_digits: &str) -> Option<PathBuf> {
     None

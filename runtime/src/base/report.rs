@@ -1,21 +1,21 @@
-//! What the harness says: events of `tracing`, target `tableflip`, each with the generation and the process ID.
+//! The log: events of `tracing`, target `tableflip`, each with the generation and the process ID.
 //!
-//! Nothing is said past this file, so that nothing is said without the two. What went wrong is a complaint, and reaches
-//! stderr where there is no subscriber; what is told is for whoever listens.
+//! Every event passes through this file, so every event has both. A complaint is about something that went wrong: it
+//! reaches stderr where there is no subscriber.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Which process an event is about.
+/// The process that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who {
     pub(crate) generation: u64,
     pub(crate) pid: u32,
 }
 
-/// Something that went as it should, with fields.
+/// Logs something that went as it should, with fields.
 macro_rules! tell {
     ($shared:expr, INFO, $($rest:tt)+) => {
         crate::base::report::event!($shared, INFO, $($rest)+)
@@ -25,7 +25,7 @@ macro_rules! tell {
     };
 }
 
-/// Something that went wrong. Without a subscriber it reaches stderr all the same, as one line.
+/// Logs something that went wrong. Without a subscriber it becomes one line on stderr.
 macro_rules! complain {
     ($shared:expr, $format:literal $($rest:tt)*) => {
         crate::base::report::complain!($shared, ERROR, $format $($rest)*)
@@ -39,7 +39,7 @@ macro_rules! complain {
     }};
 }
 
-/// An event at a level.
+/// Emits an event.
 macro_rules! event {
     ($shared:expr, $level:ident, $($rest:tt)+) => {
         tracing::event!(
@@ -54,17 +54,18 @@ macro_rules! event {
 
 pub(crate) use {complain, event, tell};
 
-/// How often a complaint is repeated whose reason stays.
+/// How often a complaint is repeated while its cause lasts.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 
-/// When something was last complained of that is tried over and over, and fails each time: the log is not to be flooded.
+/// The time of the last complaint about something that is retried and fails each time. It keeps the log from being
+/// flooded.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimit {
     last: Mutex<Option<Instant>>,
 }
 
 impl RateLimit {
-    /// Whether it is time to say it, which the caller then does.
+    /// Whether the complaint is due. The caller then logs it.
     pub(crate) fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| last.elapsed() >= REPEAT_AFTER);
@@ -75,19 +76,19 @@ impl RateLimit {
     }
 }
 
-/// How many texts a [`Thinned`] remembers: more than any of its callers has.
+/// How many texts a [`Thinned`] remembers. Each caller has fewer.
 const MAX_TEXTS: usize = 16;
 
-/// Lines that an operator or a peer can cause as often as it likes, such as a refusal: each text is said at once, and then now and
-/// then as long as it goes on, with how often it was left out.
+/// A limit for lines that an operator or a peer can cause at will, such as a refusal. The first line of each text is
+/// logged at once. Later ones are logged at intervals, with the number of those left out.
 #[derive(Debug, Default)]
 pub(crate) struct Thinned {
-    /// Each text, when it was last said, and how often it was left out since.
+    /// Each text, the time of its last line, and how many were left out since.
     said: Vec<(String, Instant, u64)>,
 }
 
 impl Thinned {
-    /// What to say in the place of this text, if anything.
+    /// The line to log for this text, if any.
     pub(crate) fn line(&mut self, text: &str) -> Option<String> {
         self.line_at(text, Instant::now())
     }
@@ -113,28 +114,29 @@ impl Thinned {
     }
 }
 
-/// The last line of a process that could not start, which may not know of which generation it would have been. The
-/// predecessor says the same of it, with its process ID.
+/// The last line of a process that could not start. The process may not know its generation. The predecessor logs the
+/// same reason with the process ID.
 pub(crate) fn cannot_start(error: &dyn fmt::Display) {
     to_stderr(format_args!("cannot start: {error}"));
 }
 
-/// What goes wrong in a supervisor, which is of no generation.
+/// Complains about something in a supervisor, which has no generation.
 #[cfg(upgrades)]
 pub(crate) fn complain_as_supervisor(message: fmt::Arguments<'_>) {
     to_stderr(format_args!("[pid {}] {message}", std::process::id()));
 }
 
-/// How much a pipe takes at once if it takes anything, pipe(7).
+/// PIPE_BUF: a pipe takes a write of this size as a whole or not at all, pipe(7).
 const ONE_WRITE: usize = 4096;
-/// How long somebody who reads stderr may keep the service waiting; and not again before stderr has taken something.
+/// How long a full stderr may delay the service, in milliseconds. It delays again only after stderr has taken
+/// something.
 #[cfg(upgrades)]
 const READER_PAUSE: u16 = 100;
 
-/// One line to stderr, in one write where the system allows it. A stderr that is closed is no reason to fail, nor is one that is full
-/// a reason to wait: the rest of the line is left out.
+/// Writes one line to stderr, in one write where the system allows it. A closed stderr is not an error. A full stderr
+/// is not waited for: the rest of the line is left out.
 pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
-    // What is reported may quote a variable or a panic, whose line breaks would look like lines of somebody else.
+    // The message may quote a variable or a panic. Its line breaks would look like lines of another program.
     let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
     for part in line.as_bytes().chunks(ONE_WRITE) {
         if !stderr_has_room() || write_to_stderr(part).is_err() {
@@ -143,12 +145,12 @@ pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
     }
 }
 
-/// write(2) to descriptor 2, past std's lock of stderr: a thread of the program may hold that for as long as it likes, and a
-/// complaint of the engine would wait for it, and every signal after it.
+/// write(2) to descriptor 2, without std's lock of stderr. A thread of the program may keep that lock for any time, and
+/// the engine would wait for it with every signal.
 #[cfg(upgrades)]
 fn write_to_stderr(mut part: &[u8]) -> std::io::Result<()> {
     while !part.is_empty() {
-        // It takes the descriptor and not the lock.
+        // `stderr()` is used for its descriptor only: it does not take the lock.
         match nix::unistd::write(std::io::stderr(), part) {
             Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
             Ok(written) => part = &part[written..],
@@ -179,7 +181,7 @@ fn stderr_has_room() -> bool {
     let stderr = std::io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let pause = if IS_FULL.load(Ordering::Relaxed) { 0 } else { READER_PAUSE };
-    // What else is wrong with it, the write finds.
+    // Any other fault of stderr shows in the write.
     let has_room = is_ready(&mut fds, pause) != Ok(false);
     IS_FULL.store(!has_room, Ordering::Relaxed);
     has_room
@@ -190,16 +192,16 @@ fn stderr_has_room() -> bool {
     true
 }
 
-/// The message of a panic that was caught.
+/// The message of a caught panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|message| (*message).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-/// The longest reason of another process that is passed on, in bytes; the rest is cut.
+/// The longest reason of another process that is passed on, in bytes. The rest is cut.
 pub(crate) const MAX_REASON: usize = 4096;
 
-/// What another process said, cut and cleaned so that it can stand in a log line of ours.
+/// Text of another process, cut and cleaned so that it can stand in a log line.
 pub(crate) fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON).unwrap_or(text.len());

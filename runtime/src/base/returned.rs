@@ -1,4 +1,4 @@
-//! What a body returns, and what is said of its end.
+//! What a body returns, and how its end is described.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,11 +6,11 @@ use std::process::{ExitCode, Termination};
 
 use crate::base::report::printable;
 
-/// What the body of a [`Service`](crate::Service) returns: `()`, an [`ExitCode`], or a `Result` whose error is told to the operator and
-/// the predecessor.
+/// What the body of a [`Service`](crate::Service) returns: `()`, an [`ExitCode`], or a `Result`. The error of a
+/// `Result` reaches the log and the predecessor.
 ///
-/// For a [`Termination`] of another crate the body returns `value.report()`. One of your own is a line: `impl tableflip::Returned for
-/// Status {}`. Under the attribute a body may return any [`Termination`].
+/// For a [`Termination`] of another crate the body returns `value.report()`. For a type of your own one line is enough:
+/// `impl tableflip::Returned for Status {}`. Under the attribute a body may return any [`Termination`].
 #[diagnostic::on_unimplemented(
     message = "a body cannot return `{Self}`",
     label = "not what a body returns",
@@ -18,7 +18,7 @@ use crate::base::report::printable;
     note = "of any other `std::process::Termination` it returns `value.report()`"
 )]
 pub trait Returned: Termination {
-    /// The error, for people; `None` of one that is none, or does not say.
+    /// The error as text. `None` for a success, and for a type that does not report its error.
     fn error(&self) -> Option<String> {
         None
     }
@@ -37,7 +37,7 @@ impl<T: Returned, E: fmt::Debug> Returned for Result<T, E> {
     }
 }
 
-/// Names the type `!`, which cannot be written here.
+/// Names the type `!`, which stable Rust cannot write here.
 #[doc(hidden)]
 pub trait Function {
     type Output;
@@ -49,45 +49,45 @@ impl<T> Function for fn() -> T {
 
 impl Returned for <fn() -> ! as Function>::Output {}
 
-/// What a body under the attribute has returned, with the error that the expansion has found in it.
+/// The value of a body under the attribute, with the error that the expansion found in it.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Told<T> {
+pub struct ReturnedWithError<T> {
     returned: T,
     error: Option<String>,
 }
 
-impl<T> Told<T> {
+impl<T> ReturnedWithError<T> {
     pub(crate) fn new(returned: T, error: Option<String>) -> Self {
         Self { returned, error }
     }
 }
 
-impl<T: Termination> Termination for Told<T> {
+impl<T: Termination> Termination for ReturnedWithError<T> {
     fn report(self) -> ExitCode {
         self.returned.report()
     }
 }
 
-impl<T: Termination> Returned for Told<T> {
+impl<T: Termination> Returned for ReturnedWithError<T> {
     fn error(&self) -> Option<String> {
         self.error.clone()
     }
 }
 
-/// How a body has ended.
+/// How a body ended.
 #[derive(Debug, Default)]
 pub(crate) enum BodyEnd {
     #[default]
     Returned,
     /// It returned this error.
     Failed(String),
-    /// With the message of the panic.
+    /// It panicked with this message.
     Panicked(String),
 }
 
 impl BodyEnd {
-    /// Why a start failed.
+    /// Why the start failed.
     pub(crate) fn before_ready(&self) -> String {
         match self {
             Self::Returned => "the body returned before it was ready".to_owned(),
@@ -96,7 +96,7 @@ impl BodyEnd {
         }
     }
 
-    /// Why a process ends that served.
+    /// Why a serving process ends.
     pub(crate) fn unasked(&self) -> String {
         match self {
             Self::Returned => "the body returned".to_owned(),
@@ -124,6 +124,6 @@ mod tests {
         assert_eq!(error(Ok::<_, ()>(Err::<(), _>(7))).unwrap(), "7");
         let boxed: Result<(), Box<dyn std::error::Error>> = Err("no room".into());
         assert_eq!(error(boxed).unwrap(), r#""no room""#);
-        assert_eq!(error(Told::new((), Some("odd".to_owned()))).unwrap(), "odd");
+        assert_eq!(error(ReturnedWithError::new((), Some("odd".to_owned()))).unwrap(), "odd");
     }
 }

@@ -1,4 +1,4 @@
-//! What a process says about itself: to its body, to operators, to a collector of metrics.
+//! The status of a process, for its body, for operators and for a metrics collector.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -6,106 +6,106 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a process of the service stands, at one moment. [`Upgrader::status`](crate::Upgrader::status) has it for the service's own
-/// endpoints, and the control socket answers it to `tableflip status`.
+/// The state of a process of the service at one moment. [`Upgrader::status`](crate::Upgrader::status) returns it for
+/// endpoints of the service. The control socket returns it to `tableflip status`.
 ///
-/// As JSON, times are in milliseconds. Later releases may add fields; what a release does not say is read as zero, none or empty,
-/// except `generation`, `pid` and `phase`.
+/// In JSON, times are in milliseconds. Later releases may add fields. A missing field reads as zero, none or empty;
+/// `generation`, `pid` and `phase` are always present.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// 1 for the process that was started first; each successful upgrade adds 1.
+    /// 1 for the process that was started first. Each successful upgrade adds 1.
     pub generation: u64,
-    /// Its process ID.
+    /// The process ID.
     pub pid: u32,
-    /// The version of the service, where it states one: [`Service::version`](crate::Service::version).
+    /// The version of the service, if the service states one: [`Service::version`](crate::Service::version).
     pub version: Option<String>,
-    /// Where it is in its life.
+    /// The phase of the process's life.
     pub phase: Phase,
-    /// How long ago the process began.
+    /// The time since the process began.
     #[serde(rename = "uptime_ms", with = "milliseconds", default)]
     pub uptime: Duration,
-    /// How long ago it began to serve; `None` before.
+    /// The time since the process began to serve. `None` before that.
     #[serde(rename = "serving_ms", with = "milliseconds::optional", default)]
     pub serving: Option<Duration>,
-    /// The file that it runs.
+    /// The file that the process runs.
     pub executable: Option<Executable>,
-    /// The predecessor, while it lives.
+    /// The process ID of the predecessor, while it lives.
     pub predecessor: Option<u32>,
-    /// The successor, while it lives.
+    /// The process ID of the successor, while it lives.
     pub successor: Option<u32>,
-    /// Connections and guards that are open in this process.
+    /// The number of open connections and guards in this process.
     #[serde(default)]
     pub open: u64,
-    /// The same of every process that is part of the service at this moment, the oldest first.
+    /// The open connections of every process of the service at this moment, the oldest process first.
     #[serde(default)]
     pub generations: Vec<Generation>,
     /// The listeners of this process.
     #[serde(default)]
     pub listeners: Vec<Listener>,
-    /// The names of those that keep a start from serving: the body has not asked them for a connection yet. JSON has it where
-    /// there is one.
+    /// The names of the listeners that delay readiness: the body has not asked them for a connection yet. JSON has the
+    /// field only where the list is not empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved: Vec<String>,
-    /// What came of the upgrades.
+    /// The results of upgrades.
     #[serde(default)]
     pub upgrades: Upgrades,
 }
 
-/// Where a process is in its life.
+/// The phase of a process's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// Its body initialises.
+    /// The body initialises.
     Starting,
-    /// It serves.
+    /// The process serves.
     Serving,
-    /// It serves, and the command of `preflight` checks the new release.
+    /// The process serves, and the command of `preflight` checks the new release.
     Checking,
-    /// It serves, and its successor initialises.
+    /// The process serves, and its successor initialises.
     Upgrading,
-    /// Its successor is ready, and the two hand over.
+    /// The successor is ready, and the handover is in progress.
     HandingOver,
-    /// Its successor serves, and is on probation.
+    /// The successor serves and is on probation.
     Standby,
-    /// Its successor failed, and is on its way out.
+    /// The successor failed and is ending.
     Reverting,
-    /// It finishes the connections that are open.
+    /// The process drains: it finishes its open connections.
     Draining,
-    /// It finishes the connections that are open, and starts its own executable again: its successor is dead.
+    /// The process drains, and starts its own executable again because its successor is dead.
     Rescuing,
-    /// It is about to exit.
+    /// The process is about to exit.
     Ended,
-    /// One of a later release, in a status that was read.
+    /// A phase of a later release.
     #[serde(other)]
     Unknown,
 }
 
-/// A process of the service: the one that answers, the one before it, the one after it.
+/// A process of the service: the one that answers, its predecessor or its successor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Generation {
-    /// Its generation.
+    /// The generation.
     pub generation: u64,
-    /// Its process ID.
+    /// The process ID.
     pub pid: u32,
-    /// Connections and guards that are open in it. A predecessor tells how many once a second; `None` if this process does
-    /// not know, as of a successor.
+    /// The number of open connections and guards in the process. A predecessor reports it once a second. `None` if the
+    /// answering process does not know it, as of a successor.
     pub open: Option<u64>,
 }
 
-/// A file that is run.
+/// An executable file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Executable {
-    /// The path that a successor is started from. In JSON `path` is text; the bytes of a path that is not UTF-8 are in
-    /// `path_bytes` as well, in hexadecimal.
+    /// The path that an upgrade executes. In JSON `path` is text. For a path that is not UTF-8, `path_bytes` has the
+    /// bytes in hexadecimal.
     #[serde(flatten, with = "path")]
     pub path: PathBuf,
     /// The inode of the file that this process runs.
     pub inode: u64,
-    /// When that file was written last, in seconds since 1970-01-01 UTC.
+    /// When that file was last modified, in seconds since 1970-01-01 UTC.
     pub modified: i64,
 }
 
@@ -113,35 +113,35 @@ pub struct Executable {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Listener {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// What it is bound to, as an address of the service: with the port that was assigned.
+    /// The address that the socket is bound to, with the assigned port.
     pub address: String,
-    /// How many connections or datagrams this process has taken from it; `None` of a raw listener.
+    /// The number of connections or datagrams that this process has taken. `None` for a raw listener.
     pub taken: Option<u64>,
-    /// How many connections wait in its queue; `None` where Linux does not tell.
+    /// The number of connections in the queue. `None` where Linux does not report it.
     pub waiting: Option<u32>,
-    /// How many may, as listen(2) was told and the kernel has capped it; `None` as for `waiting`.
+    /// The size of the queue: the backlog of listen(2), capped by the kernel. `None` where `waiting` is.
     pub backlog: Option<u32>,
 }
 
-/// What came of the requests to upgrade.
+/// The results of the requests for an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Upgrades {
-    /// How many the service has been through since it was started, whichever process was asked.
+    /// How many upgrades of the service succeeded since its first start, in all generations.
     pub done: u64,
-    /// How many this process refused at once.
+    /// How many requests this process refused at once.
     pub refused: u64,
-    /// How many this process was asked for that failed.
+    /// How many upgrades of this process failed.
     pub failed: u64,
-    /// Why the last of those that it refused and that failed did not happen.
+    /// The reason of the last refusal or failure in this process.
     pub last_failure: Option<String>,
 }
 
 impl Status {
-    /// Of a process of which nothing else is known.
+    /// The status of a process of which nothing else is known.
     pub(crate) fn new(generation: u64, pid: u32, phase: Phase) -> Self {
         Self {
             generation,
@@ -165,7 +165,7 @@ impl Status {
     pub fn prometheus(&self) -> String {
         let mut text = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-            // A `String` takes whatever is written to it.
+            // Writing to a `String` cannot fail.
             _ = writeln!(text, "# HELP tableflip_{name} {help}\n# TYPE tableflip_{name} {kind}");
             for (labels, value) in samples {
                 _ = writeln!(text, "tableflip_{name}{labels} {value}");
@@ -205,7 +205,7 @@ impl Status {
     }
 }
 
-/// The fields of a path.
+/// The JSON fields of a path.
 mod path {
     use std::path::{Path, PathBuf};
 
@@ -245,7 +245,7 @@ mod milliseconds {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 
-    /// One that may be missing.
+    /// A duration that may be missing.
     pub(super) mod optional {
         use super::*;
 
@@ -271,7 +271,7 @@ mod milliseconds {
 mod tests {
     use super::*;
 
-    /// No two values are one, so that none can stand for another.
+    /// All values differ, so no field can stand for another.
     fn status() -> Status {
         let listener = |name: &str, taken, waiting, backlog| {
             let address = "tcp://127.0.0.1:7000".to_owned();
@@ -351,7 +351,7 @@ tableflip_waiting{listener=\"echo\"} 6
 tableflip_backlog{listener=\"echo\"} 4096
 ";
         assert_eq!(status().prometheus(), expected);
-        // The other way round, and one that does not serve yet.
+        // The opposite values, and a process that does not serve yet.
         let other =
             Status { predecessor: None, successor: Some(4712), serving: None, ..status() }.prometheus();
         for sample in ["predecessor 0", "successor 1", "serving_seconds 0"] {

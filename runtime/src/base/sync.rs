@@ -1,4 +1,4 @@
-//! What threads and tasks wait for here: a value that is set once, and a question that is asked again and again.
+//! Two ways to wait, for threads and for tasks: a value that is set once, and a question that is asked repeatedly.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +9,7 @@ pub(crate) mod primitives;
 
 use primitives::{AtomicBool, OnceLock};
 
-/// A value that is set once and can be waited for by any number of tasks and threads.
+/// A value that is set once. Any number of tasks and threads can wait for it.
 #[derive(Debug)]
 pub(crate) struct Latch<T> {
     value: OnceLock<T>,
@@ -21,7 +21,7 @@ impl<T> Latch<T> {
         Self { value: OnceLock::new(), changed: Event::new() }
     }
 
-    /// Sets the value and wakes everybody; a latch that is set stays as it is.
+    /// Sets the value and wakes every waiter. A value that is set stays.
     pub(crate) fn set(&self, value: T) {
         if self.value.set(value).is_ok() {
             self.changed.notify(usize::MAX);
@@ -37,7 +37,7 @@ impl<T> Latch<T> {
             if let Some(value) = self.get() {
                 return value;
             }
-            // Registered before the second look, so that a value set in between is not missed.
+            // The listener is registered before the second look, so it misses no value set in between.
             listener!(self.changed => changed);
             if let Some(value) = self.get() {
                 return value;
@@ -68,39 +68,39 @@ impl<T> Latch<T> {
         self.get()
     }
 
-    /// What is notified when the value is set, for a future that keeps its place in the queue between polls.
+    /// The event of the change, for a future that keeps its place in the queue between polls.
     pub(crate) fn changed(&self) -> &Event {
         &self.changed
     }
 }
 
-/// A question that is asked again and again, of one who may be there to take it.
+/// A question that is asked repeatedly. There may be a task that takes it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    is_taken_by_somebody: AtomicBool,
+    has_taker: AtomicBool,
     asked: AtomicBool,
     changed: Event,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        let [is_taken_by_somebody, asked] = [(); 2].map(|()| AtomicBool::new(false));
-        Self { is_taken_by_somebody, asked, changed: Event::new() }
+        let [has_taker, asked] = [(); 2].map(|()| AtomicBool::new(false));
+        Self { has_taker, asked, changed: Event::new() }
     }
 
-    /// Asks it. Returns whether there is somebody who takes it, sooner or later.
+    /// Asks the question. Returns whether a task takes it, now or later.
     #[cfg_attr(not(upgrades), allow(dead_code, reason = "neither a service manager nor a predecessor asks"))]
     pub(crate) fn ask(&self) -> bool {
-        // No plain store: loom cannot tell that one from before the last swap of `taken` from a later one.
+        // A swap and not a store: loom cannot order a store after the last swap in `taken`.
         self.asked.swap(true, Ordering::SeqCst);
         self.changed.notify(usize::MAX);
-        self.is_taken_by_somebody.load(Ordering::SeqCst)
+        self.has_taker.load(Ordering::SeqCst)
     }
 
-    /// Waits for it to be asked, and takes it.
+    /// Waits for the question and takes it.
     #[cfg(any(feature = "tokio", test))]
     pub(crate) async fn taken(&self) {
-        self.is_taken_by_somebody.store(true, Ordering::SeqCst);
+        self.has_taker.store(true, Ordering::SeqCst);
         loop {
             listener!(self.changed => changed);
             if self.asked.swap(false, Ordering::SeqCst) {
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(latch.wait_blocking(), &7);
     }
 
-    /// Whoever waits for an hour does so no longer than it takes.
+    /// A wait with a limit of one hour ends as soon as the value is set.
     #[test]
     fn a_wait_with_a_limit_ends_when_the_latch_is_set() {
         let latch = Arc::new(Latch::new());
@@ -140,7 +140,7 @@ mod tests {
         thread::spawn(move || say.send(waiter.wait_for(Duration::from_secs(3600)).copied()));
         latch.set(7);
         assert_eq!(said.recv_timeout(Duration::from_secs(60)), Ok(Some(7)));
-        // As it is set by now, which the next one sees before it sleeps.
+        // The value is set by now: this wait does not sleep.
         let begun = std::time::Instant::now();
         assert_eq!(latch.wait_for(Duration::from_secs(3600)), Some(&7));
         assert!(begun.elapsed() < Duration::from_secs(60));
@@ -149,12 +149,12 @@ mod tests {
     #[test]
     fn a_pulse_knows_whether_it_is_taken() {
         let pulse = Pulse::new();
-        let mut nobody = Context::from_waker(Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         assert!(!pulse.ask());
-        assert_eq!(pin!(pulse.taken()).poll(&mut nobody), Poll::Ready(()));
+        assert_eq!(pin!(pulse.taken()).poll(&mut context), Poll::Ready(()));
         let mut taken = pin!(pulse.taken());
-        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Pending);
+        assert_eq!(taken.as_mut().poll(&mut context), Poll::Pending);
         assert!(pulse.ask());
-        assert_eq!(taken.as_mut().poll(&mut nobody), Poll::Ready(()));
+        assert_eq!(taken.as_mut().poll(&mut context), Poll::Ready(()));
     }
 }

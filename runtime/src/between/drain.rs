@@ -29,33 +29,48 @@ use crate::between::shared::{Counted, Shared};
 /// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
 ///   itself waits at the `accept` of a managed listener, which never ends.
 ///
-/// Any other body is dropped as soon as no stream and no guard is left. A body that has taken a `Shutdown` and runs its own code when
-/// a drain begins may be about to await it: it gets up to half a second for that. So a clone that a task or a connection awaits does not
-/// delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every other task.
+/// Any other body is dropped as soon as no stream and no guard is left. A body that has not awaited its `Shutdown` yet
+/// when a drain begins may be about to do so: it gets up to half a second for that. So a clone that a task or a connection
+/// awaits does not delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every
+/// other task.
 #[derive(Debug)]
 pub struct Shutdown {
     shared: Arc<Shared>,
-    place: Option<EventListener>,
+    /// Registered while this is polled and the drain has not begun.
+    listener: Option<EventListener>,
     /// This is the `Shutdown` that the body was given, not a clone.
-    is_given: bool,
+    given: Option<Given>,
+}
+
+/// Counts a `Shutdown` that the body was given, until that is dropped.
+#[derive(Debug)]
+struct Given {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.shared.drop_shutdown();
+    }
 }
 
 impl Shutdown {
     /// Counts as a clone: a drain waits for the body only if the body itself awaits it.
     #[cfg(any(feature = "http", all(test, any(feature = "tokio", loom))))]
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, place: None, is_given: false }
+        Self { shared, listener: None, given: None }
     }
 
     /// The `Shutdown` that a body is given.
     pub(crate) fn given(shared: Arc<Shared>) -> Self {
-        shared.note_shutdown_taken();
-        Self { shared, place: None, is_given: true }
+        shared.give_shutdown();
+        let given = Some(Given { shared: shared.clone() });
+        Self { shared, listener: None, given }
     }
 
     /// Notes that this `Shutdown` is awaited. A body that notices a drain will return, so the drain waits for it.
     fn note_awaited(&self) {
-        if self.is_given || is_in_body(&self.shared) {
+        if self.given.is_some() || is_in_body(&self.shared) {
             self.shared.wait_for_body();
         }
     }
@@ -97,7 +112,7 @@ impl Shutdown {
 
 impl Clone for Shutdown {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), place: None, is_given: false }
+        Self { shared: self.shared.clone(), listener: None, given: None }
     }
 }
 
@@ -109,15 +124,15 @@ impl Future for Shutdown {
         this.note_awaited();
         loop {
             if this.is_raised() {
-                this.place = None;
+                this.listener = None;
                 return Poll::Ready(());
             }
-            match &mut this.place {
-                // Registered before the next look, so that nothing is missed in between.
-                None => this.place = Some(this.shared.shutdown.changed().listen()),
-                Some(place) => {
-                    ready!(Pin::new(place).poll(cx));
-                    this.place = None;
+            match &mut this.listener {
+                // Registered before the next look, so that a change in between is not missed.
+                None => this.listener = Some(this.shared.shutdown.changed().listen()),
+                Some(listener) => {
+                    ready!(Pin::new(listener).poll(cx));
+                    this.listener = None;
                 }
             }
         }
@@ -127,7 +142,7 @@ impl Future for Shutdown {
 /// A drain waits until this guard and every clone of it is dropped. [`Shutdown::guard`] makes one.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    #[expect(dead_code, reason = "it is held to be dropped")]
+    #[expect(dead_code, reason = "only its drop has an effect")]
     counted: Arc<Counted>,
 }
 
@@ -146,7 +161,7 @@ thread_local! {
 struct InBody {
     /// The address of the state that the body shares with its engine.
     service: *const Shared,
-    /// The tokio task that polls the body. `None`, unless the service itself runs in a task.
+    /// The tokio task that polls the body. `None` unless the service itself runs in a task.
     #[cfg(feature = "tokio")]
     task: Option<tokio::task::Id>,
     /// The body waits at a managed listener that will never hand out anything again.
@@ -167,7 +182,6 @@ impl<'a> BodyMark<'a> {
             task: tokio::task::try_id(),
             is_at_end: false,
         };
-        shared.set_runs_body(true);
         Self { shared, before: BODY.replace(Some(mark)) }
     }
 }
@@ -176,7 +190,6 @@ impl Drop for BodyMark<'_> {
     fn drop(&mut self) {
         let mark = BODY.replace(self.before.take());
         self.shared.set_body_at_end(mark.is_some_and(|mark| mark.is_at_end));
-        self.shared.set_runs_body(false);
     }
 }
 
@@ -221,15 +234,16 @@ mod tests {
 
     const CLEANED_UP: &str = "cleaned up";
 
-    /// Stops a service with nothing open. Returns `None` if the drain did not wait for the body.
+    /// Stops a service without an open stream or guard. Returns `None` if the drain did not wait for the body.
     ///
-    /// The stop comes once the body has reported, and, if the drain is to wait for it, once that is known.
+    /// The stop comes once the body has reported. If the drain is to wait for the body, the stop comes once the engine knows
+    /// that.
     fn stop<T: Send + 'static>(
         running: testing::Running<T>,
-        said: &mpsc::Receiver<Arc<Shared>>,
+        reports: &mpsc::Receiver<Arc<Shared>>,
         is_waited_for: bool,
     ) -> Option<T> {
-        let shared = said.recv_timeout(DEADLINE).expect("the body says something");
+        let shared = reports.recv_timeout(DEADLINE).expect("the body reports");
         let deadline = Instant::now() + DEADLINE;
         while is_waited_for && !shared.waits_for_body() {
             assert!(Instant::now() < deadline, "the body is not waited for");
@@ -240,25 +254,34 @@ mod tests {
         ended.recv_timeout(DEADLINE).expect("the drain ends before its deadline")
     }
 
-    /// The return value of a closure that ends with `body`.
+    /// Like [`stop_thread`], but the stop comes as soon as the body has reported.
+    fn stop_thread_at_once<F>(body: F) -> Option<&'static str>
+    where
+        F: FnOnce(Shutdown, mpsc::Sender<Arc<Shared>>) + Send + 'static,
+    {
+        stop_thread(false, body)
+    }
+
+    /// Runs and stops a service whose body is a closure that ends with `body`.
     fn stop_thread<F>(is_waited_for: bool, body: F) -> Option<&'static str>
     where
         F: FnOnce(Shutdown, mpsc::Sender<Arc<Shared>>) + Send + 'static,
     {
-        let (say, said) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let running = testing::start_blocking(Service::new().drain_timeout(DRAIN), move |start| {
             let (ready, shutdown) = (start.harness::<crate::Ready>()?, start.harness::<Shutdown>()?);
             Ok(move || {
                 ready.notify();
-                body(shutdown, say);
+                body(shutdown, sender);
                 CLEANED_UP
             })
         });
-        stop(running.unwrap(), &said, is_waited_for)
+        stop(running.unwrap(), &reports, is_waited_for)
     }
 
-    fn say(shutdown: &Shutdown, say: &mpsc::Sender<Arc<Shared>>) {
-        say.send(shutdown.shared.clone()).expect("the test waits for it");
+    /// Sends the state of the service to the test.
+    fn report(shutdown: &Shutdown, sender: &mpsc::Sender<Arc<Shared>>) {
+        sender.send(shutdown.shared.clone()).expect("the test waits for the report");
     }
 
     #[test]
@@ -285,7 +308,7 @@ mod tests {
     #[test]
     fn a5_a_thread_that_waits_itself_is_waited_for() {
         let waits = |shutdown: Shutdown, to: mpsc::Sender<_>| {
-            say(&shutdown, &to);
+            report(&shutdown, &to);
             shutdown.clone().wait();
         };
         assert_eq!(stop_thread(true, waits), Some(CLEANED_UP));
@@ -294,12 +317,12 @@ mod tests {
     #[test]
     fn a5_a_thread_that_leans_on_another_one_is_waited_for() {
         let leans = |shutdown: Shutdown, to: mpsc::Sender<_>| {
-            say(&shutdown, &to);
+            report(&shutdown, &to);
             thread::spawn(move || shutdown.wait()).join().unwrap();
         };
         assert_eq!(stop_thread(true, leans), Some(CLEANED_UP));
         let borrows = |shutdown: Shutdown, to: mpsc::Sender<_>| {
-            say(&shutdown, &to);
+            report(&shutdown, &to);
             thread::scope(|scope| _ = scope.spawn(|| shutdown.wait()));
         };
         assert_eq!(stop_thread(true, borrows), Some(CLEANED_UP));
@@ -312,7 +335,7 @@ mod tests {
             let waits = thread::spawn(move || {
                 // As `wait` does before it sleeps.
                 clone.note_awaited();
-                say(&clone, &to);
+                report(&clone, &to);
                 clone.wait();
             });
             // The body never returns by itself: this thread is left behind by the test.
@@ -322,6 +345,34 @@ mod tests {
             }
         };
         assert_eq!(stop_thread(false, goes_on), None);
+    }
+
+    /// A stop may come between two lines of the body.
+    fn until_raised(shutdown: &Shutdown) {
+        while !shutdown.is_raised() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_waits_after_the_drain_has_begun_is_waited_for() {
+        let waits_late = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            report(&shutdown, &to);
+            until_raised(&shutdown);
+            shutdown.wait();
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(stop_thread_at_once(waits_late), Some(CLEANED_UP));
+        let drops_it = |shutdown: Shutdown, to: mpsc::Sender<_>| {
+            report(&shutdown, &to);
+            let clone = shutdown.clone();
+            drop(shutdown);
+            until_raised(&clone);
+            loop {
+                thread::park();
+            }
+        };
+        assert_eq!(stop_thread_at_once(drops_it), None);
     }
 
     #[cfg(feature = "tokio")]
@@ -343,21 +394,21 @@ mod tests {
         struct Parts {
             echo: TcpListener,
             shutdown: Shutdown,
-            say: mpsc::Sender<Arc<Shared>>,
+            sender: mpsc::Sender<Arc<Shared>>,
         }
 
         impl Parts {
-            fn say(&self) {
-                say(&self.shutdown, &self.say);
+            fn report(&self) {
+                report(&self.shutdown, &self.sender);
             }
 
-            /// Awaits a clone, and reports once it is polled.
+            /// Awaits a clone, and reports after the first poll.
             fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
-                let (mut clone, mut to) = (self.shutdown.clone(), Some(self.say.clone()));
+                let (mut clone, mut to) = (self.shutdown.clone(), Some(self.sender.clone()));
                 std::future::poll_fn(move |cx| {
                     let polled = Pin::new(&mut clone).poll(cx);
                     if let Some(to) = to.take() {
-                        say(&clone, &to);
+                        report(&clone, &to);
                     }
                     polled
                 })
@@ -377,10 +428,10 @@ mod tests {
             B: Future<Output = ()>,
         {
             for flavor in [Flavor::MultiThread, Flavor::CurrentThread] {
-                let ((say, said), body) = (mpsc::channel(), body.clone());
+                let ((sender, reports), body) = (mpsc::channel(), body.clone());
                 let running = testing::start(service().flavor(flavor), move |start| {
                     let ready = start.harness::<crate::Ready>()?;
-                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, say };
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
                     Ok::<_, StartError>(async move {
                         ready.notify();
                         body(parts).await;
@@ -388,7 +439,7 @@ mod tests {
                         CLEANED_UP
                     })
                 });
-                let ended = stop(running.unwrap(), &said, is_waited_for);
+                let ended = stop(running.unwrap(), &reports, is_waited_for);
                 assert_eq!(ended, is_waited_for.then_some(CLEANED_UP), "{flavor:?}");
             }
         }
@@ -396,54 +447,83 @@ mod tests {
         #[test]
         fn a5_a_body_that_leans_on_a_task_with_its_shutdown_is_waited_for() {
             stop_body(true, |parts| async move {
-                parts.say();
+                parts.report();
                 let served = tokio::spawn(parts.shutdown);
                 served.await.unwrap();
             });
             stop_body(true, |parts| async move {
-                parts.say();
+                parts.report();
                 let shutdown = parts.shutdown;
                 tokio::task::spawn_blocking(move || shutdown.wait()).await.unwrap();
             });
         }
 
         #[test]
+        fn a_body_that_awaits_it_after_the_drain_has_begun_is_waited_for() {
+            for body in [AwaitsLate::Itself, AwaitsLate::InATask] {
+                let (sender, reports) = mpsc::channel();
+                let running = testing::start(service(), move |start| {
+                    let ready = start.harness::<crate::Ready>()?;
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
+                    Ok::<_, StartError>(async move {
+                        ready.notify();
+                        parts.report();
+                        until_raised(&parts.shutdown);
+                        match body {
+                            AwaitsLate::Itself => parts.shutdown.await,
+                            AwaitsLate::InATask => tokio::spawn(parts.shutdown).await.unwrap(),
+                        }
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        CLEANED_UP
+                    })
+                });
+                assert_eq!(stop(running.unwrap(), &reports, false), Some(CLEANED_UP), "{body:?}");
+            }
+        }
+
+        #[derive(Clone, Copy, Debug)]
+        enum AwaitsLate {
+            Itself,
+            InATask,
+        }
+
+        #[test]
         fn a5_a_body_that_awaits_a_clone_itself_is_waited_for() {
             stop_body(true, |parts| async move {
-                parts.say();
+                parts.report();
                 tokio::select! {
                     () = parts.accept_for_ever() => {}
                     () = parts.shutdown.clone() => {}
                 }
             });
-            // In the future of the set, and in none of its tasks.
+            // In the future of the set, not in a task of the set.
             stop_body(true, |parts| async move {
-                parts.say();
+                parts.report();
                 let local = LocalSet::new();
                 local.spawn_local(std::future::pending::<()>());
                 local.run_until(parts.shutdown.clone()).await;
             });
             stop_body(true, |parts| async move {
-                parts.say();
+                parts.report();
                 parts.shutdown.clone().wait();
             });
         }
 
         #[test]
         fn a5_a_body_that_awaits_a_clone_in_a_nested_runtime_is_waited_for() {
-            let (say, said) = mpsc::channel();
+            let (sender, reports) = mpsc::channel();
             let running = testing::start(service(), move |start| {
                 let ready = start.harness::<crate::Ready>()?;
-                let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, say };
+                let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
                 Ok(async move {
                     ready.notify();
-                    parts.say();
+                    parts.report();
                     let clone = parts.shutdown.clone();
                     tokio::task::block_in_place(|| Handle::current().block_on(clone));
                     CLEANED_UP
                 })
             });
-            assert_eq!(stop(running.unwrap(), &said, true), Some(CLEANED_UP));
+            assert_eq!(stop(running.unwrap(), &reports, true), Some(CLEANED_UP));
         }
 
         #[test]
@@ -452,7 +532,7 @@ mod tests {
                 drop(tokio::spawn(parts.watch()));
                 parts.accept_for_ever().await;
             });
-            // One that the body waits for, too: it is the `Shutdown` itself that says so.
+            // Also if the body waits for the task: the task awaits a clone, not the `Shutdown` itself.
             stop_body(false, |parts| async move {
                 drop(tokio::spawn(parts.watch()).await);
                 std::future::pending::<()>().await;
@@ -479,10 +559,10 @@ mod tests {
         #[test]
         fn a5_a_clone_in_a_thread_for_what_blocks_does_not_hold_the_drain() {
             stop_body(false, |parts| async move {
-                let (clone, to) = (parts.shutdown.clone(), parts.say.clone());
+                let (clone, to) = (parts.shutdown.clone(), parts.sender.clone());
                 drop(tokio::task::spawn_blocking(move || {
                     clone.note_awaited();
-                    say(&clone, &to);
+                    report(&clone, &to);
                     clone.wait();
                 }));
                 parts.accept_for_ever().await;
@@ -503,16 +583,16 @@ mod tests {
                 })
             });
             let (watched, mut other) = (watched.unwrap(), other.recv().unwrap());
-            let (say, said) = mpsc::channel();
+            let (sender, reports) = mpsc::channel();
             let watcher = testing::start(service(), move |start| {
-                let (echo, of_its_own) =
+                let (echo, own_shutdown) =
                     (start.listener::<TcpListener>("echo")?, start.harness::<Shutdown>()?);
                 Ok(async move {
-                    let mut said = Some(say);
+                    let mut sender = Some(sender);
                     let other = std::future::poll_fn(|cx| {
                         let polled = Pin::new(&mut other).poll(cx);
-                        if let Some(to) = said.take() {
-                            super::say(&of_its_own, &to);
+                        if let Some(to) = sender.take() {
+                            report(&own_shutdown, &to);
                         }
                         polled
                     });
@@ -520,7 +600,7 @@ mod tests {
                     std::future::pending::<()>().await;
                 })
             });
-            let shared = said.recv_timeout(DEADLINE).unwrap();
+            let shared = reports.recv_timeout(DEADLINE).unwrap();
             assert!(!shared.waits_for_body());
             let watcher = watcher.unwrap();
             let (send, ended) = mpsc::channel();
@@ -529,7 +609,7 @@ mod tests {
             assert_eq!(ended, (None::<()>, None));
         }
 
-        /// A task that was polled with the mark of the body on its thread, by hand.
+        /// The test polls a task by hand while its thread has the mark of the body.
         #[tokio::test]
         async fn a5_a_body_in_a_task_is_told_from_a_task_beside_it() {
             let shared = Arc::new(Shared::new(1, false, DRAIN).unwrap());
@@ -568,11 +648,11 @@ mod tests {
             #[test]
             fn a5_a_body_that_serves_http_is_waited_for_in_a_task_too() {
                 stop_body(true, |parts| async move {
-                    parts.say();
+                    parts.report();
                     serve(parts.echo).await;
                 });
                 stop_body(true, |parts| async move {
-                    parts.say();
+                    parts.report();
                     tokio::spawn(serve(parts.echo)).await.unwrap();
                 });
             }
@@ -583,11 +663,11 @@ mod tests {
                     drop(tokio::spawn(serve(parts.echo.clone())));
                     let accepts = parts.accept_for_ever();
                     let mut accepts = pin!(accepts);
-                    let mut said = false;
+                    let mut has_reported = false;
                     std::future::poll_fn(|cx| {
                         let polled = accepts.as_mut().poll(cx);
-                        if !std::mem::replace(&mut said, true) {
-                            parts.say();
+                        if !std::mem::replace(&mut has_reported, true) {
+                            parts.report();
                         }
                         polled
                     })

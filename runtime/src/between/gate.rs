@@ -1,5 +1,5 @@
-//! The gate between a managed listener and its body. The engine thread opens it, closes it and gives up the descriptor,
-//! whatever the runtime of the body does.
+//! The gate between a managed listener and its body. The engine thread opens, closes and retires it, whatever the body's
+//! runtime does.
 
 use std::io;
 #[cfg(upgrades)]
@@ -28,23 +28,25 @@ use crate::sys::fd::BorrowedFd;
 
 /// The body's descriptor of a listener, of type `T`, behind a gate.
 ///
-/// Every accept takes the lock for reading, for as long as one system call that does not block. Closing takes
-/// it for writing and therefore returns only when no thread is inside. Threads that never find the queue empty would prevent
-/// that for ever: while the engine waits, the gate turns them away.
+/// A thread is *inside* while it accepts. It then holds the lock for reading, for one system call that does not block. A
+/// close takes the lock for writing, so it returns only once no thread is inside. Threads that always find a connection in
+/// the queue could delay the close for ever. So the gate turns new threads away while the engine waits.
 pub(crate) struct Gate<T> {
     name: String,
     shared: Arc<Shared>,
     inner: RwLock<Inner<T>>,
-    /// The engine waits for the lock for writing: to all other threads the gate is closed, whatever the lock says.
+    /// The engine waits for the lock, or has it. For every other thread the gate is closed.
     closing: AtomicBool,
     /// Set when the gate was retired while a thread was still inside. From then on `closing` is never cleared.
     retired: AtomicBool,
-    /// Notified at every change.
+    /// Notified after every change of the gate.
     changed: Event,
+    /// The body has asked for a connection.
     asked: AtomicBool,
+    /// The number of connections or datagrams that the body has taken.
     #[cfg(upgrades)]
     taken: AtomicU64,
-    /// The one thread that takes from the socket has this lock, while another process may clear O_NONBLOCK on the socket.
+    /// Lets one thread at a time take from the socket while another process may clear O_NONBLOCK on it.
     #[cfg(upgrades)]
     turn: Mutex<()>,
     cannot_accept: RateLimit,
@@ -52,17 +54,17 @@ pub(crate) struct Gate<T> {
 
 struct Inner<T> {
     open: bool,
-    /// `None` once it is retired.
+    /// `None` once the gate is retired.
     io: Option<Arc<T>>,
 }
 
-/// The pause between two attempts to take the lock for writing: the first, and the longest that doubling makes of it.
+/// The first pause between two attempts to get the lock. Each next pause is twice as long, up to `LONGEST_PAUSE`.
 const PAUSE: Duration = Duration::from_micros(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
-/// The least time that a retirement waits for the threads inside, even if another gate used up the deadline.
+/// The least time that `retire` waits for the threads inside, also if another gate has used up the time to the deadline.
 const LAST_WAIT: Duration = Duration::from_millis(10);
 
-/// The pause after an accept that failed because of a shortage that passes.
+/// The pause after an accept that failed because the system is short of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The error of a call on a listener that this process has given up for good.
@@ -72,7 +74,7 @@ pub(crate) fn given_up() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, how)
 }
 
-/// The state of a gate, and its socket while it is open.
+/// The state of a gate for the body.
 pub(crate) enum GateState<T> {
     Open(Arc<T>),
     Closed,
@@ -107,7 +109,7 @@ impl<T: Send + Sync> Gate<T> {
         &self.changed
     }
 
-    /// Notes that the body asks for a connection; the first time it may make the service ready.
+    /// Notes that the body asks for a connection. The first request may make the service ready.
     pub(crate) fn ask(&self) {
         if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
             self.shared.wake();
@@ -127,13 +129,13 @@ impl<T: Send + Sync> Gate<T> {
         }
     }
 
-    /// The body's descriptor, open or not.
+    /// The body's descriptor, whether the gate is open or closed.
     pub(crate) fn io(&self) -> Option<Arc<T>> {
         self.read().io.clone()
     }
 
-    /// Puts another descriptor of the same socket in the place of `io`, if the gate still has that. While a thread is inside, this is
-    /// left to the next attempt.
+    /// Puts another descriptor of the same socket in the place of `io`, if the gate still has `io`. While a thread is inside
+    /// this does nothing: the caller tries again at its next accept.
     #[cfg(all(upgrades, feature = "tokio"))]
     pub(crate) fn replace(&self, io: &Arc<T>, fresh: Arc<T>) {
         let replaced = match self.inner.try_write() {
@@ -146,10 +148,10 @@ impl<T: Send + Sync> Gate<T> {
         drop(replaced);
     }
 
-    /// How long to wait after an accept that failed, before the next one. The connection stays in the queue meanwhile.
+    /// The pause before the next accept, after one that failed. The connection stays in the queue meanwhile.
     ///
-    /// A shortage passes, and a TCP listener that another process has shut down listens again. A body that returns such an error
-    /// by `?` would end the service. Any other error is returned.
+    /// Two errors do not reach the body, because a body that uses `?` would end the service for what another process does.
+    /// A shortage passes. A TCP listener that another process has shut down listens again. Any other error is returned.
     pub(crate) fn recover(
         &self,
         listener: Option<BorrowedFd<'_>>,
@@ -169,7 +171,7 @@ impl<T: Send + Sync> Gate<T> {
         self.out_of_resources(error)
     }
 
-    /// Reports a shortage, and returns how long to wait before the next accept. Any other error is returned.
+    /// The pause after an accept that failed because of a shortage. Logs the shortage. Any other error is returned.
     pub(crate) fn out_of_resources(&self, error: io::Error) -> io::Result<Duration> {
         if !sockets::is_shortage(&error) {
             return Err(error);
@@ -178,16 +180,16 @@ impl<T: Send + Sync> Gate<T> {
         Ok(SHORTAGE_PAUSE)
     }
 
-    /// Reports why no connection can be taken, for a caller that tries again.
+    /// Logs an error of accept after which the caller tries again.
     pub(crate) fn complain(&self, error: &io::Error) {
         if self.cannot_accept.is_due() {
             complain!(self.shared, "listener `{}`: cannot accept for now: {error}", self.name);
         }
     }
 
-    /// Runs `f`, which must not block, on the descriptor if the gate is open, and keeps it open meanwhile.
+    /// Runs `f` on the descriptor if the gate is open, and keeps the gate open meanwhile. `f` must not block.
     pub(crate) fn pass<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
-        // A thread that sees it too late goes in once more: the lock closes the gate, and this flag only makes room.
+        // A thread that sees this late gets in once more. The lock closes the gate; this flag only keeps the lock free.
         if self.closing.load(Ordering::Acquire) {
             return None;
         }
@@ -195,14 +197,16 @@ impl<T: Send + Sync> Gate<T> {
         inner.io.as_ref().filter(|_| inner.open).map(|io| f(io))
     }
 
-    /// Attempts to take a connection or a datagram from `socket`, in [`pass`](Self::pass). Repeats an attempt that was
-    /// interrupted.
+    /// Calls `attempt` to take a connection or a datagram from `socket`, again after each EINTR. Call it in
+    /// [`pass`](Self::pass).
     ///
-    /// O_NONBLOCK belongs to the open file description, and another process that has it may clear it at any moment.
-    /// accept4(2) has no flag for it. A thread asleep in there would keep the gate from
-    /// closing, and take one connection after its successor serves (M16). So while another process has the socket, one thread at
-    /// a time attempts to take, and only what poll(2) has announced: that is there until this process takes it. A process
-    /// that is alone saves the call.
+    /// O_NONBLOCK belongs to the open file description. Another process that shares the description may clear the flag at
+    /// any moment, and accept4(2) has no flag for a single call that does not block. A thread asleep in accept4 would delay the
+    /// close of the gate, and take one connection after the successor serves (M16).
+    ///
+    /// So while such a process lives, a thread first asks poll(2), and attempts only what poll has announced. One thread at
+    /// a time does this, so that no other thread takes the connection in between. A process that is alone saves the call of
+    /// poll.
     #[cfg(upgrades)]
     pub(crate) fn attempt<S: AsFd, R>(
         &self,
@@ -232,7 +236,7 @@ impl<T: Send + Sync> Gate<T> {
         }
     }
 
-    // A panic inside leaves nothing half done, so a poisoned lock is as good as any.
+    // A panic under the lock leaves no half-done change, so a poisoned lock is usable.
     fn read(&self) -> RwLockReadGuard<'_, Inner<T>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,11 +245,11 @@ impl<T: Send + Sync> Gate<T> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock for writing. All other threads make room for it until [`make_way`](Self::make_way). `None` if a thread is
-    /// still inside at the deadline.
+    /// Takes the lock for writing. The gate turns other threads away until [`admit_again`](Self::admit_again). Returns `None`
+    /// if a thread is still inside at the deadline.
     ///
-    /// std has no lock whose writer waits until a deadline. The wait is short: each thread inside makes one system call
-    /// that does not block. If another process has the socket, they make it one after the other.
+    /// std has no lock whose writer waits until a deadline. The wait is short: each thread inside makes one system call that
+    /// does not block. While another process shares the socket the threads make it one after the other.
     fn write_by(&self, deadline: Instant) -> Option<RwLockWriteGuard<'_, Inner<T>>> {
         self.closing.store(true, Ordering::Release);
         let mut pause = PAUSE;
@@ -264,8 +268,9 @@ impl<T: Send + Sync> Gate<T> {
         }
     }
 
-    /// Wakes the threads that were turned away, and those that wait for a change of the gate.
-    fn make_way(&self) {
+    /// Ends what [`write_by`](Self::write_by) began. Wakes the threads and tasks that were turned away, or that wait for a
+    /// change of the gate.
+    fn admit_again(&self) {
         let retired = self.retired.load(Ordering::Acquire);
         self.closing.store(retired, Ordering::Release);
         self.changed.notify(usize::MAX);
@@ -278,7 +283,7 @@ impl<T: Send + Sync> GateControl for Gate<T> {
     }
 
     fn open(&self) {
-        // A gate that could not be closed is still open, and a thread is asleep inside: the lock would wait for that thread.
+        // If a thread sleeps inside, the close has failed and the gate is still open. A wait for the lock would not end.
         if !self.read().open {
             self.write().open = true;
         }
@@ -287,14 +292,14 @@ impl<T: Send + Sync> GateControl for Gate<T> {
 
     fn close(&self, deadline: Instant) -> bool {
         let closed = self.write_by(deadline).map(|mut inner| inner.open = false).is_some();
-        self.make_way();
+        self.admit_again();
         closed
     }
 
     #[cfg(upgrades)]
     fn settle(&self, deadline: Instant) -> bool {
         let settled = self.write_by(deadline).is_some();
-        self.make_way();
+        self.admit_again();
         settled
     }
 
@@ -315,7 +320,7 @@ impl<T: Send + Sync> GateControl for Gate<T> {
         }
         // Outside the lock: the drop may deregister the descriptor from epoll and close it.
         drop(io);
-        self.make_way();
+        self.admit_again();
         is_empty
     }
 
@@ -338,7 +343,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Whether a thousand more are taken through it, in good time.
+    /// Whether the body takes a thousand more through the gate, in good time.
     pub(crate) fn goes_on(gate: &impl GateControl) -> bool {
         let enough = gate.taken() + 1000;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -348,19 +353,19 @@ pub(crate) mod tests {
         gate.taken() >= enough
     }
 
-    /// Whether it can be settled and closed, though more is taken all the while.
+    /// Whether the engine can settle and close the gate while the body takes more all the time.
     pub(crate) fn closes(gate: &impl GateControl) -> bool {
         gate.open();
         goes_on(gate) && gate.settle(by_then()) && goes_on(gate) && gate.close(by_then())
     }
 
-    /// How long the engine would wait.
+    /// The deadline that the engine would set.
     pub(crate) fn by_then() -> Instant {
         Instant::now() + Duration::from_secs(2)
     }
 
-    fn gate(accompanied: bool) -> Gate<UnixDatagram> {
-        let shared = Arc::new(Shared::new(1, accompanied, Duration::ZERO).unwrap());
+    fn gate(shares_sockets: bool) -> Gate<UnixDatagram> {
+        let shared = Arc::new(Shared::new(1, shares_sockets, Duration::ZERO).unwrap());
         Gate::new("echo".to_owned(), shared, Arc::new(UnixDatagram::unbound().unwrap()))
     }
 
@@ -370,7 +375,7 @@ pub(crate) mod tests {
         gate.open();
         let (inside, is_inside) = mpsc::channel();
         thread::scope(|scope| {
-            // Dropped when this fails, which wakes the thread as well.
+            // A failed assertion drops it, which wakes the thread as well.
             let (wake, woken) = mpsc::channel();
             let gate = &gate;
             scope.spawn(move || {
@@ -384,23 +389,23 @@ pub(crate) mod tests {
             assert!(!gate.settle(soon()));
             assert!(!gate.close(soon()));
             gate.open();
-            assert!(matches!(gate.state(), GateState::Open(_)), "it is as it was");
-            // The others go on.
+            assert!(matches!(gate.state(), GateState::Open(_)), "the gate is as it was");
+            // Other threads still pass.
             assert!(gate.pass(|_| ()).is_some());
             gate.retire(soon());
             gate.open();
-            // Nobody else gets in.
+            // No other thread passes.
             assert!(matches!(gate.state(), GateState::Retired));
             assert!(gate.pass(|_| ()).is_none());
             wake.send(()).unwrap();
         });
         assert!(gate.settle(Instant::now()));
         assert!(gate.close(Instant::now()));
-        // It stays retired once the thread is awake.
+        // The gate stays retired once the thread is awake.
         assert!(matches!(gate.state(), GateState::Retired));
     }
 
-    /// Whether the engine was woken since it looked last.
+    /// Whether the engine was woken since its last look.
     fn is_woken(gate: &Gate<UnixDatagram>) -> bool {
         let waker = gate.shared().waker();
         let woken =
@@ -413,7 +418,7 @@ pub(crate) mod tests {
     fn it_stands_as_the_engine_has_put_it() {
         let gate = gate(false);
         assert_eq!((gate.name(), gate.asked(), gate.taken()), ("echo", false, 0));
-        // The first question may make the service ready, and no other.
+        // Only the first request may make the service ready.
         gate.ask();
         assert!(gate.asked() && is_woken(&gate));
         gate.ask();
@@ -435,8 +440,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_interrupted_is_attempted_again_and_what_is_taken_is_counted() {
-        for accompanied in [false, true] {
-            let gate = gate(accompanied);
+        for shares_sockets in [false, true] {
+            let gate = gate(shares_sockets);
             let (socket, other) = UnixDatagram::pair().unwrap();
             other.send(&[0]).unwrap();
             let mut interruptions = 3;
@@ -458,8 +463,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// The sockets block, as if another process had cleared O_NONBLOCK: whoever attempts what is not there sleeps until
-    /// the receive times out, and fails this test.
+    /// The sockets block, as if another process had cleared O_NONBLOCK. An attempt on an empty queue sleeps until the
+    /// receive times out, and fails this test.
     #[test]
     fn nothing_is_attempted_that_is_not_there_while_another_process_lives() {
         const DATAGRAMS: usize = 2000;
@@ -494,7 +499,7 @@ pub(crate) mod tests {
     fn take(socket: &UnixDatagram) -> io::Result<u8> {
         let mut byte = [0];
         let received = socket.recv(&mut byte);
-        assert!(received.is_ok(), "it was asleep");
+        assert!(received.is_ok(), "the thread was asleep");
         received.map(|_| byte[0])
     }
 }

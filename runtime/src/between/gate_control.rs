@@ -1,4 +1,4 @@
-//! The gates as the engine sees them: that of a managed listener, and that of the control socket.
+//! The traits by which the engine controls the gates: of a managed listener, and of the control socket.
 
 #[cfg(upgrades)]
 use std::sync::Arc;
@@ -7,52 +7,53 @@ use std::time::Instant;
 #[cfg(upgrades)]
 use crate::base::status::Phase;
 
-/// A gate as the engine sees it.
+/// The engine's control of a gate.
 pub(crate) trait GateControl: Send + Sync {
     /// The name of the listener.
     fn name(&self) -> &str;
-    /// Hands out connections.
+    /// Opens the gate: the body gets connections.
     fn open(&self);
-    /// Stops handing out connections. Returns true once no thread is inside an accept, and false if one still is
-    /// at the deadline: somebody has cleared O_NONBLOCK on the shared description.
+    /// Closes the gate. Returns true once no thread is inside an accept. Returns false if a thread is still inside at the
+    /// deadline, because another process has cleared O_NONBLOCK on the shared description. The gate
+    /// is then as it was.
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "only an upgrade pauses"))]
     fn close(&self, deadline: Instant) -> bool;
-    /// Leaves it as it is. Returns true once no thread is inside that was there before, and false if one still is at
-    /// the deadline.
+    /// Waits until no thread is inside that was inside at the call, and leaves the gate as it is. Returns false if such a
+    /// thread is still inside at the deadline.
     #[cfg(upgrades)]
     fn settle(&self, deadline: Instant) -> bool;
-    /// Closes for good and lets go of the body's descriptor. If a thread is inside until the deadline, which is complained
-    /// of, the descriptor stays, and nobody else gets in. Returns whether nobody is inside.
+    /// Closes the gate for good and drops the body's descriptor. If a thread is still inside at the deadline, this logs it,
+    /// the descriptor stays, and no other thread gets in. Returns whether no thread is inside.
     fn retire(&self, deadline: Instant) -> bool;
     /// Whether the body has asked for its first connection.
     fn asked(&self) -> bool;
-    /// How many connections or datagrams were taken.
+    /// The number of connections or datagrams that the body has taken.
     #[cfg(upgrades)]
     fn taken(&self) -> u64;
 }
 
-/// The control socket as the engine sees it: a gate, and a thread that tells its clients the news.
+/// The engine's control of the control socket: a gate, and a thread that sends news to the clients.
 #[cfg(upgrades)]
 pub(crate) trait ControlSocket: GateControl {
-    /// The same as a gate.
+    /// The gate of the control socket.
     fn as_gate(self: Arc<Self>) -> Arc<dyn GateControl>;
-    /// What its clients are told when its thread next [wakes](Self::wake).
+    /// Queues news for the clients. The thread sends them when it next [wakes](Self::wake).
     fn tell(&self, news: News);
-    /// Makes its thread look: after a change, and after an answer.
+    /// Wakes the thread. Call it after a change of the gate, after news and after an answer.
     fn wake(&self);
-    /// Tells the clients what there is to tell, as far as they read it, and ends the thread, which waits for nothing.
+    /// Ends the thread. It sends the clients what is left, as far as their sockets take it at once, and waits for nothing.
     fn end(&self);
 }
 
-/// The name of the control socket among the listeners. No listener of a service can have it: it has a space.
+/// The name of the control socket among the listeners. Its space keeps it apart from every name that a service can declare.
 pub(crate) const CONTROL_SOCKET: &str = "control socket";
 
-/// What the engine has to tell.
+/// News of the engine for the clients of the control socket.
 #[cfg(upgrades)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum News {
     Phase(Change),
-    /// Replies to requests to upgrade have been set.
+    /// The outcome of an upgrade is known.
     Outcome,
 }
 

@@ -1,8 +1,8 @@
-//! The parts of this crate in which the order of two threads' steps matters, in every such order and with all that the memory
-//! model allows them to see: loom's models. They are compiled with `--cfg loom` alone; `.ci/run` has the command.
+//! Models for loom: the code in which the order of two threads' steps matters. A model runs in every order, with every value
+//! that the memory model allows a thread to see. The models are compiled with `--cfg loom` alone; `.ci/run` has the command.
 //!
-//! `event-listener`, the lock and the atomics are loom's there. What only the system knows, as an eventfd, is looked at when all
-//! threads have ended.
+//! `event-listener`, the lock and the atomics are loom's here. An eventfd is not: a model looks at it after all threads have
+//! ended.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,8 +23,7 @@ use crate::between::gate::{Gate, GateState};
 use crate::between::gate_control::GateControl;
 use crate::between::shared::Shared;
 
-/// In every order with at most so many switches away from a thread that could go on: those that are known to be needed to find a
-/// bug are two.
+/// The most switches away from a thread that could continue, in one order. Known bugs need at most two.
 const PREEMPTIONS: usize = 3;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -69,7 +68,7 @@ fn c3_a_thread_that_waits_for_a_latch_is_woken_whenever_it_is_set() {
 
 #[test]
 fn c3_all_who_wait_for_a_latch_are_woken_by_the_first_value() {
-    // Three threads have very many orders, and one who is not woken needs no switch at all.
+    // Three threads have very many orders. A waiter that is not woken shows without any switch.
     check_with(1, || {
         let latch = Arc::new(Latch::new());
         let waiters = [(); 2].map(|()| {
@@ -100,7 +99,7 @@ fn c3_shutdown_wakes_who_awaits_it() {
         });
         block_on(Shutdown::new(shared.clone()));
         engine.join().unwrap();
-        // Here, for loom does not know that the last owner of an `Arc` of std comes after all others.
+        // Dropped last: loom does not know that the last owner of an `Arc` of std is dropped after all others.
         drop(shared);
     });
 }
@@ -119,8 +118,8 @@ fn c3_a_pulse_that_is_asked_for_is_taken() {
     });
 }
 
-/// The engine raises the drain and reads the count; whoever is the last to be dropped lowers the count and reads whether there is a
-/// drain. One of the two sees what the other did.
+/// The engine sets the flag of the drain and reads the count. The last `Counted` lowers the count and reads the flag. One of the
+/// two sees what the other did.
 #[test]
 fn c3_the_last_that_is_counted_is_seen_by_the_engine_or_wakes_it() {
     check(|| {
@@ -147,7 +146,7 @@ fn gate() -> Arc<Gate<()>> {
     Arc::new(Gate::new("echo".to_owned(), shared(), Arc::new(())))
 }
 
-/// As the managed listeners do it: whether there was a connection, or none for ever.
+/// The loop of the managed listeners. Returns true after an attempt, and false once the gate is retired.
 fn take(gate: &Gate<()>, mut attempt: impl FnMut()) -> bool {
     block_on(async {
         loop {
@@ -167,7 +166,7 @@ fn take(gate: &Gate<()>, mut attempt: impl FnMut()) -> bool {
 const OLD: usize = 0;
 const NEW: usize = 1;
 
-/// While the successor serves nobody is inside; and those who were turned away come in when the gate opens again.
+/// While the successor serves no thread is inside. A thread that was turned away passes when the gate opens again.
 #[test]
 fn c3_a_gate_that_is_closed_has_nobody_inside_until_it_opens() {
     check(|| {
@@ -177,12 +176,12 @@ fn c3_a_gate_that_is_closed_has_nobody_inside_until_it_opens() {
             let (gate, server) = (gate.clone(), server.clone());
             move || {
                 take(&gate, || {
-                    assert_eq!(server.load(Ordering::Relaxed), OLD, "it comes in while the other one serves");
+                    assert_eq!(server.load(Ordering::Relaxed), OLD, "it passes while the successor serves");
                     thread::yield_now();
                     assert_eq!(
                         server.load(Ordering::Relaxed),
                         OLD,
-                        "it is inside while the other one serves"
+                        "it is inside while the successor serves"
                     );
                 })
             }
@@ -195,7 +194,7 @@ fn c3_a_gate_that_is_closed_has_nobody_inside_until_it_opens() {
     });
 }
 
-/// A gate that settles is as it was; whoever was turned away meanwhile comes in without another change.
+/// A gate that settles is as it was. A thread that was turned away meanwhile passes without another change.
 #[test]
 fn c3_a_gate_that_settles_turns_nobody_away_for_good() {
     check(|| {
@@ -210,7 +209,7 @@ fn c3_a_gate_that_settles_turns_nobody_away_for_good() {
     });
 }
 
-/// Those who wait at a gate that was never open hear of its end.
+/// A thread that waits at a gate that was never open learns of its end.
 #[test]
 fn c3_a_gate_that_is_retired_lets_nobody_wait() {
     check(|| {
@@ -225,8 +224,8 @@ fn c3_a_gate_that_is_retired_lets_nobody_wait() {
     });
 }
 
-/// A thread that is asleep inside until after the deadline: the gate stays open, or is retired for all others, and stays so when the
-/// thread has awoken.
+/// A thread sleeps inside until after the deadline. The gate stays open, or is retired for all other threads. It is still
+/// retired once the thread is awake.
 #[test]
 fn c3_a_gate_whose_thread_is_asleep_is_given_up_and_retired_for_the_others() {
     check(|| {
@@ -238,7 +237,7 @@ fn c3_a_gate_whose_thread_is_asleep_is_given_up_and_retired_for_the_others() {
         });
         let closed = gate.close(now());
         if !closed {
-            assert!(matches!(gate.state(), GateState::Open(_)), "it is as it was");
+            assert!(matches!(gate.state(), GateState::Open(_)), "the gate is as it was");
         }
         gate.retire(now());
         assert!(matches!(gate.state(), GateState::Retired));

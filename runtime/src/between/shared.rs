@@ -1,4 +1,4 @@
-//! What the engine's thread and the body share.
+//! The state that the engine thread and the body share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -13,114 +13,31 @@ use crate::base::address::{Address, Place};
 use crate::base::error::{StartError, UpgradeError};
 use crate::base::limits::no_thread;
 use crate::base::report::{Who, panic_message, printable};
-use crate::base::returned::BodyEnd;
 use crate::base::status::Status;
 use crate::base::sync::primitives::{AtomicBool, AtomicUsize};
 use crate::base::sync::{Latch, Pulse};
-#[cfg(upgrades)]
-use crate::between::gate_control::ControlSocket;
-use crate::between::gate_control::GateControl;
-use crate::outside::sockets::{self, BoundSocket};
-#[cfg(upgrades)]
-use crate::outside::systemd::Manager;
-use crate::outside::unadopted::Unadopted;
+use crate::base::unadopted::Unadopted;
+use crate::between::body_flags::BodyFlags;
+use crate::between::inbox::Inbox;
+use crate::between::note::Note;
+use crate::between::pool::Pool;
 use crate::sys::fd::OwnedFd;
 use crate::sys::wake::Wake;
 
-/// What the start and the body say to the engine.
-pub(crate) enum Note {
-    /// The control socket is bound.
-    #[cfg(upgrades)]
-    Control { held: Box<BoundSocket>, control: Arc<dyn ControlSocket> },
-    /// The start is through: the body runs next.
-    Prepared(Box<Prepared>),
-    /// The start fails before the body runs.
-    StartFailed { reason: String },
-    /// `Ready::notify`.
-    Ready,
-    /// `Ready` was dropped without it.
-    ReadyDropped,
-    /// The body returned or panicked.
-    BodyReturned(BodyEnd),
-    /// `Upgrader::upgrade`.
-    Upgrade(Arc<Reply>),
-    /// `Upgrader::stop`.
-    Stop,
-    /// The same at the control socket.
-    #[cfg(upgrades)]
-    StopService,
-    /// The runtime of the body runs: the answer to a [`Pulse`].
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "there is no runtime"))]
-    Alive,
-    /// `Upgrader::status`.
-    Status(Arc<Latch<Status>>),
-    /// A listener that is declared and open, or one of `Listeners`, whose place in the predecessor's offer is `adopted`.
-    Listener {
-        /// `None` for one that is declared, which the engine has.
-        held: Option<Box<BoundSocket>>,
-        gates: Vec<Arc<dyn GateControl>>,
-        adopted: Option<usize>,
-    },
-}
-
-/// What the start has made, for the engine.
-pub(crate) struct Prepared {
-    /// The gates of the managed listeners that the body has taken.
-    pub(crate) gates: Vec<Arc<dyn GateControl>>,
-    /// Whether the body says itself when it is ready.
-    pub(crate) manual_ready: bool,
-    pub(crate) inherited: Inheritance,
-}
-
-/// What a start has got of the predecessor and of the service manager.
-#[derive(Default)]
-#[cfg(upgrades)]
-pub(crate) struct Inheritance {
-    /// Which of the sockets that the predecessor offered were adopted.
-    pub(crate) adopted: Vec<usize>,
-    pub(crate) manager: Option<Manager>,
-    /// The names and addresses of the listeners that the predecessor has offered, and may have had stored.
-    pub(crate) stored: Vec<(String, String)>,
-    /// What the start had to do without.
-    pub(crate) warnings: Vec<String>,
-}
-
-/// A start gets nothing where a process cannot be upgraded.
-#[cfg(not(upgrades))]
-#[derive(Default)]
-pub(crate) struct Inheritance;
-
-/// How an upgrade ended, for those who wait for it.
-pub(crate) type Reply = Latch<Result<Upgraded, UpgradeError>>;
-
-/// A successor that serves and has passed its probation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Upgraded {
-    /// The generation of the successor.
-    pub generation: u64,
-    /// Its process ID.
-    pub pid: u32,
-    /// From the request to the successor serving, without the probation.
-    pub elapsed: Duration,
-    /// What the service has lost by the upgrade, in words: a listener or a pid file that the successor does not declare, a name
-    /// that has changed.
-    pub warnings: Vec<String>,
-}
-
-/// How a process is to end, as the engine decided it.
+/// How the process is to end. The engine decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Success,
-    /// The start failed, or the service is down. A body that returns then has done so because its listeners have ended.
+    /// The start failed, or the service is down. The exit code is 1, also if the body returns: its listeners have ended.
     Failure,
-    /// The start failed, because the body had ended before it was ready: its status is that of the process.
+    /// The start failed because the body ended before it was ready. The exit code is that of the body.
     OfBody,
 }
 
-/// Starts a thread whose work is yet to be made, and that the returned function gives it. Dropped, that ends the thread.
+/// Starts a thread before its work exists. The returned function gives the thread its work; dropping the function ends the
+/// thread.
 ///
-/// What cannot be started for want of a thread therefore still has all that it needs to say so.
+/// If the thread cannot be started, the caller still owns the parts of the work that report the error.
 pub(crate) fn start_thread<W: Send + 'static>(
     builder: thread::Builder,
     run: fn(W),
@@ -132,58 +49,7 @@ pub(crate) fn start_thread<W: Send + 'static>(
         }
     };
     builder.spawn(work).map_err(no_thread).map_err(StartError::system("start a thread"))?;
-    Ok(move |work| give.send(work).expect("the thread waits for it"))
-}
-
-/// What a body that takes `Listeners` may still take or adopt, until it is ready.
-#[derive(Default)]
-pub(crate) struct Pool {
-    /// What was declared and nobody has taken.
-    pub(crate) declared: Vec<BoundSocket>,
-    /// What came with this process and is not declared.
-    pub(crate) unadopted: VecDeque<Unadopted>,
-    /// The names and the addresses that are in use.
-    pub(crate) used: Vec<(String, Address)>,
-}
-
-/// What is posted for the engine, until it has ended.
-enum Inbox {
-    Open(Vec<Note>),
-    Closed(Arc<Last>),
-}
-
-/// What is answered in the place of an engine that has ended.
-struct Last {
-    refusal: UpgradeError,
-    status: Status,
-}
-
-impl Last {
-    /// Without the lock of the inbox: what it says may come to a subscriber that asks something as well.
-    fn answer(&self, note: Note, shared: &Shared) {
-        match note {
-            Note::Upgrade(reply) => reply.set(Err(self.refusal.clone())),
-            Note::Status(reply) => reply.set(self.status.clone()),
-            Note::Listener { held, gates, .. } => {
-                sockets::forget(held.map(|held| *held).as_slice(), shared.who());
-                retire(&gates);
-            }
-            #[cfg(upgrades)]
-            Note::Control { held, control } => {
-                sockets::forget(&[*held], shared.who());
-                control.end();
-            }
-            // A body that runs all the same is not to wait at them for ever.
-            Note::Prepared(prepared) => retire(&prepared.gates),
-            // Nobody waits for what becomes of these.
-            _ => {}
-        }
-    }
-}
-
-/// Closes the listeners of a body that the engine never had.
-fn retire(gates: &[Arc<dyn GateControl>]) {
-    gates.iter().for_each(|gate| _ = gate.retire(Instant::now()));
+    Ok(move |work| give.send(work).expect("the thread waits for its work"))
 }
 
 pub(crate) struct Shared {
@@ -192,41 +58,33 @@ pub(crate) struct Shared {
     /// When this process, or this service of a test, began.
     pub(crate) began: Instant,
     wake: Wake,
-    inbox: Mutex<Inbox>,
-    /// How many threads bind a socket at a path that the engine does not know yet.
+    inbox: Inbox,
+    /// The number of threads that bind a socket at a path and have not posted it to the engine yet.
     binding: Mutex<usize>,
+    /// Notified when `binding` falls.
     bound: Condvar,
-    /// How many streams and guards are open.
+    /// The number of open streams and guards.
     counted: AtomicUsize,
     /// `None` once the service is ready, or if its body does not take `Listeners`.
     pool: Mutex<Option<Pool>>,
-    /// What the next successor gets by name.
+    /// The descriptors that the next successor gets by name.
     passed_on: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
     draining: AtomicBool,
-    /// The body is written to notice a drain and to return: a drain waits for it.
-    waits_for_body: AtomicBool,
-    /// The body has taken a `Shutdown`.
-    took_shutdown: AtomicBool,
-    /// The thread of the body runs the code of the body at this moment.
-    runs_body: AtomicBool,
-    /// `http::serve` ran: a body that may wait for its end is waited for.
-    serves_http: AtomicBool,
-    /// When it was polled last, the body waited at a managed listener that is retired, which is for ever.
-    body_is_at_end: AtomicBool,
-    /// A predecessor or a successor lives, which has the same sockets.
+    body: BodyFlags,
+    /// A predecessor or a successor lives and has the same sockets.
     #[cfg(upgrades)]
     shares_sockets: AtomicBool,
-    /// A successor serves. It can become false again, when the successor dies on probation.
+    /// A successor serves. It becomes false again if the successor dies on probation.
     handed_over: AtomicBool,
     pub(crate) shutdown: Latch<()>,
     pub(crate) predecessor_gone: Latch<()>,
     pub(crate) had_predecessor: bool,
-    /// Set to true when this service begins to serve, and to false if it ends without.
+    /// True once this service serves; false if it ends before that.
     pub(crate) serving: Latch<bool>,
     pub(crate) verdict: Latch<Verdict>,
-    /// The thread of the body has let go of it, and of its runtime: what the process does from now on is its own affair.
+    /// The body's thread has dropped the body and its runtime. The engine no longer limits what the process does next.
     pub(crate) left: Latch<()>,
-    /// Asked by the engine, answered by the runtime of the body.
+    /// The engine asks, and the runtime of the body answers.
     #[cfg_attr(
         not(any(upgrades, feature = "tokio")),
         expect(dead_code, reason = "there is neither of the two")
@@ -237,23 +95,20 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(generation: u64, had_predecessor: bool, drain_timeout: Duration) -> io::Result<Self> {
+        let pid = std::process::id();
         Ok(Self {
             generation,
-            pid: std::process::id(),
+            pid,
             began: Instant::now(),
             wake: Wake::new()?,
-            inbox: Mutex::new(Inbox::Open(Vec::new())),
+            inbox: Inbox::new(Who { generation, pid }),
             binding: Mutex::new(0),
             bound: Condvar::new(),
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
             passed_on: Mutex::new(BTreeMap::new()),
             draining: AtomicBool::new(false),
-            waits_for_body: AtomicBool::new(false),
-            took_shutdown: AtomicBool::new(false),
-            runs_body: AtomicBool::new(false),
-            serves_http: AtomicBool::new(false),
-            body_is_at_end: AtomicBool::new(false),
+            body: BodyFlags::new(),
             #[cfg(upgrades)]
             shares_sockets: AtomicBool::new(had_predecessor),
             handed_over: AtomicBool::new(false),
@@ -268,17 +123,17 @@ impl Shared {
         })
     }
 
-    /// Which process events of it are about.
+    /// The process in every event.
     pub(crate) fn who(&self) -> Who {
         Who { generation: self.generation, pid: self.pid }
     }
 
-    /// Makes the engine look.
+    /// Wakes the engine.
     pub(crate) fn wake(&self) {
         self.wake.wake();
     }
 
-    /// What the engine waits for.
+    /// The engine waits on this.
     pub(crate) fn waker(&self) -> &Wake {
         &self.wake
     }
@@ -288,21 +143,21 @@ impl Shared {
         self.wake();
     }
 
-    /// The same for what the engine has the time to read when it next wakes.
+    /// Like [`post`](Self::post), but the engine reads the note only when something else wakes it.
     pub(crate) fn leave(&self, note: Note) {
-        let last = match &mut *self.inbox() {
-            Inbox::Open(notes) => return notes.push(note),
-            Inbox::Closed(last) => last.clone(),
-        };
-        last.answer(note, self);
+        self.inbox.put(note);
     }
 
-    /// The part of a start for which the engine runs already: a stop ends it at any moment, and a failure is the engine's to
-    /// tell and to clean up after.
+    pub(crate) fn take_notes(&self) -> Vec<Note> {
+        self.inbox.take()
+    }
+
+    /// Runs the part of a start during which the engine runs already. A stop ends this part at any moment. The engine
+    /// reports a failure and cleans up.
     ///
     /// # Errors
     ///
-    /// Those of `prepare`, once the engine has ended.
+    /// Those of `prepare`, after the engine has ended.
     pub(crate) fn preparing<P>(
         &self,
         prepare: impl FnOnce() -> Result<P, StartError>,
@@ -316,15 +171,16 @@ impl Shared {
         }
     }
 
-    /// Tells the engine that the start fails, and waits until it has told the predecessor and removed what there is to remove.
+    /// Reports to the engine that the start fails. Waits until the engine has informed the predecessor and removed the paths
+    /// of this process.
     pub(crate) fn fail_start(&self, reason: &str) {
         self.post(Note::StartFailed { reason: printable(reason) });
         self.verdict.wait_blocking();
         self.left.set(());
     }
 
-    /// Marks that this thread binds a socket at a path, until its note is in the inbox: the engine ends no process in
-    /// between, which would leave the path behind.
+    /// Marks that this thread binds a socket at a path. Drop the mark after the note about the socket is in the inbox. The
+    /// engine does not end the process in between, because that would leave the path behind.
     pub(crate) fn binding(&self, address: &Address) -> Option<Binding<'_>> {
         matches!(address.place(), Place::Path(_)).then(|| {
             *self.count_of_binding() += 1;
@@ -332,7 +188,7 @@ impl Shared {
         })
     }
 
-    /// Waits until no thread binds a socket at a path, for this long at most. With the guard none begins to.
+    /// Waits, for at most `time`, until no thread binds a socket at a path. While the guard lives no thread begins to.
     pub(crate) fn no_binding(&self, time: Duration) -> MutexGuard<'_, usize> {
         let waited = self.bound.wait_timeout_while(self.count_of_binding(), time, |count| *count > 0);
         waited.unwrap_or_else(PoisonError::into_inner).0
@@ -342,40 +198,25 @@ impl Shared {
         self.binding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take_notes(&self) -> Vec<Note> {
-        match &mut *self.inbox() {
-            Inbox::Open(notes) => std::mem::take(notes),
-            Inbox::Closed(_) => Vec::new(),
-        }
-    }
-
-    /// The engine has ended. Whoever has asked since it looked last, or asks from now on, hears why there is no upgrade, and
-    /// how all stood at the end.
+    /// The engine has ended. From now on the inbox refuses an upgrade with `refusal`, and answers `status` to a request
+    /// for the status.
     pub(crate) fn close(&self, refusal: UpgradeError, status: Status) {
-        // First, for what is bound is posted with the lock of the pool held.
+        // The pool before the inbox: `Listeners` posts a bound socket while it locks the pool.
         let pool = self.pool().take();
         drop(pool);
-        let last = Arc::new(Last { refusal, status });
-        let inbox = std::mem::replace(&mut *self.inbox(), Inbox::Closed(last.clone()));
-        if let Inbox::Open(notes) = inbox {
-            notes.into_iter().for_each(|note| last.answer(note, self));
-        }
+        self.inbox.close(refusal, status);
     }
 
-    /// From now on nothing is bound, taken or adopted; what was a moment ago has been posted by then. Returns what was offered
-    /// and is not wanted.
+    /// Closes the pool: from now on `Listeners` takes, adopts and binds nothing. The note about every earlier listener is in
+    /// the inbox. Returns the sockets that no listener has adopted.
     ///
     /// # Errors
     ///
-    /// A declared listener that nobody has taken.
+    /// The body has not taken a declared listener.
     pub(crate) fn close_pool(&self) -> Result<VecDeque<Unadopted>, StartError> {
         let pool = self.pool().take().unwrap_or_default();
-        pool.declared.first().map_or(Ok(()), |held| Err(StartError::not_taken(&held.name)))?;
+        pool.declared.first().map_or(Ok(()), |socket| Err(StartError::not_taken(&socket.name)))?;
         Ok(pool.unadopted)
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Option<Pool>> {
@@ -392,53 +233,51 @@ impl Shared {
     }
 
     pub(crate) fn counted(&self) -> usize {
-        // No load, which may be of what was long ago: see `Counted::drop`.
+        // A read-modify-write, because a load may return an old value: see `Counted::drop`.
         self.counted.fetch_add(0, Ordering::AcqRel)
     }
 
-    pub(crate) fn note_shutdown_taken(&self) {
-        self.took_shutdown.store(true, Ordering::Release);
+    pub(crate) fn give_shutdown(&self) {
+        self.body.add_shutdown();
     }
 
-    /// Notes that the thread of the body begins or ends to run code of the body.
-    pub(crate) fn set_runs_body(&self, yes: bool) {
-        // In one order with `draining`: either the engine sees that the code has ended, or the end of the code wakes the engine.
-        self.runs_body.store(yes, Ordering::SeqCst);
-        if !yes && self.draining.load(Ordering::SeqCst) {
+    /// The body has dropped a `Shutdown` that it was given.
+    pub(crate) fn drop_shutdown(&self) {
+        // Both accesses are SeqCst, in one order with `start_draining`: either the engine sees the drop, or this wakes it.
+        self.body.remove_shutdown();
+        if self.draining.load(Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Whether the body has taken a `Shutdown`, has not awaited it yet, and may do so with its next line.
+    /// Whether the body may be about to await its `Shutdown`. It then has one, has not awaited it, and does not wait at a
+    /// retired listener.
     pub(crate) fn is_body_undecided(&self) -> bool {
-        self.took_shutdown.load(Ordering::Acquire)
-            && !self.waits_for_body()
-            && self.runs_body.load(Ordering::SeqCst)
+        self.body.is_undecided()
     }
 
     /// From now on a drain waits for the body to return.
     pub(crate) fn wait_for_body(&self) {
-        self.waits_for_body.store(true, Ordering::Release);
+        self.body.set_notices_drain();
     }
 
-    /// From now on a drain waits for the body to return, unless the body waits where nothing comes.
+    /// From now on a drain waits for the body to return, unless the body waits at a retired listener.
     #[cfg(feature = "http")]
     pub(crate) fn note_http(&self) {
-        self.serves_http.store(true, Ordering::Release);
+        self.body.set_serves_http();
     }
 
-    /// Says after each poll of the body whether it waits at a managed listener that is retired.
-    pub(crate) fn set_body_at_end(&self, yes: bool) {
-        // The engine may have seen before that nothing is open any more.
-        if self.body_is_at_end.swap(yes, Ordering::AcqRel) != yes {
+    /// Notes after each poll of the body whether it waits at a retired managed listener.
+    pub(crate) fn set_body_at_end(&self, is_at_end: bool) {
+        // Nothing else may wake the engine: it may have seen before that no stream and no guard is open.
+        if self.body.set_at_end(is_at_end) {
             self.wake();
         }
     }
 
     /// Whether a drain waits for the body to return.
     pub(crate) fn waits_for_body(&self) -> bool {
-        self.waits_for_body.load(Ordering::Acquire)
-            || self.serves_http.load(Ordering::Acquire) && !self.body_is_at_end.load(Ordering::Acquire)
+        self.body.holds_drain()
     }
 
     pub(crate) fn start_draining(&self) {
@@ -462,7 +301,7 @@ impl Shared {
         self.handed_over.store(yes, Ordering::Release);
     }
 
-    /// Whether somebody else serves by now, or nobody will: no new request belongs here.
+    /// Whether a successor serves, or the service drains. New requests do not belong to this process then.
     #[cfg(feature = "http")]
     pub(crate) fn handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Acquire)
@@ -479,7 +318,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A socket is being bound at a path, until this is dropped.
+/// The mark of a thread that binds a socket at a path, until it is dropped.
 pub(crate) struct Binding<'a> {
     shared: &'a Shared,
 }
@@ -491,7 +330,7 @@ impl Drop for Binding<'_> {
     }
 }
 
-/// One thing that a drain waits for, until it is dropped.
+/// One stream or guard. A drain waits until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     shared: Arc<Shared>,
@@ -499,8 +338,8 @@ pub(crate) struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // The engine raises the flag and then reads the count, by a read-modify-write as this one. Of the two the later one
-        // synchronises with the earlier one: either the engine sees this count, or the flag is seen here.
+        // The engine raises the flag and then reads the count by a read-modify-write, as this is one. The later of the two
+        // synchronises with the earlier one: either the engine sees this count, or this thread sees the flag.
         if self.shared.counted.fetch_sub(1, Ordering::AcqRel) == 1
             && self.shared.draining.load(Ordering::Acquire)
         {
@@ -513,13 +352,14 @@ impl Drop for Counted {
 mod tests {
     use super::*;
     use crate::base::status::Phase;
+    use crate::between::note::UpgradeReply;
 
-    /// What was posted after the engine looked last, and what is posted when nobody looks any more.
+    /// Notes that the engine has not taken before its end, and notes after its end.
     #[test]
     fn an_inbox_that_is_closed_answers() {
         let shared = Shared::new(1, false, Duration::ZERO).unwrap();
         let ask = || {
-            let (reply, status) = (Arc::new(Reply::new()), Arc::new(Latch::new()));
+            let (reply, status) = (Arc::new(UpgradeReply::new()), Arc::new(Latch::new()));
             shared.post(Note::Upgrade(reply.clone()));
             shared.post(Note::Status(status.clone()));
             (reply, status)

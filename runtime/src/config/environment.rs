@@ -1,7 +1,7 @@
-//! The environment variables of the harness.
+//! The environment variables that the runtime reads.
 //!
-//! They are read once, at the start. One that is there and does not parse, or that means nothing, stops the start:
-//! a value that an operator has set is never silently ignored.
+//! They are read once, at the start. A `TABLEFLIP_` variable that does not parse or is unknown stops the start: a value
+//! that an operator has set is never silently ignored.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -13,23 +13,62 @@ use std::str::FromStr;
 use crate::base::error::StartError;
 
 const PREFIX: &str = "TABLEFLIP_";
-/// What precedes the name of a listener.
-pub(crate) const LISTEN: &str = "TABLEFLIP_LISTEN_";
-/// The variable that tells a successor which descriptor is its end of the channel.
+/// The prefix of the variable of a listener.
+pub(crate) const LISTENER_PREFIX: &str = "TABLEFLIP_LISTEN_";
+/// Names the descriptor of a successor's end of the channel.
 pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 
-/// The variable that tells the first generation under a supervisor which descriptor is its end of that one's socket.
+/// Names the descriptor of the supervisor's socket, for the first generation under a supervisor.
 pub(crate) const SUPERVISOR: &str = "TABLEFLIP_SUPERVISOR";
 
-/// The variables that begin with our prefix.
+/// The socket of the service manager, sd_notify(3).
+#[cfg(upgrades)]
+pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// The period of the service manager's watchdog, sd_watchdog_enabled(3).
+#[cfg(upgrades)]
+pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+/// The number of the descriptors that the service manager passes, sd_listen_fds(3).
+#[cfg(upgrades)]
+pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
+/// The names of those descriptors.
+#[cfg(upgrades)]
+pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
+
+/// The variables that a service manager sets for one process.
+#[cfg(upgrades)]
+pub(crate) const OF_MANAGER: [&str; 7] = [
+    NOTIFY_SOCKET,
+    WATCHDOG_USEC,
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    LISTEN_FDS,
+    LISTEN_FDNAMES,
+];
+
+/// The environment of another process: all variables but those that belong to one process.
+#[cfg(upgrades)]
+pub(crate) fn passed_on(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let is_of_one = |name: &OsString| [HANDOVER, SUPERVISOR].iter().chain(&OF_MANAGER).any(|of| name == *of);
+    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
+}
+
+/// The name of the variable of an option.
+pub(crate) fn variable(option: &str) -> String {
+    PREFIX.to_owned() + &option.to_uppercase()
+}
+
+/// The variables with the prefix `TABLEFLIP_`.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     variables: Vec<(String, OsString)>,
 }
 
-/// What the process that started this one has set for it.
+/// The variables that the parent of this process has set for this process alone.
 #[derive(Debug)]
-pub(crate) struct OfThisProcess {
+pub(crate) struct OwnVariables {
     pub(crate) handover: Option<OsString>,
     pub(crate) supervisor: Option<OsString>,
 }
@@ -42,29 +81,29 @@ pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
     names.map(remove)
 }
 
-/// The environment that this process was executed with, whatever its own code has made of it since. Every process of a service is
-/// executed with that of the first start, so it is that.
+/// The environment of the exec of this process, without later changes by its own code. Every process of a service is
+/// executed with the environment of the first start.
 ///
-/// It is `environ` where the system does not say: /proc is not mounted, or the process has changed its user since.
+/// It falls back to `environ` where /proc is not mounted, or where the process has changed its user.
 #[cfg(upgrades)]
 pub(crate) fn at_exec() -> Vec<(OsString, OsString)> {
     let block = std::fs::read("/proc/self/environ").ok();
     block.and_then(|block| variables(&block)).unwrap_or_else(|| env::vars_os().collect())
 }
 
-/// The variables of a block of `NAME=VALUE`, each of which ends in NUL. `None` if it is no such block: a program that sets its
+/// The variables of a block of `NAME=VALUE`, each ending in NUL. `None` for any other block: a program that sets its
 /// title, setproctitle(3), overwrites it.
 #[cfg(upgrades)]
 fn variables(block: &[u8]) -> Option<Vec<(OsString, OsString)>> {
     if block.is_empty() {
         return Some(Vec::new());
     }
-    block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(variable).collect()
+    block.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(parse_variable).collect()
 }
 
-/// A name may begin with `=`, as std reads it.
+/// A name may begin with `=`: std reads it so.
 #[cfg(upgrades)]
-fn variable(entry: &[u8]) -> Option<(OsString, OsString)> {
+fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
     let at = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
     let (name, value) = (entry[..at].to_vec(), entry[at + 1..].to_vec());
     Some((OsString::from_vec(name), OsString::from_vec(value)))
@@ -72,17 +111,17 @@ fn variable(entry: &[u8]) -> Option<(OsString, OsString)> {
 
 fn remove(name: &str) -> Option<OsString> {
     let value = env::var_os(name)?;
-    // SAFETY: this is called before the process has a second thread, so nobody else reads or writes the environment.
+    // SAFETY: the process has one thread, so no other thread reads or writes the environment.
     unsafe { env::remove_var(name) };
     Some(value)
 }
 
 impl Environment {
-    /// Reads them, and removes those that belong to this process alone.
+    /// Reads the variables, and removes those that belong to this process alone.
     ///
     /// Must be called while the process has one thread.
-    pub(crate) fn take() -> (Self, OfThisProcess) {
-        // A name that is not UTF-8 is none that anybody takes, and is refused as it is printed.
+    pub(crate) fn take() -> (Self, OwnVariables) {
+        // No option has a name that is not UTF-8: such a variable is refused later, in its printable form.
         let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);
         let mut variables: Vec<_> =
             env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
@@ -91,11 +130,11 @@ impl Environment {
             variables.retain(|(known, _)| known != name);
             remove(name)
         };
-        let of_this_process = OfThisProcess { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
-        (Self { variables }, of_this_process)
+        let own = OwnVariables { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
+        (Self { variables }, own)
     }
 
-    /// Takes a variable, parsed.
+    /// Takes a variable and parses it.
     pub(crate) fn parse<T>(&mut self, name: &str) -> Result<Option<T>, StartError>
     where
         T: FromStr<Err: std::fmt::Display>,
@@ -106,13 +145,13 @@ impl Environment {
         text.parse().map(Some).map_err(|error| problem(format!("`{text}`: {error}")))
     }
 
-    /// Takes a variable as it is.
+    /// Takes a variable unparsed.
     pub(crate) fn take_one(&mut self, name: &str) -> Option<OsString> {
         let at = self.variables.iter().position(|(known, _)| known == name)?;
         Some(self.variables.remove(at).1)
     }
 
-    /// Fails if a variable is left that nobody took.
+    /// Fails if a variable is left: no option has taken it.
     pub(crate) fn finish(self, known: &[String]) -> Result<(), StartError> {
         match self.variables.into_iter().next() {
             None => Ok(()),

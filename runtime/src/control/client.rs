@@ -1,4 +1,4 @@
-//! One connection to the control socket, with bounds on what it may cost.
+//! One client of the control socket, with bounds on its cost.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,26 +13,30 @@ use nix::unistd::geteuid;
 
 use super::{Code, Reply, Request};
 use crate::between::gate_control::Change;
-use crate::between::shared;
+use crate::between::note::UpgradeReply;
 
-/// The longest line that is read, in bytes.
+/// The longest line of a client, in bytes.
 const MAX_LINE: usize = 4096;
-/// How much may wait for a client that does not read, in bytes, beside one answer. One that lets more come is dropped.
+/// The most output that may wait for a slow client, in bytes, beside one reply. A client that leaves more unread is dropped.
 const MAX_OUTPUT: usize = 64 * 1024;
 
 pub(super) struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Nothing more is read: the other end is done, or has said what is no request.
+    /// Nothing more is read: the client has ended its side, or has sent a line that is too long.
     read_to_end: bool,
-    /// It cannot be talked to any more.
+    /// The connection has failed.
     broken: bool,
+    /// The client has sent `watch`.
     pub(super) watches: bool,
-    /// It is to be told how things stand, and the engine has been asked on its behalf.
+    /// The client is due for a status, and the server has not asked the engine for it yet.
     pub(super) wants_status: bool,
+    /// The server has asked the engine for the status of this client.
     pub(super) asked_status: bool,
-    upgrade: Option<(Arc<shared::Reply>, Instant)>,
+    /// The outcome of the upgrade that the client waits for, and the time of its request.
+    upgrade: Option<(Arc<UpgradeReply>, Instant)>,
+    /// The time of the client's request to stop.
     stop: Option<Instant>,
 }
 
@@ -52,16 +56,16 @@ impl Client {
         }
     }
 
-    /// The user of this process, or root. The mode of the path says the same to whoever connects; this is for a path
-    /// whose mode somebody has changed.
+    /// Whether the client belongs to the user of this process or to root. The mode of the path already keeps other users
+    /// out, unless its mode was changed.
     pub(super) fn is_allowed(&self) -> bool {
         getsockopt(&self.stream, sockopt::PeerCredentials)
             .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
     }
 
-    /// The next line, if it is complete: a request, or what is wrong with it.
+    /// The next complete line: a request, or the problem with the line.
     pub(super) fn request(&mut self) -> Option<Result<Request, String>> {
-        // What it is owed goes first, so that requests do not pile up answers.
+        // The output goes first, so that requests do not pile up replies.
         if !self.output.is_empty() || self.broken {
             return None;
         }
@@ -82,7 +86,7 @@ impl Client {
         Some(Err(format!("a line has at most {MAX_LINE} bytes")))
     }
 
-    /// Whether there is a request that can be dealt with at once.
+    /// Whether a complete line is there, and no output is in its way.
     pub(super) fn has_request(&self) -> bool {
         self.output.is_empty() && !self.broken && self.has_line()
     }
@@ -105,36 +109,36 @@ impl Client {
         }
     }
 
-    /// A request to upgrade, unless it waits for the outcome of one already.
-    pub(super) fn begin_upgrade(&mut self) -> Option<Arc<shared::Reply>> {
+    /// Notes a request to upgrade. Returns `None` if the client waits for the outcome of an upgrade already.
+    pub(super) fn begin_upgrade(&mut self) -> Option<Arc<UpgradeReply>> {
         if self.upgrade.is_some() {
-            self.say(&crate::UpgradeError::InProgress.into());
+            self.send(&crate::UpgradeError::InProgress.into());
             return None;
         }
-        let reply = Arc::new(shared::Reply::new());
+        let reply = Arc::new(UpgradeReply::new());
         self.upgrade = Some((reply.clone(), Instant::now()));
         Some(reply)
     }
 
     pub(super) fn begin_stop(&mut self) {
         self.stop = Some(Instant::now());
-        self.say(&Reply::Stopping);
+        self.send(&Reply::Stopping);
     }
 
-    /// A phase has begun; it may have been before this one asked for anything.
-    pub(super) fn tell(&mut self, change: Change) {
+    /// Sends the phase that has begun, if the client's request is older than the phase.
+    pub(super) fn send_phase(&mut self, change: Change) {
         let since = self.upgrade.as_ref().map(|(_, since)| *since).or(self.stop);
         if let Some(elapsed) = since.and_then(|since| change.at.checked_duration_since(since)) {
             let Change { phase, successor, .. } = change;
-            self.say(&Reply::Phase { phase, successor, elapsed_ms: in_milliseconds(elapsed) });
+            self.send(&Reply::Phase { phase, successor, elapsed_ms: in_milliseconds(elapsed) });
         }
     }
 
-    /// The outcome of the upgrade that it waits for, if there is one.
-    pub(super) fn tell_outcome(&mut self) {
+    /// Sends the outcome of the upgrade that the client waits for, if the upgrade has ended.
+    pub(super) fn send_outcome(&mut self) {
         let Some(outcome) = self.upgrade.as_ref().and_then(|(reply, _)| reply.get().cloned()) else { return };
         self.upgrade = None;
-        self.say(&match outcome {
+        self.send(&match outcome {
             Ok(upgraded) => Reply::Upgraded {
                 generation: upgraded.generation,
                 pid: upgraded.pid,
@@ -145,10 +149,11 @@ impl Client {
         });
     }
 
-    pub(super) fn say(&mut self, reply: &Reply) {
-        // The status of a service with a thousand listeners is longer than that by itself.
+    /// Adds a reply to the output. A client with too much unread output is dropped.
+    pub(super) fn send(&mut self, reply: &Reply) {
+        // The length before this reply counts: one status of a service with a thousand listeners is longer than the limit.
         let too_slow = self.output.len() > MAX_OUTPUT;
-        // A client whose connection ends without an answer asks again: it is told instead.
+        // An error instead of no reply: a client whose connection ends without a reply asks again.
         let line = serde_json::to_vec(reply).or_else(|error| {
             let problem = format!("the answer cannot be written as JSON: {error}");
             serde_json::to_vec(&Reply::error(Code::Failed, problem))
@@ -160,9 +165,9 @@ impl Client {
         self.broken |= too_slow;
     }
 
-    /// Says why it is not served, as far as the socket takes it at once.
+    /// Sends the reason why the client is not served, as far as the socket takes it at once.
     pub(super) fn refuse(&mut self, reply: &Reply) {
-        self.say(reply);
+        self.send(reply);
         self.flush();
     }
 
@@ -177,29 +182,32 @@ impl Client {
         }
     }
 
-    /// It waits for nothing and has said nothing that is not answered, or not read yet.
+    /// Whether the client waits for nothing, and no line of it is unanswered or unread.
     pub(super) fn is_idle(&self) -> bool {
         let is_silent = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Err(Errno::EAGAIN);
-        self.owes_nothing() && self.output.is_empty() && !self.has_line() && (self.read_to_end || is_silent())
+        self.is_owed_nothing()
+            && self.output.is_empty()
+            && !self.has_line()
+            && (self.read_to_end || is_silent())
     }
 
-    /// There is nothing more to read from it, or to say to it.
+    /// Whether nothing is left to read from the client or to send to it.
     pub(super) fn is_done(&self) -> bool {
-        self.broken || (self.read_to_end && self.output.is_empty() && self.owes_nothing())
+        self.broken || (self.read_to_end && self.output.is_empty() && self.is_owed_nothing())
     }
 
-    fn owes_nothing(&self) -> bool {
+    fn is_owed_nothing(&self) -> bool {
         let waits = self.watches || self.wants_status || self.asked_status;
         !waits && self.upgrade.is_none() && self.stop.is_none()
     }
 
-    /// The other end is gone. What it had said before is read first.
+    /// Notes that the client is gone. The server first reads what the client sent before.
     pub(super) fn hung_up(&mut self) {
         self.broken |= self.read_to_end;
     }
 
-    /// What to wait for. That the other end is gone poll(2) tells in any case.
-    pub(super) fn wanted(&self) -> PollFlags {
+    /// The events to wait for. poll(2) reports POLLHUP in any case.
+    pub(super) fn interest(&self) -> PollFlags {
         if !self.output.is_empty() {
             PollFlags::POLLOUT
         } else if !self.read_to_end {

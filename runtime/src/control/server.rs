@@ -1,5 +1,4 @@
-//! Serves the control socket, on a thread of its own, so that no client delays the service or an upgrade, whatever it sends
-//! and however slowly it reads.
+//! The server of the control socket. It has its own thread, so that a slow client delays neither the service nor an upgrade.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,56 +19,57 @@ use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::gate::{Gate, GateState};
 use crate::between::gate_control::{CONTROL_SOCKET, ControlSocket, GateControl, News};
-use crate::between::shared::{Note, Shared};
+use crate::between::note::Note;
+use crate::between::shared::Shared;
 use crate::outside::sockets;
 use crate::sys::poll;
 use crate::sys::wake::Wake;
 
-/// How many clients are served at once.
+/// The greatest number of clients.
 const MAX_CLIENTS: usize = 32;
-/// How much news is kept for a thread that has not come to tell it yet; of more than that only the outcomes are.
+/// The most news that wait for the thread. Beyond that the phases are dropped; an outcome never is.
 const MAX_NEWS: usize = 64;
-/// How often whoever watches is told how things stand, if nothing else happens.
+/// The time between two replies to `watch` if nothing changes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long nothing is accepted for want of descriptors or memory.
+/// The pause of accepts after one that failed because the system is short of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The engine's side of it.
+/// The engine's side of the control socket.
 pub(crate) struct Control {
-    shared_with_engine: Arc<ControlShared>,
+    link: Arc<ControlShared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the engine and the thread share.
+/// The state that the engine and the thread share.
 struct ControlShared {
     gate: Gate<OwnedFd>,
     wake: Wake,
-    /// In the order in which it happened.
+    /// In the order of the events.
     news: Mutex<VecDeque<News>>,
     ended: AtomicBool,
 }
 
 impl Control {
-    /// Serves this socket. Its gate is closed.
+    /// Starts the thread that serves this socket. The gate is closed at first.
     pub(crate) fn start(shared: Arc<Shared>, socket: OwnedFd) -> io::Result<Arc<Self>> {
-        let shared_with_engine = Arc::new(ControlShared {
+        let link = Arc::new(ControlShared {
             gate: Gate::new(CONTROL_SOCKET.to_owned(), shared.clone(), Arc::new(socket)),
             wake: Wake::new()?,
             news: Mutex::new(VecDeque::new()),
             ended: AtomicBool::new(false),
         });
         let server = Server {
-            shared_with_engine: shared_with_engine.clone(),
+            link: link.clone(),
             shared,
             clients: Vec::new(),
             status: None,
-            told: None,
+            watchers_served: None,
             backoff: None,
             cannot_wait: RateLimit::default(),
         };
         let builder = thread::Builder::new().name("tableflip-control".to_owned());
         let thread = builder.spawn(|| server.run()).map_err(no_thread)?;
-        Ok(Arc::new(Self { shared_with_engine, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { link, thread: Mutex::new(Some(thread)) }))
     }
 }
 
@@ -79,23 +79,23 @@ impl ControlSocket for Control {
     }
 
     fn tell(&self, news: News) {
-        let mut kept = self.shared_with_engine.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == MAX_NEWS {
-            kept.clear();
-            kept.push_back(News::Outcome);
+        let mut queue = self.link.news.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() == MAX_NEWS {
+            queue.clear();
+            queue.push_back(News::Outcome);
         }
-        kept.push_back(news);
+        queue.push_back(news);
     }
 
     fn wake(&self) {
-        self.shared_with_engine.wake.wake();
+        self.link.wake.wake();
     }
 
     fn end(&self) {
-        self.shared_with_engine.ended.store(true, Ordering::Release);
+        self.link.ended.store(true, Ordering::Release);
         self.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A panic of it has been printed; there is nothing else to learn of it.
+            // The panic hook has printed a panic of the thread.
             match thread.join() {
                 Ok(()) | Err(_) => {}
             }
@@ -109,83 +109,83 @@ impl fmt::Debug for Control {
     }
 }
 
-/// The gate of the socket, as that of every listener; whoever opens and closes it wakes the thread.
+/// The gate of the control socket. Every change wakes the thread, which polls the socket only while the gate is open.
 impl GateControl for Control {
     fn name(&self) -> &str {
         CONTROL_SOCKET
     }
 
     fn open(&self) {
-        self.shared_with_engine.gate.open();
+        self.link.gate.open();
         self.wake();
     }
 
     fn close(&self, deadline: Instant) -> bool {
-        let closed = self.shared_with_engine.gate.close(deadline);
+        let closed = self.link.gate.close(deadline);
         self.wake();
         closed
     }
 
     fn settle(&self, deadline: Instant) -> bool {
-        let settled = self.shared_with_engine.gate.settle(deadline);
+        let settled = self.link.gate.settle(deadline);
         self.wake();
         settled
     }
 
     fn retire(&self, deadline: Instant) -> bool {
-        let is_empty = self.shared_with_engine.gate.retire(deadline);
+        let is_empty = self.link.gate.retire(deadline);
         self.wake();
         is_empty
     }
 
-    /// No body serves it.
+    /// Always true, because readiness does not wait for the control socket.
     fn asked(&self) -> bool {
         true
     }
 
     fn taken(&self) -> u64 {
-        self.shared_with_engine.gate.taken()
+        self.link.gate.taken()
     }
 }
 
-/// The thread.
+/// The thread of the control socket.
 struct Server {
-    shared_with_engine: Arc<ControlShared>,
+    link: Arc<ControlShared>,
     shared: Arc<Shared>,
     clients: Vec<Client>,
-    /// What the engine has been asked for.
+    /// The status that the server has asked the engine for.
     status: Option<Arc<Latch<Status>>>,
-    /// When those who watch were told last.
-    told: Option<Instant>,
-    /// Until when nothing is accepted.
+    /// The time at which the watching clients last became due for a status.
+    watchers_served: Option<Instant>,
+    /// The end of the pause of accepts.
     backoff: Option<Instant>,
     cannot_wait: RateLimit,
 }
 
 impl Server {
     fn run(mut self) {
-        while !self.shared_with_engine.ended.load(Ordering::Acquire) {
-            let calls = self.wait().unwrap_or_else(|error| {
-                // poll(2) fails for want of memory only.
+        while !self.link.ended.load(Ordering::Acquire) {
+            let can_accept = self.wait().unwrap_or_else(|error| {
+                // poll(2) fails only if the system is short of memory.
                 if self.cannot_wait.is_due() {
                     complain!(self.shared, "the control socket cannot wait: {error}");
                 }
                 thread::sleep(ACCEPT_BACKOFF);
                 false
             });
-            self.round(calls);
+            self.round(can_accept);
         }
-        // Whatever was set before the end, such as the outcome of an upgrade, is there now.
+        // Sends what the engine set before the end, such as the outcome of an upgrade.
         self.answer();
         self.clients.iter_mut().for_each(Client::flush);
     }
 
-    fn round(&mut self, calls: bool) {
-        self.shared_with_engine.wake.clear();
-        if calls {
+    fn round(&mut self, can_accept: bool) {
+        self.link.wake.clear();
+        if can_accept {
             self.accept();
         }
-        // One request of each, so that no client keeps another waiting.
+        // One request of each client, so that no client delays another.
         for client in &mut self.clients {
             if let Some(request) = client.request() {
                 serve(client, request, &self.shared);
@@ -196,38 +196,39 @@ impl Server {
         self.clients.retain(|client| !client.is_done());
     }
 
-    /// Whether somebody calls. An accept(2) where nobody does fails for want of descriptors all the same.
+    /// Waits for something to do. Returns whether a client waits to be accepted: without one, accept(2) would also fail if
+    /// the process is short of descriptors.
     fn wait(&mut self) -> io::Result<bool> {
         self.backoff = self.backoff.filter(|until| Instant::now() < *until);
-        let mut fds = vec![PollFd::new(self.shared_with_engine.wake.as_fd(), PollFlags::POLLIN)];
-        let listener = match self.shared_with_engine.gate.state() {
+        let mut fds = vec![PollFd::new(self.link.wake.as_fd(), PollFlags::POLLIN)];
+        let listener = match self.link.gate.state() {
             GateState::Open(listener) if self.backoff.is_none() => Some(listener),
             _ => None,
         };
         fds.extend(listener.as_ref().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         let before = fds.len();
-        fds.extend(self.clients.iter().map(|client| PollFd::new(client.as_fd(), client.wanted())));
+        fds.extend(self.clients.iter().map(|client| PollFd::new(client.as_fd(), client.interest())));
         let watched = self.clients.iter().any(|client| client.watches);
-        let next = self.told.filter(|_| watched).map(|told| told + WATCH_INTERVAL);
+        let next = self.watchers_served.filter(|_| watched).map(|served| served + WATCH_INTERVAL);
         let at_once = self.clients.iter().any(Client::has_request).then(Instant::now);
         poll::until(&mut fds, next.into_iter().chain(self.backoff).chain(at_once).min())?;
         let hung_up =
             |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
-        let calls = fds[1..before].iter().any(|fd| fd.any().unwrap_or(true));
+        let can_accept = fds[1..before].iter().any(|fd| fd.any().unwrap_or(true));
         let hung_up: Vec<bool> = fds[before..].iter().map(hung_up).collect();
         self.clients
             .iter_mut()
             .zip(hung_up)
             .filter(|(_, hung_up)| *hung_up)
             .for_each(|(client, _)| client.hung_up());
-        Ok(calls)
+        Ok(can_accept)
     }
 
     fn accept(&mut self) {
         let take = |listener: &OwnedFd| sockets::accept_nonblocking(listener.as_fd());
-        // Not all of a crowd at once: those who are there are served in between.
+        // At most so many at once: the other clients are served in between.
         for _ in 0..MAX_CLIENTS {
-            let gate = &self.shared_with_engine.gate;
+            let gate = &self.link.gate;
             match gate.pass(|listener| gate.attempt(listener, take)) {
                 None => return,
                 Some(Ok((fd, _))) => self.admit(Client::new(fd)),
@@ -241,7 +242,7 @@ impl Server {
         }
     }
 
-    /// Whoever says nothing makes room for whoever comes, the longest there first.
+    /// Adds a client, or refuses it. If there are too many clients, the oldest idle one is dropped for the new one.
     fn admit(&mut self, mut client: Client) {
         if !client.is_allowed() {
             client.refuse(&Reply::error(Code::Denied, "the process at the other end is of another user"));
@@ -262,23 +263,23 @@ impl Server {
         self.clients.push(client);
     }
 
-    /// Says what there is to say by now.
+    /// Sends the news and the statuses that are there, and asks the engine for a status if a client is due for one.
     fn answer(&mut self) {
-        let news =
-            std::mem::take(&mut *self.shared_with_engine.news.lock().unwrap_or_else(PoisonError::into_inner));
+        let news = std::mem::take(&mut *self.link.news.lock().unwrap_or_else(PoisonError::into_inner));
         for news in &news {
             for client in &mut self.clients {
                 match news {
-                    News::Phase(change) => client.tell(*change),
-                    News::Outcome => client.tell_outcome(),
+                    News::Phase(change) => client.send_phase(*change),
+                    News::Outcome => client.send_outcome(),
                 }
             }
         }
 
         let now = Instant::now();
-        let is_due = !news.is_empty() || self.told.is_none_or(|told| now >= told + WATCH_INTERVAL);
+        let is_over = |served| now >= served + WATCH_INTERVAL;
+        let is_due = !news.is_empty() || self.watchers_served.is_none_or(is_over);
         if is_due && self.clients.iter().any(|client| client.watches) {
-            self.told = Some(now);
+            self.watchers_served = Some(now);
             self.clients
                 .iter_mut()
                 .filter(|client| client.watches)
@@ -292,11 +293,11 @@ impl Server {
             };
             for client in self.clients.iter_mut().filter(|client| client.asked_status) {
                 client.asked_status = false;
-                client.say(&reply);
+                client.send(&reply);
             }
             self.status = None;
         }
-        // One question at a time, for everybody who has one, whatever their number.
+        // One request to the engine at a time, for all clients that are due for a status.
         if self.status.is_none() && self.clients.iter().any(|client| client.wants_status) {
             for client in &mut self.clients {
                 client.asked_status |= std::mem::take(&mut client.wants_status);
@@ -324,6 +325,6 @@ fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared)
             client.begin_stop();
             shared.post(Note::StopService);
         }
-        Err(problem) => client.say(&Reply::error(Code::BadRequest, problem)),
+        Err(problem) => client.send(&Reply::error(Code::BadRequest, problem)),
     }
 }

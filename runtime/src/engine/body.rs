@@ -9,7 +9,7 @@ use crate::engine::core::Engine;
 use crate::engine::data::Preparation;
 use crate::lifecycle::{Drain, Event, Phase, Predecessor};
 
-/// How long a drain waits for the code of a body that has taken a `Shutdown` to await it.
+/// How long a drain waits until a body that has a `Shutdown` awaits it.
 const UNDECIDED_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -66,8 +66,7 @@ impl Engine {
             && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
     }
 
-    /// The body has taken a `Shutdown` and runs code at this moment: the next line of it may await that, and then the drain waits for
-    /// the body. A body that blocks its thread is not waited for.
+    /// The body may be about to await its `Shutdown`, for which the drain would wait: a stop may come between two lines of the body.
     fn is_undecided(&self) -> bool {
         self.shared.is_body_undecided() && self.phase_since.elapsed() < UNDECIDED_TIMEOUT
     }

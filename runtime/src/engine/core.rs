@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::report::{RateLimit, Thinned, complain, tell};
-use crate::between::shared::{Note, Prepared, Shared, Verdict};
-use crate::config::service::Settings;
+use crate::between::note::{Note, Prepared};
+use crate::between::shared::{Shared, Verdict};
+use crate::config::settings::Settings;
 use crate::engine::data::{Body, Listeners, Preparation, Requests};
 use crate::engine::neighbours::Neighbours;
 use crate::lifecycle::{Action, Drain, Event, Phase, State, Timer};
@@ -218,8 +219,8 @@ impl Engine {
                 reply.set(self.status());
                 self.wake_control();
             }
-            Note::Listener { held, gates, adopted } => {
-                self.have(held.map(|held| *held), gates);
+            Note::Listener { socket, gates, adopted } => {
+                self.have(socket.map(|socket| *socket), gates);
                 self.have_adopted(adopted);
             }
             Note::Prepared(prepared) => {
@@ -237,7 +238,7 @@ impl Engine {
             #[cfg(upgrades)]
             Note::StopService => self.stop_service(),
             #[cfg(upgrades)]
-            Note::Control { held, control } => self.have_control(*held, control),
+            Note::Control { socket, control } => self.have_control(*socket, control),
         }
     }
 

@@ -13,16 +13,17 @@ use crate::sys::signals::{self, Signal};
 const NAMED_PEERS: usize = 8;
 
 impl Engine {
+    /// Ends the engine: removes the files of this process, tells its neighbours, and sets the verdict.
     pub(super) fn end(&mut self, end: End) {
         self.bury_successor();
         if let End::NotStarted(_) = end {
             self.listeners
                 .sockets
                 .iter()
-                .filter(|held| held.created)
-                .for_each(|held| held.remove(self.shared.who()));
+                .filter(|socket| socket.created)
+                .for_each(|socket| socket.remove(self.shared.who()));
         } else if matches!(end, End::Final | End::RescueFailed) {
-            self.listeners.sockets.iter().for_each(|held| held.remove(self.shared.who()));
+            self.listeners.sockets.iter().for_each(|socket| socket.remove(self.shared.who()));
         }
         if let Some(pidfile) = &self.pidfile {
             pidfile.unstage();
@@ -60,6 +61,7 @@ impl Engine {
         self.end_control();
     }
 
+    /// Why a start fails.
     pub(super) fn start_failure(&mut self, failure: StartFailure) -> String {
         if let Some(reason) = &self.reason {
             return reason.clone();
@@ -75,7 +77,7 @@ impl Engine {
         self.reason.insert(reason).clone()
     }
 
-    /// The deadline of the drain has passed.
+    /// Says at the deadline of a drain what is left.
     pub(super) fn name_what_is_left(&self) {
         let count = self.shared.counted();
         let body = if self.body.returned { "" } else { "; the body has not returned" };
@@ -108,7 +110,7 @@ impl Engine {
     }
 }
 
-/// What keeps a start from being ready: the first place to look. `None` of a process that has not said anything yet.
+/// Why a start is not ready. `None` for a process that has not sent a message yet.
 pub(super) fn not_ready_because(unserved: Option<&[String]>) -> String {
     match unserved {
         None => {

@@ -11,22 +11,22 @@ use crate::lifecycle::{Drain, Phase};
 use crate::outside::sockets::{self, BoundSocket};
 
 impl Engine {
-    /// A socket that was bound or adopted, and what the body has taken. What comes when all others are closed is closed.
-    pub(super) fn have(&mut self, held: Option<BoundSocket>, gates: Vec<Arc<dyn GateControl>>) {
+    /// Takes a socket that was bound or adopted, and the gates of the listeners that the body has taken. In a drain they are closed at once.
+    pub(super) fn have(&mut self, socket: Option<BoundSocket>, gates: Vec<Arc<dyn GateControl>>) {
         if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
-            sockets::forget(held.as_slice(), self.shared.who());
+            sockets::forget(socket.as_slice(), self.shared.who());
             retire(&gates);
             return;
         }
-        if let Some(held) = held {
-            self.listeners.ports.extend(held.port());
+        if let Some(socket) = socket {
+            self.listeners.ports.extend(socket.port());
             // The control socket stays the last.
-            self.listeners.sockets.insert(self.sockets_of_body().len(), held);
+            self.listeners.sockets.insert(self.sockets_of_body().len(), socket);
         }
         self.listeners.gates.extend(gates);
     }
 
-    /// Without the control socket, which is the last of all.
+    /// The sockets without the control socket, which is the last.
     pub(super) fn sockets_of_body(&self) -> &[BoundSocket] {
         match self.listeners.sockets.split_last() {
             Some((last, others)) if last.name == CONTROL_SOCKET => others,
@@ -34,18 +34,19 @@ impl Engine {
         }
     }
 
-    /// The listeners that the body has not asked for a connection yet, be it that it has not taken them.
+    /// The listeners that the body has not asked for a connection yet, also those that it has not taken.
     pub(super) fn unserved(&self) -> Vec<String> {
         if self.body.preparation != Preparation::Done {
-            return self.sockets_of_body().iter().map(|held| held.name.clone()).collect();
+            return self.sockets_of_body().iter().map(|socket| socket.name.clone()).collect();
         }
         let not_asked =
             self.listeners.gates.iter().filter(|gate| !gate.asked()).map(|gate| gate.name().to_owned());
         let pool = self.shared.pool();
-        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|held| held.name.clone());
+        let not_taken = pool.iter().flat_map(|pool| &pool.declared).map(|socket| socket.name.clone());
         not_asked.chain(not_taken).collect()
     }
 
+    /// Opens every gate.
     pub(super) fn open(&mut self) {
         self.before_open();
         self.listeners.gates.iter().for_each(|gate| gate.open());
@@ -57,27 +58,28 @@ impl Engine {
         }
     }
 
-    /// Closes every listener. Their paths go with them, unless a successor still has them and removes them itself.
+    /// Closes every listener and removes the paths, unless a successor has the listeners and removes the paths itself.
     pub(super) fn let_go(&mut self) {
         let ours = self.state.phase == Phase::Draining(Drain::Stop { owner: true });
-        for held in std::mem::take(&mut self.listeners.sockets) {
+        for socket in std::mem::take(&mut self.listeners.sockets) {
             if ours {
-                held.remove(self.shared.who());
+                socket.remove(self.shared.who());
             }
         }
     }
 
+    /// Begins the drain: closes the gates for good, and the listeners that no successor has adopted.
     pub(super) fn drain(&mut self) {
         self.shared.start_draining();
         self.retire();
-        // Before it ever served, what it inherited is its predecessor's.
+        // Before this process has served, the paths of adopted sockets belong to the predecessor.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
-        let held = std::mem::take(&mut self.listeners.sockets);
+        let sockets = std::mem::take(&mut self.listeners.sockets);
         let (kept, given_up): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|held| self.is_adopted(&held.name));
-        for held in given_up {
-            if ours || held.created {
-                held.remove(self.shared.who());
+            sockets.into_iter().partition(|socket| self.is_adopted(&socket.name));
+        for socket in given_up {
+            if ours || socket.created {
+                socket.remove(self.shared.who());
             }
         }
         self.listeners.sockets = kept;

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::base::limits::Identity;
+use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
 use crate::base::status::{self, Upgrades};
 use crate::between::gate_control::ControlSocket;
-use crate::between::shared::Reply;
+use crate::between::note::UpgradeReply;
 use crate::lifecycle::{Known, Predecessor};
-use crate::outside::handover::PredecessorOffer;
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
 use crate::outside::spawner::{Child, Spawner};
@@ -25,7 +24,7 @@ use crate::sys::poll;
 /// How long after the end of its channel a successor may take to be dead: the kernel closes descriptors first.
 pub(super) const DEATH_AFTER_END: Duration = Duration::from_millis(500);
 
-/// All that a process needs for an upgrade, and all that is known of the others.
+/// What a process needs for an upgrade, and what it knows of the other processes.
 pub(crate) struct Neighbours {
     pub(crate) spawner: Box<dyn Spawner>,
     pub(crate) predecessor: Option<PredecessorLink>,
@@ -35,16 +34,16 @@ pub(crate) struct Neighbours {
     pub(crate) follows: bool,
     pub(crate) control: Option<Arc<dyn ControlSocket>>,
     pub(crate) upgrade: Upgrade,
-    /// Processes related to this one that are known to be dead: a pid file that names one of them is stale.
+    /// Predecessors and successors that are dead: a pid file that names one of them is stale.
     pub(crate) dead: Vec<u32>,
     /// The phase that the clients of the control socket were last told.
     pub(crate) told_phase: status::Phase,
     /// How many connections the successor was told are open here, and when.
     pub(crate) told_open: Option<(u64, Instant)>,
-    /// What the start had to do without.
+    /// Warnings of the start, logged once this process serves.
     pub(crate) warnings: Vec<String>,
     pub(crate) cannot_wait: RateLimit,
-    /// A message came that the process does not send at this point.
+    /// A neighbour has sent a message that it does not send at this point.
     pub(crate) stray: RateLimit,
     /// A process that a successor has left behind cannot be ended.
     pub(crate) cannot_end: RateLimit,
@@ -74,7 +73,7 @@ impl Neighbours {
         }
     }
 
-    /// What the life cycle begins with.
+    /// The predecessor as the life cycle knows it at the beginning.
     pub(crate) fn first(&self, had_predecessor: bool) -> Predecessor {
         match (&self.predecessor, had_predecessor) {
             (Some(_), _) => Predecessor::Alive,
@@ -87,21 +86,21 @@ impl Neighbours {
 /// The upgrade that is under way, and what is left of those before it.
 #[derive(Default)]
 pub(crate) struct Upgrade {
-    /// The check that is under way, and those that were ended and are not reaped yet.
+    /// The check that is under way, and the checks that were ended and are not reaped yet.
     pub(crate) check: Option<Check>,
     pub(crate) ended_checks: Vec<Check>,
-    /// When it was asked for.
+    /// The time of the request.
     pub(crate) requested: Option<Instant>,
-    /// Who asks for an upgrade at this moment, and who waits for the outcome of the one under way.
-    pub(crate) asking: Option<Arc<Reply>>,
-    pub(crate) waiting: Vec<Arc<Reply>>,
+    /// The caller that asks for an upgrade at this moment, and the callers that wait for the outcome of the one under way.
+    pub(crate) asking: Option<Arc<UpgradeReply>>,
+    pub(crate) waiting: Vec<Arc<UpgradeReply>>,
     /// The successor that died last.
     pub(crate) dead_successor: DeadSuccessor,
     pub(crate) counts: Upgrades,
 }
 
 impl Upgrade {
-    /// How long ago it was asked for.
+    /// The time since the request.
     pub(crate) fn elapsed(&self) -> Duration {
         self.requested.map(|requested| requested.elapsed()).unwrap_or_default()
     }
@@ -112,17 +111,17 @@ impl Upgrade {
 pub(crate) struct PredecessorLink {
     pub(crate) channel: Channel,
     pub(crate) offered: PredecessorOffer,
-    /// How many connections and guards are open in it, once it has said so.
+    /// How many connections and guards are open in it, as it said last.
     pub(crate) open: Option<u64>,
-    /// Which of the sockets it offered were adopted.
+    /// The places in its offer of the sockets that were adopted.
     pub(crate) adopted: Vec<usize>,
     /// Readable, or hung up, once it is dead. Without it the end of the channel counts as its death.
     pub(crate) watch: Option<OwnedFd>,
     /// The channel has reached its end.
     pub(crate) is_at_its_end: bool,
-    /// By when it is to be dead then, unless it is over.
+    /// When it must be dead, after the end of the channel. `None` if it is over.
     pub(crate) dead_by: Option<Instant>,
-    /// The listeners that it was last told are not served yet.
+    /// The unserved listeners that it was last told.
     pub(crate) told_unserved: Option<Vec<String>>,
     /// It waits for a sign of life.
     pub(crate) waits_for_pulse: bool,
@@ -144,7 +143,7 @@ impl PredecessorLink {
         }
     }
 
-    /// Why a start fails whose predecessor has closed the channel.
+    /// The reason of a start that fails because the predecessor has closed the channel.
     pub(crate) fn lost(&self) -> String {
         format!(
             "the predecessor, process {}, closed the channel and lives; it may still serve",
@@ -153,48 +152,46 @@ impl PredecessorLink {
     }
 }
 
-/// The process that this one has started.
+/// The process that this one has started in an upgrade or a rescue.
 pub(crate) struct Successor {
     pub(crate) child: Box<dyn Child>,
-    /// How the process ended that was started, once it is reaped.
+    /// How the started process ended, once it is reaped.
     pub(crate) exited: Option<String>,
-    /// The life cycle knows that it is reaped, and that the channel is open.
+    /// The life cycle knows that the started process is reaped while the channel is open.
     pub(crate) is_forked: bool,
-    /// The process that speaks for it, where that is another one: behind a wrapper, or a fork.
+    /// The process that sends its messages, if it is not the started one: behind a wrapper, or a fork.
     pub(crate) speaker: Option<Holder>,
-    /// The numbers of all that have spoken for it, or were found with its end of the channel, beside the process that was started. None
-    /// of them outlives the channel.
+    /// The numbers of the other processes that have sent its messages or had its end of the channel. None of them outlives the channel.
     pub(crate) others: HashSet<u32>,
     pub(crate) channel: Channel,
-    /// That of its end of the channel, and that of ours.
+    /// The inode of its end of the channel, and that of this process's end.
     pub(crate) inodes: [u64; 2],
     pub(crate) is_killed: bool,
-    /// The channel cannot be used. It stays open until the successor is dead, who would take its end for the death of
-    /// this process.
+    /// The channel is unusable. It stays open until the successor is dead, which would take its end for the death of this process.
     pub(crate) is_cut_off: bool,
-    /// Nobody holds its end of the channel any more.
+    /// No process has its end of the channel any more.
     pub(crate) is_at_its_end: bool,
-    /// When what it has left behind is looked for next, once the processes that are known of it are dead.
+    /// When the processes that it has left behind are looked for next, once its known processes are dead.
     pub(crate) next_look: Option<Instant>,
     pub(crate) generation: u64,
-    /// From the request to `ACTIVE`.
+    /// The time from the request to `ACTIVE`.
     pub(crate) active_after: Option<Duration>,
-    /// What it says that the service is.
+    /// Its name and program.
     pub(crate) identity: Identity,
-    /// Why its body ended, where it served by then.
+    /// Why its body ended, if it served by then.
     pub(crate) last_words: Option<String>,
-    /// What the service loses by the upgrade: to be said once that is done.
+    /// What the service loses by the upgrade. Logged when the upgrade has succeeded.
     pub(crate) warnings: Vec<String>,
-    /// The names of the listeners that it keeps.
+    /// The names of the listeners that it has adopted.
     pub(crate) adopted: HashSet<String>,
-    /// The listeners that its body has not asked for a connection yet; `None` before its first word.
+    /// The listeners that its body has not asked for a connection yet. `None` before its first message.
     pub(crate) unserved: Option<Vec<String>>,
 }
 
-/// What is told of a successor once it is dead.
+/// What an outcome says of a dead successor.
 #[derive(Debug, Default)]
 pub(crate) struct DeadSuccessor {
-    /// `None` in a test, whose services are one process.
+    /// `None` in a test, where all services are one process.
     pub(crate) pid: Option<u32>,
     pub(crate) last_words: Option<String>,
     pub(crate) unserved: Option<Vec<String>>,
@@ -225,24 +222,24 @@ impl Successor {
         }
     }
 
-    /// The process that speaks for it; before it has said anything, the one that was started.
+    /// The process that sends its messages. Before the first one, the started process.
     pub(crate) fn pid(&self) -> u32 {
         self.speaker.as_ref().map_or_else(|| self.child.pid(), |speaker| speaker.pid)
     }
 
-    /// Descriptors of its processes that live, as far as they are known; each is readable once its process is dead.
+    /// The pidfds of its known processes that live. Each is readable once its process is dead.
     pub(crate) fn living(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let child = self.exited.is_none().then(|| self.child.as_fd());
         let speaker = self.speaker.as_ref().map(Holder::as_fd).filter(|speaker| !is_dead(*speaker));
         child.into_iter().chain(speaker)
     }
 
-    /// The number of the process that spoke for it, if that is dead.
+    /// The number of the process that has sent its messages, if that is dead.
     pub(crate) fn dead_speaker(&self) -> Option<u32> {
         self.speaker.as_ref().filter(|speaker| is_dead(speaker.as_fd())).map(|speaker| speaker.pid)
     }
 
-    /// SIGKILL to those that are known. What they have forked is ended once they are dead.
+    /// Sends SIGKILL to its known processes. The processes that these have forked are killed later.
     pub(crate) fn kill(&mut self) {
         self.is_killed = true;
         if self.exited.is_none() {
@@ -264,13 +261,13 @@ impl Successor {
         self.living().next().is_none()
     }
 
-    /// Notes who has sent the last message. Only one that holds its end of the channel can have sent it, if it lives.
+    /// Notes the sender of the last message. If it lives, it has the end of the channel.
     pub(crate) fn learn_speaker(&mut self) {
         let Some(sender) = self.channel.sender().filter(|sender| *sender != self.pid()) else { return };
         self.speaker = if sender == self.child.pid() {
             None
         } else {
-            // What it says may be read when it is dead, and nobody else knows its number then.
+            // It may be dead when its message is read. Only this set knows its number then.
             self.others.insert(sender);
             Holder::of(sender, self.inodes[0])
         };
@@ -288,18 +285,18 @@ impl Successor {
     }
 }
 
-/// A service manager, and what it has been told.
+/// The service manager, and what it was told.
 pub(crate) struct ManagerLink {
     pub(crate) manager: Manager,
     pub(crate) known: Known,
     /// Why the last upgrade failed, until the next.
     pub(crate) failure: Option<String>,
     pub(crate) stored: bool,
-    /// The names and addresses of the listeners that the predecessor has offered, and may have had stored.
+    /// The names and addresses of the listeners that the predecessor has offered, and may have stored.
     pub(crate) offered: Vec<(String, String)>,
     pub(crate) next_sign: Option<Instant>,
     pub(crate) next_extension: Option<Instant>,
-    /// When it is to be told again what it may have refused, and how long that is after the time before.
+    /// When it is told once more what it may have refused, and the time since the last try.
     pub(crate) next_try: Option<(Instant, Duration)>,
 }
 
@@ -317,19 +314,19 @@ impl ManagerLink {
         }
     }
 
-    /// The process has died that the manager follows, and did not say that it is this one. A manager finds that out by the pid
-    /// file, if its unit names it, and until it has it refuses what this process says. It does not say when it has.
+    /// The process that the manager follows has died without a MAINPID message for this one. The manager finds this process by the pid
+    /// file, if the unit has `PIDFile=`. Until then it refuses the messages of this process. It does not say when it has.
     pub(crate) fn is_unsure(&mut self) {
         self.next_try = Some((Instant::now() + FIRST_TRY, FIRST_TRY));
     }
 
-    /// When there is something to tell next.
+    /// The time of the next message.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let next_try = self.next_try.map(|(at, _)| at);
         self.next_sign.into_iter().chain(self.next_extension).chain(next_try).min()
     }
 
-    /// Whether this process serves, and is the one that speaks for the service.
+    /// Whether this process serves, and sends the messages of the service.
     pub(crate) fn serves(&self) -> bool {
         matches!(self.known, Known::Ready | Known::Reloading)
     }
@@ -348,8 +345,8 @@ impl ManagerLink {
     }
 }
 
-/// When a manager that has to find out by itself whom to follow is told that this process is ready; four times as long after
-/// that once more, and so on, up to the second one.
+/// The first and the last pause before `READY=1` is sent again to a manager that may have refused it. Each pause is four times the one
+/// before.
 const FIRST_TRY: Duration = Duration::from_millis(100);
 
 pub(super) const LAST_TRY: Duration = Duration::from_secs(10);

@@ -22,7 +22,7 @@ impl Engine {
     }
 }
 
-/// What is known of a process without its relatives.
+/// The status of a process without its neighbours.
 fn own_status(shared: &Shared, phase: Phase, held: &[BoundSocket], gates: &[Arc<dyn GateControl>]) -> Status {
     let listener = |held: &BoundSocket| {
         let (waiting, backlog) = held.queue().unzip();
@@ -40,7 +40,7 @@ fn own_status(shared: &Shared, phase: Phase, held: &[BoundSocket], gates: &[Arc<
     }
 }
 
-/// Its address, with the port that was assigned.
+/// The address, with the port that the kernel has assigned.
 fn bound(held: &BoundSocket) -> String {
     let identity = held.address.identity();
     match (identity.strip_suffix(":0"), held.port()) {

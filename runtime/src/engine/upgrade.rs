@@ -3,9 +3,10 @@
 //! | file | |
 //! |---|---|
 //! | `check.rs` | the preflight command |
-//! | `successor.rs` | starts a successor, and takes its messages |
+//! | `start.rs` | starts a successor, and offers it the sockets |
+//! | `successor.rs` | the messages, the end and the death of the successor |
 //! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
-//! | `predecessor.rs` | takes the messages of the predecessor |
+//! | `predecessor.rs` | the messages, the end and the death of the predecessor |
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
 //! | `outcome.rs` | the texts of refusals and outcomes |
@@ -19,6 +20,7 @@ mod listeners;
 mod manager;
 mod outcome;
 mod predecessor;
+mod start;
 mod status;
 mod successor;
 
@@ -33,17 +35,17 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
+use crate::base::unadopted::Unadopted;
 use crate::between::gate_control::ControlSocket;
-use crate::between::shared::{Inheritance, Reply};
+use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::{Engine, MAX_ARRIVALS};
 use crate::engine::neighbours::{ManagerLink, PredecessorLink};
 use crate::lifecycle::{Action, Event, Phase};
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
 use crate::outside::sockets::BoundSocket;
-use crate::outside::spawner::What;
+use crate::outside::spawner::Image;
 use crate::outside::systemd;
-use crate::outside::unadopted::Unadopted;
 use crate::sys::poll;
 
 /// The pause after a poll(2) that has failed for want of memory.
@@ -120,7 +122,7 @@ impl Engine {
             Action::Report(outcome) => self.report(outcome),
             Action::Check => return self.check(),
             Action::EndCheck => self.end_check(),
-            Action::Spawn => return self.spawn(What::Release),
+            Action::Spawn => return self.spawn(Image::Release),
             Action::SpawnRescue => return self.spawn_rescue(),
             Action::SendCommit => self.send_to_successor(&Message::Commit),
             Action::SendStop => self.send_to_successor(&Message::Stop),
@@ -168,11 +170,11 @@ impl Engine {
             "the successor {how}{more}; this process's own executable is started in its place",
         );
         self.neighbours.upgrade.requested = Some(Instant::now());
-        self.spawn(What::OwnImage)
+        self.spawn(Image::Own)
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<Reply>>) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
         self.neighbours.upgrade.asking = reply;
         self.feed(Event::Upgrade);
     }

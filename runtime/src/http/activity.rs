@@ -1,4 +1,4 @@
-//! What is going on on one connection, as far as its end depends on it.
+//! The state of one connection that decides when it may end.
 
 use std::io;
 use std::ops::Deref;
@@ -11,50 +11,51 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sealed;
 
-/// Which version of HTTP a connection speaks.
+/// The version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     Http1 = 1,
     Http2 = 2,
 }
 
-/// What the stream, the service and the drain of one connection tell each other.
+/// The state that the stream, the service and the drain of one connection share.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Requests whose answers have not ended, and pieces of answers that have not been written.
+    /// The number of answers that have not ended, and of pieces of answers that have not been written.
     unanswered: AtomicUsize,
-    /// How many requests there were.
+    /// The number of requests.
     asked: AtomicUsize,
-    /// Something has been read since the last look: of a request, of a handshake, or of whatever the client sends.
+    /// Bytes of the client have been read since the last `take_heard`: of a request, of a handshake, or anything else.
     heard: AtomicBool,
-    /// The last write waits until the client has read what was written before.
+    /// The last write waits until the client reads what was written before.
     unsent: AtomicBool,
-    /// The handshake is over.
-    shaken: AtomicBool,
-    /// What HTTP is spoken on has been read since the last request.
+    /// The handshake is complete.
+    handshake_done: AtomicBool,
+    /// Bytes have been read after the handshake, or since the last request.
     begun: AtomicBool,
-    /// That request has a body, and nobody here knows where it ends.
+    /// The last request has a body. Only hyper knows where that body ends.
     has_body: AtomicBool,
-    /// The next read that finds nothing is to ask the socket itself, and to note the answer in `quiet`.
+    /// The next read that finds nothing asks the socket itself, and stores the answer in `quiet`.
     probing: AtomicBool,
     quiet: AtomicBool,
     /// The version of HTTP, or 0 before it is known.
     version: AtomicU8,
-    /// The client is to be told that the connection is about to end, and then it is to end, as its version of HTTP says.
-    told: AtomicBool,
+    /// The client is due for the notice, a first GOAWAY.
+    notice: AtomicBool,
+    /// The connection is to end gracefully.
     closing: AtomicBool,
 }
 
 impl Activity {
-    pub(super) fn shook_hands(&self) {
-        self.shaken.store(true, Ordering::Relaxed);
+    pub(super) fn end_handshake(&self) {
+        self.handshake_done.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn speaks(&self, version: Version) {
+    pub(super) fn set_version(&self, version: Version) {
         self.version.store(version as u8, Ordering::Relaxed);
     }
 
@@ -63,9 +64,9 @@ impl Activity {
         [Version::Http1, Version::Http2].into_iter().find(|known| *known as u8 == version)
     }
 
-    /// Whether it is HTTP/2, and has had its first request: a client that has yet to send that one is to have it answered
-    /// here.
-    pub(super) fn can_be_told(&self) -> bool {
+    /// Whether the connection is HTTP/2 and has had its first request. A client that has not sent its first request yet
+    /// still gets an answer from this process.
+    pub(super) fn can_have_notice(&self) -> bool {
         self.version() == Some(Version::Http2) && self.was_asked()
     }
 
@@ -73,25 +74,26 @@ impl Activity {
         self.asked.load(Ordering::Relaxed) > 0
     }
 
-    /// What the client has begun and not finished, by a number of its own: the handshake, or the head of a request.
+    /// The handshake or the head of a request that the client has begun and not finished, as a number: each has another
+    /// number.
     ///
-    /// Where that cannot be told from what an idle client sends, it is taken for idle: behind a request with a body, and
-    /// over HTTP/2, whose frames are about more than requests.
+    /// In two cases the client counts as idle, because a head looks like other bytes here. The last request has a body, and
+    /// only hyper knows where it ends. Or the connection is HTTP/2, where a frame may belong to no request.
     pub(super) fn unfinished(&self) -> Option<usize> {
-        let shaken = self.shaken.load(Ordering::Relaxed);
+        let handshake_done = self.handshake_done.load(Ordering::Relaxed);
         let is_head = self.begun.load(Ordering::Relaxed)
             && self.version() != Some(Version::Http2)
             && !self.has_body.load(Ordering::Relaxed)
             && self.is_answered();
-        (!shaken || is_head).then(|| usize::from(shaken) + self.asked.load(Ordering::Relaxed))
+        (!handshake_done || is_head).then(|| usize::from(handshake_done) + self.asked.load(Ordering::Relaxed))
     }
 
-    pub(super) fn tell(&self) {
-        self.told.store(true, Ordering::Relaxed);
+    pub(super) fn give_notice(&self) {
+        self.notice.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
+    pub(super) fn is_notice_due(&self) -> bool {
+        self.notice.load(Ordering::Relaxed)
     }
 
     pub(super) fn close(&self) {
@@ -107,23 +109,24 @@ impl Activity {
         self.probing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something has been read since the last look, which this is.
-    pub(super) fn look(&self) -> bool {
+    /// Whether bytes of the client have been read since the last call.
+    pub(super) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether no request is there, no answer is left to be sent, and the last probe found nothing.
+    /// Whether every request is answered, every answer is written, and the last probe found nothing to read.
     pub(super) fn is_idle(&self) -> bool {
         self.is_answered() && self.quiet.load(Ordering::Relaxed)
     }
 
-    /// Whether the answers have ended and been written.
+    /// Whether all answers have ended and are written.
     fn is_answered(&self) -> bool {
         self.unanswered.load(Ordering::Acquire) == 0 && !self.unsent.load(Ordering::Relaxed)
     }
 }
 
-/// A request that is being answered, until this and its clones are dropped; which may be before there is an answer.
+/// The mark of a request without a whole answer, until this and its clones are dropped. A service may drop it before it
+/// answers.
 #[derive(Debug)]
 pub(super) struct Unanswered {
     activity: Arc<Activity>,
@@ -152,9 +155,9 @@ impl Drop for Unanswered {
     }
 }
 
-/// Whether the socket has nothing to be read: no byte of a request, and no end by the client.
+/// Whether the socket has nothing to read: no byte, and no end of the stream.
 ///
-/// The socket is asked, not tokio, which may not have heard of it yet.
+/// This asks the socket itself. tokio may not know yet of bytes that have arrived.
 #[cfg(unix)]
 pub(super) fn is_quiet(socket: &impl std::os::fd::AsFd) -> bool {
     would_block(socket2::SockRef::from(socket))
@@ -170,10 +173,9 @@ fn would_block(socket: socket2::SockRef<'_>) -> bool {
     matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// A stream of a managed listener, as [`with_handshake`](super::with_handshake) hands it out. It notes what is read, and what
-/// cannot be written.
+/// A stream of a managed listener that [`with_handshake`](super::with_handshake) gives to its function.
 ///
-/// It is that stream by `Deref`, and as `AsyncRead` and `AsyncWrite`.
+/// It is `AsyncRead` and `AsyncWrite`, and derefs to the stream. It notes reads, and writes that wait, for the drain.
 #[derive(Debug)]
 pub struct Connection<I> {
     stream: I,

@@ -1,4 +1,4 @@
-//! The service of the user, which says `Connection: close` once somebody else serves.
+//! The user's service. Its answers have `Connection: close` once the service is handed over or drains.
 
 use std::future::Future;
 use std::io::IoSlice;
@@ -39,11 +39,11 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let unanswered = Unanswered::new(&self.activity, !request.body().is_end_stream());
-        // HTTP/2 has no such header, and GOAWAY in its place. It is to be there before the answer, for a client that has
-        // its answer sends the next request.
+        // HTTP/2 has GOAWAY in the place of this header. GOAWAY comes before the answer, because a client that has its
+        // answer sends the next request.
         let says_close = request.version() < Version::HTTP_2;
         if !says_close && self.shutdown.handed_over() {
-            self.activity.tell();
+            self.activity.give_notice();
         }
         Answer {
             answer: self.service.call(request),
@@ -72,7 +72,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut answer = ready!(this.answer.poll(cx))?;
-        // A connection that becomes another protocol has no next request to send elsewhere.
+        // A connection that becomes another protocol carries no next request.
         if this.shutdown.as_ref().is_some_and(Shutdown::handed_over)
             && answer.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -84,7 +84,7 @@ where
 }
 
 pin_project! {
-    /// The body of an answer. The request is answered when it has ended, and each piece of it has been written.
+    /// The body of an answer. The request is answered once the body has ended and each piece of it is written.
     pub(super) struct AnswerBody<B> {
         #[pin]
         body: B,
@@ -92,7 +92,7 @@ pin_project! {
     }
 }
 
-/// A piece of a body, which hyper has until it is written: over HTTP/2 for as long as the client's window is full.
+/// A piece of a body. hyper drops it once it is written: over HTTP/2 that may wait for the client's window.
 pub(super) struct Piece<D> {
     data: D,
     _unanswered: Option<Unanswered>,

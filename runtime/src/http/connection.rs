@@ -1,9 +1,10 @@
 //! One connection, from its first byte to its end.
 
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -22,33 +23,19 @@ use super::version::detect;
 use crate::base::report::tell;
 use crate::between::drain::Shutdown;
 
-/// How long a connection without a request stays open once the drain has begun.
+/// The grace: how long a connection without a request stays open once the drain has begun.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
-/// How much of the drain is kept for the answers, whatever the grace.
+/// The grace is at most the drain divided by this, so that time is left for the answers.
 const IDLE_GRACE_SHARE: u32 = 2;
 
-/// How long an HTTP/2 connection has for a request to come with which it is told, and how long after that its last GOAWAY
-/// comes.
+/// How long an idle HTTP/2 connection waits for a request before it gets the notice, and how long after the notice the last
+/// GOAWAY comes.
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// How long a client has for its handshake, and for the head of a request from its first byte on.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How far the end of a connection is.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Serving,
-    /// The drain has begun, and it may have a request to come.
-    Draining,
-    /// It is HTTP/2, and has its first GOAWAY.
-    Told,
-    /// It is told to end, and the client is to be heard of once more: an HTTP/2 connection ends with its answer to a PING.
-    Closing,
-    /// The client has been heard of, and what is open is served to its end.
-    Finishing,
-}
-
-/// Serves one connection to its end, which it brings about once the drain has begun.
+/// Serves one connection to its end. The connection is brought to its end once the drain has begun.
 pub(super) async fn serve<H, I, S, B>(
     io: H,
     service: Answering<S>,
@@ -62,115 +49,186 @@ pub(super) async fn serve<H, I, S, B>(
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let grace = IDLE_GRACE.min(shutdown.drain_timeout() / IDLE_GRACE_SHARE);
-    let notice = NOTICE.min(grace / 2);
-    // In time before the deadline, though the grace and the notice come before it.
-    let farewell = grace.min((shutdown.drain_timeout() - grace - notice) / 2);
-    let mut conversation = pin!(converse(io, service, &activity));
-    let mut patience = pin!(tokio::time::sleep(grace));
-    let mut phase = Phase::Serving;
-    // What of the client's has a limit, for as long as `Phase::Serving`.
-    let mut limited: Option<usize> = None;
-    let mut watching: Option<Waker> = None;
-    let close = |activity: &Activity, patience: Pin<&mut Sleep>| {
-        activity.close();
-        activity.look();
-        patience.reset(Instant::now() + farewell);
-        Phase::Closing
+    let times = Times::within(shutdown.drain_timeout());
+    let mut course = Course {
+        conversation: pin!(converse(io, service, &activity)),
+        timer: pin!(tokio::time::sleep(times.grace)),
+        shutdown: &mut shutdown,
+        activity: &activity,
+        times,
+        phase: Phase::Serving,
+        limited: None,
+        watcher: None,
     };
-    let ended = poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
-                return Poll::Ready(ended);
-            }
-            phase = match phase {
-                // A request has come after the hand-over, and brought the notice about.
-                Phase::Serving | Phase::Draining if activity.is_told() => {
-                    patience.as_mut().reset(Instant::now() + notice);
-                    Phase::Told
-                }
-                Phase::Serving => {
-                    let unfinished = activity.unfinished();
-                    if unfinished != limited {
-                        limited = unfinished;
-                        if limited.is_some() {
-                            patience.as_mut().reset(Instant::now() + HEAD_LIMIT);
-                        }
-                    }
-                    if limited.is_some() && patience.as_mut().poll(cx).is_ready() {
-                        let late = "neither the handshake nor the head of a request was whole in time";
-                        return Poll::Ready(Err(late.into()));
-                    }
-                    // Polled once for each waker, for that takes a lock which all connections share.
-                    if !shutdown.is_raised()
-                        && watching.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-                    {
-                        return Poll::Pending;
-                    }
-                    watching = Some(cx.waker().clone());
-                    ready!(Pin::new(&mut shutdown).poll(cx));
-                    let wait = if activity.can_be_told() { notice } else { grace };
-                    patience.as_mut().reset(Instant::now() + wait);
-                    // Whatever has been read before, the grace is for what comes from now on.
-                    activity.look();
-                    Phase::Draining
-                }
-                Phase::Draining => {
-                    ready!(patience.as_mut().poll(cx));
-                    // hyper looks for a request once more, and this time the socket itself is asked: a request that has
-                    // arrived and of which tokio has not heard yet is served.
-                    activity.probe();
-                    if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
-                        return Poll::Ready(ended);
-                    }
-                    match activity.version() {
-                        Some(Version::Http2) => {
-                            activity.tell();
-                            Phase::Draining
-                        }
-                        // Its answer ends it. Should that be under way already, without `Connection: close`, it is idle
-                        // next.
-                        _ if activity.look() || !activity.is_idle() => {
-                            patience.as_mut().reset(Instant::now() + grace);
-                            Phase::Draining
-                        }
-                        // hyper would wait for the first request, whatever it is told.
-                        _ if !activity.was_asked() => return Poll::Ready(Ok(())),
-                        _ => close(&activity, patience.as_mut()),
-                    }
-                }
-                Phase::Told => {
-                    ready!(patience.as_mut().poll(cx));
-                    close(&activity, patience.as_mut())
-                }
-                Phase::Closing => {
-                    ready!(patience.as_mut().poll(cx));
-                    activity.probe();
-                    if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
-                        return Poll::Ready(ended);
-                    }
-                    if activity.look() {
-                        Phase::Finishing
-                    } else if activity.is_idle() {
-                        // Nothing is owed to a client that is gone.
-                        return Poll::Ready(Ok(()));
-                    } else {
-                        patience.as_mut().reset(Instant::now() + farewell);
-                        Phase::Closing
-                    }
-                }
-                Phase::Finishing => return Poll::Pending,
-            };
-        }
-    })
-    .await;
-    // A client that goes away, or does not speak HTTP, ends its own connection.
+    let ended = poll_fn(|cx| course.poll(cx)).await;
+    // A client that goes away, or does not speak HTTP, ends only its own connection.
     if let Err(error) = ended {
         tell!(shutdown.shared(), DEBUG, error, "an HTTP connection ended early");
     }
 }
 
-/// Shakes hands, finds out which version of HTTP it is, and speaks it.
+/// The waits of the end of a connection.
+#[derive(Clone, Copy)]
+struct Times {
+    grace: Duration,
+    notice: Duration,
+    /// From the graceful shutdown until a silent client counts as gone.
+    farewell: Duration,
+}
+
+impl Times {
+    fn within(drain_timeout: Duration) -> Self {
+        let grace = IDLE_GRACE.min(drain_timeout / IDLE_GRACE_SHARE);
+        let notice = NOTICE.min(grace / 2);
+        // Half of the rest, because the grace and the notice come before it, and answers may come after it.
+        let farewell = grace.min((drain_timeout - grace - notice) / 2);
+        Self { grace, notice, farewell }
+    }
+}
+
+/// The phases of a connection, in their order.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Serving,
+    /// The drain has begun, and a request may still come.
+    Draining,
+    /// The connection is HTTP/2, and its client gets the notice.
+    Noticed,
+    /// The graceful shutdown has begun. The client has to be heard once more: over HTTP/2 its answer to a PING.
+    Closing,
+    /// The client was heard, and the open requests are served to their end.
+    Finishing,
+}
+
+/// The next phase, or the end of the connection.
+type Step = ControlFlow<Result<(), BoxError>, Phase>;
+
+/// One connection on its way through the phases.
+struct Course<'a, C> {
+    /// The connection itself.
+    conversation: Pin<&'a mut C>,
+    /// The wait of the phase, or the limit of `limited`.
+    timer: Pin<&'a mut Sleep>,
+    shutdown: &'a mut Shutdown,
+    activity: &'a Activity,
+    times: Times,
+    phase: Phase,
+    /// The handshake or the head that has a limit, by [`Activity::unfinished`]. Only in `Phase::Serving`.
+    limited: Option<usize>,
+    /// The waker that the drain wakes.
+    watcher: Option<Waker>,
+}
+
+impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        loop {
+            if let Poll::Ready(ended) = self.conversation.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let step = match self.phase {
+                // A request has come after the handover, and its answer asks for the notice.
+                Phase::Serving | Phase::Draining if self.activity.is_notice_due() => {
+                    Poll::Ready(self.wait(self.times.notice, Phase::Noticed))
+                }
+                Phase::Serving => self.serve(cx),
+                Phase::Draining => self.drain(cx),
+                Phase::Noticed => self.timer.as_mut().poll(cx).map(|()| self.close()),
+                Phase::Closing => self.part(cx),
+                Phase::Finishing => Poll::Pending,
+            };
+            match ready!(step) {
+                ControlFlow::Continue(phase) => self.phase = phase,
+                ControlFlow::Break(ended) => return Poll::Ready(ended),
+            }
+        }
+    }
+
+    /// Enforces the limit of a handshake or of a head, and waits for the drain.
+    fn serve(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let unfinished = self.activity.unfinished();
+        if unfinished != self.limited {
+            self.limited = unfinished;
+            if self.limited.is_some() {
+                self.timer.as_mut().reset(Instant::now() + HEAD_LIMIT);
+            }
+        }
+        if self.limited.is_some() && self.timer.as_mut().poll(cx).is_ready() {
+            let late = "neither the handshake nor the head of a request was whole in time";
+            return Poll::Ready(ControlFlow::Break(Err(late.into())));
+        }
+        // Polled once for each waker, because a poll takes a lock that all connections share.
+        let is_watching = self.watcher.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_watching && !self.shutdown.is_raised() {
+            return Poll::Pending;
+        }
+        self.watcher = Some(cx.waker().clone());
+        ready!(Pin::new(&mut *self.shutdown).poll(cx));
+        let wait = if self.activity.can_have_notice() { self.times.notice } else { self.times.grace };
+        // The grace is for bytes that come from now on.
+        self.activity.take_heard();
+        Poll::Ready(self.wait(wait, Phase::Draining))
+    }
+
+    /// Waits for a request until the grace is over. Then begins the end of an idle connection.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        ready!(self.timer.as_mut().poll(cx));
+        if let Poll::Ready(ended) = self.probe(cx) {
+            return Poll::Ready(ControlFlow::Break(ended));
+        }
+        let step = match self.activity.version() {
+            Some(Version::Http2) => {
+                self.activity.give_notice();
+                ControlFlow::Continue(Phase::Draining)
+            }
+            // The answer ends the connection. An answer that began before the drain lacks `Connection: close`: the
+            // connection is then idle after it, and ends at the next look.
+            _ if self.activity.take_heard() || !self.activity.is_idle() => {
+                self.wait(self.times.grace, Phase::Draining)
+            }
+            // At a graceful shutdown hyper would wait for the first request.
+            _ if !self.activity.was_asked() => ControlFlow::Break(Ok(())),
+            _ => self.close(),
+        };
+        Poll::Ready(step)
+    }
+
+    /// Waits until the client is heard once more, and ends the connection of a client that is gone.
+    fn part(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        ready!(self.timer.as_mut().poll(cx));
+        if let Poll::Ready(ended) = self.probe(cx) {
+            return Poll::Ready(ControlFlow::Break(ended));
+        }
+        Poll::Ready(if self.activity.take_heard() {
+            ControlFlow::Continue(Phase::Finishing)
+        } else if self.activity.is_idle() {
+            // No answer is owed to a client that is gone.
+            ControlFlow::Break(Ok(()))
+        } else {
+            self.wait(self.times.farewell, Phase::Closing)
+        })
+    }
+
+    /// Lets hyper read once more, from the socket itself. So a request is served that has arrived and that tokio does not
+    /// know of yet.
+    fn probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.activity.probe();
+        self.conversation.as_mut().poll(cx)
+    }
+
+    /// Begins the graceful shutdown.
+    fn close(&mut self) -> Step {
+        self.activity.close();
+        self.activity.take_heard();
+        self.wait(self.times.farewell, Phase::Closing)
+    }
+
+    fn wait(&mut self, time: Duration, phase: Phase) -> Step {
+        self.timer.as_mut().reset(Instant::now() + time);
+        ControlFlow::Continue(phase)
+    }
+}
+
+/// Shakes hands, detects the version of HTTP, and serves requests.
 async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Arc<Activity>) -> Result<(), BoxError>
 where
     H: Future<Output = Result<I, BoxError>>,
@@ -181,14 +239,14 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let io = io.await?;
-    activity.shook_hands();
+    activity.end_handshake();
     let Some((version, io)) = detect(io, activity.clone()).await? else { return Ok(()) };
-    activity.speaks(version);
+    activity.set_version(version);
     match version {
         Version::Http1 => {
             let io = TokioIo::new(io);
-            // Without a timer, and so without its limit for the head of a request, which counts from the last answer on: it
-            // would close idle connections, and lose what crosses that.
+            // Without a timer, so without hyper's limit for the head of a request. That limit counts from the last answer
+            // on: it would close idle connections, and lose the requests that cross the close.
             let connection = http1::Builder::new().serve_connection(io, service).with_upgrades();
             until_closed(connection, activity, http1::UpgradeableConnection::graceful_shutdown).await?;
         }
@@ -204,18 +262,18 @@ where
     Ok(())
 }
 
-/// A connection, which is told when it is to end.
+/// Runs a connection. Calls `close` once when the connection is to end gracefully.
 async fn until_closed<C: Future>(
     connection: C,
     activity: &Activity,
     close: impl Fn(Pin<&mut C>),
 ) -> C::Output {
     let mut connection = pin!(connection);
-    let mut told = false;
+    let mut is_closing = false;
     poll_fn(|cx| {
-        if !told && activity.is_closing() {
+        if !is_closing && activity.is_closing() {
             close(connection.as_mut());
-            told = true;
+            is_closing = true;
         }
         connection.as_mut().poll(cx)
     })
@@ -238,7 +296,7 @@ mod tests {
     use crate::http::sealed::Stream;
 
     impl Stream for DuplexStream {
-        /// What has been written to the other end is known at once.
+        /// tokio knows at once of every byte that the other end has written.
         fn is_quiet(&self) -> bool {
             true
         }
@@ -255,7 +313,7 @@ mod tests {
     const REST: &str = "st: test\r\n\r\n";
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// The client's end of a connection that is served, in time that passes as soon as everybody waits.
+    /// The client's end of a served connection. The time is paused: it passes as soon as every task waits.
     struct Client {
         stream: DuplexStream,
         served: JoinHandle<()>,
@@ -277,7 +335,7 @@ mod tests {
             client
         }
 
-        /// Its handshake is two bytes.
+        /// The handshake is two bytes.
         fn connect_to_slow() -> Self {
             Self::shake_hands(|mut connection| async {
                 connection.read_u16().await?;
@@ -304,11 +362,11 @@ mod tests {
             take_answer(&mut self.stream).await;
         }
 
-        /// It is closed, and so many seconds from now.
+        /// Asserts that the connection is closed so many seconds from now.
         async fn assert_ends_in(self, seconds: u64) {
             let now = Instant::now();
             self.served.await.unwrap();
-            // A timer of tokio has milliseconds.
+            // A timer of tokio counts milliseconds.
             assert_eq!(now.elapsed().as_secs_f32().round() as u64, seconds);
         }
 
@@ -318,7 +376,7 @@ mod tests {
         }
     }
 
-    /// The service of a connection, which is yet to be polled.
+    /// Makes the future that serves a connection, and does not poll it.
     fn begin<I, H>(io: H, activity: Arc<Activity>) -> (impl Future<Output = ()>, Arc<Shared>)
     where
         I: Stream,
@@ -364,7 +422,7 @@ mod tests {
             client.wait(HOUR).await;
             client.write(head).await;
             client.wait(secs(20)).await;
-            // What comes meanwhile does not prolong it.
+            // More bytes do not prolong the limit.
             client.write(more).await;
             client.assert_ends_in(10).await;
         }
@@ -384,7 +442,7 @@ mod tests {
         client.assert_is_answered().await;
     }
 
-    /// M13. It has sent nothing since its last answer, and what it sends next is to be answered.
+    /// M13. The client has sent nothing since its last answer. Its next request is answered.
     #[tokio::test(start_paused = true)]
     async fn m13_an_idle_connection_has_no_limit() {
         let post = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\na";
@@ -403,7 +461,7 @@ mod tests {
         client.served.await.unwrap();
     }
 
-    /// A channel that is opened in advance.
+    /// M13. A client opens a connection before it has a request.
     #[tokio::test(start_paused = true)]
     async fn m13_an_idle_connection_has_no_limit_over_http_2() {
         let mut client = Client::connect();
@@ -412,7 +470,7 @@ mod tests {
         client.wait(HOUR).await;
     }
 
-    /// Whoever is silent for a grace is given up, whatever was sent before.
+    /// A client that is silent for a grace is given up, whatever it sent before.
     #[tokio::test(start_paused = true)]
     async fn what_has_begun_does_not_hold_the_drain() {
         for (before, sent) in
@@ -437,7 +495,7 @@ mod tests {
     async fn a_head_that_comes_slowly_is_answered_in_the_drain() {
         for before in ["", GET] {
             let mut client = Client::connect();
-            // In one piece with the request before it, of which nobody but hyper knows.
+            // In one piece with the request before it: only hyper knows where that request ends.
             client.write(&format!("{before}{HALF}")).await;
             if !before.is_empty() {
                 client.assert_is_answered().await;
@@ -452,8 +510,8 @@ mod tests {
         }
     }
 
-    /// K9. A request has arrived of which tokio has not heard, at the very moment at which the grace is over: a close would
-    /// reset the connection, and lose the answer.
+    /// K9. A request has arrived at the moment at which the grace ends, and tokio does not know of it yet. A close would reset
+    /// the connection and lose the answer.
     #[test]
     fn k9_a_request_that_crosses_the_close_is_answered() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
@@ -461,7 +519,7 @@ mod tests {
         for before in ["", GET] {
             runtime.block_on(async {
                 let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                // One and the same: what is written by the first, tokio does not hear of.
+                // Two descriptors of one socket. The test writes by the first one, without a turn of tokio's driver.
                 let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 client.set_nonblocking(true).unwrap();
                 let mut reading = TcpStream::from_std(client.try_clone().unwrap()).unwrap();

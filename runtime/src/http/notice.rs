@@ -1,10 +1,10 @@
-//! The first GOAWAY of an HTTP/2 connection.
+//! The notice: the first GOAWAY of an HTTP/2 connection.
 //!
-//! hyper sends both: the first with a PING, and the second, which names the last stream that is served, as soon as the PING
-//! is answered. RFC 9113 section 6.8 asks for time for what is in flight, "at least one round-trip time"; but a client may
-//! answer the PING before it sends a request that was made before, and the h2 crate's does: its answers to PING overtake
-//! the HEADERS that are queued, whose stream is above the last one then. So the notice is given here, between two frames,
-//! and hyper is told a second later.
+//! hyper can send both GOAWAYs. It sends the first with a PING. When the PING is answered, it sends the second, which names
+//! the last stream that is served. RFC 9113 section 6.8 asks for time for what is in flight, "at least one round-trip time".
+//! But a client may answer the PING before it sends a request that it made earlier. The client of the h2 crate does: its
+//! answers to PING overtake queued HEADERS. Their stream is then above the last one, and the request is lost. So this file
+//! writes the notice between two frames, and hyper begins its own shutdown a second later.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
 
-/// The frame: 8 bytes, GOAWAY, for the connection, every stream that there can be, NO_ERROR.
+/// The frame: 8 bytes, GOAWAY, stream 0, the highest stream identifier, NO_ERROR.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
-/// A stream on which the notice is written once the [`Activity`] asks for it.
+/// A stream that writes the notice once it is due by the [`Activity`].
 pub(super) struct Noticing<I> {
     io: I,
     activity: Arc<Activity>,
     frames: Frames,
-    /// How much of the notice has been written.
+    /// The number of bytes of the notice that are written.
     written: usize,
 }
 
@@ -32,10 +32,10 @@ impl<I: AsyncWrite + Unpin> Noticing<I> {
         Self { io, activity, frames: Frames::default(), written: 0 }
     }
 
-    /// Writes what is left of the notice, if it is wanted and this is a place for it.
+    /// Writes the rest of the notice, if it is due and the stream is between two frames.
     fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_place = self.written > 0 || self.frames.is_between();
-        while self.written < GOAWAY.len() && is_place && self.activity.is_told() {
+        while self.written < GOAWAY.len() && is_place && self.activity.is_notice_due() {
             match ready!(Pin::new(&mut self.io).poll_write(cx, &GOAWAY[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.written += count,
@@ -45,15 +45,16 @@ impl<I: AsyncWrite + Unpin> Noticing<I> {
     }
 }
 
-/// Where in the frames a stream is, RFC 9113 section 4.1.
+/// The position of a stream in its frames, RFC 9113 section 4.1.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The length of the next frame, as far as it is known, and how many bytes of its head have passed.
+    /// The length of the frame: the first bytes of its head.
     head: [u8; 3],
+    /// The number of bytes of the head that have passed.
     passed: usize,
-    /// What is left of the payload.
+    /// The number of bytes of the payload that are left.
     payload: usize,
-    /// A frame has begun: the first one has to be SETTINGS.
+    /// A frame has begun. The notice cannot come before that, because the first frame must be SETTINGS.
     begun: bool,
 }
 
@@ -126,7 +127,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Noticing<I> {
         self.io.is_write_vectored()
     }
 
-    /// Every turn of the connection comes here when it has written what there is: an idle one gets the notice so.
+    /// hyper flushes at the end of every turn of a connection. So an idle connection gets the notice here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_notice(cx))?;
@@ -155,8 +156,8 @@ mod tests {
             let (client, mut server) = tokio::io::duplex(1024);
             let activity = Arc::new(Activity::default());
             let mut noticing = Noticing::new(client, activity.clone());
-            // Not before the first frame.
-            activity.tell();
+            // The notice does not come before the first frame.
+            activity.give_notice();
             noticing.flush().await.unwrap();
             for piece in frames().chunks(piece) {
                 let (a, b) = piece.split_at(piece.len() / 2);

@@ -1,4 +1,4 @@
-//! Which version of HTTP a connection speaks.
+//! The version of HTTP on a connection, by its first bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::activity::{Activity, Version};
 use crate::net::forward_write;
 
-/// What an HTTP/2 client begins with, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 does.
+/// The first bytes of an HTTP/2 client, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 begins so.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads until it is clear which version it is; `None` if the client leaves without a word.
+/// Reads until the version is clear. Returns `None` if the client leaves without a byte.
 pub(super) async fn detect<I>(mut io: I, activity: Arc<Activity>) -> io::Result<Option<(Version, Rewound<I>)>>
 where
     I: AsyncRead + Unpin,
@@ -32,7 +32,7 @@ where
     Ok(Some((version, Rewound { head, left: 0..length, io, activity })))
 }
 
-/// A stream of which a few bytes have been read, which are read again first. It notes what is read after them.
+/// A stream whose first bytes have been read already. A read returns those bytes first, and notes every byte after them.
 #[derive(Debug)]
 pub(super) struct Rewound<I> {
     head: [u8; PREFACE.len()],
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// What is detected when `sent` arrives at most `piece` bytes at a time; all of it is there to be read again.
+    /// The version that is detected if `sent` arrives in pieces of at most `piece` bytes. Every byte can be read again.
     async fn detected(sent: &[u8], piece: usize) -> Option<Version> {
         let (client, mut server) = tokio::io::duplex(piece);
         let all = sent.to_vec();

@@ -1,31 +1,28 @@
-//! What is behind an error that the system has few words for, and what to do about it: of those that people meet when they
-//! set a service up.
+//! The cause and the remedy of errors that people meet when they set up a service. The text of the system says little
+//! about them.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::libc;
 use nix::unistd::geteuid;
 
 use crate::base::address::{Address, Kind, Place};
-use crate::base::error::StartError;
 use crate::base::limits::THREAD_LIMITS;
 use crate::base::report::printable;
-use crate::outside::handover::PredecessorOffer;
-use crate::outside::pidfile::{self, Pidfile};
-use crate::outside::proof;
 use crate::sys::pidfd;
+use crate::sys::proc;
 
-/// How many processes are named.
+/// How many processes a hint names.
 const NAMED: usize = 3;
-/// proc_net_tcp(5): a socket that listens.
+/// A socket that listens, proc_net_tcp(5).
 const LISTENING: &str = "0A";
 
-/// An error of bind(2) at one of these addresses.
+/// Explains an error of bind(2) at one of these addresses.
 pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io::Error {
     match (address.place(), error.kind()) {
         (Place::Ip { .. }, io::ErrorKind::AddrInUse) => {
@@ -52,7 +49,7 @@ pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io
     }
 }
 
-/// An error of making a file: its directory may be the reason.
+/// Explains an error of creating a file: its directory may be the reason.
 pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
     let Some(directory) = file.parent() else { return error };
     let shown = directory.display();
@@ -71,11 +68,11 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Which process serves a Unix socket at this path, if it can be seen.
+/// The process that serves a Unix socket at this path, if it is visible.
 fn server_of(path: &Path) -> Option<String> {
     let table = fs::read("/proc/net/unix").ok()?;
     let path = [b" ", path.as_os_str().as_bytes()].concat();
-    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5); the path of any socket may have any bytes.
+    // Num RefCount Protocol Flags Type St Inode Path, proc_net(5). The path of a socket may have any bytes.
     let inode = |line: &[u8]| {
         let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
         let inode = std::str::from_utf8(words.nth(6)?).ok()?.parse().ok()?;
@@ -84,7 +81,7 @@ fn server_of(path: &Path) -> Option<String> {
     holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
 }
 
-/// An error of running this file: of fork(2) or execve(2).
+/// Explains an error of executing this file: of fork(2) or execve(2).
 pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     let hint = match error.raw_os_error() {
         Some(libc::ENOENT) => match (fs::metadata(file), fs::read_link(file)) {
@@ -99,31 +96,12 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
         Some(libc::ETXTBSY) => {
             "it is being written; write a release beside it and rename it, as `mv` does".to_owned()
         }
-        // fork(2), rather than execve(2).
+        // It is an error of fork(2), not of execve(2).
         Some(libc::EAGAIN) => THREAD_LIMITS.to_owned(),
         Some(libc::ENOEXEC) => "it is no executable of this machine, or only a part of one".to_owned(),
         _ => return error,
     };
     explained(&error, &hint)
-}
-
-/// The refusal of a pid file that another service has. The one that the predecessor has offered is the service's own. A number
-/// that has become another process's, or that of a thread, is no reason not to start.
-pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorOffer>) -> Option<StartError> {
-    let shown = pidfile::shown(Some(pidfile.path()));
-    if predecessor.and_then(|it| it.pidfile.as_ref()).is_some_and(|offered| *offered == shown) {
-        return None;
-    }
-    // Without the control socket: one that an earlier run has left would have two processes serve.
-    let service = proof::prove(pidfile.path(), None).ok()?;
-    let pid = service.pid();
-    // The parent is not left out: it is a service manager, or a service of its own that has started this one.
-    if pid == std::process::id() || predecessor.is_some_and(|it| it.pid == pid) {
-        return None;
-    }
-    // Of another user's only that user and root may see what it runs.
-    let program = fs::read_link(service.proc("exe")).unwrap_or_else(|_| PathBuf::from("service"));
-    Some(StartError::Running { path: pidfile.path().to_owned(), pid, program })
 }
 
 fn explained(error: &io::Error, hint: &str) -> io::Error {
@@ -135,7 +113,7 @@ fn first_unprivileged_port() -> u16 {
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// The inodes of the sockets that are in the way of one at these addresses.
+/// The inodes of the sockets that occupy one of these addresses.
 fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
     let (v4, v6) = if kind == Kind::Udp { ("udp", "udp6") } else { ("tcp", "tcp6") };
     let tables = [v4, v6].map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
@@ -144,12 +122,12 @@ fn ip_sockets(kind: Kind, at: &[SocketAddr]) -> Vec<u64> {
         let words: Vec<_> = line.split_whitespace().collect();
         let there = parse(words.get(1)?)?;
         let listens = kind == Kind::Udp || *words.get(3)? == LISTENING;
-        (listens && at.iter().any(|at| collide(*at, there))).then_some(words.get(9)?.parse().ok()?)
+        (listens && at.iter().any(|at| share_address(*at, there))).then_some(words.get(9)?.parse().ok()?)
     };
     tables.iter().flat_map(|table| table.lines()).filter_map(in_the_way).collect()
 }
 
-/// `0100007F:1B58`: the bytes of the address, four at a time in the order of this machine, and the port.
+/// `0100007F:1B58`: the bytes of the address in groups of four, in the byte order of the machine, and the port.
 fn parse(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -167,20 +145,20 @@ fn parse(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+fn share_address(a: SocketAddr, b: SocketAddr) -> bool {
     let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
     a.port() == b.port() && (ip_a == ip_b || ip_a.is_unspecified() || ip_b.is_unspecified())
 }
 
-/// The processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has it`.
+/// Names the processes that have one of these sockets open, as far as this user may see them: `process 4711 (nginx) has
+/// it`.
 fn holders(inodes: &[u64]) -> Option<String> {
     let processes =
         fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let named = processes.filter(|pid| pidfd::holds_any(*pid, inodes)).take(NAMED).map(|pid| {
-        // A name is cut to 15 bytes, perhaps within a character.
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("process {pid} ({})", printable(&String::from_utf8_lossy(name.trim_ascii_end())))
-    });
+    let named = processes
+        .filter(|pid| pidfd::holds_any(*pid, inodes))
+        .take(NAMED)
+        .map(|pid| format!("process {pid} ({})", printable(&proc::name(pid))));
     let named: Vec<_> = named.collect();
     match named.len() {
         0 => None,
@@ -227,7 +205,7 @@ mod tests {
         assert_eq!(server_of(&dir.path().join("sock")), None, "it is another");
     }
 
-    /// One such path on the machine, of any program, is in the table that is read for every other.
+    /// One such path of any program is in the table that is read for every other path.
     #[test]
     fn e3_a_path_that_is_not_utf8_is_a_path() {
         let dir = tempfile::tempdir().unwrap();

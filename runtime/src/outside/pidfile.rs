@@ -1,4 +1,5 @@
-//! The pid file: written beside and renamed, so that it names one process or the other and is never half a number.
+//! The pid file. It is written beside its place and then renamed, so a reader sees one process or another, and never
+//! half a number.
 
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
@@ -7,21 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 #[cfg(upgrades)]
+use crate::base::limits::MAX_PIDFILE_SHOWN;
+#[cfg(upgrades)]
 use crate::base::report::printable;
 
-/// The longest text that is a number of a process and a line's end, with room to spare.
+/// More than the text of a process ID and a line break.
 const MAX_TEXT: u64 = 32;
-
-/// How much of the path of a pid file is compared and told, in bytes.
-#[cfg(upgrades)]
-pub(crate) const MAX_SHOWN: usize = 2048;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// The file that is to be renamed to `path`.
+    /// The staged file, which is renamed to `path`.
     beside: PathBuf,
-    /// Whether this process has written `beside`; what somebody else put there is never published.
+    /// Whether this process wrote `beside`. A file from another origin is never published.
     staged: Cell<bool>,
     pid: u32,
 }
@@ -36,12 +35,11 @@ impl Pidfile {
         &self.path
     }
 
-    /// Writes the new file beside the old one. What can go wrong with a disk goes wrong here, before anybody
-    /// relies on it.
+    /// Writes the new file beside the old one. A fault of the disk shows here, before the handover relies on the file.
     pub(crate) fn stage(&self) -> io::Result<()> {
-        // A process that had this pid before and died in between may have left one.
+        // A dead process of the same process ID may have left one.
         remove(&self.beside)?;
-        // O_EXCL follows no symbolic link that somebody may have planted.
+        // O_EXCL does not follow a planted symbolic link.
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -65,22 +63,22 @@ impl Pidfile {
         Ok(())
     }
 
-    /// Removes what `stage` wrote, if it is still there.
+    /// Removes the staged file, if it is still there.
     pub(crate) fn unstage(&self) {
         if self.staged.take() {
             self.unstage_of(self.pid);
         }
     }
 
-    /// Removes what another process, which is dead, may have staged.
+    /// Removes the file that a dead process may have staged.
     pub(crate) fn unstage_of(&self, pid: u32) {
-        // It is a leftover at worst, and the next process of this pid removes it.
+        // A leftover does no harm: the next process of this process ID removes it.
         match remove(&beside(&self.path, pid)) {
             Ok(()) | Err(_) => {}
         }
     }
 
-    /// The process that the file names.
+    /// The process that the pid file names.
     pub(crate) fn named(&self) -> Option<u32> {
         Some(read(&self.path).ok()??.0)
     }
@@ -94,9 +92,8 @@ impl Pidfile {
     }
 }
 
-/// The process that a pid file names and when the file was written, of one and the same file: a rename may put another in its
-/// place at any moment. `None` if it is no pid file. Nothing that may be there, such as a FIFO or a file without an end,
-/// keeps the caller waiting.
+/// The process that a pid file names, and when the file was written. Both are read from one open file, because a rename
+/// may replace it at any moment. `None` if it is no pid file. A FIFO or an endless file does not block the caller.
 pub(crate) fn read(path: &Path) -> io::Result<Option<(u32, SystemTime)>> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -129,11 +126,11 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The path of a pid file as the two processes compare it, and as it stands in a message: empty for none.
+/// The path of a pid file in the form that two generations compare and that messages show. Empty for none.
 #[cfg(upgrades)]
 pub(crate) fn shown(path: Option<&Path>) -> String {
     let mut text = path.map(|path| printable(&path.to_string_lossy())).unwrap_or_default();
-    let end = (0..=MAX_SHOWN.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let end = (0..=MAX_PIDFILE_SHOWN.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or_default());
     text
 }
@@ -154,7 +151,7 @@ mod tests {
         new.publish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "200\n");
         old.remove_if_names(&[100]).unwrap();
-        assert_eq!(new.named(), Some(200), "it names somebody else and stays");
+        assert_eq!(new.named(), Some(200), "it names another process and stays");
         new.remove_if_names(&[200]).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

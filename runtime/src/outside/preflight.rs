@@ -16,25 +16,25 @@ use nix::unistd::{Pid, pipe2};
 use crate::base::report::{MAX_REASON, printable};
 use crate::sys::pidfd;
 
-/// How often its output is read at a time, and how many bytes: all that a pipe holds, pipe(7). A command that writes
-/// without end keeps the engine from nothing.
+/// How many reads follow one another, and the bytes of each: together the capacity of a pipe, pipe(7). A command that
+/// writes without end then does not delay the engine.
 const READS: usize = 4;
 const READ_AT_ONCE: usize = 16 * 1024;
 
-/// A command that runs, in a process group of its own.
+/// A running command, in a process group of its own.
 #[derive(Debug)]
 pub(crate) struct Check {
     child: Child,
     pidfd: OwnedFd,
-    /// `None` once every process that could write to it has closed it.
+    /// `None` once every writer has closed it.
     pipe: Option<File>,
-    /// The last of what it wrote, on stdout and stderr.
+    /// The end of the command's output, stdout and stderr.
     output: Vec<u8>,
 }
 
 impl Check {
-    /// Starts `sh -c command executable arguments…`, so that the command has the two as `"$0"` and `"$@"`, sh(1p). It has the
-    /// directory, the environment and the umask that the successor will have.
+    /// Starts `sh -c command executable arguments…`. In the command `"$0"` is the executable and `"$@"` are the
+    /// arguments, sh(1p). The command has the directory, the environment and the umask of the successor.
     pub(crate) fn start(
         command: &OsStr,
         executable: &Path,
@@ -46,7 +46,7 @@ impl Check {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut shell = Command::new("/bin/sh");
-        // A shell sets the umask, because std does not, and becomes the one that runs the command.
+        // std cannot set the umask. A first shell sets it and executes the shell of the command.
         let set_umask = umask.map(|umask| format!("umask {:04o} && ", umask.bits())).unwrap_or_default();
         shell
             .arg("-c")
@@ -73,21 +73,21 @@ impl Check {
         self.child.id()
     }
 
-    /// What is readable when there is something to do here.
+    /// The descriptors that become readable when there is output or the command has ended.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [self.pidfd.as_fd()].into_iter().chain(self.pipe.as_ref().map(AsFd::as_fd))
     }
 
-    /// How it ended, once it has: in words, if it was not with status 0.
+    /// The result, once the command has ended. The error describes any end but status 0.
     pub(crate) fn ended(&mut self) -> Option<Result<(), String>> {
-        // Looked at before the output: what it wrote before it died is in the pipe by then.
+        // The status is read before the output: by then the pipe has all that the command wrote.
         let ended = self.child.try_wait();
         self.read();
         let how = match ended {
             Ok(None) => return None,
             Ok(Some(status)) if status.success() => return Some(Ok(())),
             Ok(Some(status)) => in_words(status),
-            // SIGCHLD is ignored, or somebody here calls waitpid(-1).
+            // SIGCHLD is ignored, or other code in this process calls waitpid(-1).
             Err(_) => "ended; its status was taken by another wait in this process".to_owned(),
         };
         Some(Err(match self.output() {
@@ -96,12 +96,12 @@ impl Check {
         }))
     }
 
-    /// Ends it, with all that it has started and that is still in its group.
+    /// Kills the command with its process group.
     pub(crate) fn kill(&self) {
         kill_group(&self.child);
     }
 
-    /// The last of what it wrote, in one line.
+    /// The end of the output, as one line.
     pub(crate) fn output(&self) -> String {
         printable(&String::from_utf8_lossy(&self.output))
     }
@@ -133,11 +133,11 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// SIGKILL to a group whose leader nobody has reaped, so that the number is still its own.
+/// Sends SIGKILL to the group. Its leader is not reaped, so the number still belongs to it.
 fn kill_group(leader: &Child) {
     let Ok(group) = i32::try_from(leader.id()) else { return };
     match killpg(Pid::from_raw(group), Signal::SIGKILL) {
-        // One that has changed its user is left to end by itself.
+        // A process that has changed its user cannot be killed, and ends by itself.
         Ok(()) | Err(_) => {}
     }
 }

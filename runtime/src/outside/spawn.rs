@@ -1,12 +1,13 @@
-//! Start the successor: clone(2) with CLONE_VM and CLONE_VFORK, as posix_spawn(3) does it, so that nothing forks a big
-//! heap, and with a pidfd, so that nothing is confused by a process ID that is used again. It is not posix_spawn because
-//! that sets no umask, and the umask of this process is whatever the body has made of it.
+//! Starts a process of the service with clone(2).
 //!
-//! Under a service manager it is started as a sibling of this process, with CLONE_PARENT. A manager waits at a
-//! stop for its own children alone: a main process that is none when it is announced is killed in the same breath (M1). So
-//! it has to be the manager's child from the beginning, whoever is a subreaper, and nothing in between has to exit first.
+//! With CLONE_VM and CLONE_VFORK, like posix_spawn(3), no big heap is forked. The pidfd is safe against a reused
+//! process ID. posix_spawn itself sets no umask, and the body may have changed the umask of this process.
 //!
-//! What a successor gets is what the first process was started with: arguments, working directory, environment, umask.
+//! Under a service manager a successor is a sibling of this process, by CLONE_PARENT. At a stop a manager waits for its
+//! own children alone, and kills a main process that is no child at once (M1). So the successor must be the manager's
+//! child from the beginning, whichever process is a subreaper. No process in between has to exit first.
+//!
+//! A successor gets the arguments, the working directory, the environment and the umask of the first process.
 //! docs/operations.md has the table of all that a process inherits.
 #![allow(unsafe_code)]
 
@@ -29,15 +30,11 @@ use nix::sys::stat::{Mode, umask};
 use crate::config::environment::{self, HANDOVER, SUPERVISOR};
 use crate::outside::hint;
 use crate::outside::preflight::Check;
-use crate::outside::spawner::{Child, Spawner, What};
-use crate::outside::systemd::{self, Passed};
+use crate::outside::spawner::{Child, Image, Spawner};
 use crate::sys::pidfd;
 use crate::sys::signals;
 
-/// Variables of this crate that belong to one process and are not passed on. Those of a service manager are in `systemd`.
-const OF_ONE_PROCESS: [&str; 2] = [HANDOVER, SUPERVISOR];
-
-/// How this process was started, taken down before anything could change it.
+/// How this process was started, recorded before anything can change it.
 #[derive(Debug)]
 pub(crate) struct Launch {
     executable: PathBuf,
@@ -46,27 +43,27 @@ pub(crate) struct Launch {
     /// Without the variables that belong to one process, and without those in `of_manager`.
     environment: Vec<(OsString, OsString)>,
     umask: Mode,
-    /// The file that this process runs, whatever becomes of its path.
+    /// The file that this process runs. It stays valid when its path is replaced.
     image: File,
-    /// Variables of a service manager, which are for the processes of the service and not for what these start.
+    /// The variables of a service manager for processes of the service. Other children do not get them.
     of_manager: Vec<(&'static str, OsString)>,
     siblings: Siblings,
 }
 
-/// Whether successors are children of whoever is the parent of this process.
+/// Whether successors are siblings of this process: children of its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Siblings {
-    /// They are this one's own, and those of the parent that stays once it is dead.
+    /// Never: they are children of this process, and the supervisor adopts them when this process dies.
     Never,
-    /// If it is a service manager, which may follow a pid file.
+    /// If the parent is a service manager. It may follow a pid file.
     OfManager,
-    /// It is one.
+    /// Always: the parent is a service manager.
     Always,
 }
 
 impl Siblings {
-    /// The first process of a namespace has none, clone(2). The variables are set for every process of a unit, and
-    /// inherited, systemd.exec(5): one that is started by hand has another parent.
+    /// The first process of a PID namespace cannot have siblings, clone(2). Every process of a unit inherits the
+    /// variables, systemd.exec(5). So a process that is started by hand has them as well, and its parent is another.
     fn are_wanted(self, environment: &[(OsString, OsString)]) -> bool {
         let parent = std::os::unix::process::parent_id();
         let variable = |name: &str| environment.iter().find(|(known, _)| known == name);
@@ -79,15 +76,15 @@ impl Siblings {
 }
 
 impl Launch {
-    /// `inherited` is the executable of the predecessor, which resolved it when the first process started, and
-    /// `first_umask` the umask of that process, as the predecessor says. It must be called while the process has one thread.
+    /// `inherited` is the executable that the predecessor passes on: the first process resolved it. `first_umask` is
+    /// the umask of that process. It must be called while the process has one thread.
     pub(crate) fn new(
         inherited: Option<PathBuf>,
         first_umask: Option<u32>,
         of_manager: Vec<(&'static str, OsString)>,
     ) -> io::Result<Self> {
         let arguments: Vec<OsString> = env::args_os().collect();
-        let environment = passed_on(environment::at_exec());
+        let environment = environment::passed_on(environment::at_exec());
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
         let executable = match inherited.filter(|path| path.is_absolute()) {
@@ -96,7 +93,7 @@ impl Launch {
                 let running = image.metadata()?;
                 let path = env::var_os("PATH").unwrap_or_default();
                 let named = arguments.first().and_then(|name| resolve(name, &path, &directory, &running));
-                // argv[0] is whatever our parent put there.
+                // argv[0] is whatever the parent of this process chose.
                 named.map_or_else(env::current_exe, Ok)?
             }
         };
@@ -113,50 +110,55 @@ impl Launch {
         &self.directory
     }
 
-    /// Starts the successor, whose only inherited descriptor beyond the standard streams is `channel`.
-    fn start(&self, what: What, channel: BorrowedFd<'_>) -> Result<Process, SpawnError> {
+    /// Starts a successor. Beyond the standard streams it inherits `channel` alone.
+    fn start(&self, image: Image, channel: BorrowedFd<'_>) -> Result<StartedProcess, SpawnError> {
         let is_sibling = self.siblings.are_wanted(&self.environment);
-        let how = How { is_sibling, blocked: SigSet::empty(), own_group: false };
-        self.start_with(what, HANDOVER, channel, how, &[])
+        let setup = ChildSetup { is_sibling, blocked: SigSet::empty(), own_group: false };
+        self.start_with(image, HANDOVER, channel, setup, &PassedDescriptors::default())
     }
 
-    /// Starts the first generation under a supervisor, of whose socket it gets one end. It is in a process group of its
-    /// own: what a terminal or a process manager sends to a group reaches it once, through the supervisor. The signals
-    /// that it takes are blocked until it does. What a service manager has passed is passed on.
+    /// Starts the first generation under a supervisor, with one end of the supervisor's socket and what a service
+    /// manager has passed.
+    ///
+    /// It has a process group of its own. So a signal to the group of a terminal or a process manager reaches it once,
+    /// through the supervisor. The signals that it takes stay blocked until it has handlers.
     pub(crate) fn start_supervised(
         &self,
-        what: What,
         socket: BorrowedFd<'_>,
         upgrade: Signal,
-        passed: &[Passed],
-    ) -> Result<Process, SpawnError> {
+        passed: PassedDescriptors,
+    ) -> io::Result<(u32, OwnedFd)> {
         let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT, upgrade].into_iter().collect();
-        self.start_with(what, SUPERVISOR, socket, How { is_sibling: false, blocked, own_group: true }, passed)
+        let setup = ChildSetup { is_sibling: false, blocked, own_group: true };
+        match self.start_with(Image::Release, SUPERVISOR, socket, setup, &passed) {
+            Ok(StartedProcess { pid, pidfd, .. }) => Ok((pid.unsigned_abs(), pidfd)),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 
-    /// Starts an executable that finds the number of `channel` in `variable`, and what is passed under the numbers that it has.
+    /// Starts an executable. `variable` has the number of `channel` in it. What is passed keeps its numbers.
     fn start_with(
         &self,
-        what: What,
+        image: Image,
         variable: &str,
         channel: BorrowedFd<'_>,
-        how: How,
-        passed: &[Passed],
-    ) -> Result<Process, SpawnError> {
-        let path = match what {
-            What::Release => self.executable.clone(),
-            // It is resolved by the child before close-on-exec closes the descriptor.
-            What::OwnImage => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+        setup: ChildSetup,
+        passed: &PassedDescriptors,
+    ) -> Result<StartedProcess, SpawnError> {
+        let path = match image {
+            Image::Release => self.executable.clone(),
+            // The child resolves it before close-on-exec closes the descriptor.
+            Image::Own => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
         };
         let failed =
             |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
-        // The chdir happens in the child, where its failure could not be told from one of exec.
+        // The child changes the directory, and its failure would look like a failure of exec.
         match fs::metadata(&self.directory) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(self.no_directory(Errno::ENOTDIR.into())),
             Err(error) => return Err(self.no_directory(error)),
         }
-        let passed_numbers: Vec<RawFd> = passed.iter().map(|it| it.fd.as_raw_fd()).collect();
+        let passed_numbers: Vec<RawFd> = passed.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let needed = passed_numbers.iter().copied().chain([self.image.as_raw_fd()]);
         let number = number_in_child(channel.as_raw_fd(), &needed.collect::<Vec<_>>());
         let environment = self
@@ -164,7 +166,7 @@ impl Launch {
             .iter()
             .cloned()
             .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
-            .chain(Passed::variables(passed).into_iter().map(|(name, value)| (name.into(), value)))
+            .chain(passed.variables.iter().map(|(name, value)| (name.into(), value.clone())))
             .chain([(variable.into(), number.to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
@@ -181,14 +183,14 @@ impl Launch {
             environment: &pointers(&environment),
             directory: &directory,
             umask: self.umask.bits(),
-            blocked: *how.blocked.as_ref(),
-            own_group: how.own_group,
+            blocked: *setup.blocked.as_ref(),
+            own_group: setup.own_group,
             passed: &passed_numbers,
             channel: channel.as_raw_fd(),
             number,
             failed: 0,
         };
-        spawn(job, how.is_sibling).map_err(failed)
+        spawn(job, setup.is_sibling).map_err(failed)
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
@@ -196,19 +198,26 @@ impl Launch {
     }
 }
 
+/// Descriptors that a process inherits under their numbers here, and the variables that name them.
+#[derive(Debug, Default)]
+pub(crate) struct PassedDescriptors {
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) variables: Vec<(&'static str, OsString)>,
+}
+
 /// How a process is started.
-struct How {
-    /// Whether it is a child of the parent of this process.
+struct ChildSetup {
+    /// Whether it is a child of this process's parent.
     is_sibling: bool,
     /// The signals that are blocked in it.
     blocked: SigSet,
-    /// Whether it is in a process group of its own.
+    /// Whether it has a process group of its own.
     own_group: bool,
 }
 
 impl Spawner for Launch {
-    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
-        match self.start(what, channel.as_fd()) {
+    fn spawn(&mut self, image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        match self.start(image, channel.as_fd()) {
             Ok(process) => Ok(Box::new(process)),
             Err(error) => Err(error.to_string()),
         }
@@ -244,16 +253,7 @@ pub(crate) enum SpawnError {
     Directory { directory: PathBuf, source: io::Error },
 }
 
-/// What another process gets of these variables: all but those that belong to one process.
-pub(crate) fn passed_on(
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Vec<(OsString, OsString)> {
-    let is_of_one =
-        |name: &OsStr| OF_ONE_PROCESS.iter().chain(&systemd::OF_ONE_PROCESS).any(|of| name == *of);
-    variables.into_iter().filter(|(name, _)| !is_of_one(name)).collect()
-}
-
-/// The working directory, as the shell that started us names it: with a symbolic link such as `current` unresolved.
+/// The working directory in the shell's form: a symbolic link such as `current` is not resolved.
 fn logical_directory() -> io::Result<PathBuf> {
     let physical = env::current_dir()?;
     let here = fs::metadata(".")?;
@@ -267,7 +267,7 @@ fn same_file(a: &Metadata, b: &Metadata) -> bool {
     a.dev() == b.dev() && a.ino() == b.ino()
 }
 
-/// The path that was executed, without following symbolic links: where one is moved to, there is the next release.
+/// The path that was executed, with symbolic links unresolved. When a link is moved, it leads to the next release.
 fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> Option<PathBuf> {
     let is_us = |candidate: &PathBuf| fs::metadata(candidate).is_ok_and(|file| same_file(&file, running));
     if name.as_bytes().contains(&b'/') {
@@ -279,19 +279,19 @@ fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> 
 /// The bits that a umask has, umask(2).
 const ALL_PERMISSIONS: Mode = Mode::from_bits_truncate(0o777);
 
-/// The umask of this process, which can only be read by setting it: while there is one thread nothing is made meanwhile.
+/// The umask of this process. Only setting it reads it, umask(2). With one thread no file is made in between.
 fn own_umask() -> Mode {
     let own = umask(Mode::from_bits_truncate(0o077));
     umask(own);
     own
 }
 
-/// The number that `channel` gets in the child: the lowest above the standard streams that the child does not need otherwise. It
-/// is low however many descriptors are open here, because what is closed on exec leaves its number free in the child. In the way
-/// are `needed`, and what whoever started the service has had it inherit.
+/// The number of `channel` in the child: the lowest above the standard streams that is free there. What is closed on
+/// exec leaves its number free, so the number is low however many descriptors are open here. In use are `needed`, and
+/// what the parent of the first process let it inherit.
 fn number_in_child(channel: RawFd, needed: &[RawFd]) -> RawFd {
     let is_free = |number: RawFd| {
-        // SAFETY: fcntl with F_GETFD takes any number, and says EBADF if it is not open.
+        // SAFETY: fcntl with F_GETFD takes any number. It returns EBADF for one that is not open.
         let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
         flags == -1 || flags & libc::FD_CLOEXEC != 0
     };
@@ -312,8 +312,8 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
-/// What the clone does, which shares the memory of this process until it executes the program, while the thread that has
-/// made it waits. It is given what it needs, allocates nothing, and touches nothing else.
+/// What the clone executes. The clone shares the memory of this process until the exec, while the calling thread waits.
+/// So everything is prepared here: the clone allocates nothing and touches nothing else.
 struct Job<'a> {
     program: &'a CStr,
     arguments: &'a [*mut libc::c_char],
@@ -322,53 +322,53 @@ struct Job<'a> {
     umask: libc::mode_t,
     blocked: libc::sigset_t,
     own_group: bool,
-    /// What it inherits under the numbers that they have.
+    /// The descriptors that it inherits under their numbers.
     passed: &'a [RawFd],
     channel: RawFd,
-    /// The number that the channel has in the program.
+    /// The number of the channel in the program.
     number: RawFd,
-    /// Why it could not, as an errno; 0 if it could.
+    /// The errno of a failure, or 0.
     failed: libc::c_int,
 }
 
 /// Starts a child, or a sibling.
-fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<Process> {
+fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<StartedProcess> {
     const STACK: usize = 64 * 1024;
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
     let mut pidfd: RawFd = -1;
     let parent = if is_sibling { libc::CLONE_PARENT } else { 0 };
-    // With the pidfd in the same call: one that is dead at once may have been reaped, by the manager or by another wait in this
-    // process, and its number be another's.
+    // CLONE_PIDFD makes the pidfd in the same call. A child that dies at once may be reaped by the manager, or by
+    // another wait in this process, and its number may be reused.
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | parent;
-    // A handler of this process must not run in the clone, whose memory is this one's.
+    // No handler of this process may run in the clone, because they share memory.
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the stack and the job outlive the call, which returns once the clone has executed the program or exited;
-    // `top` is the end of the stack, aligned for any type; the kernel stores the pidfd where the pointer says.
+    // SAFETY: the stack and the job outlive the call, which returns once the clone has executed the program or exited.
+    // `top` is the end of the stack, aligned for any type. The kernel stores the pidfd where the pointer says.
     let pid = unsafe {
         libc::clone(execute, top.cast(), flags | libc::SIGCHLD, (&raw mut job).cast(), &raw mut pidfd)
     };
     let cloned = Errno::result(pid);
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     let pid = cloned?;
-    // SAFETY: the clone has made it, closed on exec, and nobody else knows its number.
+    // SAFETY: clone(2) has just made it, closed on exec, and no other code knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     if job.failed != 0 {
         if !is_sibling {
             match pidfd::wait(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), 0) {
-                // ECHILD: another wait in this process has reaped it.
+                // ECHILD: another wait in this process has reaped the child.
                 Ok(_) | Err(_) => {}
             }
         }
         return Err(io::Error::from_raw_os_error(job.failed));
     }
-    Ok(Process { pid, pidfd, is_child: !is_sibling })
+    Ok(StartedProcess { pid, pidfd, is_child: !is_sibling })
 }
 
-/// The clone: becomes the program, or takes down why it cannot.
+/// Runs in the clone: executes the program, or stores the errno.
 extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: it is the job of the thread that waits for this clone, and nobody else touches it meanwhile.
+    // SAFETY: it is the job of the thread that waits for this clone, and no other thread touches it meanwhile.
     let job = unsafe { &mut *job.cast::<Job<'_>>() };
     for signal in 1..=libc::SIGRTMAX() {
         set_default(signal);
@@ -383,10 +383,10 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     signals::exit_now(127)
 }
 
-/// Gives the clone what the program is to have; `false` at the first call that fails. The working directory, the umask and the
-/// table of descriptors are the clone's own: it is made without CLONE_FS and CLONE_FILES, so this process keeps its own.
+/// Prepares the clone for the program. It returns `false` at the first call that fails. Without CLONE_FS and
+/// CLONE_FILES the clone has its own working directory, umask and descriptors, so this process keeps its own.
 fn is_set_up(job: &Job<'_>) -> bool {
-    // SAFETY: setpgid of this very process takes no memory.
+    // SAFETY: setpgid of this process takes no pointer.
     if job.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
         return false;
     }
@@ -405,7 +405,7 @@ fn is_set_up(job: &Job<'_>) -> bool {
     let inheritable = match job.channel == job.number {
         // SAFETY: as above.
         true => unsafe { libc::fcntl(job.channel, libc::F_SETFD, 0) },
-        // SAFETY: dup2 takes any numbers. What it closes in this table would have been closed by the exec.
+        // SAFETY: dup2 takes any numbers. The exec would have closed in this table what dup2 closes.
         false => unsafe { libc::dup2(job.channel, job.number) },
     };
     if inheritable < 0 {
@@ -415,17 +415,17 @@ fn is_set_up(job: &Job<'_>) -> bool {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const job.blocked, ptr::null_mut()) == 0 }
 }
 
-/// Gives a signal its default action. It fails for those that have no other.
+/// Sets the default action of a signal. It fails for signals that have no other.
 ///
-/// By the system call: that of the C library takes a lock for SIGABRT, as abort(3) does. In a clone that shares the memory of
-/// its parent, a thread of that one may hold it.
+/// The system call is made directly, because the C library takes a lock for SIGABRT, as abort(3) does. The clone shares
+/// the memory of its parent, and a thread of the parent may have that lock.
 fn set_default(signal: libc::c_int) {
-    /// The size of the kernel's set of signals, in bytes: 128 signals on MIPS, 64 everywhere else.
+    /// The size of the kernel's signal set in bytes: 128 signals on MIPS, 64 elsewhere.
     const SET: usize = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
-    /// `struct sigaction` of the kernel has at most four words.
+    /// The kernel's `struct sigaction` has at most four words.
     const DEFAULT: [u64; 4] = [0; 4];
-    // SAFETY: zeroes are the default action, which runs no code, without flags and with an empty mask; nothing is stored
-    // through the null pointer.
+    // SAFETY: zeroes are the default action, without code, flags or mask. The kernel stores nothing through a null
+    // pointer.
     let _: libc::c_long = unsafe {
         libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), ptr::null_mut::<libc::c_void>(), SET)
     };
@@ -433,31 +433,25 @@ fn set_default(signal: libc::c_int) {
 
 /// A process that was started here and has not been reaped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct StartedProcess {
     pid: libc::pid_t,
     pidfd: OwnedFd,
-    /// One that is not is reaped by the service manager, which alone learns how it ended.
+    /// If not, the service manager reaps it, and only the manager learns how it ended.
     is_child: bool,
 }
 
-impl Process {
-    /// Its number and its pidfd.
-    pub(crate) fn into_parts(self) -> (u32, OwnedFd) {
-        (self.pid.unsigned_abs(), self.pidfd)
-    }
-}
-
-impl Child for Process {
+impl Child for StartedProcess {
     fn pid(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
-    /// To a process that is dead already it does nothing.
+    /// A dead process gets no signal.
     fn kill(&self) {
         pidfd::signal(self.as_fd(), libc::SIGKILL);
     }
 
-    /// Reaps it, if it is dead; says in words how it ended. Never `waitpid(-1)`: other children are not ours.
+    /// Reaps the process if it is dead, and describes its end. It never calls `waitpid(-1)`: other children belong to
+    /// the program.
     fn reap(&self) -> Option<String> {
         if !self.is_child {
             return pidfd::is_dead(self.as_fd())
@@ -465,7 +459,8 @@ impl Child for Process {
         }
         match pidfd::wait(libc::P_PIDFD, self.pidfd.as_raw_fd().unsigned_abs(), libc::WNOHANG) {
             Ok(ended) => ended.map(|(_, ended)| ended.to_string()),
-            // SIGCHLD is ignored, or somebody here calls waitpid(-1). That it is dead the pidfd tells all the same.
+            // SIGCHLD is ignored, or other code in this process calls waitpid(-1). The pidfd still shows that the
+            // process is dead.
             Err(_) if pidfd::is_dead(self.as_fd()) => {
                 Some("exited; its status was taken by another wait in this process".into())
             }
@@ -478,8 +473,8 @@ impl Child for Process {
     }
 }
 
-impl AsFd for Process {
-    /// Readable once the process is dead, pidfd::open(2).
+impl AsFd for StartedProcess {
+    /// Readable once the process is dead, pidfd_open(2).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -492,8 +487,8 @@ mod tests {
     use super::*;
     use crate::sys::fault::failing;
 
-    /// A process that runs a program with one argument, once `change` has changed what it is given.
-    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<Process> {
+    /// Runs a program with one argument, after `change` has changed the job.
+    fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<StartedProcess> {
         let channel = File::open("/dev/null").unwrap();
         let arguments = [program.to_owned(), argument.to_owned()];
         let mut job = Job {
@@ -513,7 +508,7 @@ mod tests {
         spawn(job, false)
     }
 
-    /// Whatever it is that fails: it is told, and no child is left.
+    /// Each failure is reported, and no child is left.
     #[test]
     fn a_program_that_cannot_be_run_leaves_no_child() {
         let children = || fs::read_to_string("/proc/thread-self/children").unwrap();
@@ -530,7 +525,7 @@ mod tests {
         }
     }
 
-    /// In the process that it is, and not in this one.
+    /// The numbers are those of the child, not of this process.
     #[test]
     fn a10_the_channel_has_a_low_number_whatever_is_open_here() {
         let null = File::open("/dev/null").unwrap();
@@ -543,7 +538,7 @@ mod tests {
         let number = number_in_child(highest, &needed);
         assert!((100..=highest).contains(&number) && number != inherited.as_raw_fd(), "{number}");
         assert!(number_in_child(highest, &[]) < 100);
-        // One that is there already stays where it is.
+        // A channel that already has that number keeps it.
         let below: Vec<_> = (0..highest).collect();
         assert_eq!(number_in_child(highest, &below), highest);
 
@@ -560,7 +555,7 @@ mod tests {
         for (signal, said) in [(libc::SIGTERM, "SIGTERM"), (40, "signal 40")] {
             let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
             let pid = libc::pid_t::try_from(other.id()).unwrap();
-            let process = Process { pid, pidfd: pidfd::open(other.id()).unwrap(), is_child: true };
+            let process = StartedProcess { pid, pidfd: pidfd::open(other.id()).unwrap(), is_child: true };
             assert_eq!(process.reap(), None, "it lives");
             pidfd::signal(process.as_fd(), signal);
             let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];

@@ -1,4 +1,5 @@
-//! What the engine needs of whoever starts successors: the system, or a test, in which a successor is a thread.
+//! The seam through which the engine starts successors. The system implements it, and so does a test, where a successor
+//! is a thread.
 
 use std::ffi::OsStr;
 use std::io;
@@ -7,36 +8,37 @@ use std::path::Path;
 
 use crate::outside::preflight::Check;
 
-/// Starts successors: what an engine needs of the system beyond its sockets. In a test it is a thread that is started.
+/// Starts successors.
 pub(crate) trait Spawner: Send {
-    /// Starts one, whose end of the channel is `channel`.
-    fn spawn(&mut self, what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
+    /// Starts a successor. `channel` is its end of the channel.
+    fn spawn(&mut self, image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String>;
     /// The path that a start executes.
     fn executable(&self) -> Option<&Path>;
-    /// The umask of the first start, where there is one to pass on.
+    /// The umask of the first start, if there is one to pass on.
     fn umask(&self) -> Option<u32> {
         None
     }
-    /// Starts the command that is to check it.
+    /// Starts the command that checks the executable.
     fn check(&self, command: &OsStr) -> io::Result<Check>;
 }
 
 /// A successor that has not been reaped. Its descriptor is readable once it is dead.
 pub(crate) trait Child: AsFd + Send {
     fn pid(&self) -> u32;
-    /// Ends it at once. To one that is dead already it does nothing.
+    /// Kills the successor. A dead one gets no signal.
     fn kill(&self);
-    /// Reaps it, if it is dead; says in words how it ended.
+    /// Reaps the successor if it is dead, and describes its end.
     fn reap(&self) -> Option<String>;
-    /// Whether another process may go on with what it had: it is one, and not a thread of a test.
+    /// Whether it is a process. A process may have left its descriptors to another, by fork(2). A thread of a test
+    /// cannot.
     fn may_fork(&self) -> bool;
 }
 
-/// What a start runs.
+/// The file that a start executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    /// Whatever the path of the executable names by now.
+pub(crate) enum Image {
+    /// The file that the path of the executable names at that moment.
     Release,
-    /// The very file that this process runs.
-    OwnImage,
+    /// The file that this process runs.
+    Own,
 }

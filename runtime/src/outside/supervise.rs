@@ -1,18 +1,18 @@
-//! A parent that stays: one process ID for whoever watches the service, through every upgrade of it.
+//! The supervisor: a parent that stays, with one process ID through every upgrade of the service.
 //!
-//! docker, Kubernetes, runit and supervisord take the process that they started for the service, and its end for the end of
-//! it. So that process can be this one, which serves nothing: it starts the first generation, passes its signals on to the
-//! generation that serves, reaps what is orphaned, and exits like the last one.
+//! docker, Kubernetes, runit and supervisord take the process that they started for the service, and its end for the
+//! service's end. That process can be the supervisor. It serves nothing: it starts the first generation, passes signals
+//! on to the generation that serves, and reaps orphans. It exits with the status of the last generation.
 //!
-//! Each generation has one end of a socket, which the first gets as it starts and every other from its predecessor, and
-//! says on it that it serves; the kernel adds who it is (SCM_CREDENTIALS, unix(7)). Its end of file says that no process of
-//! the service is left.
+//! Each generation has one end of a socket. The first gets it at its start, every other from its predecessor. A
+//! generation reports on it that it serves, and the kernel adds the process ID (SCM_CREDENTIALS, unix(7)). At end of
+//! file no process of the service is left.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,49 +29,47 @@ use nix::sys::socket::{
 };
 
 use crate::base::report::{RateLimit, complain_as_supervisor};
-use crate::outside::proof;
-use crate::outside::spawn::Launch;
-use crate::outside::spawner::What;
-use crate::outside::systemd::Passed;
 use crate::sys::pidfd;
 use crate::sys::poll;
+use crate::sys::proc;
 use crate::sys::{signal_mask, signals};
 
-/// The name under which its socket is passed on from generation to generation, among the files of a service. No service
-/// would call one of its own like this.
+/// The name of the socket among the files that a generation passes on. The NUL keeps it apart from names of the
+/// service.
 pub(crate) const NAME: &str = "supervisor\0";
 
-/// How many generations are remembered: those whose processes may still be there to be reaped, and many more.
+/// How many generations are remembered. Fewer can still wait to be reaped.
 const MAX_GENERATIONS: usize = 16;
-/// How long to wait where the system has no memory or no descriptor for what is to be done, before it is tried again.
+/// The pause after a shortage of memory or descriptors, before the next try.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Says on a generation's end of the socket that it serves.
+/// Reports to the supervisor that this generation serves.
 pub(crate) fn tell(supervisor: &OwnedFd) {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    // One that was killed has nobody to pass signals on to either; the service goes on without it.
+    // The supervisor may have been killed. The service goes on without it.
     match send(supervisor.as_raw_fd(), b".", flags) {
         Ok(_) | Err(_) => {}
     }
 }
 
-/// Starts the service as a child of this process, and ends the process when the service has ended. It has one thread.
+/// Supervises the service, and ends the process when the service has ended. `start` starts the first generation with
+/// its end of the socket, and returns its process ID and pidfd. The process must have one thread.
 ///
 /// # Errors
 ///
-/// The service could not be started.
-pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::Result<Infallible> {
+/// The first generation could not be started.
+pub(crate) fn run(
+    start: impl FnOnce(BorrowedFd<'_>) -> io::Result<(u32, OwnedFd)>,
+) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
     let passed_on = signal_mask::block_all()?;
     let signals = SignalFd::with_flags(&passed_on, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     setsockopt(&ours, sockopt::PassCred, &true)?;
-    let first = launch
-        .start_supervised(What::Release, theirs.as_fd(), upgrade, &passed)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    drop((theirs, passed));
-    let mut supervisor = Supervisor::new(signals, ours, Generation::new(first.into_parts()));
+    let first = start(theirs.as_fd())?;
+    drop(theirs);
+    let mut supervisor = Supervisor::new(signals, ours, GenerationProcess::new(first));
     loop {
         let mut fds = [
             PollFd::new(supervisor.signals.as_fd(), PollFlags::POLLIN),
@@ -83,9 +81,9 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
             complain(&supervisor.cannot_wait, format_args!("cannot wait: {error}"));
             thread::sleep(SHORTAGE_PAUSE);
         }
-        // Read in this order, and passed on at the end: whoever has seen a process serve and asks for something means that
-        // one. Read the other way round, its word and the signal could both come in between, and the signal go to the
-        // process before it, which may be dead.
+        // Read the signals first and pass them on last. A client that sees a new process serve and then sends a signal
+        // means that process. In the reverse order the report and the signal could both arrive in between, and the
+        // signal would go to the predecessor.
         let asked = supervisor.read_signals();
         supervisor.follow();
         let is_over = supervisor.hear();
@@ -97,25 +95,25 @@ pub(crate) fn run(launch: &Launch, upgrade: Signal, passed: Vec<Passed>) -> io::
     }
 }
 
-/// Says what there is no memory or no descriptor for; it is tried again.
+/// Complains about a shortage. The call is tried again.
 fn complain(complaint: &RateLimit, what: fmt::Arguments<'_>) {
     if complaint.is_due() {
         complain_as_supervisor(format_args!("the supervisor {what}"));
     }
 }
 
-/// A process that serves, or has served.
-struct Generation {
+/// A process that serves or has served.
+struct GenerationProcess {
     pid: u32,
-    /// The process itself, whose number may be another's once its predecessor has reaped it.
+    /// The number may belong to another process once the predecessor has reaped this one.
     pidfd: OwnedFd,
-    /// How it has ended, if it was reaped here.
+    /// The exit status, if this process has reaped it.
     status: Option<i32>,
-    /// How many of the stops it was sent.
+    /// How many of the supervisor's stops this process was sent.
     stops: usize,
 }
 
-impl Generation {
+impl GenerationProcess {
     fn new((pid, pidfd): (u32, OwnedFd)) -> Self {
         Self { pid, pidfd, status: None, stops: 0 }
     }
@@ -124,15 +122,14 @@ impl Generation {
 struct Supervisor {
     signals: SignalFd,
     service: OwnedFd,
-    /// Those that served last, and were not reaped here before the next; the one that serves is the last of them.
-    generations: VecDeque<Generation>,
-    /// The process that has said that it serves, until it is followed.
+    /// The generations that are not reaped, in the order in which they served. The last one serves.
+    generations: VecDeque<GenerationProcess>,
+    /// The process that reported that it serves, until the supervisor follows it.
     announced: Option<(u32, SystemTime)>,
-    /// The status of the one that was reaped last.
+    /// The status of the process that was reaped last.
     last: Option<i32>,
-    /// The signals that stop the service, of those that have come. The process that one is passed on to may have handed the
-    /// service over by the time that it reads it, and takes it for a stop of that process alone. So they go to each
-    /// that serves from then on.
+    /// The stop signals so far. The process that receives one may hand over before it reads it, and would then stop
+    /// only itself. So each later generation gets them as well.
     stops: Vec<libc::c_int>,
     cannot_wait: RateLimit,
     cannot_hear: RateLimit,
@@ -140,7 +137,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(signals: SignalFd, service: OwnedFd, first: Generation) -> Self {
+    fn new(signals: SignalFd, service: OwnedFd, first: GenerationProcess) -> Self {
         let generations = VecDeque::from([first]);
         Self {
             signals,
@@ -155,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes down who serves. Returns whether the service is over.
+    /// Reads which processes serve. Returns whether the service has ended.
     fn hear(&mut self) -> bool {
         loop {
             let mut byte = [0];
@@ -165,10 +162,10 @@ impl Supervisor {
             let received = recvmsg::<()>(self.service.as_raw_fd(), &mut data, Some(&mut control), flags);
             let message = match received {
                 Ok(message) => message,
-                // ECONNRESET: one has died with something unread. The kernel says so once, ahead of the end.
+                // ECONNRESET: a process died with something unread. The kernel reports it once, ahead of the end.
                 Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                 Err(Errno::EAGAIN) => return false,
-                // What was said is where it was, and poll(2) says so at once.
+                // The report stays in the queue, and poll(2) returns at once.
                 Err(errno @ (Errno::ENOMEM | Errno::ENOBUFS)) => {
                     complain(&self.cannot_hear, format_args!("cannot hear who serves: {}", errno.desc()));
                     thread::sleep(SHORTAGE_PAUSE);
@@ -188,23 +185,23 @@ impl Supervisor {
         }
     }
 
-    /// Follows the process that has said that it serves.
+    /// Follows the process that reported that it serves.
     fn follow(&mut self) {
         let Some((pid, heard)) = self.announced else { return };
         let cannot_follow =
             |why: &dyn fmt::Display| format!("cannot follow process {pid}, which serves: {why}");
         match pidfd::open(pid) {
-            // After a shortage the process may be gone, and its number be that of another, which gets no signals of the
-            // service's.
-            Ok(pidfd) => match proof::began_before(pidfd.as_fd(), heard) {
-                Ok(true) => self.take_down_current(pid, pidfd),
+            // After a shortage the process may be gone, and its number may belong to a stranger, which must not get the
+            // service's signals.
+            Ok(pidfd) => match proc::began_before(pidfd.as_fd(), heard) {
+                Ok(true) => self.set_current(pid, pidfd),
                 Ok(false) => {}
                 Err(why) => {
                     complain(&self.cannot_follow, format_args!("{}", cannot_follow(&why)));
                     return;
                 }
             },
-            // One that is dead already has told it in vain; whoever takes its place tells it again.
+            // The process is dead already. The process that takes its place reports in turn.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => {
                 complain(&self.cannot_follow, format_args!("{}", cannot_follow(&error)));
@@ -225,7 +222,7 @@ impl Supervisor {
     fn pass_on(&mut self, asked: Vec<libc::c_int>) {
         for signal in asked {
             match Signal::try_from(signal) {
-                // It is enough that it has woken this process.
+                // It has woken this process, which reaps below.
                 Ok(Signal::SIGCHLD) => {}
                 Ok(Signal::SIGTERM | Signal::SIGINT) => {
                     self.stops.push(signal);
@@ -240,7 +237,7 @@ impl Supervisor {
         }
     }
 
-    /// Sends the process that serves those of the stops that it has not been sent.
+    /// Sends the serving process the stops that it has not been sent.
     fn send_stops(&mut self) {
         let Some(current) = self.generations.back_mut() else { return };
         for signal in &self.stops[current.stops..] {
@@ -249,16 +246,16 @@ impl Supervisor {
         current.stops = self.stops.len();
     }
 
-    /// Reaps every child that is dead. This process has none but the service's, so that nobody else waits for one of
-    /// them: here, and here alone, any child may be waited for.
+    /// Reaps every dead child. This process has no children but the service's, and no other code here waits for them.
+    /// So here, and only here, it may wait for any child.
     fn reap(&mut self) {
-        // Each is looked at before it is reaped: a number alone does not tell whether it is one of the generations.
+        // Look before reaping: a number alone does not show whether the process is one of the generations.
         while let Ok(Some((pid, _))) = pidfd::wait(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT) {
             let known = self.generations.iter().rposition(|it| it.pid == pid && it.status.is_none());
             if known.is_some_and(|at| self.reap_generation(at, libc::WNOHANG)) {
                 continue;
             }
-            // Of an orphan that is none of them nobody asks.
+            // The status of an orphan is not used.
             match pidfd::wait(libc::P_PID, pid, libc::WNOHANG) {
                 Ok(_) => {}
                 Err(_) => return,
@@ -266,7 +263,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes down how a generation has ended. Returns whether it has, and as a child of this process.
+    /// Records how a generation ended. Returns whether it has ended as a child of this process.
     fn reap_generation(&mut self, at: usize, flags: libc::c_int) -> bool {
         let generation = &mut self.generations[at];
         let pidfd = generation.pidfd.as_raw_fd().unsigned_abs();
@@ -276,27 +273,27 @@ impl Supervisor {
         true
     }
 
-    fn take_down_current(&mut self, pid: u32, pidfd: OwnedFd) {
-        // One whose successor has died serves again. If it is dead, it is another that has its number.
-        let is_it = |it: &Generation| it.pid == pid && !pidfd::is_dead(it.pidfd.as_fd());
+    fn set_current(&mut self, pid: u32, pidfd: OwnedFd) {
+        // A generation whose successor has died serves again. If the known process is dead, another one has its number.
+        let is_it = |it: &GenerationProcess| it.pid == pid && !pidfd::is_dead(it.pidfd.as_fd());
         let known = self.generations.iter().position(is_it);
         let current = known.and_then(|at| self.generations.remove(at));
         self.generations.retain(|it| it.status.is_none());
         if self.generations.len() == MAX_GENERATIONS {
             self.generations.pop_front();
         }
-        self.generations.push_back(current.unwrap_or_else(|| Generation::new((pid, pidfd))));
+        self.generations.push_back(current.unwrap_or_else(|| GenerationProcess::new((pid, pidfd))));
         self.send_stops();
     }
 
-    fn current(&self) -> Option<&Generation> {
+    fn current(&self) -> Option<&GenerationProcess> {
         self.generations.back()
     }
 
-    /// That of the generation that served last; if its predecessor has reaped it, that of the predecessor.
+    /// The status of the generation that served last. If its predecessor reaped it, the status of the predecessor.
     fn last_status(&mut self) -> i32 {
-        // A process closes its descriptors before it is dead, and leaves its children to this one after that. So the oldest
-        // is waited for first: then the next is a child of this process, or was reaped by its predecessor.
+        // A process closes its descriptors before it is dead, and then leaves its children to this process. Waiting for
+        // the oldest first makes the next one a child of this process, unless its predecessor has reaped it.
         for at in 0..self.generations.len() {
             if self.generations[at].status.is_none() {
                 self.reap_generation(at, 0);
@@ -318,14 +315,14 @@ mod tests {
     use super::*;
     use crate::sys::fault::failing;
 
-    /// A supervisor whose first generation is this process, and the other end of its socket.
+    /// A supervisor with this process as the first generation, and the other end of the socket.
     fn supervisor() -> (Supervisor, OwnedFd) {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         setsockopt(&ours, sockopt::PassCred, &true).unwrap();
         let signals = SignalFd::new(&SigSet::empty()).unwrap();
         let us = process::id();
-        let first = Generation::new((us, pidfd::open(us).unwrap()));
+        let first = GenerationProcess::new((us, pidfd::open(us).unwrap()));
         (Supervisor::new(signals, ours, first), theirs)
     }
 
@@ -356,7 +353,7 @@ mod tests {
         assert_eq!((supervisor.announced, supervisor.generations.len()), (None, 1));
     }
 
-    /// It was announced, could not be followed at once for want of descriptors, and died meanwhile.
+    /// It reported, could not be followed for want of descriptors, and died meanwhile.
     #[test]
     fn a3_a_number_that_is_another_process_by_now_is_not_followed() {
         let (mut supervisor, _service) = supervisor();
@@ -372,7 +369,7 @@ mod tests {
         other.wait().unwrap();
     }
 
-    /// A generation that its predecessor has reaped is waited for by nobody, whoever has its number.
+    /// A generation that its predecessor has reaped is not waited for, even if another process has its number.
     #[test]
     fn a_number_that_is_another_process_by_now_is_not_waited_for() {
         let (mut supervisor, _service) = supervisor();
@@ -380,11 +377,11 @@ mod tests {
         let pidfd = pidfd::open(reaped.id()).unwrap();
         reaped.wait().unwrap();
         let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
-        supervisor.generations.push_back(Generation::new((orphan.id(), pidfd)));
+        supervisor.generations.push_back(GenerationProcess::new((orphan.id(), pidfd)));
         supervisor.last = Some(7);
         assert_eq!(supervisor.last_status(), 7);
-        // It says that it serves: that is another process than the generation of its number.
-        supervisor.take_down_current(orphan.id(), pidfd::open(orphan.id()).unwrap());
+        // The report comes from another process than the generation of that number.
+        supervisor.set_current(orphan.id(), pidfd::open(orphan.id()).unwrap());
         assert_eq!(supervisor.generations.len(), 3);
         orphan.kill().unwrap();
         assert_eq!(supervisor.last_status(), 128 + 9);
@@ -397,7 +394,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pidfd = pidfd::open(child.id()).unwrap();
         pidfd::signal(pidfd.as_fd(), 40);
-        supervisor.take_down_current(child.id(), pidfd);
+        supervisor.set_current(child.id(), pidfd);
         assert_eq!(supervisor.last_status(), 128 + 40);
         assert!(child.wait().is_err(), "it was reaped");
     }

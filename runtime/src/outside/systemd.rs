@@ -1,7 +1,6 @@
-//! The service manager: what it is told, sd_notify(3), and what it passes on, sd_listen_fds(3).
+//! The service manager: the messages to it, sd_notify(3), and the descriptors from it, sd_listen_fds(3).
 //!
-//! What it is told, and when, is decided elsewhere, by the life cycle. No send blocks. A manager that is gone is told
-//! nothing, and the service goes on without it.
+//! The life cycle decides on each message. No send blocks. When the manager is gone, the service goes on without it.
 
 mod passed;
 mod whereabouts;
@@ -24,7 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::pipe2;
 
 use crate::base::error::StartError;
-use crate::config::environment;
+use crate::config::environment::{self, LISTEN_FDNAMES, LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC};
 use crate::outside::inherited::Numbers;
 use crate::sys::outgoing::Outgoing;
 use crate::sys::pidfd;
@@ -33,29 +32,17 @@ use crate::sys::poll;
 pub(crate) use passed::{adopt_passed, close_unadopted, describe_passed, is_reachable, take_passed};
 pub(crate) use whereabouts::{Whereabouts, behind_a_wrapper, is_behind_a_wrapper};
 
-const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
-const WATCHDOG_PID: &str = "WATCHDOG_PID";
-const LISTEN_PID: &str = "LISTEN_PID";
-const LISTEN_PIDFDID: &str = "LISTEN_PIDFDID";
-const LISTEN_FDS: &str = "LISTEN_FDS";
-const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
-/// How many descriptors the manager keeps for the service; systemd sets it since version 254.
+/// How many descriptors the manager stores for the service. systemd sets it since version 254.
 const FDSTORE: &str = "FDSTORE";
-
-/// What belongs to one process of those that a manager sets. The first two of them are passed on, by
-/// [`for_successor`](Variables::for_successor): as they are once the service begins.
-pub(crate) const OF_ONE_PROCESS: [&str; 7] =
-    [NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_PIDFDID, LISTEN_FDS, LISTEN_FDNAMES];
 
 /// The first descriptor that a manager passes, SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
-/// The file system of pidfds, where the number of a file is that of a process and never used again: PIDFS_MAGIC.
+/// The magic number of pidfs, PIDFS_MAGIC. The inode of a pidfd there is never used for another process.
 const PIDFS: i64 = 0x5049_4446;
-/// What precedes the name of a listener in the store, so that it is not taken for that of a socket unit.
+/// The prefix of a listener's name in the store. It tells a stored socket from one of a socket unit.
 const STORED: &str = "tableflip.";
 
-/// What a service manager has set in the environment for this process.
+/// The variables that a service manager has set for this process.
 #[derive(Debug, Default)]
 pub(crate) struct Variables {
     notify: Option<OsString>,
@@ -68,38 +55,39 @@ pub(crate) struct Variables {
 }
 
 impl Variables {
-    /// Takes them out of the environment, so that nothing that the service starts takes them for its own.
+    /// Takes the variables out of the environment, so that no child of the service uses them.
     ///
     /// Must be called while the process has one thread.
     pub(crate) fn take() -> Self {
         let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
-            environment::take(OF_ONE_PROCESS);
+            environment::take(environment::OF_MANAGER);
         Self { notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names }
     }
 
-    /// What the next process of the service gets of them.
+    /// The variables that the next process of the service gets.
     pub(crate) fn for_successor(&self) -> Vec<(&'static str, OsString)> {
         let variables = [(NOTIFY_SOCKET, &self.notify), (WATCHDOG_USEC, &self.watchdog)];
         variables.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 
-    /// Whether systemd has started this process, and neither wants to be told of an upgrade nor is asked to.
-    pub(crate) fn is_untold(&self) -> bool {
+    /// Whether systemd started this process without a notify socket: the unit is not `Type=notify`.
+    pub(crate) fn lacks_notify_socket(&self) -> bool {
         let started = std::env::var_os("SYSTEMD_EXEC_PID");
         self.notify.is_none() && started.is_some_and(|pid| pid == *process::id().to_string())
     }
 
-    /// The connection to the manager; `None`, and a warning, where there is none that can be told.
+    /// The connection to the manager. `None` without a notify socket; `None` and a warning where the socket cannot be
+    /// reached.
     ///
     /// # Errors
     ///
-    /// There is no socket to be had. That says nothing of the manager, which may well follow this process one day: were it to
-    /// serve without, its end after the next upgrade would be that of the service.
+    /// This process cannot make a socket. The manager may still exist and follow this process. If it missed the next
+    /// upgrade, it would take the end of this process for the end of the service.
     pub(crate) fn connect(&self, warnings: &mut Vec<String>) -> Result<Option<Manager>, StartError> {
         let Some(at) = self.notify.as_deref() else { return Ok(None) };
         let socket = UnixDatagram::unbound()
             .map_err(StartError::system("make a socket to talk to the service manager"))?;
-        // It may be a variable that nobody means for this process.
+        // The variable may be inherited by accident.
         if let Err(error) = connect(&socket, at) {
             warnings.push(format!("no service manager is told: {NOTIFY_SOCKET}={at:?}: {error}"));
             return Ok(None);
@@ -121,7 +109,7 @@ impl Variables {
     ///
     /// # Errors
     ///
-    /// The variables say something that cannot be.
+    /// A variable has an impossible value.
     pub(crate) fn passed(
         &self,
         is_supervised: bool,
@@ -154,7 +142,7 @@ impl Variables {
             };
             Ok(Passed { name, fd, stored })
         };
-        // One by one: the count is anybody's word, and ends at the first that is not open.
+        // One by one, because the count may be any number. The first number that is not open ends the loop.
         let mut passed = Vec::new();
         for number in FIRST..FIRST + count {
             passed.push(take(number)?);
@@ -162,7 +150,8 @@ impl Variables {
         Ok(passed)
     }
 
-    /// Whether they are meant for this process: they say for which, unless a supervisor passes them on, who cannot know.
+    /// Whether the variables are for this process. They name the process, except where a supervisor passes them on: it
+    /// cannot know the process ID in advance.
     fn are_for_us(&self, is_supervised: bool) -> bool {
         let Some(pid) = &self.listen_pid else { return is_supervised };
         if pid.to_str() != Some(&process::id().to_string()) {
@@ -175,7 +164,7 @@ impl Variables {
     }
 }
 
-/// The number that no other process has had or will have, where the kernel has one.
+/// The pidfd inode of this process, which no other process ever has. `None` on a kernel without pidfs.
 fn own_pidfd_id() -> Option<u64> {
     let pidfd = pidfd::open(process::id()).ok()?;
     let is_pidfs = fstatfs(&pidfd).is_ok_and(|fs| fs.filesystem_type().0 == PIDFS);
@@ -195,19 +184,22 @@ fn connect(socket: &UnixDatagram, at: &OsStr) -> io::Result<()> {
 pub(crate) struct Passed {
     pub(crate) name: String,
     pub(crate) fd: OwnedFd,
-    /// An earlier process of the service has had it stored; else it is one of a socket unit.
+    /// An earlier process of the service stored it. Otherwise it is from a socket unit.
     pub(crate) stored: bool,
 }
 
 impl Passed {
-    /// The variables that pass them on once more, to a process that finds them under the same numbers.
-    pub(crate) fn variables(passed: &[Self]) -> Vec<(&'static str, OsString)> {
+    /// The descriptors, and the variables that pass them on. The next process finds them under the same numbers.
+    pub(crate) fn into_parts(passed: Vec<Self>) -> (Vec<OwnedFd>, Vec<(&'static str, OsString)>) {
         let name = |it: &Self| format!("{}{}", if it.stored { STORED } else { "" }, it.name);
         let names: Vec<_> = passed.iter().map(name).collect();
+        let descriptors = passed.into_iter().map(|it| it.fd).collect();
         if names.is_empty() {
-            return Vec::new();
+            return (descriptors, Vec::new());
         }
-        vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())]
+        let variables =
+            vec![(LISTEN_FDS, names.len().to_string().into()), (LISTEN_FDNAMES, names.join(":").into())];
+        (descriptors, variables)
     }
 }
 
@@ -215,43 +207,43 @@ impl Passed {
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: UnixDatagram,
-    /// What its socket had no room for yet.
+    /// The messages that wait for room in the socket.
     outgoing: Outgoing,
-    /// The reading end of a pipe whose other end the manager closes when it comes to it.
+    /// The read end of a pipe. The manager closes the write end when it comes to the barrier.
     barrier: Option<OwnedFd>,
-    /// How long it waits for a sign of life before it takes the service for dead.
+    /// The watchdog's timeout: without a sign of life for this long the manager takes the service for dead.
     pub(crate) watchdog: Option<Duration>,
-    /// How many descriptors it keeps.
+    /// How many descriptors the manager stores.
     pub(crate) store: usize,
 }
 
 impl Manager {
-    /// Tells it something: lines of `NAME=VALUE`.
+    /// Sends a message: lines of `NAME=VALUE`.
     pub(crate) fn tell(&mut self, lines: String) {
         self.send(lines, None);
     }
 
-    /// A reload begins. The time says so, and which one the next `READY=1` is the end of.
+    /// Reports the begin of a reload. By the time the manager knows which `READY=1` ends it.
     pub(crate) fn tell_reloading(&mut self, status: &str) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS={status}", now.as_micros()));
     }
 
-    /// Has it keep a listener, for the process that it starts when this one has crashed. One that it has already it does
-    /// not keep twice. Of a datagram socket an error is no reason to let it go, as the manager would.
+    /// Stores a listener with the manager, for the process that it starts after a crash. The manager drops a duplicate
+    /// by itself. FDPOLL=0 keeps a datagram socket after an error on it. Otherwise the manager would drop it.
     pub(crate) fn store(&mut self, name: &str, fd: Arc<OwnedFd>, is_datagram: bool) {
         let poll = if is_datagram { "\nFDPOLL=0" } else { "" };
         self.send(format!("FDSTORE=1\nFDNAME={STORED}{name}{poll}"), Some(fd));
     }
 
-    /// Has it let go of a listener.
+    /// Removes a listener from the store.
     pub(crate) fn forget(&mut self, name: &str) {
         self.tell(format!("FDSTOREREMOVE=1\nFDNAME={STORED}{name}"));
     }
 
-    /// Asks it to say when it has heard all so far; [`has_heard`](Self::has_heard) tells.
+    /// Sends a barrier. [`has_heard`](Self::has_heard) returns whether the manager has read all messages before it.
     ///
-    /// A manager that receives something from a process which is dead by then does not know whose it was.
+    /// A manager that reads a message of a dead process cannot tell which service sent it.
     pub(crate) fn ask_whether_heard(&mut self) -> io::Result<()> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         self.barrier = Some(ours);
@@ -259,11 +251,11 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether it has, looked at once: the answer is taken.
+    /// Whether the manager has reached the barrier. It returns `true` once.
     pub(crate) fn has_heard(&mut self) -> bool {
         self.flush();
         let Some(barrier) = &self.barrier else { return false };
-        // Nobody writes to it: what can be read is its end.
+        // Nothing is written to the pipe: the only event is its end.
         let mut fds = [PollFd::new(barrier.as_fd(), PollFlags::POLLIN)];
         let ended = poll::until(&mut fds, Some(Instant::now())).is_ok() && fds[0].any() == Some(true);
         if ended {
@@ -272,7 +264,7 @@ impl Manager {
         ended
     }
 
-    /// Waits until it has heard all so far, or for so long.
+    /// Waits until the manager has read all messages, at most for this time.
     pub(crate) fn wait_until_heard(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         if self.ask_whether_heard().is_err() {
@@ -289,12 +281,12 @@ impl Manager {
         }
     }
 
-    /// What is readable when it has heard.
+    /// The descriptor that becomes readable when the manager reaches the barrier.
     pub(crate) fn barrier(&self) -> Option<BorrowedFd<'_>> {
         self.barrier.as_ref().map(AsFd::as_fd)
     }
 
-    /// What is writable when it can be told more, if there is more.
+    /// The descriptor that becomes writable when a waiting message can be sent.
     pub(crate) fn blocked(&self) -> Option<BorrowedFd<'_>> {
         (!self.outgoing.is_empty()).then(|| self.socket.as_fd())
     }
@@ -304,10 +296,10 @@ impl Manager {
         self.flush();
     }
 
-    /// Sends what it has room for. What waits keeps its place, ahead of a barrier.
+    /// Sends what the socket takes. Waiting messages keep their order, and stay ahead of a barrier.
     pub(crate) fn flush(&mut self) {
         if self.outgoing.flush(&self.socket).is_err() {
-            // The manager is gone. Dropped with the rest is the other end of a barrier, which is heard for nobody.
+            // The manager is gone. Clearing also drops the other end of a barrier, so a wait for it ends.
             self.outgoing.clear();
         }
     }
@@ -362,7 +354,7 @@ mod tests {
     }
 
     impl Manager {
-        /// The one that listens there.
+        /// The manager that listens on this socket.
         pub(crate) fn at(socket: &UnixDatagram) -> Self {
             let notify = socket.local_addr().unwrap().as_pathname().unwrap().to_owned();
             Variables { notify: Some(notify.into()), ..Variables::default() }
@@ -381,16 +373,16 @@ mod tests {
         let mut buffer = [0; 64];
         let length = at.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1");
-        let nobody = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
+        let unreachable = Variables { notify: Some("vsock:2:1234".into()), ..Variables::default() };
         let mut warnings = Vec::new();
-        assert!(nobody.connect(&mut warnings).unwrap().is_none());
+        assert!(unreachable.connect(&mut warnings).unwrap().is_none());
         let start = "no service manager is told: NOTIFY_SOCKET=\"vsock:2:1234\": ";
         assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
         assert!(Variables::default().connect(&mut warnings).unwrap().is_none());
         assert_eq!(warnings.len(), 1);
     }
 
-    /// A manager that cannot be reached for the moment is none that is not there.
+    /// A manager that cannot be reached at the moment still exists.
     #[test]
     fn without_a_socket_there_is_no_start() {
         let dir = tempfile::tempdir().unwrap();
@@ -420,7 +412,7 @@ mod tests {
         }
     }
 
-    /// Every message waits where there is no room, in order, and a manager that is gone keeps nobody.
+    /// Without room, each message waits in order. A manager that is gone delays nothing.
     #[test]
     fn a_manager_that_does_not_listen_keeps_nobody_and_misses_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -443,7 +435,7 @@ mod tests {
         assert!(manager.blocked().is_none());
     }
 
-    /// A shortage of the kernel passes. The barrier does not overtake what it stands for.
+    /// A shortage of the kernel passes. The barrier stays behind the messages that it confirms.
     #[test]
     fn a_shortage_loses_no_message() {
         let dir = tempfile::tempdir().unwrap();

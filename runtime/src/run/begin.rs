@@ -13,9 +13,11 @@ use crate::base::address::Address;
 use crate::base::error::StartError;
 use crate::base::limits::ENGINE_THREAD;
 use crate::base::report::cannot_start;
+use crate::between::note::{Note, Prepared};
 use crate::between::params::Start;
-use crate::between::shared::{Note, Prepared, Shared, start_thread};
-use crate::config::service::{Service, Settings};
+use crate::between::shared::{Shared, start_thread};
+use crate::config::service::Service;
+use crate::config::settings::Settings;
 use crate::engine::{Engine, Process};
 use crate::outside::pidfile::Pidfile;
 use crate::outside::sockets::BoundSocket;
@@ -116,7 +118,7 @@ pub(super) fn open_listeners(
         let _binding = shared.binding(&address);
         let socket = sources.adopted_or_bound(&name, &address)?;
         let noted = Some(Box::new(socket.clone()));
-        shared.leave(Note::Listener { held: noted, gates: Vec::new(), adopted: None });
+        shared.leave(Note::Listener { socket: noted, gates: Vec::new(), adopted: None });
         sockets.push(socket);
     }
     Ok(sockets)
@@ -135,12 +137,12 @@ mod tests {
     use nix::libc;
 
     use super::*;
-    use crate::base::limits::Identity;
+    use crate::base::identity::Identity;
     use crate::between::shared::Verdict;
     use crate::outside::handover::channel::{Channel, Received};
     use crate::outside::handover::message::{Message, Speaker};
     use crate::outside::preflight::Check;
-    use crate::outside::spawner::{Child, Spawner, What};
+    use crate::outside::spawner::{Child, Image, Spawner};
     use crate::run::offer::OFFER_TIMEOUT;
     use crate::sys::fault;
     use crate::{Ready, blocking};
@@ -148,7 +150,7 @@ mod tests {
     /// A service of these tests starts no successor.
     struct NoSpawner;
     impl Spawner for NoSpawner {
-        fn spawn(&mut self, _: What, _: OwnedFd) -> Result<Box<dyn Child>, String> {
+        fn spawn(&mut self, _: Image, _: OwnedFd) -> Result<Box<dyn Child>, String> {
             unreachable!("it is not asked to")
         }
         fn executable(&self) -> Option<&Path> {

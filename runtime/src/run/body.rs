@@ -1,4 +1,4 @@
-//! The body of a service: run on tokio or on a thread, from its start to the verdict of the engine.
+//! Runs the body of a service, on tokio or on a thread, from its start to the verdict of the engine.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +8,16 @@ use crate::base::error::StartError;
 use crate::base::report::panic_message;
 use crate::base::returned::BodyEnd;
 use crate::between::drain::BodyMark;
+use crate::between::note::Note;
 use crate::between::params::Start;
-use crate::between::shared::{Note, Shared, Verdict, start_thread};
+use crate::between::shared::{Shared, Verdict, start_thread};
 use crate::config::service::Service;
 use crate::run::begin::begin;
 use crate::run::host::Host;
 
-/// How a service has ended.
+/// The end of a service.
 pub(crate) struct Ended<T> {
-    /// What the body returned, or its panic; `None` if it was dropped.
+    /// The value that the body returned, or its panic. `None` if the body was dropped.
     pub(crate) returned: Option<thread::Result<T>>,
     pub(crate) verdict: Verdict,
 }
@@ -40,7 +41,7 @@ where
     let (shared, (runtime, body)) = begin(service, host, |start| {
         let runtime = runtime(flavor, threads, is_process.then_some(&start.shared))?;
         let body = {
-            // The types of tokio register with the runtime that they are made in.
+            // The types of tokio register with the runtime in which they are made.
             let _entered = runtime.enter();
             prepare(start)?
         };
@@ -52,7 +53,7 @@ where
         let mut body = Box::pin(body);
         let mut error = None;
         let returned = std::future::poll_fn(|cx| {
-            // The verdict ends the wait for a body that never returns: the drop below ends that body.
+            // A verdict ends the wait also if the body never returns. The drop below then ends the body.
             if verdict.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
@@ -70,21 +71,21 @@ where
             }
         })
         .await;
-        // Its sockets are closed before the engine hears of it.
+        // Before the note to the engine, so that the sockets of the body are closed by then.
         drop(body);
         if let Some(outcome) = &returned {
             body_returned(&shared, outcome, error);
         }
         Ended { returned, verdict: *shared.verdict.wait().await }
     });
-    // Not a plain drop, which would wait for blocking tasks that never end.
+    // A plain drop would wait for blocking tasks that never end.
     runtime.shutdown_background();
     shared.left.set(());
     Ok(ended)
 }
 
-/// Gives a sign of life at each request, by the thread of the body and by a task of its own. So the sign is missing if the
-/// body blocks its thread, or if tasks block all threads of the runtime.
+/// Answers each pulse of the engine. The answer needs the body's thread, which polls this, and a thread of the runtime, which
+/// runs the task. So there is no answer while the body blocks its thread, or tasks block all threads of the runtime.
 #[cfg(feature = "tokio")]
 async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
     loop {
@@ -94,7 +95,7 @@ async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
     }
 }
 
-/// `process` is `None` for a service of a test, which is not the whole process.
+/// Builds the runtime. `process` is `None` if the service runs in a test.
 #[cfg(feature = "tokio")]
 fn runtime(
     flavor: crate::config::service::Flavor,
@@ -125,9 +126,9 @@ fn runtime(
 
 /// Starts the runtime, and ends the process if that panics.
 ///
-/// tokio panics if it does not get every thread or descriptor that it needs. The unwinding would wait for the threads that it
-/// has started, which never end. So the start fails in the hook of the panic, which does not return. The hook acts for this
-/// thread and this call alone: a panic of another thread goes to the previous hook.
+/// tokio panics if it lacks a thread or a descriptor. The unwinding then waits for the threads that tokio has started, which
+/// never end. So the start fails in the panic hook, which does not return. The hook handles only panics of this thread
+/// during this call, and gives others to the hook before it.
 #[cfg(feature = "tokio")]
 fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
     use std::io;
@@ -138,10 +139,10 @@ fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
     use crate::sys::signals;
 
     let before: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = take_hook().into();
-    let (otherwise, shared, starts) = (before.clone(), shared.clone(), thread::current().id());
+    let (others, shared, starter) = (before.clone(), shared.clone(), thread::current().id());
     set_hook(Box::new(move |info| {
-        if thread::current().id() != starts {
-            return otherwise(info);
+        if thread::current().id() != starter {
+            return others(info);
         }
         let problem = panic_message(info.payload());
         let limits = if problem.contains("thread") { THREAD_LIMITS } else { DESCRIPTOR_LIMIT };
@@ -157,7 +158,7 @@ fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Runs a service whose body is a closure, on a thread of its own.
+/// Runs a service whose body is a closure, on its own thread.
 pub(crate) fn run_blocking<F, B, T>(
     service: Service,
     host: Host,
@@ -171,12 +172,12 @@ where
 {
     let (shared, (run, body)) = begin(service, host, |start| {
         let body = prepare(start)?;
-        // As much stack as the thread of `main` usually has.
+        // 8 MiB, the usual stack of the main thread.
         let builder = thread::Builder::new().name("main".to_owned()).stack_size(8 << 20);
         Ok((start_thread(builder, Blocking::run)?, body))
     })?;
     let returned = Arc::new(Mutex::new(None));
-    // A stop before the body exists ends the service without it.
+    // A stop before this point ends the service without its body.
     if shared.verdict.get().is_none() {
         run(Blocking { body, error_of, shared: shared.clone(), returned: returned.clone() });
     }
@@ -186,7 +187,7 @@ where
     Ok(Ended { returned, verdict })
 }
 
-/// Runs on the thread of the body.
+/// The work of a body's thread.
 struct Blocking<B, T> {
     body: B,
     error_of: fn(&T) -> Option<String>,
@@ -203,13 +204,13 @@ impl<B: FnOnce() -> T, T> Blocking<B, T> {
             error = (self.error_of)(&value);
             value
         }));
-        // Stored before the engine gets the note: its verdict ends the wait of `run_blocking`.
+        // Stored before the note to the engine: the engine's verdict ends the wait of `run_blocking`.
         let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         body_returned(&self.shared, returned.insert(outcome), error);
     }
 }
 
-/// Tells the engine how the body ended.
+/// Posts to the engine how the body ended.
 fn body_returned<T>(shared: &Shared, outcome: &thread::Result<T>, error: Option<String>) {
     let end = match outcome {
         Ok(_) => error.map_or(BodyEnd::Returned, BodyEnd::Failed),
@@ -227,22 +228,22 @@ mod tests {
 
     use crate::{Flavor, Ready, Service, Shutdown, testing};
 
-    /// The runtime of a body: its flavor and its number of threads.
+    /// The flavor and the number of threads of the runtime on which the body of a service runs.
     fn runs_on(service: Service) -> (RuntimeFlavor, usize) {
-        let (say, said) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let running = testing::start(service, move |start| {
             let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
             Ok(async move {
-                say.send(seen(&Handle::current())).unwrap();
+                sender.send(kind(&Handle::current())).unwrap();
                 ready.notify();
                 shutdown.await;
             })
         });
         running.unwrap().stop();
-        said.recv().unwrap()
+        receiver.recv().unwrap()
     }
 
-    fn seen(runtime: &Handle) -> (RuntimeFlavor, usize) {
+    fn kind(runtime: &Handle) -> (RuntimeFlavor, usize) {
         (runtime.runtime_flavor(), runtime.metrics().num_workers())
     }
 
@@ -254,8 +255,8 @@ mod tests {
         }
         let one = (RuntimeFlavor::CurrentThread, 1);
         assert_eq!(runs_on(Service::new().flavor(Flavor::CurrentThread)), one);
-        // The default of tokio: one thread for each core, unless its own variable sets another number.
+        // tokio's own default: one thread for each core, unless tokio's variable sets another number.
         let of_tokio = Builder::new_multi_thread().build().unwrap();
-        assert_eq!(runs_on(Service::new()), seen(of_tokio.handle()));
+        assert_eq!(runs_on(Service::new()), kind(of_tokio.handle()));
     }
 }

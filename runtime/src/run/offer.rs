@@ -11,14 +11,13 @@ use nix::sys::socket::{
 };
 
 use crate::base::error::StartError;
-use crate::base::limits::Identity;
+use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::printable;
-use crate::outside::handover::PredecessorOffer;
+use crate::base::unadopted::Entry;
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
 use crate::outside::inherited::Numbers;
 use crate::outside::supervise;
-use crate::outside::unadopted::Entry;
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 pub(super) const OFFER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::{ExitCode, Termination};
 
 use crate::base::error::StartError;
-use crate::base::returned::{Returned, Told};
+use crate::base::returned::{Returned, ReturnedWithError};
 use crate::between::params::Start;
 use crate::between::shared::Verdict;
 use crate::config::service::Service;
@@ -15,17 +15,25 @@ use crate::run::host::Host;
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
     ///
-    /// Call it before the process has a second thread: it removes its own variables and those of a service manager from the
-    /// environment, and blocks signals. Start threads, such as a writer of logs, in `prepare` or in the body.
+    /// Call `run` before the process has a second thread. It removes variables from the environment: its own, and those of
+    /// a service manager. It also blocks signals for all threads that start later. Start threads, such as a log writer, in
+    /// `prepare` or in the body.
     ///
-    /// `prepare` takes the parameters of the body and returns the body. A start that fails says why on stderr, and
-    /// to the predecessor if there is one, which serves on.
+    /// `prepare` takes the parameters of the body and returns the body. If the start fails, `run` prints the reason on
+    /// stderr and sends it to the predecessor. A predecessor serves on.
     ///
-    /// The body returns what is [`Returned`]: `()`, an [`ExitCode`], or a `Result`, whose error is logged.
+    /// The return value of the body is a [`Returned`]: `()`, an [`ExitCode`], or a `Result`. The error of a `Result` is
+    /// reported.
     ///
-    /// The exit code is that of the body. It is success when the process was replaced or stopped and its body, which
-    /// waits for connections for ever, was dropped; failure (1) when the start failed; 101 when the body panicked. A body
-    /// that blocks its thread cannot be dropped: the process ends after 2 s. Code after `run` has no time limit.
+    /// The exit code is:
+    ///
+    /// * that of the body, if the body returned
+    /// * success, if the process was replaced or stopped and the body was dropped
+    /// * failure (1), if the start failed or the service is down
+    /// * 101, if the body panicked
+    ///
+    /// A body that blocks its thread cannot be dropped. The process waits for it for at most 2 s and then ends. After `run`
+    /// has returned, nothing limits the time of `main`.
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
@@ -38,27 +46,27 @@ impl Service {
         }))
     }
 
-    /// Runs the service on a thread of its own, without tokio, until it is replaced or stopped.
+    /// Runs the service on its own thread, without tokio, until it is replaced or stopped.
     ///
-    /// As `run`, but `prepare` returns a closure, which may block. It cannot be dropped from outside: when the process
-    /// ends, it ends with it.
+    /// Like `run`, but `prepare` returns a closure, which may block. A closure cannot be dropped from outside: it ends with
+    /// the process.
     pub fn run_blocking<F, B, T>(self, prepare: F) -> ExitCode
     where
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: FnOnce() -> T + Send + 'static,
         T: Returned,
     {
-        // Reported on its thread, because an error need not be `Send`.
+        // On the thread of the body, because its error need not be `Send`.
         let prepare = |start: &mut Start| {
             prepare(start).map(|body| {
                 move || {
                     let returned = body();
                     let error = returned.error();
-                    Told::new(returned.report(), error)
+                    ReturnedWithError::new(returned.report(), error)
                 }
             })
         };
-        let ended = body::run_blocking(self, Host::Process, prepare, Told::error);
+        let ended = body::run_blocking(self, Host::Process, prepare, ReturnedWithError::error);
         exit_code(ended.map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,
@@ -70,7 +78,7 @@ impl Service {
 fn exit_code(ended: Result<Ended<ExitCode>, StartError>) -> ExitCode {
     match ended {
         Err(_) => ExitCode::FAILURE,
-        // What std exits with after a panic of `main`.
+        // The exit code of std after a panic of `main`.
         Ok(Ended { returned: Some(Err(_)), .. }) => ExitCode::from(101),
         Ok(Ended { verdict: Verdict::Failure, .. }) => ExitCode::FAILURE,
         Ok(Ended { returned: Some(Ok(code)), .. }) => code,

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::base::address::{Address, Host, Place};
 use crate::base::error::StartError;
+use crate::base::unadopted::{self, Entry, Source, Unadopted};
 use crate::between::gate_control::CONTROL_SOCKET;
-use crate::between::shared::{Inheritance, Note, Shared};
-use crate::config::service::ControlAt;
+use crate::between::note::{Inheritance, Note};
+use crate::between::shared::Shared;
+use crate::config::settings::ControlAt;
 use crate::control::server::Control;
 use crate::outside::sockets::{self, BindError, BoundSocket};
 use crate::outside::systemd::{self, Manager, Passed};
-use crate::outside::unadopted::{self, Entry, Source, Unadopted};
 
 /// How long a service manager may take to close a stored socket.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -181,7 +182,7 @@ impl SocketSources {
         let control = control
             .inspect_err(|_| sockets::forget(slice::from_ref(&socket), shared.who()))
             .map_err(StartError::system("serve the control socket"))?;
-        shared.post(Note::Control { held: Box::new(socket), control });
+        shared.post(Note::Control { socket: Box::new(socket), control });
         Ok(())
     }
 

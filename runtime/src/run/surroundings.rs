@@ -2,24 +2,25 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::error::StartError;
+use crate::base::identity::PredecessorOffer;
 use crate::base::limits::no_thread;
 use crate::base::report::printable;
 use crate::between::shared::Shared;
-use crate::config::environment::{Environment, HANDOVER, OfThisProcess, SUPERVISOR};
-use crate::config::service::{Service, Settings, Supervise};
+use crate::config::environment::{Environment, HANDOVER, OwnVariables, SUPERVISOR};
+use crate::config::service::Service;
+use crate::config::settings::{Settings, Supervise};
 use crate::engine::{Neighbours, PredecessorLink};
-use crate::outside::handover::PredecessorOffer;
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
-use crate::outside::hint;
 use crate::outside::inherited::Numbers;
 use crate::outside::pidfile::Pidfile;
-use crate::outside::spawn::{Launch, Siblings};
+use crate::outside::proof;
+use crate::outside::spawn::{Launch, PassedDescriptors, Siblings};
 use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
@@ -99,7 +100,7 @@ impl Surroundings {
     /// Fails if the pid file names a running service that is not the predecessor.
     pub(super) fn check_pidfile(&self, pidfile: Option<&Pidfile>) -> Result<(), StartError> {
         let predecessor = self.predecessor();
-        match pidfile.and_then(|pidfile| hint::other_service(pidfile, predecessor.as_ref())) {
+        match pidfile.and_then(|pidfile| proof::other_service(pidfile, predecessor.as_ref())) {
             Some(running) => Err(running),
             None => Ok(()),
         }
@@ -195,7 +196,12 @@ fn of_process(
     let is_supervised = supervisor.is_some() || offer.as_ref().is_some_and(Offer::has_supervisor);
     // A successor, and the first generation under a supervisor, have one already.
     if wants_supervisor(&settings) && offer.is_none() && supervisor.is_none() {
-        match supervise::run(&launch, settings.upgrade_signal, passed) {
+        let start = |socket: BorrowedFd<'_>| {
+            let (descriptors, variables) = Passed::into_parts(passed);
+            let passed = PassedDescriptors { descriptors, variables };
+            launch.start_supervised(socket, settings.upgrade_signal, passed)
+        };
+        match supervise::run(start) {
             Err(error) => return Err(StartError::system("supervise the service")(error)),
         }
     }
@@ -243,7 +249,7 @@ fn connect_manager(
     if is_followed && offer.is_some_and(|offer| systemd::is_behind_a_wrapper(offer.parent)) {
         warnings.push(systemd::behind_a_wrapper(std::process::id()));
     }
-    if variables.is_untold() && !is_supervised && offer.is_none() {
+    if variables.lacks_notify_socket() && !is_supervised && offer.is_none() {
         warnings.push(
             "systemd is not told of upgrades: unless the unit has PIDFile=, the end of this process after the first \
              one is that of the service; use Type=notify, or the option `supervise`"
@@ -266,7 +272,7 @@ impl Descriptors {
     /// All of them are taken before this process opens a descriptor, which could get one of the numbers. So the offer is read
     /// later: the descriptors that come with it get numbers.
     fn take(
-        ours: &OfThisProcess,
+        ours: &OwnVariables,
         variables: &Variables,
         channel: &mut PredecessorChannel,
     ) -> Result<Self, StartError> {

@@ -1,4 +1,4 @@
-//! For tests: a system call that fails, in one thread alone, by a filter of seccomp(2).
+//! For tests: makes a system call fail in one thread, by a seccomp(2) filter.
 #![allow(unsafe_code)]
 
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::libc::{self, BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 
-/// Runs `f` in a thread of its own, in which this system call fails. A filter cannot be taken off: it ends with the thread.
+/// Runs `f` in a thread of its own, where this system call fails. A filter cannot be removed: it ends with the thread.
 pub(crate) fn failing<T: Send>(call: libc::c_long, errno: Errno, f: impl FnOnce() -> T + Send) -> T {
     let in_thread = || {
         install(call, errno);

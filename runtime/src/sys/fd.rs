@@ -1,4 +1,5 @@
-//! The descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. Code for both platforms calls it an `OwnedFd`.
+//! The descriptor of a socket: an `OwnedFd` on Unix, an `OwnedSocket` on Windows. Code for both platforms calls it
+//! `OwnedFd`.
 
 #[cfg(unix)]
 pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

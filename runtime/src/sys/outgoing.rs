@@ -1,4 +1,4 @@
-//! What waits until a socket has room for it: messages in order, each with its descriptors. No send blocks.
+//! A queue of messages that wait for room in a socket, in order, each with its descriptors. No send blocks.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-/// How long to wait where the kernel has no memory for a message, before poll(2) is asked again: it may find room at once.
+/// The pause after a shortage of kernel memory. poll(2) would report the socket as writable at once.
 pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Messages for a socket that keeps their boundaries.
+/// Messages for a socket that keeps message boundaries.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     waiting: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
@@ -28,17 +28,17 @@ impl Outgoing {
         self.waiting.is_empty()
     }
 
-    /// Drops what waits.
+    /// Drops the waiting messages.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
     }
 
-    /// Sends what there is room for. What waits keeps its place.
+    /// Sends what the socket has room for. The rest stays in order.
     ///
     /// # Errors
     ///
-    /// The next message can never be sent. It is dropped: a socket that is writable for it without end would keep its
-    /// sender from every wait.
+    /// The next message can never be sent, and is dropped. Otherwise the socket would stay writable for it, and its
+    /// sender would never wait.
     pub(crate) fn flush(&mut self, socket: impl AsFd) -> nix::Result<()> {
         while let Some((packet, fds)) = self.waiting.front() {
             let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -50,8 +50,7 @@ impl Outgoing {
             match sent {
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return Ok(()),
-                // A shortage that passes. The last one says that the descriptors on their way are too many for this user,
-                // unix(7).
+                // A shortage passes. ETOOMANYREFS: this user has too many descriptors on their way, unix(7).
                 Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {
                     thread::sleep(SHORTAGE_PAUSE);
                     return Ok(());
@@ -85,7 +84,7 @@ mod tests {
         buffer[..length].to_vec()
     }
 
-    /// poll(2) calls the socket writable all the while, so whoever asks it would spin.
+    /// poll(2) reports the socket as writable meanwhile, so a caller of poll would spin.
     #[test]
     fn a_shortage_is_waited_for() {
         const ROUNDS: u32 = 20;
@@ -105,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Nor is it tried again for ever: the socket has room, and not for this one.
+    /// A message that can never be sent is not retried: the socket has room for others.
     #[test]
     fn what_cannot_be_sent_is_an_error_and_holds_up_nothing() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();

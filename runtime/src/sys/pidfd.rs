@@ -1,5 +1,5 @@
-//! Other processes of the service, by descriptor, pidfd_open(2): the one at the other end of a socket, and those that hold a
-//! socket open. A number alone is no proof: a process that is dead may have given it to another.
+//! Other processes by descriptor, pidfd_open(2): the process at the other end of a socket, and the processes that have
+//! a socket open. A number alone is no proof, because the number of a dead process is reused.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -20,10 +20,10 @@ use crate::sys::poll::is_ready;
 
 /// A descriptor that is readable once the process is dead, pidfd_open(2).
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
+    // SAFETY: pidfd_open takes any number. The descriptor that it makes is closed on exec.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let number = Errno::result(result)? as RawFd;
-    // SAFETY: it has just been made, and nobody else knows its number.
+    // SAFETY: the call has just made it, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessEnd {
     Exited(libc::c_int),
-    /// By a signal, which need not have a name.
+    /// The signal need not have a name.
     Killed {
         signal: libc::c_int,
         core: bool,
@@ -45,7 +45,7 @@ pub(crate) enum ProcessEnd {
 }
 
 impl ProcessEnd {
-    /// The status as a shell says it.
+    /// The status in the form of a shell.
     pub(crate) fn status(self) -> i32 {
         match self {
             Self::Exited(status) => status,
@@ -69,7 +69,7 @@ impl fmt::Display for ProcessEnd {
     }
 }
 
-/// Whether the words about an end are those of an [`ProcessEnd`] that is no success. An end of which the status is not known is none.
+/// Whether the text of an end describes a [`ProcessEnd`] that is no success. An unknown status is not a failure.
 pub(crate) fn is_failure(how: &str) -> bool {
     match how.strip_prefix("exited with status ") {
         Some(status) => status != "0",
@@ -77,17 +77,17 @@ pub(crate) fn is_failure(how: &str) -> bool {
     }
 }
 
-/// Waits for the end of a child, waitid(2): its number, and how it ended. `None` if there is none yet, which only WNOHANG returns
-/// for. That of nix has no word for a signal without a name, and has reaped the child by then.
+/// Waits for the end of a child, waitid(2). Returns its number and how it ended, or `None` if WNOHANG finds no end. The
+/// `waitid` of nix fails for a signal without a name, after it has reaped the child.
 pub(crate) fn wait(
     kind: libc::idtype_t,
     id: libc::id_t,
     flags: libc::c_int,
 ) -> nix::Result<Option<(u32, ProcessEnd)>> {
-    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are values.
+    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     loop {
-        // SAFETY: waitid takes any number, and stores what it says in `info`.
+        // SAFETY: waitid takes any number, and stores its result in `info`.
         let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | flags) };
         match Errno::result(result) {
             Ok(_) => break,
@@ -106,16 +106,16 @@ pub(crate) fn wait(
     Ok((pid != 0).then(|| (pid.unsigned_abs(), ended)))
 }
 
-/// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead, or of another user.
+/// Sends a signal, pidfd_send_signal(2). It fails only for a process that is dead or of another user.
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) {
     match try_signal(pidfd, signal) {
         Ok(()) | Err(_) => {}
     }
 }
 
-/// The same, for a caller that wants to know.
+/// Sends a signal, and returns the error.
 pub(crate) fn try_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> nix::Result<()> {
-    // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the usual one.
+    // SAFETY: the descriptor is a pidfd, and a null siginfo asks for the default one.
     let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
@@ -128,23 +128,24 @@ pub(crate) fn try_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> nix::Res
     Errno::result(result).map(drop)
 }
 
-/// Whether there is no pidfd of a child because it is dead already, and was reaped: by the kernel, where SIGCHLD is ignored, or
-/// by somebody here who calls waitpid(-1). Its number may be another's by now, who is not to be killed.
+/// Whether the error of `open` means that a child is dead and reaped. The kernel reaps it where SIGCHLD is ignored, and
+/// so does other code here that calls waitpid(-1). Its number may be reused, so that process must not be killed.
 pub(crate) fn is_reaped(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// How one ended that was.
+/// The end of a child that was reaped so early.
 pub(crate) const EXITED_AT_ONCE: &str =
     "it exited at once; its status was taken by another wait in this process";
 
-/// A descriptor that is readable once the process is dead that has made this socket pair, unix(7); `None` if it is dead already.
+/// A descriptor that is readable once the maker of this socket pair is dead, unix(7). `None` if the maker is dead
+/// already.
 ///
-/// By SO_PEERPIDFD where the kernel has it (6.5), and by the number in SO_PEERCRED elsewhere.
+/// It comes from SO_PEERPIDFD where the kernel has that (6.5), and otherwise from the number in SO_PEERCRED.
 ///
 /// # Errors
 ///
-/// The process has no number here, as one outside of this PID namespace, or the system refuses a descriptor for it.
+/// The process has no number here because it is outside this PID namespace, or the system refuses a descriptor for it.
 pub(crate) fn of_maker(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     match peer_pidfd(socket) {
         Ok(pidfd) => return Ok(Some(pidfd)),
@@ -156,7 +157,7 @@ pub(crate) fn of_maker(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         return Err(io::Error::other("it has no number in this PID namespace"));
     };
     match open(pid) {
-        // The number may be another process's by now, if the end of the pair is closed.
+        // If the other end of the pair is closed, the number may have been reused.
         Ok(pidfd) => Ok((!is_hung_up(socket)?).then_some(pidfd)),
         Err(error) if is_reaped(&error) => Ok(None),
         Err(error) => Err(error),
@@ -164,7 +165,7 @@ pub(crate) fn of_maker(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 }
 
 fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    // POLLHUP is said unasked.
+    // poll(2) reports POLLHUP unasked.
     Ok(is_ready(&mut [PollFd::new(socket, PollFlags::empty())], PollTimeout::ZERO)?)
 }
 
@@ -184,16 +185,16 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     Errno::result(result)?;
     // SAFETY: the call succeeded, and stored a number.
     let number = unsafe { number.assume_init() };
-    // SAFETY: the kernel has just made the descriptor, closed on exec; nobody else knows its number.
+    // SAFETY: the kernel has just made the descriptor, closed on exec, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The inode of a socket, by which /proc names it.
+/// The inode of a socket, which names it in /proc.
 pub(crate) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(fs::File::from(socket.try_clone_to_owned()?).metadata()?.ino())
 }
 
-/// A process that holds a socket open.
+/// A process that has a socket open.
 #[derive(Debug)]
 pub(crate) struct Holder {
     pub(crate) pid: u32,
@@ -201,14 +202,14 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// The process of this number, if it holds the socket of this inode. The descriptor is taken before the look, so that
-    /// what was seen is true of the process that it stands for.
+    /// The process of this number, if it has the socket of this inode open. The pidfd is opened before the look, so
+    /// both are of the same process.
     pub(crate) fn of(pid: u32, inode: u64) -> Option<Self> {
         let pidfd = open(pid).ok()?;
         holds(pid, inode).then_some(Self { pid, pidfd })
     }
 
-    /// SIGKILL. To a process that is dead already it does nothing.
+    /// Sends SIGKILL. A dead process gets no signal.
     pub(crate) fn kill(&self) {
         signal(self.as_fd(), libc::SIGKILL);
     }
@@ -221,7 +222,7 @@ impl AsFd for Holder {
     }
 }
 
-/// The other processes that hold the socket of this inode open, as far as this user may see them.
+/// The other processes that have the socket of this inode open, as far as this user may see them.
 pub(crate) fn holders(inode: u64) -> Vec<Holder> {
     let us = std::process::id();
     let numbers = fs::read_dir("/proc").into_iter().flatten();
@@ -229,12 +230,12 @@ pub(crate) fn holders(inode: u64) -> Vec<Holder> {
     numbers.filter(|pid| *pid != us && holds(*pid, inode)).filter_map(|pid| Holder::of(pid, inode)).collect()
 }
 
-/// Whether a process has this socket among its descriptors.
+/// Whether a process has this socket open.
 pub(crate) fn holds(pid: u32, inode: u64) -> bool {
     holds_any(pid, &[inode])
 }
 
-/// Whether a process has one of these sockets among its descriptors, proc_pid_fd(5), as far as this user may see them.
+/// Whether a process has one of these sockets open, proc_pid_fd(5), as far as this user may see its descriptors.
 pub(crate) fn holds_any(pid: u32, inodes: &[u64]) -> bool {
     let links: Vec<_> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -256,7 +257,7 @@ mod tests {
         assert!(!is_dead(maker.as_fd()), "it is this process");
         let (ours, theirs) = (inode(ours.as_fd()).unwrap(), (inode(theirs.as_fd()).unwrap(), theirs));
         assert!(holds(std::process::id(), ours) && holds(std::process::id(), theirs.0));
-        assert!(holders(ours).is_empty(), "nobody else has it");
+        assert!(holders(ours).is_empty(), "no other process has it");
         let mut other =
             Command::new("sleep").arg("1000").stdin(Stdio::from(OwnedFd::from(theirs.1))).spawn().unwrap();
         let found: Vec<_> = holders(theirs.0);

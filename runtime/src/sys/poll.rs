@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 
-/// Waits until one of `fds` is ready, the deadline has passed or a signal came. `None` waits without a deadline.
+/// Waits until one of `fds` is ready, the deadline has passed or a signal came. `None` is no deadline.
 pub(crate) fn until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let timeout = match deadline {
         None => PollTimeout::NONE,
         Some(deadline) => {
             let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up: waking just before a deadline would turn the last millisecond into a spin.
+            // Rounded up: a wait that ends just before the deadline would make the last millisecond a spin.
             let millis = left.as_nanos().div_ceil(1_000_000);
             let longest = Duration::from_secs(3600).as_millis();
             PollTimeout::try_from(i32::try_from(millis.min(longest)).unwrap_or(i32::MAX))

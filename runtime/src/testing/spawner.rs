@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::successor::{Next, ThreadChild};
+use crate::config::environment;
 use crate::outside::preflight::Check;
-use crate::outside::spawn;
-use crate::outside::spawner::{Child, Spawner, What};
+use crate::outside::spawner::{Child, Image, Spawner};
 
 impl Spawner for Next {
-    fn spawn(&mut self, _what: What, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+    fn spawn(&mut self, _image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
         match self.take() {
             Some(job) => Ok(Box::new(Shareable(job(channel)))),
             None => Err("in a test a service is upgraded with `Running::replace`".to_owned()),
@@ -25,7 +25,7 @@ impl Spawner for Next {
     }
 
     fn check(&self, command: &OsStr) -> io::Result<Check> {
-        let environment = spawn::passed_on(env::vars_os());
+        let environment = environment::passed_on(env::vars_os());
         Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::Result;
+
 /// CLOCK_MONOTONIC as a number, so that a stamp of one process can be compared with that of another.
 pub(crate) fn now() -> Duration {
     // It fails only for a clock that the system does not have.
@@ -12,6 +14,7 @@ pub(crate) fn now() -> Duration {
 }
 
 /// The processor time of all threads of a process, clock_getcpuclockid(3).
-pub(crate) fn processor_time(pid: Pid) -> nix::Result<Duration> {
-    Ok(clock_gettime(clock_getcpuclockid(pid)?)?.into())
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into()?))?;
+    Ok(clock_gettime(clock)?.into())
 }

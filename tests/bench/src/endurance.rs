@@ -1,14 +1,14 @@
-//! What is left behind by many upgrades.
+//! What many upgrades leave behind in a process.
 
 use std::fs;
 
-use nix::unistd::Pid;
+use processes::proc::{self, Stat, count};
 
 use crate::Result;
 use crate::flavor::DEFAULT;
 use crate::options::Options;
 use crate::probe;
-use crate::process::{self, Service};
+use crate::process::Service;
 use crate::report::{Row, Section, Target, progress};
 use crate::stats::{Summary, summarize};
 
@@ -25,20 +25,17 @@ struct Footprint {
 }
 
 impl Footprint {
-    fn of(pid: Pid) -> Result<Self> {
-        let count =
-            |what: &str| Ok::<_, std::io::Error>(fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+    fn of(pid: u32) -> Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| -> Result<usize> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
+            let value = proc::field(&status, name).and_then(|value| value.split_whitespace().next());
             Ok(value.ok_or_else(|| format!("/proc/{pid}/status has no {name}"))?.parse()?)
         };
-        let children = process::children(pid);
+        let children = proc::children(pid);
         Ok(Self {
-            descriptors: count("fd")?,
-            threads: count("task")?,
-            zombies: children.iter().filter(|child| child.is_zombie).count(),
+            descriptors: count(pid, "fd")?,
+            threads: count(pid, "task")?,
+            zombies: children.iter().filter(|child| Stat::of(child).is_some_and(|it| it.is_zombie())).count(),
             children: children.len(),
             resident: field("VmRSS")?,
             anonymous: field("RssAnon")?,

@@ -1,4 +1,4 @@
-//! The examples and the hello worlds of the frameworks with tableflip, over the same without.
+//! The examples and the hello worlds of the frameworks, with tableflip and without it.
 //!
 //! Both are this binary, each a process of its own, and are driven by the same client in turn: A B B A.
 

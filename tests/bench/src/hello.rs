@@ -1,5 +1,5 @@
-//! The hello world of each framework, and what comes next to one where there is none: as its own pages write it, and as the
-//! examples do. What an example does with a connection is the example's own source, wherever that is a function.
+//! The hello world of each framework, as its own pages write it; for a protocol without a framework, the usual crate. The service
+//! with tableflip is as the example writes it: where the example has a function for a connection, this compiles that function.
 
 mod actix;
 mod dns;

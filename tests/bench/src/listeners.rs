@@ -1,4 +1,4 @@
-//! What it costs to hand over many listeners, beyond the cost of one.
+//! The cost of the handover of many listeners, beyond the cost of one.
 
 use std::time::Duration;
 

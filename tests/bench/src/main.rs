@@ -1,4 +1,4 @@
-//! What an upgrade costs: every figure is a comparison of two things measured in turn, in this one run.
+//! The cost of an upgrade: every figure compares two things that were measured in turn, in the same run.
 //!
 //! `cargo run --release -p bench` measures everything; `-- --help` lists the parts. The figures go to stdout, as the
 //! markdown that `docs/performance.md` shows, the progress to stderr. The program fails only if something could not
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         _ => {
-            signals::default_for_children();
+            processes::default_for_children();
             Options::parse(&arguments).and_then(|options| measure(&options))
         }
     };

@@ -1,7 +1,7 @@
-//! From the signal to the first answer from the new process, beside the tools that other people use for it.
+//! From the signal to the first answer from the new process, beside other tools for the same purpose.
 //!
-//! The same client, the same service, in turn: a request on each connection, answered with the number of the process. One that
-//! is not on this machine is left out, and that is said.
+//! The same client asks the same service of each tool in turn: one request on each connection, whose answer is the process ID. A tool
+//! that is not on this machine is left out, and the report says so.
 
 pub(crate) mod services;
 
@@ -12,11 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use processes::{Process, Signal, find_within, pidfile, proc};
 
 use crate::options::Options;
-use crate::process::{self, PATIENCE, Process};
+use crate::process::{self, PATIENCE, wait_for_success};
 use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::stats::{milliseconds, summarize};
 use crate::{Result, clock};
@@ -60,42 +59,41 @@ impl Peer {
         // Of the system's choice, for those who cannot say which they got.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = command(address)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let pidfile = directory.join("nginx.pid");
+        let nginx_pidfile = directory.join("nginx.pid");
         let pid = match kind {
             Kind::Nginx => {
                 child.wait()?;
-                read_pid(&pidfile)?
+                pidfile(&nginx_pidfile)?
             }
             // Reaped by its pidfd, or with the family.
-            Kind::Generations | Kind::HaProxy => Pid::from_raw(child.id().try_into()?),
+            Kind::Generations | Kind::HaProxy => child.id(),
         };
         let process = Process::open(pid)?;
-        let mut peer = Self { name, kind, pidfile, process, address, upgrades: Vec::new(), lost: 0 };
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = peer.ask() {
-            if Instant::now() > deadline {
-                return Err(format!("{name} does not serve: {error}").into());
-            }
-            std::thread::sleep(REST);
+        let mut peer =
+            Self { name, kind, pidfile: nginx_pidfile, process, address, upgrades: Vec::new(), lost: 0 };
+        if find_within(PATIENCE, || peer.ask().ok()).is_none() {
+            return Err(format!("{name} does not serve: {:?}", peer.ask()).into());
         }
+        // The worker of HAProxy answers before the master handles signals.
+        std::thread::sleep(REST);
         // The first one finds cold caches.
         peer.upgrade()?;
         Ok(Self { upgrades: Vec::new(), lost: 0, ..peer })
     }
 
     /// The process that answers a connection.
-    fn ask(&self) -> Result<Pid> {
+    fn ask(&self) -> Result<u32> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (_, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{}: {answer:?}", self.name))?;
-        Ok(Pid::from_raw(body.trim().parse()?))
+        Ok(body.trim().parse()?)
     }
 
     fn upgrade(&mut self) -> Result<()> {
         let old = self.ask()?;
-        let signal = if self.kind == Kind::Generations { Signal::SIGHUP } else { Signal::SIGUSR2 };
+        let signal = if self.kind == Kind::Generations { Signal::HUP } else { Signal::USR2 };
         let deadline = Instant::now() + PATIENCE;
         let signalled = clock::now();
         self.process.signal(signal)?;
@@ -113,15 +111,12 @@ impl Peer {
         match self.kind {
             Kind::Generations => self.follow(new)?,
             Kind::Nginx => {
-                self.process.signal(Signal::SIGQUIT)?;
-                self.follow(read_pid(&self.pidfile)?)?;
+                self.process.signal(Signal::QUIT)?;
+                self.follow(pidfile(&self.pidfile)?)?;
             }
             Kind::HaProxy => {
-                while Path::new(&format!("/proc/{old}")).exists() {
-                    if Instant::now() > deadline {
-                        return Err(format!("{}: the old process does not end", self.name).into());
-                    }
-                    std::thread::sleep(REST);
+                if find_within(PATIENCE, || (!proc::exists(old)).then_some(())).is_none() {
+                    return Err(format!("{}: the old process does not end", self.name).into());
                 }
             }
         }
@@ -129,15 +124,11 @@ impl Peer {
         Ok(())
     }
 
-    fn follow(&mut self, successor: Pid) -> Result<()> {
+    fn follow(&mut self, successor: u32) -> Result<()> {
         let successor = Process::open(successor)?;
         let old = std::mem::replace(&mut self.process, successor);
-        old.wait().map_err(|error| format!("{}: {error}", self.name).into())
+        wait_for_success(&old).map_err(|error| format!("{}: {error}", self.name).into())
     }
-}
-
-fn read_pid(path: &Path) -> Result<Pid> {
-    Ok(Pid::from_raw(fs::read_to_string(path)?.trim().parse()?))
 }
 
 /// All that are here, this crate first.

@@ -1,11 +1,10 @@
-//! One upgrade, seen by a client that asks without pause who serves.
+//! One upgrade, seen by a client that asks without pause which process serves.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use processes::Signal;
 
 use crate::process::{PATIENCE, Service};
 use crate::{Result, clock};
@@ -84,7 +83,7 @@ pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
     let before = Answer::of(service.address())?.generation;
     let signalled = clock::now();
     let deadline = Instant::now() + PATIENCE;
-    service.process().signal(Signal::SIGHUP)?;
+    service.process().signal(Signal::HUP)?;
     let (answer, answered) = loop {
         let answer = Answer::of(service.address())?;
         let answered = clock::now();
@@ -95,7 +94,7 @@ pub(crate) fn upgrade(service: &mut Service) -> Result<Upgrade> {
             return Err(format!("no answer from a successor of generation {before}").into());
         }
     };
-    service.follow(Pid::from_raw(answer.pid.try_into()?))?;
+    service.follow(answer.pid)?;
     let ended = clock::now();
     while !Answer::of(service.address())?.is_alone {
         if Instant::now() > deadline {

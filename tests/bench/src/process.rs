@@ -1,24 +1,16 @@
-//! The measured processes: started, followed from one generation to the next, and ended by pid.
-#![allow(unsafe_code)]
+//! The measured processes: started, followed from one generation to the next, and ended.
 
 use std::collections::BTreeSet;
 use std::env;
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{self, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use processes::{Exit, Process, Signal, adopt_orphans, proc};
 
 use crate::Result;
 
@@ -28,7 +20,7 @@ pub(crate) const EMPTY_BODY: &str = "--empty-body";
 pub(crate) const STAMP: &str = "--stamp";
 pub(crate) const SERVICE: &str = "--service";
 
-/// After how long something that does not happen is a failure.
+/// How long the benchmark waits for an event that has to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// For sched_setaffinity(2).
@@ -37,7 +29,7 @@ const THIS_THREAD: Pid = Pid::from_raw(0);
 /// This program again, with other arguments.
 pub(crate) fn this_program() -> Result<Command> {
     let mut command = Command::new(env::current_exe()?);
-    // What is set for somebody's service is not meant for these.
+    // The variables of this environment are for another service.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("TABLEFLIP_") {
             command.env_remove(name);
@@ -46,47 +38,20 @@ pub(crate) fn this_program() -> Result<Command> {
     Ok(command)
 }
 
-/// A process, by a pidfd: its number is never mistaken for that of another.
-#[derive(Debug)]
-pub(crate) struct Process {
-    pid: Pid,
-    pidfd: OwnedFd,
+/// Waits until a process is dead, and reaps it. An end that is not a success is an error.
+pub(crate) fn wait_for_success(process: &Process) -> Result<()> {
+    match process.exit_within(PATIENCE)? {
+        Some(Exit::Status(0)) => Ok(()),
+        Some(exit) => Err(format!("process {} has failed: it {exit}", process.pid()).into()),
+        None => Err(format!("process {} does not end", process.pid()).into()),
+    }
 }
 
-impl Process {
-    pub(crate) fn open(pid: Pid) -> Result<Self> {
-        // SAFETY: pidfd_open takes any number; the descriptor it makes is closed on exec.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-        let number = Errno::result(result)? as RawFd;
-        // SAFETY: it has just been made, and nobody else knows its number.
-        Ok(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(number) } })
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// kill(2). The number is still its own, because nobody else reaps it.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(self.pid, signal)?)
-    }
-
-    /// Waits until it is dead, and reaps it. An end that is not a success is an error.
-    pub(crate) fn wait(self) -> Result<()> {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::try_from(PATIENCE)?)? == 0 {
-            return Err(format!("process {} does not end", self.pid).into());
-        }
-        match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED)? {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            status => Err(format!("process {} has failed: {status:?}", self.pid).into()),
-        }
-    }
-
-    fn kill(&self) -> Result<()> {
-        self.signal(Signal::SIGKILL)?;
-        waitpid(self.pid, None)?;
-        Ok(())
+fn kill(process: &Process) -> Result<()> {
+    process.signal(Signal::KILL)?;
+    match process.exit_within(PATIENCE)? {
+        Some(_) => Ok(()),
+        None => Err("it does not end".into()),
     }
 }
 
@@ -108,14 +73,14 @@ impl Service {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let process = Process::open(Pid::from_raw(child.id().try_into()?));
+        let process = Process::open(child.id());
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (process, (input, output)) = match (process, pipes) {
             (Ok(process), Some(pipes)) => (process, pipes),
             (Err(error), _) => {
                 child.kill()?;
                 child.wait()?;
-                return Err(error);
+                return Err(error.into());
             }
             (Ok(_), None) => unreachable!("both were asked for"),
         };
@@ -138,9 +103,9 @@ impl Service {
     }
 
     /// Follows an upgrade: `successor` is this service from now on, and its predecessor is waited for.
-    pub(crate) fn follow(&mut self, successor: Pid) -> Result<()> {
+    pub(crate) fn follow(&mut self, successor: u32) -> Result<()> {
         let successor = Process::open(successor)?;
-        std::mem::replace(&mut self.process, successor).wait()
+        wait_for_success(&std::mem::replace(&mut self.process, successor))
     }
 
     /// Gives it a line.
@@ -160,8 +125,8 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Err(error) = self.process.kill() {
-            eprintln!("bench: process {}: {error}", self.process.pid);
+        if let Err(error) = kill(&self.process) {
+            eprintln!("bench: process {}: {error}", self.process.pid());
         }
     }
 }
@@ -207,13 +172,13 @@ impl Drop for Apart {
 }
 
 /// The processes that descend from this one. A service whose predecessor ends becomes a child of this program and
-/// not of process 1, so that it is reaped here, and none is left when the program ends, however it does.
+/// not of process 1. So this program reaps it, and none is left however the program ends.
 #[derive(Debug)]
 pub(crate) struct Family(());
 
 impl Family {
     pub(crate) fn found() -> Result<Self> {
-        prctl::set_child_subreaper(true)?;
+        adopt_orphans()?;
         // A thousand listeners are two thousand descriptors.
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -223,35 +188,15 @@ impl Family {
 
 impl Drop for Family {
     fn drop(&mut self) {
-        // Each one that dies may leave its own children to us.
+        // A child that dies may leave its own children to this process.
         let mut killed = BTreeSet::new();
-        while let Some(child) = children(Pid::this()).iter().find(|child| killed.insert(child.pid)) {
-            // It is our child and not reaped, so the number is its own.
-            if let Err(error) = kill(child.pid, Signal::SIGKILL).and_then(|()| waitpid(child.pid, None)) {
-                eprintln!("bench: process {}: {error}", child.pid);
+        let this = process::id();
+        while let Some(child) = proc::children(this).into_iter().find(|child| killed.insert(*child)) {
+            // It is a child that is not reaped, so the number is its own.
+            let ended = Process::open(child).map_err(Into::into).and_then(|child| kill(&child));
+            if let Err(error) = ended {
+                eprintln!("bench: process {child}: {error}");
             }
         }
     }
-}
-
-/// A child of some process, as /proc shows it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ChildOf {
-    pub(crate) pid: Pid,
-    pub(crate) is_zombie: bool,
-}
-
-/// The children of `parent`, from proc_pid_stat(5).
-pub(crate) fn children(parent: Pid) -> Vec<ChildOf> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let pid = Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?);
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name, in parentheses, may hold anything; what follows it may not.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-            let is_zombie = fields.next()? == "Z";
-            (fields.next()?.parse() == Ok(parent.as_raw())).then_some(ChildOf { pid, is_zombie })
-        })
-        .collect()
 }

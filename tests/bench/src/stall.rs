@@ -1,4 +1,4 @@
-//! How long a thread stands still while another one of its process starts a process.
+//! How long a thread stands still while another thread of its process starts a process.
 //!
 //! The thread reads the clock without pause, and writes to pages: to those of the heap, which a fork turns into
 //! copies, and to fresh ones, for which it needs the lock of the address space that a fork holds. The largest gap
@@ -17,7 +17,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::unistd::Pid;
 use tableflip::Upgrader;
 
 use crate::Result;
@@ -218,7 +217,7 @@ impl Series {
         self.quiet.push(service.hear()?.parse()?);
         if how == How::Upgrade {
             let successor = service.hear()?.parse()?;
-            service.follow(Pid::from_raw(successor))?;
+            service.follow(successor)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The middle of a number of measurements, and how far they lie apart.
+//! The median of measurements, and their spread.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Clients: one connection after the other, each of which takes down what came of it.
+//! Clients: each makes one connection after the other, and counts the answers and the losses.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::service::ASK;
 
-/// A connection that is not answered for so long is one that nobody serves.
+/// How long a client waits for an answer: after that no process serves its connection.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How many errors are taken down.
+/// How many errors a tally keeps.
 const MAX_ERRORS: usize = 5;
 
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,7 @@ pub(crate) struct Tally {
     /// How many were not answered in full, and what came of the first of them.
     pub(crate) lost: u64,
     pub(crate) errors: Vec<String>,
-    /// Of those, how many found nobody listening at all.
+    /// Of those, how many were refused.
     pub(crate) refused: u64,
     /// The longest that an answer took.
     pub(crate) worst: Duration,

@@ -1,4 +1,4 @@
-//! Breaks an upgrade at every system call of either process, and looks at what is left.
+//! Breaks an upgrade at every system call of either process, and judges the result.
 //!
 //! ```text
 //! cargo run --release -p faults -- sweep               all of the following
@@ -16,12 +16,18 @@
 //! cargo run --release -p faults -- soak                upgrades under load, with a random one of these in one of ten
 //! ```
 //!
-//! It takes x86_64, whose registers it writes, and the permission for ptrace(2); without it exits with status 77.
+//! It needs x86_64, because it writes the registers, and the permission for ptrace(2). Otherwise it exits with status 77.
 //!
-//! A point is a service of its own under load, one upgrade of it, and one fault. `point.rs` has what must be true after
-//! it. Any point at which it is not is printed, and the exit status is 1.
+//! A point is a service of its own under load, one upgrade of it, and one fault. `point.rs` has the conditions that must hold
+//! after it. A point that breaks one is printed, and the exit status is 1.
+//!
+//! * `main.rs`: the command line and the sweeps. `soak.rs`: the long run.
+//! * `point.rs`: one point. `scene.rs`: its service. `fault.rs`, `errors.rs`: its fault.
+//! * `tracer.rs`: ptrace(2). `manager.rs`: the service manager. `load.rs`: the clients.
+//! * `service.rs`, `release.rs`: the service, which is this program itself, and the kinds of its next release.
 
 mod errors;
+mod fault;
 mod load;
 mod manager;
 mod point;
@@ -36,11 +42,11 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fault::{Fault, Side};
 use point::Outcome;
 use release::Release;
-use scene::{Fault, Side};
 
-/// More points than any upgrade has: a sweep that gets here is one that never ends.
+/// More points than any upgrade has: a sweep that gets here would never end.
 const MAX_POINTS: usize = 20_000;
 
 /// How many system calls of a new process come before, and some time after, the old one begins to drain.
@@ -154,7 +160,7 @@ fn main() -> ExitCode {
     if let Command::Serve = command {
         return service::serve();
     }
-    signals::default_for_children();
+    processes::default_for_children();
     if let Err(problem) = tracer::is_possible() {
         eprintln!("{problem}");
         return ExitCode::from(77);
@@ -164,8 +170,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // Orphans of the services become children of this process, which reaps them at once.
-    if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
-        eprintln!("cannot become a subreaper: {errno}");
+    if let Err(error) = processes::adopt_orphans() {
+        eprintln!("cannot become a subreaper: {error}");
         return ExitCode::FAILURE;
     }
     let all_is_well = match command {
@@ -189,11 +195,11 @@ fn parse_slice(text: &str) -> Option<(usize, usize)> {
 #[derive(Default)]
 struct Report {
     points: usize,
-    /// The old process was killed before there was another: nobody can serve then.
+    /// The old process was killed before there was a new one: the service is down then.
     alone: usize,
     /// The manager has started the service again.
     restarted: usize,
-    /// Nobody serves any more, as was asked for.
+    /// The service was told to stop, and did.
     stopped: usize,
     upgraded: usize,
     /// Connections that the killed process had accepted and not answered.

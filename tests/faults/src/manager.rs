@@ -1,8 +1,8 @@
-//! A service manager, as systemd is one to a unit of `Type=notify-reload` with `NotifyAccess=main`, `PIDFile=`,
-//! `FileDescriptorStoreMax=` and `Restart=on-failure`: it takes and refuses the same, follows the same process, and ends the
-//! service when that one ends.
+//! A service manager, as systemd is one for a unit of `Type=notify-reload` with `NotifyAccess=main`, `PIDFile=`,
+//! `FileDescriptorStoreMax=` and `Restart=on-failure`: it accepts and refuses the same messages, follows the same process, and ends
+//! the service when that process ends.
 //!
-//! It also notes what the service does against docs/systemd.md, though systemd itself would not mind, or say so.
+//! It also reports what breaks a rule of docs/systemd.md that systemd itself does not enforce.
 
 use std::fmt::Write;
 use std::io::{self, IoSliceMut};
@@ -14,6 +14,7 @@ use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use processes::proc::{Stat, is_running};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::net::{
@@ -21,7 +22,7 @@ use rustix::net::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::scene::{is_running, named_in, parent_of};
+use crate::scene::named_in;
 use crate::tracer::send;
 
 /// Its socket, in the directory of the service.
@@ -34,7 +35,7 @@ const STORED: &str = "tableflip.who";
 /// How long a barrier stands: longer than a process lives that does not wait for it.
 const BARRIER: Duration = Duration::from_millis(20);
 
-/// How long a slow one takes to learn of a death: whoever is left has noticed it, and spoken, by then.
+/// How long a slow manager takes to learn of a death: the surviving processes have noticed it, and sent their messages, by then.
 pub(crate) const SLOW: Duration = Duration::from_millis(20);
 
 /// What the service is to it.
@@ -44,7 +45,7 @@ enum Unit {
     Ready,
     Reloading,
     Stopping,
-    /// The process that it followed has ended, and no other was found. What is left was told to stop.
+    /// The process that it followed has ended, and no other was found. The manager has sent SIGTERM to the rest.
     Ended,
 }
 
@@ -58,9 +59,9 @@ pub(crate) struct Manager {
     died_at: Option<Instant>,
     unit: Unit,
     followed: i32,
-    /// Who has said that another one is to be followed, and no longer takes itself for the one that is.
+    /// The processes that have announced another main process, and no longer take themselves for the main process.
     former: Vec<i32>,
-    /// Who has said that of one that was dead when it was heard.
+    /// The process that has announced a main process which was dead when the message was read.
     refused: Option<i32>,
     /// When it was asked for a reload that has not begun, CLOCK_MONOTONIC in microseconds.
     asked_to_reload: Option<u64>,
@@ -88,7 +89,7 @@ struct Said {
 }
 
 impl Manager {
-    /// One of the service in this directory, which learns of a death after so long.
+    /// The manager of the service in this directory, which learns of a death after `delay`.
     pub(crate) fn new(dir: &Path, delay: Duration) -> Self {
         let socket = UnixDatagram::bind(dir.join(SOCKET)).expect("a socket in a directory of our own");
         socket
@@ -173,7 +174,7 @@ impl Manager {
         Some(format!("{violation}; {}", self.story()))
     }
 
-    /// What has come of it so far.
+    /// Its state and what it has heard, for the message about a violation.
     pub(crate) fn story(&self) -> String {
         format!(
             "to the manager it is {:?}, {} is followed, and it has heard\n{}",
@@ -190,7 +191,7 @@ impl Manager {
         self.unit != Unit::Ended && !is_running(self.followed)
     }
 
-    /// Takes what has happened. `has_lost`: what [`has_lost`](Self::has_lost) has said, before the processes were looked for;
+    /// Reads every message that has arrived, and deals with the deaths. `has_lost`: what [`has_lost`](Self::has_lost) has said, before the processes were looked for;
     /// `killed`: those of them that a fault has ended.
     pub(crate) fn heed(&mut self, has_lost: bool, processes: &[i32], killed: &[i32]) {
         let followed = self.followed;
@@ -235,7 +236,7 @@ impl Manager {
         let lines: Vec<_> = text.lines().filter_map(|line| line.split_once('=')).collect();
         let value = |name: &str| lines.iter().find(|line| line.0 == name).map(|line| line.1);
         let says = |name: &str| value(name) == Some("1");
-        // It is lifted for everybody.
+        // Every process of the unit may send a barrier.
         if says("BARRIER") {
             match (lines.len(), fds.pop()) {
                 (1, Some(pipe)) if fds.is_empty() => {
@@ -246,7 +247,7 @@ impl Manager {
             return;
         }
         if by != self.followed {
-            // Refused, without a word since 257. To say it once more is the way of a process whose predecessor, which was
+            // Refused, without a log line since 257. To say it once more is the way of a process whose predecessor, which was
             // followed, has died.
             if is_running(self.followed) {
                 self.violate(format!("{by} says {text:?}, and {} is followed", self.followed));
@@ -282,12 +283,12 @@ impl Manager {
             self.hear_whom_to_follow(process, by, killed);
         }
         if says("READY") {
-            // The end of an upgrade: of one that has failed once nobody is left of it.
+            // The end of an upgrade: a failed one ends when no process of it is left.
             let others = processes.iter().filter(|it| **it != self.followed && is_running(**it)).count();
             if self.unit != Unit::Ready && others > usize::from(self.followed != by) {
                 self.violate(format!("{by} is ready beside {others} others of {processes:?}"));
             }
-            // It may name one that is dead, until the process that serves again has noticed.
+            // The pid file may name a dead process, until the process that serves again has noticed the death.
             let named = named_in(&self.dir);
             if named != Some(self.followed) && named.is_none_or(|named| !killed.contains(&named)) {
                 self.violate(format!("{} is ready, and the pid file names {named:?}", self.followed));
@@ -315,7 +316,7 @@ impl Manager {
             }
             return;
         }
-        if parent_of(whom) != Some(process::id()) {
+        if Stat::of(whom).is_none_or(|stat| stat.parent != process::id()) {
             self.violate(format!("{whom} is to be followed, and is no child of the manager"));
         }
         self.followed = whom;
@@ -343,8 +344,8 @@ impl Manager {
         let next = named_in(&self.dir).filter(|process| others.contains(process));
         writeln!(self.heard, "  {lost} has ended beside {others:?}; next is {next:?}")
             .expect("a string takes it");
-        // One that was found after it had handed over cannot know, and its end is no surprise: systemd looks again.
-        // Nor can one that had decided to go when the other was killed.
+        // A process that was found after it had handed over does not know that it is followed, and its end is expected: systemd looks
+        // again. The same holds for a process that had decided to exit when the other was killed.
         let is_expected = killed.contains(&lost)
             || next.is_some() && self.former.contains(&lost)
             || others.is_empty() && self.refused == Some(lost);

@@ -1,4 +1,4 @@
-//! One point of a sweep: a service under load, one upgrade, one fault; and what must be true after it.
+//! One point of a sweep: a service under load, one upgrade, one fault, and the conditions that must hold after it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::errors;
+use crate::fault::{Fault, Hit, Side};
 use crate::manager::{Manager, SLOW, SOCKET};
 use crate::release::{EXECUTABLE, Release};
-use crate::scene::{Fault, Hit, Scene, Setup, Side, descriptors};
+use crate::scene::{Scene, Setup, descriptors};
 use crate::service::{MANNER, PIDFILE, TOLD_OF_SUCCESS};
 
 /// The probation: as short as can be where the fault is to hit a successor beside a drain.
@@ -33,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) alone: bool,
     /// The service had ended to its manager, which started it again.
     pub(crate) restarted: bool,
-    /// Nobody serves any more, as was asked for.
+    /// The service was told to stop, and did.
     pub(crate) stopped: bool,
     /// The new process served.
     pub(crate) upgraded: bool,
@@ -45,14 +46,14 @@ pub(crate) struct Outcome {
     pub(crate) log: String,
 }
 
-/// Makes a service, under a service manager or by itself, upgrades it, and breaks it meanwhile.
+/// Starts a service, under a service manager or by itself, upgrades it, and makes the fault happen meanwhile.
 pub(crate) fn run(managed: bool, release: Release, side: Side, fault: Fault) -> Outcome {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut outcome = Outcome::default();
     let probation = if matches!(fault, Fault::KillBesideDrain { .. }) { NO_PROBATION } else { PROBATION };
     let upgrade_timeout = matches!(fault, Fault::Stall { .. }).then_some(STALLED_FOR);
     let setup = Setup { release, probation, upgrade_timeout };
-    // One is quicker than whoever is left after a death, the next is not.
+    // Every second manager learns of a death later than the surviving processes.
     let delay = if fault.number() % 2 == 0 { SLOW } else { Duration::ZERO };
     let manager = managed.then(|| Manager::new(dir.path(), delay));
     match Scene::start(dir.path(), setup, manager) {
@@ -75,62 +76,22 @@ fn play(
 ) -> Result<(), String> {
     let old = scene.named().unwrap_or_default();
     let open = scene.descriptors_without_clients(old)?;
-    if matches!(fault, Fault::KillBesideDrain { .. }) {
-        scene.hold().map_err(|error| error.to_string())?;
-    }
-    // A request that comes with a signal is not answered where it succeeds.
-    if matches!(fault, Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. }) {
-        scene.prepare_to_ask().map_err(|error| error.to_string())?;
-    }
-    scene.trace(old)?;
-    scene.put_under_load(CLIENTS, Duration::ZERO)?;
-    let Some(mut hit) = scene.break_it(side, fault, None)? else { return Ok(()) };
+    let Some(mut hit) = upgrade_and_break(scene, side, fault)? else { return Ok(()) };
     outcome.reached = true;
     outcome.call.clone_from(&hit.call);
     outcome.alone = hit.alone;
     if hit.alone && !scene.is_managed() {
         return Ok(());
     }
-    let serving = match hit.stopped {
-        None => scene.outcome(&hit)?,
-        Some(stopped) => {
-            let serving = scene.outcome_of_stop(&hit, stopped)?;
-            judge_stop(scene, &hit, stopped, serving)?;
-            match serving {
-                Some(serving) => serving,
-                None => {
-                    outcome.stopped = true;
-                    outcome.answered = scene.load.tally().answers();
-                    return is_empty(dir, &hit, release);
-                }
-            }
-        }
+    let Some(serving) = wait_for_outcome(scene, &hit)? else {
+        outcome.stopped = true;
+        outcome.answered = scene.load.tally().answers();
+        return is_empty(dir, &hit, release);
     };
     outcome.restarted = scene.restarted;
     outcome.upgraded = serving != old && !scene.restarted;
     outcome.reason = scene.said_since(&hit);
-    let is_told_of_success = outcome.reason.contains(TOLD_OF_SUCCESS);
-    if is_told_of_success && !outcome.upgraded {
-        return Err("an upgrade that has failed was told as a successful one".to_owned());
-    }
-    let is_of_other = hit.victim != Some(old);
-    if outcome.upgraded
-        && is_of_other
-        && (!release.is_sound() || matches!(fault, Fault::Fork { .. } | Fault::Stall { .. }))
-    {
-        return Err("an upgrade that had to fail has succeeded".to_owned());
-    }
-    match fault {
-        Fault::Delay { .. } if !outcome.upgraded && release.is_sound() => {
-            return Err("a delay made the upgrade fail".to_owned());
-        }
-        Fault::Error { call, error, .. }
-            if !outcome.upgraded && release.is_sound() && !errors::is_named(&outcome.reason, call, error) =>
-        {
-            return Err(format!("the reason does not name {error}"));
-        }
-        _ => {}
-    }
+    judge_outcome(release, fault, &hit, outcome)?;
     if serving == old {
         scene.hear_of_failure()?;
     }
@@ -138,15 +99,7 @@ fn play(
         scene.excuse_all_but(serving, &mut hit);
         scene.install(Release::Plain);
     }
-
-    // And it can be upgraded.
-    scene.reload(serving);
-    scene.until("a further upgrade", |scene| scene.named() != Some(serving))?;
-    let last = scene.settle()?;
-    scene.load.stop();
-    scene.until("the last answer", |scene| scene.load.is_finished())?;
-    scene.until("as many descriptors as before", |_| descriptors(last) == open)?;
-
+    let last = upgrade_once_more(scene, serving, open)?;
     outcome.answered = scene.load.tally().answers();
     outcome.lost = scene.judge_losses(&hit)?;
 
@@ -154,9 +107,64 @@ fn play(
     is_empty(dir, &hit, release)
 }
 
+/// Puts the service under load, upgrades it, and makes the fault happen.
+fn upgrade_and_break(scene: &mut Scene, side: Side, fault: Fault) -> Result<Option<Hit>, String> {
+    if matches!(fault, Fault::KillBesideDrain { .. }) {
+        scene.hold().map_err(|error| error.to_string())?;
+    }
+    // A request by a signal gets no answer where it succeeds.
+    if matches!(fault, Fault::Stop { .. } | Fault::Stall { .. } | Fault::Fork { .. }) {
+        scene.prepare_to_ask().map_err(|error| error.to_string())?;
+    }
+    let old = scene.named().unwrap_or_default();
+    scene.trace(old)?;
+    scene.put_under_load(CLIENTS, Duration::ZERO)?;
+    scene.break_it(side, fault, None)
+}
+
+/// Waits for the process that serves in the end. `None` if the service was told to stop, and did.
+fn wait_for_outcome(scene: &mut Scene, hit: &Hit) -> Result<Option<i32>, String> {
+    let Some(stopped) = hit.stopped else { return scene.outcome(hit).map(Some) };
+    let serving = scene.outcome_of_stop(hit, stopped)?;
+    judge_stop(scene, hit, stopped, serving)?;
+    Ok(serving)
+}
+
+/// Whether the upgrade has succeeded or failed as it had to, and said so.
+fn judge_outcome(release: Release, fault: Fault, hit: &Hit, outcome: &Outcome) -> Result<(), String> {
+    let Outcome { upgraded, reason, .. } = outcome;
+    if reason.contains(TOLD_OF_SUCCESS) && !upgraded {
+        return Err("an upgrade that has failed was told as a successful one".to_owned());
+    }
+    let has_to_fail = !release.is_sound() || matches!(fault, Fault::Fork { .. } | Fault::Stall { .. });
+    if *upgraded && hit.victim != Some(hit.old) && has_to_fail {
+        return Err("an upgrade that had to fail has succeeded".to_owned());
+    }
+    match fault {
+        _ if *upgraded || !release.is_sound() => Ok(()),
+        Fault::Delay { .. } => Err("a delay made the upgrade fail".to_owned()),
+        Fault::Error { call, error, .. } if !errors::is_named(reason, call, error) => {
+            Err(format!("the reason does not name {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The process that serves can be upgraded again, and its successor has as many descriptors open as the first process had. Returns
+/// that successor.
+fn upgrade_once_more(scene: &mut Scene, serving: i32, open: usize) -> Result<i32, String> {
+    scene.reload(serving);
+    scene.until("a further upgrade", |scene| scene.named() != Some(serving))?;
+    let last = scene.settle()?;
+    scene.load.stop();
+    scene.until("the last answer", |scene| scene.load.is_finished())?;
+    scene.until("as many descriptors as before", |_| descriptors(last) == open)?;
+    Ok(last)
+}
+
 /// Whether nothing is left in the directory of a service but what this program has put there.
 fn is_empty(dir: &Path, hit: &Hit, release: Release) -> Result<(), String> {
-    // Of a process behind a script that is killed before it has said a word nobody knows the number.
+    // If a process behind a script is killed before its first message, the old process does not know its number.
     let unheard = |name: &OsStr| {
         let is_of = |process: &i32| name == OsStr::new(&format!(".{PIDFILE}.{process}"));
         release.has_parent_between() && hit.victim.is_some() && hit.losers.iter().any(is_of)
@@ -178,7 +186,7 @@ fn judge_stop(scene: &Scene, hit: &Hit, stopped: i32, serving: Option<i32>) -> R
     let is_named = moment.named == Some(stopped);
     let is_told_of_success = said.contains(TOLD_OF_SUCCESS);
     let wrong = match serving {
-        // It was told to serve and had not said that it does: what the old process knew then is not known.
+        // It had got `commit` and not yet sent `active`: whether the old process knew that it serves is unknown.
         Some(_) if is_old && is_named && !moment.is_committed => {
             "the stop of the service has left somebody who serves"
         }

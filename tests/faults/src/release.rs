@@ -1,4 +1,4 @@
-//! What kind of program is found at the path that an upgrade executes.
+//! The kinds of program that an upgrade may find at the path of the executable.
 
 use std::env;
 use std::fs::{self, Permissions};

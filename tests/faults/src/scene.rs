@@ -1,4 +1,10 @@
-//! A service under load that is traced, and what is looked at while it is upgraded and broken.
+//! A service under load that is traced: its start, its requests, and the waits for what comes of them.
+//!
+//! * `breaking.rs`: one upgrade with one fault in it.
+//! * `words.rs`: what the processes say to each other and in the log.
+
+mod breaking;
+mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -9,106 +15,25 @@ use std::process::{self, Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
+use processes::pidfile;
+use processes::proc::{self, Listening, Stat};
 
-use crate::errors;
+use self::words::{leaves_successor, says_failure, tells_outcome};
+use crate::fault::Hit;
 use crate::load::{Load, Tally};
 use crate::manager::Manager;
 use crate::release::{EXECUTABLE, Release, is_shell};
-use crate::service::{HOLD, PIDFILE, TOLD_OF_FAILURE, TOLD_OF_SUCCESS, UPGRADE};
-use crate::tracer::{Call, Tracer, Verdict, send, text_of};
+use crate::service::{HOLD, PIDFILE, UPGRADE};
+use crate::tracer::{Call, Tracer, Verdict, send};
 
-/// How long anything may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a scene waits for an event that has to happen.
+const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How many system calls an old process makes from the decision that it is not needed any more to its end, and a few
-/// more. A successor that dies in that time dies as any process that is alone.
+/// How many system calls an old process makes from its decision to exit to its end, and a few more. A successor that dies in that
+/// time dies as any process that is alone.
 const LAST_CALLS: usize = 40;
-
-/// How often a process reads all that has arrived before it has certainly heeded a signal.
-const LOOKS: usize = 3;
-
-/// The process that the fault hits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Old,
-    New,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
-    /// SIGKILL at this system call, counted from 1 over all threads: of the old process from the request on, of the new
-    /// one from its first.
-    Kill { at: usize },
-    /// The same of a new process whose predecessor has a connection to finish that takes longer.
-    KillBesideDrain { at: usize },
-    /// That system call, counted in the same way, is made so much later.
-    Delay { at: usize, by: Duration },
-    /// This system call fails, the n-th time that it is made.
-    Error { call: i64, error: Errno, nth: usize },
-    /// SIGTERM at that system call.
-    Stop { at: usize },
-    /// SIGSTOP at that system call of a new process, counted from the first of the program on.
-    Stall { at: usize },
-    /// At that system call, counted in the same way, its thread forks, and goes on in the child; the process exits.
-    Fork { at: usize },
-}
-
-impl Fault {
-    /// Its place among those of its kind.
-    pub(crate) fn number(self) -> usize {
-        let (Self::Kill { at: number }
-        | Self::KillBesideDrain { at: number }
-        | Self::Delay { at: number, .. }
-        | Self::Stop { at: number }
-        | Self::Stall { at: number }
-        | Self::Fork { at: number }
-        | Self::Error { nth: number, .. }) = self;
-        number
-    }
-}
-
-/// What a fault has hit.
-#[derive(Debug)]
-pub(crate) struct Hit {
-    /// The system call.
-    pub(crate) call: String,
-    /// Who was killed, or is to be.
-    pub(crate) victim: Option<i32>,
-    /// What they have accepted and not answered is lost: that process, and what belongs to it.
-    pub(crate) losers: Vec<i32>,
-    pub(crate) moment: Moment,
-    /// Who was told to stop.
-    pub(crate) stopped: Option<i32>,
-    /// The old process was killed before there was another: nobody can serve then.
-    pub(crate) alone: bool,
-    /// A connection that was accepted could not be registered with epoll: tokio has closed it, see docs/reliability.md.
-    is_unregistered: bool,
-    /// The process that was asked for the upgrade, and the length of its log then.
-    pub(crate) old: i32,
-    log: usize,
-}
-
-/// What had been said before a fault, or has crossed it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Moment {
-    /// Whom the pid file named.
-    pub(crate) named: Option<i32>,
-    /// The new process was told to serve.
-    pub(crate) is_committed: bool,
-    /// It was asked for the sign of life that ends its probation.
-    pub(crate) is_asked: bool,
-    /// The old process knew before the fault that the new one serves.
-    pub(crate) is_known_active: bool,
-}
-
-/// How a process says that an upgrade has failed, or that it starts its own image in the place of one that died.
-const FAILURES: [&str; 3] = ["upgrade failed: ", "upgrade refused: ", " is started in its place"];
-
-/// How an old process that was told to stop in a probation says that the new one serves on.
-const UNWATCHED: &str = " serves, and nothing watches it";
 
 /// How a service is started.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +53,7 @@ pub(crate) struct Scene {
     pub(crate) load: Load,
     /// A connection that keeps the first process from ending its drain.
     held: Option<TcpStream>,
-    /// A connection by which it is asked for an upgrade, and told of the outcome.
+    /// The connection that asks for an upgrade; the service logs the outcome of a request of this kind.
     asking: Option<TcpStream>,
     manager: Option<Manager>,
     /// Every process of the service so far that was traced.
@@ -137,13 +62,13 @@ pub(crate) struct Scene {
     killed: Vec<i32>,
     /// To each of them that another one has started which belongs to the same release, by a script or by a fork, the first of these.
     roots: HashMap<i32, i32>,
-    /// The one that was made to fork.
+    /// The process that was made to fork.
     forked: Option<i32>,
     /// What had come of the connections when the tracing began. None was under way.
     before: Tally,
     /// How many connections each of them has accepted since then.
     accepted: HashMap<i32, u64>,
-    /// Those that are in accept4(2). The kernel does not say what came of it to one that is killed in it.
+    /// Those that are in accept4(2). If one is killed there, the kernel does not say whether it has accepted.
     accepting: HashSet<i32>,
     /// The threads that have exited by themselves, with their status.
     exited: Vec<(i32, i32)>,
@@ -225,7 +150,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Has the next request to upgrade be one that is told of its outcome.
+    /// Makes the next request to upgrade one whose outcome the service logs.
     pub(crate) fn prepare_to_ask(&mut self) -> io::Result<()> {
         self.asking = Some(self.open(UPGRADE)?);
         Ok(())
@@ -281,7 +206,7 @@ impl Scene {
         self.pump_with(|_, _| Verdict::Pass);
     }
 
-    /// `judge` is also told how many processes there have been.
+    /// `judge` also gets the number of processes so far.
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
         let Self { tracer, processes, killed, roots, forked, .. } = self;
         let Self { accepted, accepting, exited, manager, .. } = self;
@@ -315,8 +240,8 @@ impl Scene {
         });
         exited.extend(ended);
         if let Some(manager) = manager {
-            // Looked at before what was said is heard: what was said before a death is heard before it, as by systemd, to
-            // which messages are more urgent than SIGCHLD.
+            // The death is looked at before the messages are read. So a message from before a death counts before it, as in systemd,
+            // where messages are more urgent than SIGCHLD.
             let has_lost = manager.has_lost();
             if has_lost {
                 find_unheard_of(tracer, processes);
@@ -352,7 +277,7 @@ impl Scene {
 
     /// The processes that are there, the zombies among them.
     pub(crate) fn alive(&self) -> Vec<i32> {
-        self.processes.iter().copied().filter(|pid| is_there(*pid)).collect()
+        self.processes.iter().copied().filter(|pid| proc::exists(pid)).collect()
     }
 
     /// Waits until one serves, the pid file names it, a manager follows it, and no other is left, not even as a zombie, nor
@@ -370,7 +295,7 @@ impl Scene {
     /// The one process that is there, but for a script that waits for it, if all is as it is to be.
     pub(crate) fn serves_alone(&self) -> Option<i32> {
         let serving = self.named()?;
-        let script = parent_of(serving).and_then(|parent| i32::try_from(parent).ok());
+        let script = Stat::of(serving).and_then(|serving| i32::try_from(serving.parent).ok());
         let script =
             script.filter(|parent| self.root_of(serving) == self.root_of(*parent) && is_shell(*parent));
         let alive = self.alive();
@@ -390,19 +315,21 @@ impl Scene {
     /// Who has the listener that a process serves, beside that one and this program, which may be its manager: every process of the
     /// machine is looked at.
     fn others_with_listener(&self, serving: i32) -> Vec<i32> {
-        let Some(inode) = listener(serving, self.address.port()) else { return vec![serving] };
-        let socket = PathBuf::from(format!("socket:[{inode}]"));
+        let listening = Listening::in_network_of(serving);
+        let Some(listener) = listening.iter().find(|it| SocketAddr::V4(it.address) == self.address) else {
+            return vec![serving];
+        };
+        let socket = PathBuf::from(listener.link());
         let has_it = |process: &i32| {
             let fds = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
             fds.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == socket))
         };
         let this = i32::try_from(process::id()).unwrap_or_default();
-        let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
-        let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let processes = proc::all().filter_map(|process| i32::try_from(process).ok());
         processes.filter(|process| ![serving, this].contains(process)).filter(has_it).collect()
     }
 
-    /// Whether there is no manager, or one that has nothing left to wait for.
+    /// Whether there is no manager, or the manager waits for nothing.
     fn is_content_with(&self, process: i32) -> bool {
         self.manager.as_ref().is_none_or(|manager| manager.is_content_with(process))
     }
@@ -420,8 +347,8 @@ impl Scene {
         self.manager.is_some()
     }
 
-    /// Waits until a manager, if there is one, was told why the upgrade has failed. One that may have followed another process is
-    /// told once it can listen.
+    /// Waits until a manager, if there is one, has the reason why the upgrade has failed. A manager that may have followed another
+    /// process gets it once it follows this one again.
     pub(crate) fn hear_of_failure(&mut self) -> Result<(), String> {
         let has_heard = |manager: &Manager| manager.status().contains("; the last upgrade failed: ");
         self.until("the reason in the status", |scene| scene.manager.as_ref().is_none_or(has_heard))
@@ -454,28 +381,23 @@ impl Scene {
 
     /// Waits until the upgrade has succeeded, or is said to have failed, and one process serves. Returns that one.
     pub(crate) fn outcome(&mut self, hit: &Hit) -> Result<i32, String> {
-        let is_over = |scene: &Self| {
-            let failed = || FAILURES.iter().any(|failure| scene.said_since(hit).contains(failure));
-            scene.named() != Some(hit.old) || failed()
-        };
+        let is_over = |scene: &Self| scene.named() != Some(hit.old) || says_failure(&scene.said_since(hit));
         self.until("the outcome of the upgrade", |scene| is_over(scene) || scene.has_ended())?;
         (self.held, self.asking) = (None, None);
         self.settle()
     }
 
-    /// Waits until whoever was told to stop is gone, and the others have come to rest. Returns who serves, if anybody does.
+    /// Waits until the process that got SIGTERM is gone, and the others have come to rest. Returns the process that serves, if any.
     pub(crate) fn outcome_of_stop(&mut self, hit: &Hit, stopped: i32) -> Result<Option<i32>, String> {
         self.asking = None;
         self.until("the end of the process that was told to stop", |scene| {
             !scene.alive().contains(&stopped)
         })?;
         // Whoever is left of a service that stops may answer once more before it has heard of that.
-        let told = self.said_since(hit);
-        let is_left_serving = [TOLD_OF_SUCCESS, UNWATCHED].iter().any(|outcome| told.contains(outcome));
-        let is_stopping = stopped == hit.old && !is_left_serving;
+        let is_stopping = stopped == hit.old && !leaves_successor(&self.said_since(hit));
         let is_at_rest = |scene: &Self| match scene.serves_alone() {
             None => false,
-            Some(serving) if serving == hit.old => is_told(&scene.said_since(hit)),
+            Some(serving) if serving == hit.old => tells_outcome(&scene.said_since(hit)),
             Some(_) => !is_stopping,
         };
         self.until("the end of all, or one process that serves", |scene| {
@@ -484,8 +406,7 @@ impl Scene {
         Ok(self.serves_alone())
     }
 
-    /// All that has come into being since the tracing began, but for this one, was of a release that does wrong: what these have
-    /// accepted they may have lost.
+    /// Every process since the tracing began, but for `serving`, was of a bad release: these may have lost what they accepted.
     pub(crate) fn excuse_all_but(&self, serving: i32, hit: &mut Hit) {
         hit.losers = self.processes.iter().copied().filter(|process| *process != serving).collect();
     }
@@ -496,10 +417,10 @@ impl Scene {
         self.until("the end of every connection", |scene| scene.load.is_paused())
     }
 
-    /// Waits until whatever had been begun is over and has been counted.
+    /// Waits until every connection that had begun is over and counted.
     pub(crate) fn wait_for_every_client(&mut self) -> Result<(), String> {
         let begun = self.load.begun();
-        // The connection after the one that may be under way.
+        // One connection may be under way: the one after it counts.
         let next = |scene: &Self| scene.load.begun().iter().zip(&begun).all(|(now, then)| *now > *then);
         self.until("the next connection of every client", next)
     }
@@ -515,140 +436,8 @@ impl Scene {
         Ok(serving)
     }
 
-    /// Asks the service, which is traced, for an upgrade, and has a fault happen in it. `None` if the upgrade was over before
-    /// that. `spared`: the fault hits no process that is alone, nor a successor that is older than this.
-    pub(crate) fn break_it(
-        &mut self,
-        side: Side,
-        fault: Fault,
-        spared: Option<Duration>,
-    ) -> Result<Option<Hit>, String> {
-        let old = self.processes[0];
-        let log = self.log().len();
-        self.reload(old);
-        let is_asking = self.asking.is_some();
-        let deadline = Instant::now() + DEADLINE;
-        let (mut count, mut calls_of_old, mut hit) = (0, 0, None::<Hit>);
-        let (dir, release) = (self.dir.clone(), self.setup.release);
-        let (mut executed, mut words) = (HashSet::new(), Words::default());
-        let mut since_two: Option<Instant> = None;
-        loop {
-            self.pump_with(|processes, call| {
-                if is_asking {
-                    words.hear(call, old, hit.as_mut().map(|hit| &mut hit.moment));
-                }
-                if let Call::Exit { process, number: libc::SYS_execve, result: 0 } = *call {
-                    executed.insert(process);
-                }
-                let Call::Entry { process, number, arguments } = *call else { return Verdict::Pass };
-                calls_of_old += usize::from(process == old);
-                if processes > 1 {
-                    since_two.get_or_insert_with(Instant::now);
-                }
-                let is_spared = spared.is_some_and(|age| since_two.is_none_or(|since| since.elapsed() > age));
-                if hit.is_some() || is_spared || (process == old) != (side == Side::Old) {
-                    return Verdict::Pass;
-                }
-                let is_counted = match fault {
-                    Fault::Kill { .. }
-                    | Fault::KillBesideDrain { .. }
-                    | Fault::Delay { .. }
-                    | Fault::Stop { .. } => true,
-                    // Before that the thread of its parent waits for it.
-                    Fault::Fork { .. } => executed.contains(&process),
-                    // A script that waits for the service and is stopped is waited for itself, by nobody.
-                    Fault::Stall { .. } => {
-                        executed.contains(&process) && !(release == Release::Wrapper && is_shell(process))
-                    }
-                    Fault::Error { call, error, .. } => {
-                        call == number && errors::can_fail(process, call, error, arguments)
-                    }
-                };
-                count += usize::from(is_counted);
-                let is_it = is_counted && count == fault.number();
-                let verdict = match fault {
-                    _ if !is_it => return Verdict::Pass,
-                    Fault::Kill { .. } | Fault::KillBesideDrain { .. } => Verdict::Kill,
-                    Fault::Delay { by, .. } => Verdict::Hold(by),
-                    Fault::Error { error, .. } => Verdict::Fail(error),
-                    Fault::Stop { .. } => Verdict::Stop,
-                    Fault::Stall { .. } => Verdict::Stall,
-                    Fault::Fork { .. } => Verdict::Fork,
-                };
-                let ends = matches!(verdict, Verdict::Kill | Verdict::Stall | Verdict::Fork);
-                let victim = ends.then_some(process);
-                let stopped = (verdict == Verdict::Stop).then_some(process);
-                hit = Some(Hit {
-                    call: errors::name(number),
-                    victim,
-                    losers: victim.into_iter().collect(),
-                    moment: words.moment(named_in(&dir), stopped),
-                    stopped,
-                    alone: false,
-                    is_unregistered: victim.is_none() && number == libc::SYS_epoll_ctl,
-                    old,
-                    log,
-                });
-                calls_of_old = 0;
-                verdict
-            });
-            self.look_for_violation()?;
-            let victim = hit.as_ref().and_then(|hit| hit.victim);
-            if side == Side::New
-                && victim.is_some()
-                && self.exited.contains(&(old, 0))
-                && calls_of_old < LAST_CALLS
-            {
-                // The old process had decided to go when the new one was killed.
-                return Ok(None);
-            }
-            if let Some(hit) = hit.as_ref().filter(|hit| hit.victim.is_some() && is_asking) {
-                let told = self.said_since(hit);
-                if told.contains(TOLD_OF_SUCCESS) && hit.moment.is_asked {
-                    // It had given its last sign of life by then.
-                    return Ok(None);
-                }
-                if is_running(old) && !is_told(&told) {
-                    continue;
-                }
-            }
-            let stopped = hit.as_ref().and_then(|hit| hit.stopped);
-            // Of a release that cannot be upgraded to, nothing is left then, and the old process serves for ever.
-            let release_has_failed = |scene: &Self| {
-                let said = || scene.log().split_off(log);
-                !release.is_sound()
-                    && FAILURES.iter().any(|failure| said().contains(failure))
-                    && scene.alive() == [old]
-            };
-            let is_over = match victim.or(stopped) {
-                Some(victim) => {
-                    let old_goes_on = side == Side::Old
-                        || calls_of_old >= LAST_CALLS
-                        || stopped.is_some() && !is_running(old)
-                        || self.has_ended();
-                    old_goes_on && !is_running(victim)
-                }
-                None => hit.is_some() || !is_running(old) || release_has_failed(self),
-            };
-            if is_over {
-                // The old process may have been starting its successor when it was killed.
-                find_unheard_of(&self.tracer, &mut self.processes);
-                let count = self.processes.len();
-                let losers = self.processes.iter().copied();
-                let losers = losers
-                    .filter(|it| victim.is_some_and(|victim| self.root_of(*it) == self.root_of(victim)));
-                let losers = losers.collect();
-                return Ok(hit.map(|hit| Hit { alone: victim == Some(old) && count == 1, losers, ..hit }));
-            }
-            if Instant::now() > deadline {
-                return Err("the upgrade did not come to an end".to_owned());
-            }
-            thread::sleep(Duration::from_micros(20));
-        }
-    }
-
-    /// How much was lost since the tracing began. It is an error if that is more than whoever was hit had accepted and not
-    /// answered, or if anybody found nobody listening. Every connection is over.
+    /// How much was lost since the tracing began. It is an error if that is more than the processes of the hit had accepted and not
+    /// answered, or if a client was refused. Every connection is over.
     pub(crate) fn judge_losses(&self, hit: &Hit) -> Result<u64, String> {
         let tally = self.load.tally();
         let count = |of: &dyn Fn(i32) -> u64| hit.losers.iter().map(|process| of(*process)).sum::<u64>();
@@ -671,7 +460,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Nothing of a scene outlives it. The clients wait for those who are stopped, and for what a manager has stored.
+        // No process of a scene outlives it. The clients wait for stopped processes, and for the listener that a manager has stored.
         self.load.stop();
         self.manager = None;
         let deadline = Instant::now() + DEADLINE;
@@ -690,79 +479,7 @@ impl Drop for Scene {
     }
 }
 
-/// Whether a process has said what came of its upgrade.
-fn is_told(log: &str) -> bool {
-    [TOLD_OF_SUCCESS, TOLD_OF_FAILURE].iter().any(|told| log.contains(told))
-}
-
-/// What the two processes have said to each other, as far as it decides what a fault comes to.
-#[derive(Default)]
-struct Words {
-    so_far: Moment,
-    /// The new process has said that it serves.
-    is_active: bool,
-    /// Who was told to stop; whether a handler of its has run since.
-    stopped: Option<i32>,
-    is_handled: bool,
-    /// How often it has read all that had arrived since then, which goes before a stop.
-    looks: usize,
-    /// How many system calls the new process has made since another fault.
-    calls: usize,
-}
-
-impl Words {
-    fn hear(&mut self, call: &Call, old: i32, of_fault: Option<&mut Moment>) {
-        match *call {
-            Call::Entry { process, number: libc::SYS_sendmsg, arguments } => {
-                let text = text_of(process, arguments[1]);
-                let says = |word: &str| text.contains(&format!("\"type\":\"{word}\""));
-                self.so_far.is_committed |= process == old && says("commit");
-                self.so_far.is_asked |= process == old && says("ping");
-                self.is_active |= process != old && says("active");
-            }
-            Call::Exit { process, number: libc::SYS_recvmsg, result: 1.. } if process == old => {
-                self.so_far.is_known_active |= self.is_active;
-            }
-            Call::Exit { process, number: libc::SYS_recvmsg, result } if self.stopped == Some(process) => {
-                self.looks += usize::from(self.is_handled && result == -i64::from(libc::EAGAIN));
-            }
-            Call::Entry { process, number: libc::SYS_rt_sigreturn, .. } if self.stopped == Some(process) => {
-                self.is_handled = true;
-            }
-            Call::Entry { process, .. } => self.calls += usize::from(process != old),
-            _ => {}
-        }
-        // What is sent soon after the fault has crossed it: a signal waits for a thread that has a processor, and a death is noticed
-        // after a few calls.
-        let is_noticed = match self.stopped {
-            Some(_) => self.looks >= LOOKS,
-            None => self.calls >= LAST_CALLS,
-        };
-        if let Some(moment) = of_fault.filter(|_| !is_noticed) {
-            moment.is_committed |= self.so_far.is_committed;
-            moment.is_asked |= self.so_far.is_asked;
-        }
-    }
-
-    /// That of a fault.
-    fn moment(&mut self, named: Option<i32>, stopped: Option<i32>) -> Moment {
-        (self.stopped, self.is_handled, self.looks, self.calls) = (stopped, false, 0, 0);
-        Moment { named, ..self.so_far }
-    }
-}
-
-/// The inode of the TCP socket that a process listens with at a port, by the list of proc_pid_net(5).
-fn listener(process: i32, port: u16) -> Option<String> {
-    const LISTENS: &str = "0A";
-    let list = fs::read_to_string(format!("/proc/{process}/net/tcp")).ok()?;
-    list.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let is_it = fields.get(1)?.ends_with(&format!(":{port:04X}")) && *fields.get(3)? == LISTENS;
-        is_it.then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
-    })
-}
-
-/// Adds the processes that have been started, and have made no system call yet, by one that is dead by now.
+/// Adds the processes that have made no system call yet, and whose parent is dead by now.
 fn find_unheard_of(tracer: &Tracer, processes: &mut Vec<i32>) {
     let found: Vec<_> = tracer.traced().into_iter().filter(|process| !processes.contains(process)).collect();
     processes.extend(found);
@@ -796,28 +513,10 @@ fn start(dir: &Path, setup: Setup, manager: Option<&Manager>, stdout: Stdio) -> 
 
 /// The process that the pid file in a directory names.
 pub(crate) fn named_in(dir: &Path) -> Option<i32> {
-    fs::read_to_string(dir.join(PIDFILE)).ok()?.trim().parse().ok()
+    i32::try_from(pidfile(&dir.join(PIDFILE)).ok()?).ok()
 }
 
-/// Whether a process is there, be it as a zombie.
-fn is_there(pid: i32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
-}
-
-/// Whether any thread of a process runs: what one of them is doing is done although the first has ended.
-pub(crate) fn is_running(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let is_first_running =
-        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']));
-    is_first_running || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
-}
-
-/// The parent of a process.
-pub(crate) fn parent_of(pid: i32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
-}
-
+/// How many descriptors a process has open.
 pub(crate) fn descriptors(pid: i32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    proc::count(pid, "fd").unwrap_or(0)
 }

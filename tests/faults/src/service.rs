@@ -1,5 +1,5 @@
-//! The service that is broken: it answers the first byte of a connection with who it is, and closes it; if that byte is
-//! [`HOLD`], only once the client has.
+//! The service of the sweeps: it answers the first byte of a connection with its generation and process ID, and closes the connection.
+//! After a [`HOLD`] it waits for the client to close it first.
 
 use std::fs;
 use std::future::pending;

@@ -1,13 +1,14 @@
-//! Upgrades under load, one after the other, with a random fault in one of ten of them; and what it has cost.
+//! Upgrades under load, one after the other, with a random fault in every tenth; and the losses.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use processes::proc;
 
 use crate::errors;
+use crate::fault::{Fault, Side};
 use crate::release::Release;
-use crate::scene::{Fault, Scene, Setup, Side, descriptors};
+use crate::scene::{Scene, Setup, descriptors};
 
 /// Long enough for every fault: a successor that dies after it dies like any process that is alone.
 const PROBATION: Duration = Duration::from_millis(300);
@@ -51,15 +52,13 @@ struct Footprint {
 
 impl Footprint {
     fn of(pid: i32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let resident =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let resident = proc::status(pid, "VmRSS");
+        let resident = resident.and_then(|resident| resident.strip_suffix(" kB")?.parse().ok());
         Self {
             descriptors: descriptors(pid),
-            threads: fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count),
-            resident_kib: resident.and_then(|resident| resident.parse().ok()).unwrap_or(0),
-            children: children.split_whitespace().count(),
+            threads: proc::count(pid, "task").unwrap_or(0),
+            resident_kib: resident.unwrap_or(0),
+            children: proc::children(pid).len(),
         }
     }
 

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
+use processes::proc;
 
 /// What is to become of a system call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,20 +152,16 @@ impl Tracer {
     /// The processes that this thread traces, from /proc. What a thread has started at the moment of its death is among them
     /// before it has been heard of.
     pub(crate) fn traced(&self) -> Vec<i32> {
-        let tracer = format!("TracerPid:\t{}\n", gettid());
-        let is_ours = |pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains(&tracer))
-        };
-        let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+        let tracer = gettid().to_string();
+        let is_ours = |pid: &i32| proc::status(pid, "TracerPid").is_some_and(|it| it == tracer);
+        proc::all().filter_map(|pid| i32::try_from(pid).ok()).filter(is_ours).collect()
     }
 
     fn task(&mut self, thread: Pid) -> &mut Task {
         self.tasks.entry(thread.as_raw()).or_insert_with(|| {
-            let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-            let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-            // One that is dead by now is asked for nothing any more.
-            let process = process.and_then(|process| process.trim().parse().ok()).unwrap_or(thread.as_raw());
+            let process = proc::status(thread, "Tgid").and_then(|process| process.parse().ok());
+            // A thread that is dead by now makes no system call any more.
+            let process = process.unwrap_or(thread.as_raw());
             Task { process, ..Task::default() }
         })
     }
@@ -184,7 +180,7 @@ impl Tracer {
                 }
             }
             self.pump(|_| Verdict::Pass);
-            self.tasks.retain(|thread, _| Path::new("/proc").join(thread.to_string()).exists());
+            self.tasks.retain(|thread, _| proc::exists(thread));
             thread::yield_now();
         }
         self.letting_go = false;

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is left out of the soak, and of the sweeps, where nobody has asked for slow tests.
+use processes::skip;
+
+/// By how much the soak and the sweeps are shorter without `SLOW_TESTS` or `CI`.
 const FEWER: u64 = 10;
 
 fn is_slow_wanted() -> bool {
@@ -18,15 +20,15 @@ fn run(words: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_faults")).args(words).output().expect("it can be run");
     let printed = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
-    let mut stderr = io::stderr().lock();
-    let shown = match output.status.code() {
-        Some(77) => writeln!(stderr, "skipped: faults {}: {}", words.join(" "), said.trim()),
+    match output.status.code() {
+        Some(77) => skip(said.trim()),
         Some(0) => {
-            printed.lines().try_for_each(|line| writeln!(stderr, "faults {}: {line}", words.join(" ")))
+            let mut stderr = io::stderr().lock();
+            let mut show = |line| writeln!(stderr, "faults {}: {line}", words.join(" "));
+            printed.lines().try_for_each(&mut show).expect("stderr can be written");
         }
         status => panic!("faults {} ended with {status:?}:\n{printed}{said}", words.join(" ")),
-    };
-    shown.expect("stderr can be written");
+    }
 }
 
 /// The number of the day.

@@ -172,7 +172,7 @@ impl Http {
         &mut self,
         mut sender: http1::SendRequest<Empty<Bytes>>,
     ) -> Result<Response<Bytes>, NotAnswered> {
-        // Whether it can be used is told by what becomes of the request.
+        // The outcome of the request shows whether the connection can be used.
         sender.ready().await.unwrap_or_default();
         let answer = match sender.try_send_request(self.request(Empty::new())).await {
             Ok(answer) => answer,

@@ -1,5 +1,5 @@
-//! A service, its clients, and upgrades while they are at work: what the tests of the examples are written with. The demo
-//! has the clients from here that speak something else than its own.
+//! A service, its clients, and upgrades under load: the library of the tests of the examples. The demo takes its clients of other
+//! protocols than HTTP/1.1 from here.
 //!
 //! ```ignore
 //! let mut service = load::Service::of(env!("CARGO_BIN_EXE_axum-hello")).listen("http", "tcp://127.0.0.1:0").start();
@@ -10,6 +10,10 @@
 //! Each of [`CLIENTS`] keeps its connection while the service lets it, half of them ask [`RATE`] times a second together,
 //! and the others wait for longer than a second between two requests. An upgrade begins when the connections of all of them are
 //! open. `LOAD_UPGRADES=100` is the long run.
+//!
+//! * `service.rs`: the service, its control socket, its certificate. `proxy.rs`: nginx or another proxy in front of it.
+//! * `http.rs`, `lines.rs`, `dns.rs`, `websocket.rs`: a client for each protocol. `loss.rs`: how it lost a request.
+//! * `program.rs`: a client that is a program, such as wrk or dig.
 
 mod dns;
 mod http;
@@ -34,13 +38,12 @@ use tokio::time::interval_at;
 pub use dns::Dns;
 pub use http::{Http, Version};
 pub use lines::Lines;
+pub use processes::{DEADLINE, wait_until};
 pub use program::{Program, have};
 pub use proxy::Proxy;
 pub use service::{Certificate, Command, Control, Service};
 pub use websocket::WebSocket;
 
-/// How long anything may take that is to happen.
-pub const DEADLINE: Duration = Duration::from_secs(40);
 /// Requests a second.
 pub const RATE: u32 = 2000;
 /// Clients, each with a connection of its own.
@@ -112,6 +115,14 @@ pub fn across_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -
     run(service, make, |service| Some(service.wait_for_connections(CLIENTS.into())))
 }
 
+/// The whole test of a service with a listener `http`: clients of this version lose no request, and the service stops at once when
+/// nothing is open.
+pub fn http_across_upgrades(mut service: Service, version: Version) {
+    let http = Http::new(service.address("http"), version);
+    across_upgrades(&mut service, || http.clone());
+    service.stop();
+}
+
 /// The same of a service that does not count what its clients have open: they send datagrams, or have a connection to a proxy, or
 /// its listener is a raw one.
 pub fn across_uncounted_upgrades<C: Client>(service: &mut Service, make: impl Fn() -> C) -> Run {
@@ -181,19 +192,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     runtime().block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("it ends in time") })
 }
 
-/// Waits until something is so that does not say when.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 async fn ask_again(client: impl Client, is_busy: bool, every: Duration, after: Duration, tally: Arc<Tally>) {
     let mut client = client;
     let mut ticks = interval_at(tokio::time::Instant::now() + after, every);
-    // Whose connection has been closed for it comes back at once: an idle client is one that has a connection.
+    // A client whose connection was closed asks again at once: an idle client has a connection.
     let times = if is_busy { 1 } else { 2 };
     ask(&mut client, times, &tally).await;
     while !tally.over.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! A client of a protocol that asks by a text and is answered by a text.
+//! A client of a protocol whose request and answer are texts.
 
 use std::io;
 use std::net::SocketAddr;

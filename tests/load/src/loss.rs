@@ -1,4 +1,4 @@
-//! How a request was lost, as an error of I/O: its kind says what the connection did, its text what caused it.
+//! How a request was lost, as an error of I/O: its kind is what the connection did, its text is the cause.
 
 use std::error::Error;
 use std::fmt::Display;

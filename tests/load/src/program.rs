@@ -1,12 +1,13 @@
-//! A client that is a program of somebody else, and counts by itself what it has lost.
+//! A client that is another program, such as wrk, and counts its losses by itself.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::process::{Command, Stdio};
+
+use processes::skip;
 
 use crate::{Service, upgrades};
 
-/// It is given at most so many times as much to do as an upgrade is thought to take.
+/// The most work for a program, as a multiple of that for one run.
 const MOST: u32 = 64;
 
 /// A program and how it begins.
@@ -19,9 +20,9 @@ pub struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Runs the program while the service is upgraded. `command` is told for how many upgrades it is to last; `check` as
-    /// well, and what the program has written. Where it has come to its end before the upgrades have, for the machine is
-    /// fast or slow, it runs again with twice as much to do, for it has shown less than it was to show.
+    /// Runs the program while the service is upgraded. `command` and `check` get the number of upgrades that the program has to
+    /// outlast, and `check` its output. A program that ends before the upgrades do, because the machine is fast or slow, runs again with
+    /// twice as much to do.
     pub fn across_upgrades(
         self,
         service: &mut Service,
@@ -32,7 +33,7 @@ impl Program<'_> {
         let mut times = upgrades();
         loop {
             let output = service.path("output");
-            // No pipe: one that is full would hold the program up.
+            // Not a pipe: a full pipe would block the program.
             let stdout = File::create(&output).expect("a file for its output");
             let stderr = stdout.try_clone().expect("a descriptor");
             let taken = service.taken(self.listener);
@@ -62,9 +63,7 @@ pub fn have(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     if !found {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Past the capture of the output of tests.
-        writeln!(std::io::stderr(), "skipped: {name}: there is no {program}").expect("stderr can be written");
+        skip(&format!("there is no {program}"));
     }
     found
 }

@@ -5,11 +5,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
-
-use crate::DEADLINE;
+use processes::{DEADLINE, Signal, find_within, signal};
+use rustix::process::geteuid;
 
 /// That of the example, whose paths and port are replaced.
 const NGINX: &str = include_str!("../../../examples/nginx/nginx.conf");
@@ -23,7 +21,7 @@ pub struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         // SIGTERM, for a worker does not outlive its master then.
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
+        signal(self.child.id(), Signal::TERM).unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
     }
 }
@@ -61,15 +59,16 @@ impl Proxy {
             io::Error::new(error.kind(), format!("cannot start {program}: {error}; is it installed?"))
         })?;
         let mut proxy = Self { child };
-        let deadline = Instant::now() + DEADLINE;
-        while TcpStream::connect(address).is_err() {
-            let ended = proxy.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(&path).unwrap_or_default();
-                return Err(io::Error::other(format!("{program} does not listen ({ended:?}): {said}")));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(proxy)
+        let listens_or_ended = find_within(DEADLINE, || match TcpStream::connect(address) {
+            Ok(_) => Some(None),
+            Err(_) => proxy.child.try_wait().transpose().map(Some),
+        });
+        let why = match listens_or_ended {
+            Some(None) => return Ok(proxy),
+            Some(Some(ended)) => ended?.to_string(),
+            None => format!("not within {DEADLINE:?}"),
+        };
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        Err(io::Error::other(format!("{program} does not listen ({why}): {said}")))
     }
 }

@@ -1,4 +1,4 @@
-//! A service in a directory of its own, spoken to through its control socket.
+//! A service in a directory of its own, which the test controls by its control socket.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
+use processes::{Signal, find, pidfile, signal_group, wait_until};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{DEADLINE, upgrades, wait_until};
+use crate::{DEADLINE, upgrades};
 
 /// How long a process may take to end that has nothing open: a tenth of the `drain_timeout` that a service has by default, of 30 s.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -47,7 +48,7 @@ pub struct Service {
 impl Service {
     /// A service of this program.
     pub fn of(program: &str) -> Command {
-        signals::default_for_children();
+        processes::default_for_children();
         let dir = tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory");
         let env = HashMap::from([("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
         let command = Command { dir, program: program.into(), env, guards: 0, grace: Duration::ZERO };
@@ -70,8 +71,7 @@ impl Service {
 
     /// The process that serves.
     pub fn pid(&self) -> u32 {
-        let text = fs::read_to_string(self.path("pid")).expect("the pid file is there");
-        text.trim().parse().expect("it has a number")
+        pidfile(&self.path("pid")).expect("it serves")
     }
 
     /// What its processes wrote to stdout and stderr.
@@ -123,22 +123,19 @@ impl Service {
     /// Replaces it, and returns when the new process has passed its probation. The old one may still drain; it has
     /// exited when [`Control::wait_for_the_end`] returns.
     pub fn begin_upgrade(&mut self) -> (Control, u32) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
+        find("upgrade", || {
             let mut control = Control::connect(&self.path("control"));
             let answer = control.ask("upgrade");
             match answer["code"].as_str() {
                 None => {
                     let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-                    return (control, pid.expect("the process ID of the successor"));
+                    Some((control, pid.expect("the process ID of the successor")))
                 }
                 // It has yet to notice that its predecessor is gone.
-                Some("predecessor-draining") if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
+                Some("predecessor-draining") => None,
                 Some(_) => panic!("no upgrade: {answer}\n{}", self.log()),
             }
-        }
+        })
     }
 
     /// Has an upgrade fail, and says why it did.
@@ -221,7 +218,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         // All generations are in the group of the first process, whose number is no one else's before it is reaped.
-        kill_process_group(Pid::from_child(&self.first), Signal::KILL).unwrap_or_default();
+        signal_group(self.first.id(), Signal::KILL).unwrap_or_default();
         self.first.wait().map(drop).unwrap_or_default();
     }
 }
@@ -303,7 +300,7 @@ impl Control {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// The answer to a command, past the phases that are told before.
+    /// The answer to a command, past the phases before it.
     fn ask(&mut self, command: &str) -> Value {
         writeln!(self.stream.get_mut(), r#"{{"command":"{command}"}}"#).expect("the process listens");
         loop {

@@ -1,4 +1,4 @@
-//! A client of WebSocket, which comes back when it is told to.
+//! A client of WebSocket, which connects again after the notice of a restart.
 
 use std::io;
 use std::net::SocketAddr;

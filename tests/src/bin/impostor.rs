@@ -1,4 +1,4 @@
-//! A successor that does what a test tells it, and not what the protocol says.
+//! A successor that follows the steps of a test, and breaks the protocol.
 //!
 //! The file `impostor` in the directory of the test has one step a line:
 //!

@@ -1,4 +1,4 @@
-//! A service as a user writes it, without a subscriber of `tracing`: what the harness has to say is on stderr.
+//! A service as a user writes it, without a subscriber of `tracing`: complaints of the crate are lines on stderr.
 //!
 //! Options of the attribute that the environment overrides are set, to values that a test can tell from its own.
 //! Each process says `PID GENERATION ADDRESS` on stdout, and writes `NAME PID` into each file that it inherits. A client

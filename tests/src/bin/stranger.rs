@@ -1,5 +1,5 @@
-//! A program that is no service of this crate and handles the signals of one: what may have the number of a service that was
-//! killed.
+//! A program that is no service of this crate, and handles the signals of one: it stands for a process that has the number of a
+//! dead service.
 //!
 //! It says `ready` on stdout. When its stdin ends it says how many SIGHUP and SIGTERM it has got, as `1 0`, and ends.
 

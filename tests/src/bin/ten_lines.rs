@@ -1,4 +1,4 @@
-//! The service of the README, with a Unix listener: nothing in it knows of the tests.
+//! The service of the README, with a Unix listener. No line of it is for the tests.
 
 use std::io;
 use tableflip::net::UnixListener;

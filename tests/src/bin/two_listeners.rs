@@ -1,4 +1,4 @@
-//! A service with two listeners that say which they are.
+//! A service with two listeners, each of which says its name.
 
 use std::io::{self, Write};
 use std::thread;

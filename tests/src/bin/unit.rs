@@ -1,4 +1,4 @@
-//! The service of the unit files in docs/systemd.md, with what a test can ask of it: a line of its client is answered.
+//! The service of the unit files in docs/systemd.md. A client asks it by lines.
 
 use std::fs::File;
 use std::io::{self, Read};

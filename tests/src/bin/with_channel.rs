@@ -1,5 +1,5 @@
-//! Runs a program with one descriptor more, whose number is in `TABLEFLIP_HANDOVER`: what a predecessor does for its
-//! successor, here done by a test that plays the predecessor.
+//! Runs a program with one more descriptor, whose number is in `TABLEFLIP_HANDOVER`: as a predecessor starts its successor, for a
+//! test that plays the predecessor.
 //!
 //! ```text
 //! with_channel channel PATH PROGRAM...    a channel whose other end the test has, who listens at PATH

@@ -1,4 +1,4 @@
-//! Says which descriptors it was started with: one line in the file `witness` of the directory of the test, with the
+//! Writes the descriptors that it was started with: one line in the file `witness` of the directory of the test, with the
 //! number and the target of each.
 
 use std::env;

@@ -1,4 +1,4 @@
-//! A service as users write it: the attribute, no subscriber for its events, no word to the test.
+//! A service as a user writes it: with the attribute, without a subscriber for its events. The test learns only what a client sees.
 
 use std::fs;
 

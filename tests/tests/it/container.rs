@@ -1,13 +1,12 @@
-//! The parent that stays as the first process of a container.
+//! The supervisor as the first process of a container.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use rustix::process::{Pid, kill_process};
+use processes::proc;
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::load::Load;
 use crate::harness::{Client, Dir, Root, Signal, root_or_skip, wait_until_refused};
 use crate::look;
@@ -17,7 +16,7 @@ use crate::program::run;
 struct Container {
     unshare: Unshare,
     /// That process, as it is seen from outside.
-    first: Pid,
+    first: u32,
     address: String,
     lines: Lines<BufReader<ChildStdout>>,
     /// Its end is how a victim learns that the test is over.
@@ -70,15 +69,12 @@ impl Container {
         assert!(wait(&mut lines, "main").starts_with("1 0"), "it is the first process");
         let address = wait(&mut lines, "listening").rsplit(' ').next().expect("an address").to_owned();
         let serving = wait(&mut lines, "step:Serving");
-        let children = format!("/proc/{0}/task/{0}/children", unshare.0.id());
-        let first =
-            fs::read_to_string(children).expect("it lives").trim().parse().ok().and_then(Pid::from_raw);
-        let first = first.expect("a process ID");
+        let first = proc::children(unshare.0.id()).pop().expect("a child");
         (Self { unshare, first, address, lines, _lifeline: lifeline }, serving)
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(self.first, signal).expect("it lives");
+        crate::harness::signal(self.first, signal).expect("it lives");
     }
 
     fn wait(&mut self, what: &str) -> String {
@@ -87,7 +83,7 @@ impl Container {
 
     /// Of the first process: the processes that it is the parent of.
     fn children(&self) -> Vec<u32> {
-        look::children_of(Path::new(&format!("/proc/{}", self.first.as_raw_pid())))
+        look::children_of(self.first)
     }
 
     /// How the container has ended, as a container engine would say it.
@@ -111,7 +107,7 @@ fn a6_the_program_waits_for_the_process_and_not_for_its_number() {
     let dir = Dir::new();
     let (container, serving) = Container::start(&dir, "", Some("never"));
     assert!(serving.starts_with("1 "), "{serving}");
-    let outside = container.first.as_raw_pid();
+    let outside = container.first;
     let note = format!("process 1 is process {outside} here: the service counts by its own PID namespace");
     let status = run(&dir, "status pid");
     assert!(status.done().starts_with("generation 1, process 1: serving"), "{}", status.out);
@@ -150,9 +146,9 @@ fn m11_p2_ten_upgrades_of_a_container_under_load() {
         assert_eq!(alone.split(' ').nth(1), Some(&*generation.to_string()), "{alone}");
     }
     let answered = load.end();
-    until("end of all but the one that serves", || (container.children().len() == 1).then_some(()));
+    find("end of all but the one that serves", || (container.children().len() == 1).then_some(()));
 
-    let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", container.first.as_raw_pid())).unwrap();
+    let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", container.first)).unwrap();
     let kib = |field: &str| -> u64 {
         let line = memory.lines().find_map(|line| line.strip_prefix(field)).expect("a field");
         line.trim().trim_end_matches(" kB").parse().expect("a number")

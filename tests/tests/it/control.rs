@@ -1,4 +1,4 @@
-//! The control socket: what operators ask, what they are answered, and what they cannot do.
+//! The control socket: the requests of operators and their answers, and hostile clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{
     Client, Command, DEADLINE, Dir, Exit, Process, Root, Service, Signal, names_in, root_or_skip,
 };
@@ -25,21 +25,15 @@ fn operator(service: &Service) -> Client {
     service.connect_unix("control")
 }
 
-fn receive(client: &mut Client) -> Value {
-    serde_json::from_str(&client.receive().expect("an answer")).unwrap()
-}
-
 fn ask(service: &Service, command: &str) -> Value {
-    let mut client = operator(service);
-    client.send(&format!(r#"{{"command":"{command}"}}"#));
-    receive(&mut client)
+    operator(service).ask_command(command)
 }
 
 /// The phases, up to another answer, and that one.
 fn story(client: &mut Client) -> (Vec<String>, Value) {
     let mut phases = Vec::new();
     loop {
-        let answer = receive(client);
+        let answer = client.reply();
         if answer["reply"] != "phase" {
             return (phases, answer);
         }
@@ -94,10 +88,10 @@ fn it_tells_how_things_stand() {
         ])
     };
     let mut watching = operator(&service);
-    watching.send(r#"{"command":"watch"}"#);
-    while receive(&mut watching)["generations"] != open(1) {}
+    watching.send_command("watch");
+    while watching.reply()["generations"] != open(1) {}
     drop(client);
-    while receive(&mut watching)["generations"] != open(0) {}
+    while watching.reply()["generations"] != open(0) {}
     old.kill();
     service.wait(&new, "alone");
     assert_eq!(ask(&service, "status")["predecessor"], Value::Null);
@@ -119,7 +113,7 @@ fn it_tells_how_many_connections_wait() {
     let connect = |_| TcpStream::connect(service.address("idle")).unwrap();
     let waiting: Vec<_> = (0..3).map(connect).collect();
     // The last of a handshake may be on its way still.
-    until("queue of three", || (queue() == (3, 5)).then_some(()));
+    find("queue of three", || (queue() == (3, 5)).then_some(()));
     drop(waiting);
 }
 
@@ -128,7 +122,7 @@ fn an_upgrade_is_told_phase_by_phase_to_its_outcome() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).env("TABLEFLIP_PREFLIGHT", "true").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"upgrade"}"#);
+    client.send_command("upgrade");
     let (phases, outcome) = story(&mut client);
     assert_eq!(phases, ["checking", "upgrading", "handing-over", "standby", "draining"]);
     let new = service.next_process();
@@ -147,14 +141,14 @@ fn two_operators_get_one_upgrade() {
     let (service, _old) = controlled(&dir).serve();
     service.plan("init gate slow");
     let (mut one, mut two) = (operator(&service), operator(&service));
-    one.send(r#"{"command":"upgrade"}"#);
-    assert_eq!(receive(&mut one)["phase"], "upgrading");
-    two.send(r#"{"command":"upgrade"}"#);
+    one.send_command("upgrade");
+    assert_eq!(one.reply()["phase"], "upgrading");
+    two.send_command("upgrade");
     // What happens meanwhile is told to both.
     let (_, refusal) = story(&mut two);
     assert_eq!((&refusal["reply"], &refusal["code"]), (&"error".into(), &"in-progress".into()));
     // One who asks twice is told so as well, and gets the outcome of the first.
-    one.send(r#"{"command":"upgrade"}"#);
+    one.send_command("upgrade");
     let (_, refusal) = story(&mut one);
     assert_eq!(refusal["code"], "in-progress");
     gate.open();
@@ -168,7 +162,7 @@ fn a_failure_is_told_with_its_reason_and_remembered() {
     let (service, old) = controlled(&dir).serve();
     service.plan("init panic no-configuration");
     let mut client = operator(&service);
-    client.send(r#"{"command":"upgrade"}"#);
+    client.send_command("upgrade");
     let (_, outcome) = story(&mut client);
     assert_eq!((&outcome["reply"], &outcome["code"]), (&"error".into(), &"failed".into()));
     let pid = service.next_process().pid();
@@ -187,11 +181,11 @@ fn a_stop_is_told_to_the_end() {
     let (service, old) = controlled(&dir).serve();
     let open = service.open(&old);
     let mut client = operator(&service);
-    client.send(r#"{"command":"stop"}"#);
-    assert_eq!(receive(&mut client)["reply"], "stopping");
-    assert_eq!(receive(&mut client)["phase"], "draining");
+    client.send_command("stop");
+    assert_eq!(client.reply()["reply"], "stopping");
+    assert_eq!(client.reply()["phase"], "draining");
     drop(open);
-    assert_eq!(receive(&mut client)["phase"], "ended");
+    assert_eq!(client.reply()["phase"], "ended");
     client.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!names_in(dir.path()).contains(&"control".to_owned()), "its path is gone");
@@ -203,11 +197,11 @@ fn a_stop_on_a_connection_from_before_the_handover_stops_the_service() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).probation("1h").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"status"}"#);
-    assert_eq!(receive(&mut client)["pid"], old.pid());
+    client.send_command("status");
+    assert_eq!(client.reply()["pid"], old.pid());
     let new = service.upgrade(&old);
-    client.send(r#"{"command":"stop"}"#);
-    assert_eq!(receive(&mut client)["reply"], "stopping");
+    client.send_command("stop");
+    assert_eq!(client.reply()["reply"], "stopping");
     service.wait(&new, "stop");
     service.wait_until_all_are_gone();
     assert_eq!(old.exit(), Exit::Status(0));
@@ -219,13 +213,13 @@ fn whoever_watches_is_told_of_every_change() {
     let dir = Dir::new();
     let (service, old) = controlled(&dir).probation("1h").serve();
     let mut client = operator(&service);
-    client.send(r#"{"command":"watch"}"#);
-    assert_eq!(receive(&mut client)["phase"], "serving");
+    client.send_command("watch");
+    assert_eq!(client.reply()["phase"], "serving");
     let new = service.upgrade(&old);
-    while receive(&mut client)["successor"] != new.pid() {}
-    while receive(&mut client)["phase"] != "standby" {}
+    while client.reply()["successor"] != new.pid() {}
+    while client.reply()["phase"] != "standby" {}
     new.kill();
-    while receive(&mut client)["phase"] != "serving" {}
+    while client.reply()["phase"] != "serving" {}
 }
 
 /// It belongs to whoever serves, as every listener does.
@@ -257,11 +251,11 @@ fn what_is_no_request_is_answered() {
     for line in ["", "{}", "status", r#"{"command":"dance"}"#, r#"{"command":7}"#, "[1,2"] {
         let mut client = operator(&service);
         client.send(line);
-        let answer = receive(&mut client);
+        let answer = client.reply();
         assert_eq!((&answer["reply"], &answer["code"]), (&"error".into(), &"bad-request".into()), "{line}");
         // The next line is a new one.
         client.send(r#"{"command":"status","later releases":"may say more"}"#);
-        assert_eq!(receive(&mut client)["pid"], old.pid());
+        assert_eq!(client.reply()["pid"], old.pid());
     }
     let mut client = connect(&dir);
     client.write_all(b"\xff\xfe\n{\"command\":\"status\"}\n{\"command\":\"status\"}").unwrap();
@@ -320,6 +314,28 @@ fn hostile_clients_cost_little_and_delay_nothing() {
     drop((crowd, deaf));
 }
 
+/// What a hostile client does with its connection, and with those that it keeps open.
+type Attack = fn(&mut UnixStream, &mut Vec<UnixStream>);
+
+const ATTACKS: [Attack; 4] = [
+    // A crowd that says nothing.
+    |client, kept| kept.insert(0, client.try_clone().unwrap()),
+    // A megabyte without a line feed.
+    |client, _| is_cut_off(client.write_all(&vec![b'x'; 1 << 20])),
+    // Bytes that are no text.
+    |client, _| {
+        is_cut_off(client.write_all(&[0xff, b'\n'].repeat(100)));
+        is_cut_off(client.read(&mut [0; 4096]).map(drop));
+    },
+    // A client that asks without end and reads nothing.
+    |client, kept| {
+        client.set_nonblocking(true).unwrap();
+        while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
+        kept.insert(0, client.try_clone().unwrap());
+        kept.truncate(20);
+    },
+];
+
 /// The same without a pause, while requests are served and the service is upgraded by operators who have to get through.
 #[test]
 fn hostile_clients_during_upgrades_under_load_lose_no_request() {
@@ -344,7 +360,7 @@ fn hostile_clients_during_upgrades_under_load_lose_no_request() {
         scope.spawn(serving);
         scope.spawn(serving);
         // Each of these attacks as often as it can, and is hung up on.
-        let attack = |attack: fn(&mut UnixStream, &mut Vec<UnixStream>)| {
+        let attack = |attack: Attack| {
             let (path, done, attacks) = (&path, &done, &attacks);
             scope.spawn(move || {
                 let mut kept = Vec::new();
@@ -358,22 +374,7 @@ fn hostile_clients_during_upgrades_under_load_lose_no_request() {
                 }
             });
         };
-        // A crowd that says nothing.
-        attack(|client, kept| kept.insert(0, client.try_clone().unwrap()));
-        // A megabyte without a line feed.
-        attack(|client, _| is_cut_off(client.write_all(&vec![b'x'; 1 << 20])));
-        // What is no text.
-        attack(|client, _| {
-            is_cut_off(client.write_all(&[0xff, b'\n'].repeat(100)));
-            is_cut_off(client.read(&mut [0; 4096]).map(drop));
-        });
-        // Whoever asks without end and reads nothing.
-        attack(|client, kept| {
-            client.set_nonblocking(true).unwrap();
-            while client.write(b"{\"command\":\"status\"}\n").is_ok() {}
-            kept.insert(0, client.try_clone().unwrap());
-            kept.truncate(20);
-        });
+        ATTACKS.into_iter().for_each(attack);
         let _done = Done(&done);
 
         for generation in 2..=UPGRADES + 1 {
@@ -441,7 +442,7 @@ fn another_user_is_not_served() {
         let nobody = rustix::thread::Uid::from_raw(65534);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         let mut client = Client::unix(&path);
-        receive(&mut client)
+        client.reply()
     });
     assert_eq!(answer.join().unwrap()["code"], "denied");
     assert_eq!(ask(&service, "status")["pid"], old.pid());
@@ -530,8 +531,8 @@ fn d1_a_listener_that_is_never_served_is_named_and_a_stop_ends_the_start() {
         }
         assert_starting(&service, &first, unserved);
         let mut client = operator(&service);
-        client.send(r#"{"command":"stop"}"#);
-        assert_eq!(receive(&mut client)["reply"], "stopping");
+        client.send_command("stop");
+        assert_eq!(client.reply()["reply"], "stopping");
         assert_eq!(first.exit(), Exit::Status(0), "{plan}");
         let left: Vec<_> = names_in(dir.path());
         assert!(left.iter().all(|name| name == "log" || name == "plan"), "{plan}: {left:?}");
@@ -542,11 +543,8 @@ fn d1_a_listener_that_is_never_served_is_named_and_a_stop_ends_the_start() {
 #[test]
 fn d1_a_successor_leaves_the_control_socket_to_its_predecessor() {
     let dir = Dir::new();
-    let gate = dir.gate("preparing");
     let (service, old) = controlled(&dir).serve();
-    service.plan("prepare gate preparing");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "prepare");
     for _ in 0..10 {
         let status = ask(&service, "status");
         assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"upgrading".into()));

@@ -1,4 +1,4 @@
-//! Either process is killed, at every phase of an upgrade: the other one serves.
+//! Either process is killed, at every phase of an upgrade: the other process serves.
 
 use std::fs;
 use std::io::IoSlice;
@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use processes::is_readable_within;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tests::channel::listen_at;
 
@@ -16,27 +16,22 @@ use crate::harness::{DEADLINE, Dir, Exit, Process, Service, Signal};
 /// It serves alone, and is able to do all that a service can.
 #[track_caller]
 fn assert_serves_alone(service: &Service, process: &Process) {
-    assert_eq!(service.served_by(), process.pid());
-    assert_eq!(service.pidfile(), Some(process.pid()));
+    service.assert_serves(process);
     let next = service.upgrade(process);
     assert_eq!(service.served_by(), next.pid());
     assert_eq!(process.exit(), Exit::Status(0));
     service.wait(&next, "alone");
     next.signal(Signal::TERM);
     assert_eq!(next.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// M15, M20. A connection that comes while nobody serves waits, and is answered.
 #[track_caller]
 fn the_old_one_is_killed_at(point: &str) {
     let dir = Dir::new();
-    let gate = dir.gate("here");
     let (service, old) = dir.victim().serve();
-    service.plan(&format!("{point} gate here"));
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, point);
     old.kill();
     assert_eq!(old.exit(), Exit::by(Signal::KILL));
     let mut client = service.connect();
@@ -121,15 +116,13 @@ fn the_new_one_is_killed_while_the_old_one_drains() {
     let rescue = service.next_process();
     service.wait_until_it_serves(&rescue);
     assert!(new.is_gone());
-    assert_eq!(service.served_by(), rescue.pid());
-    assert_eq!(service.pidfile(), Some(rescue.pid()));
+    service.assert_serves(&rescue);
     // What was open stays open.
     assert_eq!(before.who(), (1, old.pid()));
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&rescue, "alone");
-    assert_eq!(service.served_by(), rescue.pid());
-    assert_eq!(service.pidfile(), Some(rescue.pid()));
+    service.assert_serves(&rescue);
 }
 
 /// The path of the executable is what an operator repairs; the process that was started from the image knows it.
@@ -243,8 +236,7 @@ fn a_stop_in_mid_rescue_stops_the_service() {
     rescue.exit();
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 #[test]
@@ -299,8 +291,7 @@ fn the_process_of_a_rescue_is_killed() {
         service.wait_until_it_serves(&new);
         // Watched as any successor: it is not before the end of this that its predecessor lets go of it.
         service.wait_for(&old, "step:Draining", "event=Expired(Quiet)");
-        assert_eq!(service.served_by(), new.pid());
-        assert_eq!(service.pidfile(), Some(new.pid()));
+        service.assert_serves(&new);
     }
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
@@ -375,8 +366,7 @@ fn the_old_one_is_killed_with_the_new_ones_answer_unread() {
         &[],
     );
     // Its hello is there, and it waits for the socket.
-    let deadline = Timespec::try_from(DEADLINE).unwrap();
-    assert_eq!(poll(&mut [PollFd::new(&channel, PollFlags::IN)], Some(&deadline)).unwrap(), 1);
+    assert!(is_readable_within(DEADLINE, &channel).unwrap());
     let new = service.next_process();
     new.stop();
     send(r#"{"type":"sockets","entries":[{"name":"echo","address":"tcp://127.0.0.1:0"}]}"#, &[echo.as_fd()]);

@@ -1,11 +1,11 @@
-//! What a deployment does to the files of a service that runs: the executable, the directory that it was started
-//! in, its arguments and its environment.
+//! What a deployment does to the files of a service that runs: its executable, the directory of its start, its arguments and
+//! its environment.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
 use crate::look;
@@ -15,8 +15,7 @@ fn upgrade(service: &Service, old: &Process) -> Process {
     let new = service.upgrade(old);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&new, "alone");
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
     new
 }
 
@@ -25,8 +24,7 @@ fn refused(service: &Service, old: &Process) -> String {
     old.signal(Signal::HUP);
     let reason = service.wait_for_failure(old);
     assert!(reason.ends_with("; this process serves on"), "{reason}");
-    assert_eq!(service.served_by(), old.pid());
-    assert_eq!(service.pidfile(), Some(old.pid()));
+    service.assert_serves(old);
     assert_eq!(look::children(old), [0_u32; 0]);
     reason
 }
@@ -44,12 +42,18 @@ fn put_executable(dir: &Dir, content: &[u8]) {
     dir.copy(&aside, "svc");
 }
 
+/// A service whose executable is a copy, for the test to replace; and the path of the copy.
+fn serve_copy(dir: &Dir) -> (PathBuf, Service, Process) {
+    let path = dir.copy_of_victim("svc");
+    let (service, old) = dir.victim().binary(&path).serve();
+    (path, service, old)
+}
+
 /// P3: it is found by its name, and not by the file that it was.
 #[test]
 fn the_executable_is_removed_and_copied_anew() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     fs::remove_file(&path).unwrap();
     dir.copy_of_victim("svc");
     assert!(!look::runs(&old, &path), "another file is there");
@@ -78,8 +82,7 @@ fn another_executable_is_renamed_over_it() {
 #[test]
 fn m18_the_executable_is_missing_at_one_upgrade() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     let aside = dir.join("aside");
     fs::rename(&path, &aside).unwrap();
     for _ in 0..2 {
@@ -102,8 +105,7 @@ fn m18_the_executable_is_missing_at_one_upgrade() {
 #[test]
 fn the_executable_may_not_be_executed() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let reason = refused(&service, &old);
     assert!(reason.contains(path.to_str().unwrap()) && reason.contains("Permission denied"), "{reason}");
@@ -115,8 +117,7 @@ fn the_executable_may_not_be_executed() {
 #[test]
 fn the_executable_is_replaced_by_what_is_none() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     let put = |content: &[u8]| {
         fs::remove_file(&path).unwrap();
         put_executable(&dir, content);
@@ -142,8 +143,7 @@ fn the_executable_is_replaced_by_what_is_none() {
 #[test]
 fn the_executable_is_still_being_copied() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     // The beginning of an executable, which the kernel starts and which then dies of what is missing.
     let complete = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -183,7 +183,7 @@ impl<'d> Releases<'d> {
         fs::rename(self.dir.join("next"), self.dir.join("current")).unwrap();
     }
 
-    fn path(&self, release: &str) -> std::path::PathBuf {
+    fn path(&self, release: &str) -> PathBuf {
         // The directory for temporary files may be reached through a link as well.
         fs::canonicalize(self.dir.join(release)).unwrap()
     }
@@ -429,8 +429,7 @@ fn the_variable_of_the_handover_is_gone_before_the_body_runs() {
 #[test]
 fn m20_the_image_that_worked_is_started_though_its_file_is_deleted() {
     let dir = Dir::new();
-    let path = dir.copy_of_victim("svc");
-    let (service, old) = dir.victim().binary(&path).serve();
+    let (path, service, old) = serve_copy(&dir);
     let inode = fs::metadata(&path).unwrap().ino();
     let mut before = service.connect();
     assert_eq!(before.who().0, 1);
@@ -441,8 +440,7 @@ fn m20_the_image_that_worked_is_started_though_its_file_is_deleted() {
     new.kill();
     let rescued = service.next_process();
     service.wait(&rescued, "serving");
-    assert_eq!(service.served_by(), rescued.pid());
-    assert_eq!(service.pidfile(), Some(rescued.pid()));
+    service.assert_serves(&rescued);
     assert_eq!(fs::metadata(rescued.proc("exe")).unwrap().ino(), inode);
     assert_eq!(before.ask("still there?"), "echo still there?");
     drop(before);

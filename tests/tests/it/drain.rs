@@ -1,11 +1,11 @@
-//! The end of a process: what it waits for, what it does not, what it leaves.
+//! The end of a process: what the drain waits for, its deadline, and what the process leaves.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{Dir, Exit, Signal, names_in, wait_until_refused};
 use crate::look;
 
@@ -279,8 +279,7 @@ fn a_second_sigterm_ends_a_process_that_drains_after_an_upgrade() {
     old.terminate_again();
     assert_eq!(old.exit(), Exit::by(Signal::TERM));
     service.wait(&new, "alone");
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
 }
 
 #[test]
@@ -336,7 +335,7 @@ fn what_the_program_does_after_the_service_takes_its_time() {
     process.signal(Signal::TERM);
     service.wait(&process, "gate");
     let threads = format!("/proc/{}/task", process.pid());
-    until("end of the engine", || {
+    find("end of the engine", || {
         let mut threads = fs::read_dir(&threads).expect("it lives").flatten();
         let is_engine = |thread: &fs::DirEntry| {
             fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "tableflip\n")

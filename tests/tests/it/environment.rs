@@ -1,5 +1,5 @@
-//! Variables of the harness's prefix that are garbled, unknown or left over: each stops the start with one line that
-//! names it, and none is silently ignored.
+//! Variables with the prefix of the crate that are garbled, unknown or left over: each stops the start with one line that
+//! names it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;

@@ -1,4 +1,4 @@
-//! A successor that fails: at every point, in every way; and requests that are refused.
+//! A successor that fails, at every point and in every way; and requests that are refused.
 
 use std::fs;
 
@@ -171,13 +171,10 @@ fn d4_a_body_that_returns_unasked_says_so() {
 #[test]
 fn d4_a_body_that_returns_beside_a_successor_says_who_goes_on() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
     let mut client = service.connect();
     assert_eq!(client.who().1, old.pid());
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     client.send("body return 0");
     service.wait_for(&old, "error", "the body returned; this process ends, and its successor goes on");
     gate.open();
@@ -283,12 +280,9 @@ fn a_successor_that_hangs_on_its_way_out() {
 #[test]
 fn a_successor_that_hangs_where_it_was_told_to_serve() {
     let dir = Dir::new();
-    let _gate = dir.gate("never");
     let (service, old) = dir.victim().current_thread().serve();
     // Its body does not accept either, so that what comes meanwhile waits.
-    service.plan("step:TakingOver gate never");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, _gate) = service.start_upgrade_to(&old, "step:TakingOver");
     let mut client = service.connect();
     client.send("who");
     let reason = service.wait_for_failure(&old);

@@ -1,15 +1,13 @@
-//! The test plays the predecessor, from `docs/protocol.md` and with code of its own: first as it should be done, then
-//! in every way that it should not.
+//! The test plays the predecessor, written from `docs/protocol.md`: first a correct one, then one that makes every mistake.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use tests::channel::{Channel, MAX_MESSAGE, Predecessor, listen_at};
 
-use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until_refused};
+use crate::harness::{Client, Command, Dir, Exit, Process, Service, Signal, wait_until, wait_until_refused};
 use crate::look;
 
 /// A service that is started as a successor, the test's end of its channel, and the process of its predecessor.
@@ -21,6 +19,22 @@ struct Heir {
 }
 
 impl Heir {
+    /// Waits until it is prepared, and commits: it serves then.
+    fn commit(&self) {
+        self.channel.wait_for("prepared");
+        self.channel.send(&json!({"type": "commit"}));
+        self.channel.expect("active");
+    }
+
+    /// It tells the predecessor this reason, and exits.
+    #[track_caller]
+    fn assert_gives_up(&self, reason: &str) {
+        let failed = self.channel.wait_for("failed");
+        assert_eq!(failed["reason"], reason);
+        assert_eq!(self.process.exit(), Exit::Status(1));
+        assert_eq!(self.service.pidfile(), None);
+    }
+
     fn start(dir: &Dir) -> Self {
         Self::start_as(dir, dir.victim())
     }
@@ -126,7 +140,7 @@ fn the_protocol_as_it_is_documented() {
     };
     assert_eq!(prepared, json!({"type": "prepared", "adopted": [2, 1]}));
     // Nothing is served before the commit, and the pid file is not its own.
-    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    let mut client = Client::tcp(listener.local_addr().unwrap().to_string());
     client.send("who");
     assert_eq!(heir.service.pidfile(), None);
     assert!(!heir.service.has_said(&heir.process, "serving"));
@@ -190,11 +204,9 @@ fn an_upgrade_after_the_end_of_the_predecessor_is_not_refused() {
     let heir = Heir::start_as(&dir, dir.victim().plan("error gate refused"));
     heir.channel.send(&offer(1));
     heir.channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     let Heir { service, process, channel, predecessor } = heir;
-    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    let mut client = Client::tcp(listener.local_addr().unwrap().to_string());
     process.signal(Signal::HUP);
     service.wait(&process, "gate");
     drop((channel, predecessor));
@@ -211,9 +223,7 @@ fn a_stop_is_passed_on() {
     let dir = Dir::new();
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(0));
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     heir.channel.send(&json!({"type": "stop"}));
     heir.channel.expect("leaving");
     assert_eq!(heir.process.exit(), Exit::Status(0));
@@ -244,7 +254,7 @@ fn h11_unknown_fields_and_messages_are_borne() {
     heir.channel.send(&json!({"type": "commit", "why": "because"}));
     assert_eq!(heir.channel.wait_for("not-understood")["unknown"], "dance");
     heir.channel.expect("active");
-    assert_eq!(Client::tcp(&listener.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
+    assert_eq!(Client::tcp(listener.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
 }
 
 #[test]
@@ -443,10 +453,7 @@ fn sockets_after_the_offer_are_refused() {
         heir.channel.send_with(&sockets(&[entry()]), &[fd]);
         heir.channel.wait_for("prepared");
         heir.channel.send_with(&message, fds);
-        let failed = heir.channel.wait_for("failed");
-        assert_eq!(failed["reason"], "the predecessor sent more than it had offered");
-        assert_eq!(heir.process.exit(), Exit::Status(1));
-        assert_eq!(heir.service.pidfile(), None);
+        heir.assert_gives_up("the predecessor sent more than it had offered");
     }
 }
 
@@ -458,12 +465,10 @@ fn sockets_after_the_commit_are_dropped() {
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(1));
     heir.channel.send_with(&sockets(&[entry()]), &[kept.as_fd()]);
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     heir.channel.send_with(&sockets(&[entry()]), &[late.as_fd()]);
     heir.service.wait_for(&heir.process, "error", "a message that a predecessor does not send");
-    assert_eq!(Client::tcp(&kept.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
+    assert_eq!(Client::tcp(kept.local_addr().unwrap().to_string()).who(), (42, heir.process.pid()));
     let at = late.local_addr().unwrap();
     drop(late);
     wait_until_refused(at);
@@ -475,9 +480,7 @@ fn what_is_no_message_after_the_commit_is_passed_over() {
     let dir = Dir::new();
     let heir = Heir::start(&dir);
     heir.channel.send(&offer(0));
-    heir.channel.wait_for("prepared");
-    heir.channel.send(&json!({"type": "commit"}));
-    heir.channel.expect("active");
+    heir.commit();
     // One of no bytes looks like the end to a read(2).
     heir.channel.send_packet(b"", &[]);
     heir.service.wait_for(&heir.process, "error", "a message of the predecessor is no good");
@@ -566,7 +569,7 @@ fn m15_a_predecessor_that_dies_in_its_offer_is_succeeded() {
     channel.send_with(&sockets(&[entry()]), &[listener.as_fd()]);
     drop((channel, predecessor));
     service.wait_until_it_serves(&process);
-    let mut client = Client::tcp(&listener.local_addr().unwrap().to_string());
+    let mut client = Client::tcp(listener.local_addr().unwrap().to_string());
     assert_eq!(client.who(), (42, process.pid()));
     assert_eq!(service.pidfile(), Some(process.pid()));
 }
@@ -587,19 +590,15 @@ fn h6_a_predecessor_that_says_nothing_is_given_up() {
     let fourth = Dir::new();
     let noisy = Heir::start(&fourth);
     noisy.channel.send(&offer(1));
-    let deadline = Instant::now() + DEADLINE;
-    while !noisy.process.has_exited() {
-        assert!(Instant::now() < deadline, "it listens still");
-        noisy.channel.try_send_packet(br#"{"type":"commit"}"#, &[]);
-    }
+    wait_until("it listens no more", || {
+        (0..1000).for_each(|_| _ = noisy.channel.try_send_packet(br#"{"type":"commit"}"#, &[]));
+        noisy.process.has_exited()
+    });
 
     noisy.assert_fails("it offered 1 descriptors and sent 0");
     silent.assert_fails("nobody offers anything on it");
     begun.assert_fails("it offered 1 descriptors and sent 0");
-    let failed = waiting.channel.wait_for("failed");
-    assert_eq!(failed["reason"], "the predecessor did not answer");
-    assert_eq!(waiting.process.exit(), Exit::Status(1));
-    assert_eq!(waiting.service.pidfile(), None);
+    waiting.assert_gives_up("the predecessor did not answer");
 }
 
 /// A1: the end of the channel is no death, and a predecessor that lives may serve. The deadline is 10 s.

@@ -1,5 +1,5 @@
-//! The executable is replaced by a program that breaks the protocol: each time the old process says what was wrong,
-//! sees to it that the impostor is dead, and serves on.
+//! A program that breaks the protocol replaces the executable: each time the old process says what was wrong, kills the
+//! impostor, and serves on.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -63,8 +63,7 @@ impl Stage {
     /// It serves as if nothing had been.
     #[track_caller]
     fn serves_on(&self, service: &Service, old: &Process) {
-        assert_eq!(service.served_by(), old.pid());
-        assert_eq!(service.pidfile(), Some(old.pid()));
+        service.assert_serves(old);
         assert_eq!(look::children(old), [0_u32; 0]);
     }
 
@@ -432,8 +431,7 @@ fn a_stop_is_heard_though_the_successor_floods_the_channel() {
     stage.impostor(&service, &old, &["receive", "say flooding", flood]);
     old.signal(Signal::TERM);
     assert_eq!(old.exit(), crate::harness::Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// K1, M16: O_NONBLOCK belongs to what both processes share.

@@ -1,5 +1,5 @@
-//! A1: a release that forks. Whatever of it exits or goes on, and when, one process serves, the pid file names it, and a stop
-//! leaves nobody.
+//! A1: a release that forks. Whichever of its processes exits or goes on, one process serves, the pid file names it, and a stop
+//! leaves no process.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -96,8 +96,7 @@ fn a1_a_body_that_forks_once_it_serves() {
         let failure = service.wait_for_failure(&old);
         assert!(failure.contains(BACKGROUND), "{failure}");
         assert!(new.is_gone());
-        assert_eq!(service.served_by(), old.pid());
-        assert_eq!(service.pidfile(), Some(old.pid()));
+        service.assert_serves(&old);
     }
     old.signal(Signal::TERM);
     assert_eq!(old.exit(), Exit::Status(0));
@@ -147,7 +146,7 @@ fn a1_a_release_that_becomes_another_program_once_it_serves() {
     let failure = service.wait_for_failure(&old);
     assert!(failure.contains("it closed the channel and went on running"), "{failure}");
     assert!(new.is_gone());
-    assert_eq!((service.served_by(), service.pidfile()), (old.pid(), Some(old.pid())));
+    service.assert_serves(&old);
     old.signal(Signal::TERM);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait_until_all_are_gone();
@@ -203,7 +202,7 @@ fn a1_a_script_that_waits_for_the_release() {
 
     let new = service.upgrade(&old);
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!((service.served_by(), service.pidfile()), (new.pid(), Some(new.pid())));
+    service.assert_serves(&new);
     service.wait(&new, "alone");
     // The next one has to be ended, and is ended together with its wrapper.
     service.plan("init never");
@@ -219,12 +218,9 @@ fn a1_a_script_that_waits_for_the_release() {
 #[test]
 fn a1_a_release_behind_a_script_that_dies_unheard_leaves_nothing() {
     let dir = Dir::new();
-    let gate = dir.gate("main");
     let (service, old) = service_at(&dir);
     release(&dir, &format!("#!/bin/sh\n{} \"$@\"\nexit 7\n", env!("CARGO_BIN_EXE_victim")));
-    service.plan("main gate main");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "main");
     old.stop();
     gate.open();
     let staged = dir.join(format!(".pid.{}", new.pid()));

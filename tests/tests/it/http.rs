@@ -112,15 +112,9 @@ fn by(generation: u64, process: &Process, closes: bool) -> Response {
     Response { status: 200, closes, body: format!("{generation} {}", process.pid()) }
 }
 
-fn web(dir: &Dir) -> Command<'_> {
+/// A service with the listener `http`, whose body awaits `Shutdown`.
+pub(crate) fn web(dir: &Dir) -> Command<'_> {
     dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown()
-}
-
-/// Upgrades, and waits until the old one has begun to drain with this many connections.
-fn replace(service: &Service, old: &Process, open: usize) -> Process {
-    let new = service.upgrade(old);
-    service.wait_for(old, "draining", &format!("open={open}"));
-    new
 }
 
 /// M13, D1. Who closes an idle connection cannot know that the next request is not on its way.
@@ -130,7 +124,7 @@ fn m13_an_idle_connection_is_told_with_its_next_answer() {
     let (service, old) = web(&dir).serve();
     let mut client = Http::connect(&service);
     assert_eq!(client.get("/"), by(1, &old, false));
-    let new = replace(&service, &old, 1);
+    let new = service.upgrade_to_drain(&old, 1);
     assert_eq!(client.get("/"), by(1, &old, true));
     client.assert_ends();
     assert_eq!(Http::connect(&service).get("/"), by(2, &new, false));
@@ -164,7 +158,7 @@ fn m17_a_connection_that_has_sent_nothing_yet_is_served() {
     let mut silent = Http::connect(&service);
     let mut other = Http::connect(&service);
     other.get("/");
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     assert_eq!(silent.get("/"), by(1, &old, true));
     silent.assert_ends();
     assert_eq!(other.get("/"), by(1, &old, true));
@@ -179,7 +173,7 @@ fn a_request_that_is_being_sent_is_answered() {
     client.write("GET / HTTP/1.1\r\nHo");
     let mut other = Http::connect(&service);
     other.get("/");
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     client.write("st: test\r\n\r\n");
     assert_eq!(client.response(), by(1, &old, true));
 }
@@ -193,7 +187,7 @@ fn d4_a_request_in_flight_is_answered() {
     let mut client = Http::connect(&service);
     client.request("/gate/answer");
     service.wait(&old, "gate");
-    replace(&service, &old, 1);
+    service.upgrade_to_drain(&old, 1);
     gate.open();
     assert_eq!(client.response(), by(1, &old, true));
     client.assert_ends();
@@ -210,7 +204,7 @@ fn d5_a_connection_that_became_another_protocol_is_served_to_its_end() {
     assert_eq!(client.response().status, 101);
     client.write("before\n");
     assert_eq!(client.line(), "before");
-    let new = replace(&service, &old, 1);
+    let new = service.upgrade_to_drain(&old, 1);
     client.write("after\n");
     assert_eq!(client.line(), "after");
     // The refusal says that the new one knows the old one to be alive.
@@ -231,7 +225,7 @@ fn d5_a_connection_that_became_another_protocol_is_told_of_the_drain() {
         "GET /farewell/last HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: farewell\r\n\r\n",
     );
     assert_eq!(client.response().status, 101);
-    let new = replace(&service, &old, 1);
+    let new = service.upgrade_to_drain(&old, 1);
     // It has been told, and the old process waits for it.
     service.wait(&old, "gate");
     new.signal(Signal::HUP);
@@ -263,7 +257,7 @@ fn a_connection_that_stays_idle_is_closed_before_the_deadline() {
     // Asked after the others were accepted: the queue has an order.
     let mut last = Http::connect(&service);
     last.get("/");
-    replace(&service, &old, 7);
+    service.upgrade_to_drain(&old, 7);
     for mut client in [silent, idle, begun, half, stray, http_2, last] {
         client.assert_ends();
     }
@@ -282,7 +276,7 @@ fn what_takes_long_is_finished_by_the_old_process() {
     let mut download = Http::connect(&service);
     download.request("/stream/rest");
     service.wait(&old, "gate");
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     upload.write(" sent");
     let answer = upload.response();
     assert_eq!(answer, Response { body: format!("1 {} 11", old.pid()), ..by(1, &old, true) });
@@ -324,7 +318,7 @@ fn m17_a_connection_in_mid_handshake_is_served_unless_it_stays_silent() {
     let mut other = Http::connect_to(&service, "slow");
     other.write("!");
     assert_eq!(other.get("/"), by(1, &old, false));
-    replace(&service, &old, 4);
+    service.upgrade_to_drain(&old, 4);
     late.write("!");
     assert_eq!(late.get("/"), by(1, &old, true));
     assert_eq!(shaken.get("/"), by(1, &old, true));
@@ -343,7 +337,7 @@ fn an_answer_that_never_comes_is_aborted_at_the_deadline() {
     let mut client = Http::connect(&service);
     client.request("/gate/never");
     service.wait(&old, "gate");
-    replace(&service, &old, 1);
+    service.upgrade_to_drain(&old, 1);
     service.wait_for(&old, "error", "drain");
     client.assert_is_cut();
     old.exit();
@@ -359,7 +353,7 @@ fn axum_serves_the_managed_listener() {
     assert_eq!(client.get("/"), by(1, &old, false));
     client.request("/gate/answer");
     service.wait(&old, "gate");
-    let new = replace(&service, &old, 1);
+    let new = service.upgrade_to_drain(&old, 1);
     assert_eq!(Http::connect_to(&service, "axum").get("/"), by(2, &new, false));
     gate.open();
     assert_eq!(client.response().body, by(1, &old, true).body);

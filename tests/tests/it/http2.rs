@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service};
+use crate::harness::{DEADLINE, Dir, Exit, Process, Service};
+use crate::http::web;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -156,17 +157,6 @@ fn by(generation: u64, process: &Process, stream: u32) -> Frame {
     Frame::Answer { stream, body: format!("{generation} {}", process.pid()) }
 }
 
-fn web(dir: &Dir) -> Command<'_> {
-    dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown()
-}
-
-/// Upgrades, and waits until the old one has begun to drain with this many connections.
-fn replace(service: &Service, old: &Process, open: usize) -> Process {
-    let new = service.upgrade(old);
-    service.wait_for(old, "draining", &format!("open={open}"));
-    new
-}
-
 /// D6, M13. The first GOAWAY refuses nothing, so no request crosses it; the last one comes when the client is known to
 /// have read the first, and what it had sent before has arrived.
 #[test]
@@ -174,7 +164,7 @@ fn d6_an_idle_connection_gets_both_goaways_and_what_crosses_them_is_answered() {
     let dir = Dir::new();
     let (service, old) = web(&dir).serve();
     let mut client = Http2::answered_by(&service, &old);
-    replace(&service, &old, 1);
+    service.upgrade_to_drain(&old, 1);
     assert_eq!(client.next(), Frame::GoAway { last: ANY });
     // As if it had been on its way.
     client.ask(3, "/");
@@ -204,7 +194,7 @@ fn m17_a_connection_that_has_sent_nothing_yet_is_served_over_http_2() {
     let mut begun = Http2::connect(&service);
     begun.begin();
     let mut other = Http2::answered_by(&service, &old);
-    replace(&service, &old, 3);
+    service.upgrade_to_drain(&old, 3);
     silent.begin();
     for client in [&mut silent, &mut begun] {
         client.ask(1, "/");
@@ -229,7 +219,7 @@ fn d4_streams_in_flight_are_answered_after_the_goaway() {
     client.ask(3, "/stream/rest");
     service.wait(&old, "gate");
     client.ask(5, "/until-shutdown");
-    replace(&service, &old, 1);
+    service.upgrade_to_drain(&old, 1);
     client.first_goaway_and(by(1, &old, 5));
     let ping = client.second_goaway();
     client.pong(ping);
@@ -250,7 +240,7 @@ fn a_connection_without_a_request_is_closed_before_the_deadline_over_http_2() {
     let mut client = Http2::connect(&service);
     client.begin();
     let mut other = Http2::answered_by(&service, &old);
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     for (client, last) in [(&mut other, 1), (&mut client, 0)] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
         client.assert_ends_after(last);
@@ -265,7 +255,7 @@ fn a_client_that_is_gone_does_not_hold_the_drain_over_http_2() {
     let dir = Dir::new();
     let (service, old) = web(&dir).drain_timeout("6s").serve();
     let mut client = Http2::answered_by(&service, &old);
-    replace(&service, &old, 1);
+    service.upgrade_to_drain(&old, 1);
     assert_eq!(client.next(), Frame::GoAway { last: ANY });
     client.second_goaway();
     assert_eq!(client.next(), Frame::End);
@@ -284,7 +274,7 @@ fn a_client_that_is_silent_after_the_goaways_is_served_to_the_end() {
     client.ask(1, "/gate/answer");
     service.wait(&old, "gate");
     let mut gone = Http2::answered_by(&service, &old);
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     for client in [&mut client, &mut gone] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
     }
@@ -310,7 +300,7 @@ fn an_answer_that_waits_for_the_window_is_sent_to_its_end() {
     client.frame(SETTINGS, 0, 0, &INITIAL_WINDOW_OF_ONE);
     client.ask(1, "/");
     let mut gone = Http2::answered_by(&service, &old);
-    replace(&service, &old, 2);
+    service.upgrade_to_drain(&old, 2);
     for client in [&mut client, &mut gone] {
         assert_eq!(client.next(), Frame::GoAway { last: ANY });
     }

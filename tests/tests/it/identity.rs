@@ -1,5 +1,5 @@
-//! What is at the path of the executable need not be the service that runs: an upgrade to another one is refused, and what a release
-//! gives up is said.
+//! The program at the path of the executable need not be the service that runs: an upgrade to another program is refused. A message
+//! names what a release gives up.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,8 +11,7 @@ use crate::program::{controlled, run};
 /// The old one serves on at its listener `echo`.
 #[track_caller]
 fn serves_on(service: &Service, old: &Process) {
-    assert_eq!(service.served_by(), old.pid());
-    assert_eq!(service.pidfile(), Some(old.pid()));
+    service.assert_serves(old);
 }
 
 /// A release that declares none of the listeners takes the service off the air.

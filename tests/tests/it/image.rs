@@ -1,4 +1,4 @@
-//! What docs/containers.md has for container engines: its Dockerfile, carried out here and run by crun, and its manifest for
+//! The examples of docs/containers.md for container engines: the Dockerfile, carried out here and run by crun, and the manifest for
 //! Kubernetes.
 
 use std::fs::{self, File};
@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use processes::{Process, proc};
 use serde_json::json;
 use yaml_rust2::YamlLoader;
 
-use crate::harness::booted::{connect_inside, until};
-use crate::harness::{Client, Dir, Root, Signal, block_of_the_page, root_or_skip, skip, unpack};
-use crate::supervisors::{children, signal};
+use crate::harness::booted::connect_inside;
+use crate::harness::{Client, Dir, Root, Signal, block_of_the_page, find, root_or_skip, skip, unpack};
 
 /// What the instructions of this name in the Dockerfile say.
 fn instructions(name: &str) -> Vec<String> {
@@ -93,7 +92,7 @@ impl<'d> Container<'d> {
 
     /// The first process, as it is seen from outside.
     fn first(&self) -> Option<u32> {
-        children(self.run.id()).first()?.parse().ok()
+        proc::children(self.run.id()).pop()
     }
 
     /// As `docker kill` does.
@@ -108,10 +107,8 @@ impl Drop for Container<'_> {
         if self.run.try_wait().expect("it is a child").is_none() {
             // The first process of the container, with which all in there end.
             if let Some(first) = self.first() {
-                match signal(first, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(error) => eprintln!("process {first}: {error}"),
-                }
+                let killed = Process::open(first).and_then(|first| first.signal_if_alive(Signal::KILL));
+                killed.unwrap_or_else(|error| eprintln!("process {first}: {error}"));
             }
             self.run.wait().expect("it is a child");
         }
@@ -139,13 +136,10 @@ fn the_image_is_upgraded_and_stopped_by_a_container_runtime() {
         container.signal("HUP");
         // The number of a process in the container is the last one of the line.
         let of_the_only_child = || {
-            let children = children(first);
-            let [child] = &children[..] else { return None };
-            let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
-            let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-            line.split_whitespace().last()?.parse::<u32>().ok()
+            let [child] = proc::children(first)[..] else { return None };
+            proc::status(child, "NSpid")?.split_whitespace().last()?.parse::<u32>().ok()
         };
-        until("generation that serves alone", || {
+        find("generation that serves alone", || {
             let (serves, pid) = who();
             (serves == generation && of_the_only_child() == Some(pid)).then_some(())
         });
@@ -154,7 +148,7 @@ fn the_image_is_upgraded_and_stopped_by_a_container_runtime() {
     let before = client.who();
     let [stop] = &instructions("STOPSIGNAL")[..] else { panic!("one STOPSIGNAL") };
     container.signal(stop);
-    until("refused client", || connect().is_err().then_some(()));
+    find("refused client", || connect().is_err().then_some(()));
     assert_eq!(client.who(), before, "it drains");
     client.close();
     assert_eq!(container.run.wait().expect("it is a child").code(), Some(0));

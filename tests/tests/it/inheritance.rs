@@ -1,7 +1,9 @@
-//! What a child inherits: a successor its channel and nothing else, and any other child nothing of ours.
+//! What a child inherits: a successor its channel and nothing else, any other child nothing of this crate.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+
+use processes::proc;
 
 use crate::harness::{Command, Dir, Exit, Process, Signal, Strace, strace_or_skip};
 use crate::limits::limit_files;
@@ -76,13 +78,10 @@ fn a_successor_inherits_the_standard_streams_and_its_channel() {
 #[test]
 fn m8_every_descriptor_is_closed_on_exec() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().listen_unix("sock").probation("1h").serve();
     let client = service.open(&old);
     assert_eq!(look::inheritable(&old), [""; 0]);
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     // They have sockets and a channel, or nothing has been shown.
     for process in [&old, &new] {
         assert!(look::kinds(process)["socket"] >= 5, "{:?}", look::kinds(process));
@@ -172,7 +171,7 @@ fn b1_what_is_kept_as_it_is() {
             "Cpus_allowed",
         ];
         // Its number is its own; how many it has is that of its namespaces.
-        let value = |field: &str| match (field, look::status_field(&status, field).unwrap()) {
+        let value = |field: &str| match (field, proc::field(&status, field).unwrap().to_owned()) {
             ("NStgid", numbers) => numbers.split_whitespace().count().to_string(),
             (_, value) => value,
         };
@@ -266,8 +265,7 @@ const OF_THE_LIBRARY: u64 = 0b11 << 31;
 
 /// A set of signals of a status file.
 fn bits(status: &str, field: &str) -> u64 {
-    u64::from_str_radix(&look::status_field(status, field).expect("a set of signals"), 16)
-        .expect("hexadecimal")
+    u64::from_str_radix(proc::field(status, field).expect("a set of signals"), 16).expect("hexadecimal")
 }
 
 #[test]

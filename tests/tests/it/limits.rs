@@ -1,4 +1,4 @@
-//! Limits of the system: descriptors, disks. What cannot be done is refused with its number, and the service goes on.
+//! Limits of the system: descriptors, disks. An upgrade without room is refused with the error, and the service goes on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::{Command, Dir, Exit, Process, Root, Service, Signal, booted, names_in, root_or_skip};
+use crate::harness::{Command, Dir, Exit, Process, Root, Service, Signal, find, names_in, root_or_skip};
 use crate::look;
 
 fn pid(process: &Process) -> Pid {
@@ -35,10 +35,7 @@ fn m5_a_successor_that_may_open_few_files_says_so() {
         command = command.listen(&format!("l{i}"), "tcp://127.0.0.1:0");
     }
     let (service, old) = command.serve();
-    let gate = dir.gate("main");
-    service.plan("main gate main");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "main");
     limit_files(&new, Some(50));
     gate.open();
     let reason = service.wait_for_failure(&old);
@@ -121,7 +118,7 @@ impl OnItsOwnDisk {
     }
 
     fn pidfile(&self) -> Option<u32> {
-        fs::read_to_string(self.seen("pid")).ok()?.trim().parse().ok()
+        processes::pidfile(&self.seen("pid")).ok()
     }
 
     fn remount(&self, how: &str) {
@@ -249,7 +246,7 @@ fn start_or_reason(dir: &Dir, command: Command<'_>) -> Option<String> {
         .env("TOKIO_WORKER_THREADS", "4")
         .start();
     let first = service.first();
-    let begun = booted::until("pid file or end", || {
+    let begun = find("pid file or end", || {
         if first.has_exited() { Some(false) } else { dir.join("pid").exists().then_some(true) }
     });
     if begun {

@@ -1,10 +1,12 @@
-//! What /proc says of a process, beyond what [`Process`] itself has.
+//! What /proc says of a [`Process`]: its files, arguments, environment, status, children and descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use processes::proc::{self, Listening};
 
 use crate::harness::Process;
 
@@ -63,13 +65,7 @@ pub(crate) fn status(process: &Process, field: &str) -> String {
 
 fn field_of(file: &Path, field: &str) -> String {
     let text = fs::read_to_string(file).expect("the process lives");
-    status_field(&text, field).unwrap_or_else(|| panic!("there is no `{field}` in {text}"))
-}
-
-/// A field of the text of a status file.
-pub(crate) fn status_field(text: &str, field: &str) -> Option<String> {
-    let value = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned());
-    text.lines().find_map(value)
+    proc::field(&text, field).unwrap_or_else(|| panic!("there is no `{field}` in {text}")).to_owned()
 }
 
 /// Its umask, in octal.
@@ -88,24 +84,20 @@ pub(crate) fn number(process: &Process, field: &str) -> u64 {
 pub(crate) fn status_of_thread(process: &Process, name: &str) -> String {
     let tasks = fs::read_dir(process.proc("task")).expect("the process lives");
     let texts = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let mut named = texts.filter(|text| status_field(text, "Name").as_deref() == Some(name));
+    let mut named = texts.filter(|text| proc::field(text, "Name") == Some(name));
     named.next().unwrap_or_else(|| panic!("no thread `{name}`"))
 }
 
-/// Its children, the dead ones that nobody has reaped among them.
+/// The children of a process that lives, the zombies included.
 pub(crate) fn children(process: &Process) -> Vec<u32> {
-    children_of(&process.proc(""))
+    children_of(process.pid())
 }
 
-/// The same of a process by its directory in /proc: each of its threads has a list of its own.
-pub(crate) fn children_of(proc: &Path) -> Vec<u32> {
-    let tasks = fs::read_dir(proc.join("task")).expect("the process lives");
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace().map(|pid| pid.parse().expect("a process ID")).collect::<Vec<_>>()
-        })
-        .collect()
+/// The same of a process by its number.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    let children = proc::children(pid);
+    assert!(proc::exists(pid), "process {pid} lives");
+    children
 }
 
 /// How many descriptors of each kind it has: `socket`, `pipe`, `anon_inode:[eventpoll]`, a path.
@@ -136,15 +128,11 @@ pub(crate) fn watched(process: &Process) -> BTreeSet<u64> {
     infos.flat_map(|info| info.lines().filter_map(inode).collect::<Vec<_>>()).collect()
 }
 
-/// The inode of the TCP socket that listens at this address, as `/proc/net/tcp` has it: for one of 127.0.0.1.
+/// The inode of the TCP socket that listens at this address, of IPv4.
 pub(crate) fn listening_inode(address: &str) -> u64 {
-    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-    let local = format!("0100007F:{port:04X}");
-    let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
-    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // The fourth column is the state, 0A is TCP_LISTEN; the tenth is the inode.
-    let row = rows.find(|row| row.get(1) == Some(&local.as_str()) && row.get(3) == Some(&"0A"));
-    row.and_then(|row| row.get(9)?.parse().ok()).expect("somebody listens")
+    let address = address.parse().expect("an address of IPv4");
+    let mut listening = Listening::in_network_of("self").into_iter();
+    listening.find(|socket| socket.address == address).expect("a socket listens there").inode
 }
 
 /// The numbers of its descriptors.
@@ -176,8 +164,8 @@ fn inheritable_in(process: &Path) -> Vec<String> {
     let inheritable = |number: &u32| {
         // One that has been closed meanwhile is none that anybody inherits.
         let info = fs::read_to_string(process.join(format!("fdinfo/{number}"))).ok()?;
-        let flags = status_field(&info, "flags").expect("proc_pid_fdinfo(5) has it");
-        let flags = u32::from_str_radix(&flags, 8).expect("an octal number");
+        let flags = proc::field(&info, "flags").expect("proc_pid_fdinfo(5) has it");
+        let flags = u32::from_str_radix(flags, 8).expect("an octal number");
         (flags & CLOEXEC == 0).then_some(())?;
         let target = fs::read_link(process.join(format!("fd/{number}"))).unwrap_or_default();
         Some(format!("{number}={}", target.display()))

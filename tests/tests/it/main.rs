@@ -1,4 +1,4 @@
-//! Tests with real processes; `harness.rs` says how to write one.
+//! Tests with real processes. `harness.rs` shows how to write one; docs/ARCHITECTURE.md has a line for each file.
 
 mod attribute;
 mod container;
@@ -29,6 +29,7 @@ mod program;
 mod promises;
 mod proof;
 mod signals;
+mod socket_options;
 mod sockets;
 mod start_errors;
 mod stop;
@@ -36,4 +37,5 @@ mod story;
 mod supervise;
 mod supervisors;
 mod systemd;
+mod systemd_units;
 mod upgrader;

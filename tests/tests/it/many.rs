@@ -1,4 +1,4 @@
-//! Many listeners, many upgrades, many that fail: nothing is lost and nothing adds up.
+//! Many listeners, many upgrades, many failures: no connection is lost, and nothing accumulates.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What a service manager is told, word by word: by a socket of the test in its place. `systemd.rs` has what comes of it.
+//! The messages to a service manager, word by word, at a socket of the test. `systemd.rs` has their effect.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;

@@ -1,10 +1,10 @@
-//! `docs/operations.md`: every block of it is run, in the order of the page, against a service as it describes it.
+//! `docs/operations.md`: every block is run, in the order of the page, against a service like that of the page.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::booted::until;
+use crate::harness::find;
 use crate::harness::{Dir, Exit, Process, Service};
 use crate::look;
 
@@ -129,7 +129,7 @@ fn two_deploys_at_once_are_one_after_the_other() {
     // As proc_locks(5) shows one that waits.
     let waits = |line: &str| line.contains("-> FLOCK");
     let lock = format!(":{} ", fs::metadata(dir.join("srv/deploy.lock")).unwrap().ino());
-    until("deploy that waits", || {
+    find("deploy that waits", || {
         let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
         locks.lines().any(|line| waits(line) && line.contains(&lock)).then_some(())
     });

@@ -1,4 +1,4 @@
-//! A2, A4, A13, D5: a process that ends its part, or gives no sign of life, without being dead.
+//! A2, A4, A13, D5: a process that is over, or gives no sign of life, but lives.
 
 use crate::harness::{Client, Dir, Exit, Process, Service, Signal};
 
@@ -96,8 +96,7 @@ fn a2_a_body_that_returns_in_an_upgrade_leaves_the_service_to_the_successor() {
     init.open();
     service.wait_until_it_serves(&new);
     assert!(!old.has_exited());
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
     linger.open();
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&new, "alone");
@@ -127,8 +126,7 @@ fn a4_a_stop_in_the_probation_is_no_upgrade() {
     let status = new.exit();
     assert!(matches!(status, Exit::Status(0) | Exit::Reaped), "{status:?}");
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// A4: a stop of the old process alone, before the probation is over: the successor serves, and that it goes on to is not known.
@@ -149,19 +147,15 @@ fn a4_a_stop_of_the_predecessor_in_the_probation_is_no_success() {
     );
     drop(client);
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// A stop that comes before the successor is told to serve means the service, though the engine looks at both at once.
 #[test]
 fn a_stop_that_comes_with_the_answer_of_the_successor_stops_the_service() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     old.stop();
     gate.open();
     service.wait(&new, "prepared");
@@ -171,8 +165,7 @@ fn a_stop_that_comes_with_the_answer_of_the_successor_stops_the_service() {
     let failure = service.wait_for(&old, "error", "upgrade failed: ").text;
     assert!(failure.contains("the service was told to stop"), "{failure}");
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// D5: what hangs passes no probation.
@@ -185,7 +178,7 @@ fn d5_a_successor_that_is_stopped_in_its_probation_fails() {
     let failure = service.wait_for_failure(&old);
     assert!(failure.contains("gave no sign of life within 1s"), "{failure}");
     assert!(new.is_gone());
-    assert_eq!((service.served_by(), service.pidfile()), (old.pid(), Some(old.pid())));
+    service.assert_serves(&old);
 }
 
 /// D5: with threads there is no runtime that could answer, and the engine does.

@@ -1,16 +1,32 @@
-//! A further upgrade while the predecessor is still there: kept, with or without haste.
+//! The option `overlap`: a further upgrade while the predecessor still drains.
 
-use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Client, Command, Dir, Exit, Process, Service, Signal};
 
 fn overlapping<'d>(dir: &'d Dir, how: &str) -> Command<'d> {
     dir.victim().env("TABLEFLIP_OVERLAP", how)
 }
 
-/// A service whose old process drains, with one connection that is open.
-fn draining(service: &Service, old: &Process) -> Process {
-    let new = service.upgrade(old);
-    service.wait_for(old, "draining", "open=1");
-    new
+/// A further upgrade that waits for the end of the predecessor.
+struct Postponed {
+    service: Service,
+    old: Process,
+    new: Process,
+    /// The connection for which the predecessor drains.
+    before: Client,
+    /// The connection that has asked for the upgrade, and waits for its outcome.
+    client: Client,
+}
+
+impl Postponed {
+    fn start(dir: &Dir) -> Self {
+        let (service, old) = overlapping(dir, "wait").serve();
+        let before = service.open(&old);
+        let new = service.upgrade_to_drain(&old, 1);
+        let mut client = service.open(&new);
+        client.send("upgrade");
+        service.wait(&new, "postponed");
+        Self { service, old, new, before, client }
+    }
 }
 
 #[test]
@@ -18,7 +34,7 @@ fn it_waits_until_the_predecessor_is_gone() {
     let dir = Dir::new();
     let (service, old) = overlapping(&dir, "wait").serve();
     let mut before = service.open(&old);
-    let new = draining(&service, &old);
+    let new = service.upgrade_to_drain(&old, 1);
     new.signal(Signal::HUP);
     service.wait(&new, "postponed");
     // A further one has nothing to wait for.
@@ -35,12 +51,7 @@ fn it_waits_until_the_predecessor_is_gone() {
 #[test]
 fn whoever_awaits_it_gets_the_outcome() {
     let dir = Dir::new();
-    let (service, old) = overlapping(&dir, "wait").serve();
-    let before = service.open(&old);
-    let new = draining(&service, &old);
-    let mut client = service.open(&new);
-    client.send("upgrade");
-    service.wait(&new, "postponed");
+    let Postponed { service, before, mut client, .. } = Postponed::start(&dir);
     drop(before);
     let third = service.next_process();
     assert_eq!(client.receive().unwrap(), format!("ok 3 {}", third.pid()));
@@ -62,12 +73,7 @@ fn it_begins_when_the_predecessor_is_killed() {
 #[test]
 fn a_stop_ends_the_wait() {
     let dir = Dir::new();
-    let (service, old) = overlapping(&dir, "wait").serve();
-    let before = service.open(&old);
-    let new = draining(&service, &old);
-    let mut client = service.open(&new);
-    client.send("upgrade");
-    service.wait(&new, "postponed");
+    let Postponed { service, old, new, before, mut client } = Postponed::start(&dir);
     new.signal(Signal::TERM);
     let answer = client.receive().unwrap();
     assert!(answer.starts_with("err") && answer.contains("the service was told to stop"), "{answer}");
@@ -83,7 +89,7 @@ fn haste_ends_the_drain() {
     let dir = Dir::new();
     let (service, old) = overlapping(&dir, "hasten").serve();
     let mut before = service.open(&old);
-    let new = draining(&service, &old);
+    let new = service.upgrade_to_drain(&old, 1);
     new.signal(Signal::HUP);
     service.wait(&new, "postponed");
     let named = service.wait_for(&old, "error", "not drained within 1s: 1 connections and guards are open");

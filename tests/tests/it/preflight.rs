@@ -1,11 +1,11 @@
-//! The command that checks a new release before it gets a socket.
+//! The command that checks a new release before the release gets a socket.
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Instant;
 
-use crate::harness::{Command, DEADLINE, Dir, Exit, Signal, names_in};
+use processes::proc::{Stat, exists};
+
+use crate::harness::{Command, Dir, Exit, Signal, names_in, wait_until};
 
 fn checked_by<'d>(dir: &'d Dir, command: &str) -> Command<'d> {
     dir.victim().env("TABLEFLIP_PREFLIGHT", command)
@@ -108,21 +108,9 @@ fn pids(dir: &Dir) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A process that is gone, or waits for whoever inherited it to reap it.
+/// A process that is gone, or a zombie.
 fn is_dead(pid: &str) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(_) => true,
-        Ok(stat) => stat.rsplit(") ").next().unwrap().starts_with('Z'),
-    }
-}
-
-/// They are no children of the test, and /proc tells nobody of a change.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "there was no {what}");
-        thread::yield_now();
-    }
+    Stat::of(pid).is_none_or(|stat| stat.is_zombie())
 }
 
 #[test]
@@ -134,7 +122,7 @@ fn one_that_takes_too_long_is_killed_with_all_that_it_started() {
     let reason = service.wait_for_failure(&old);
     assert!(reason.contains("the preflight command did not end within 5s: half way; this"), "{reason}");
     wait_until("death", || command.iter().all(|pid| is_dead(pid)));
-    wait_until("reaping", || !Path::new("/proc").join(&command[0]).exists());
+    wait_until("reaping", || !exists(&command[0]));
     assert_eq!(service.connect().who(), (1, old.pid()));
 }
 

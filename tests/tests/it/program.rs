@@ -1,4 +1,4 @@
-//! The program `tableflip` against real services: its exit status, what it prints, and what it never does.
+//! The program `tableflip` against real services: its exit status, its output, and what it never does.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -150,7 +150,7 @@ fn a_service_that_stops_refuses_an_upgrade_with_1() {
     gate.open();
     end(upgrading).failed(1, "tableflip: this process is terminating");
     run(&dir, "upgrade --timeout 300ms pid")
-        .failed(5, "whether it refused, failed or goes on, and why, only its log tells");
+        .failed(5, "only its log says whether the upgrade was refused, failed or goes on, and why");
     // Both are refused, and the second line is left out.
     service.wait_for(&old, "error", "upgrade refused: this process is terminating");
     drop(open);
@@ -303,8 +303,7 @@ fn no_answer_in_time_is_5() {
     // One that answers, and does not come to an end.
     let gate = dir.gate("slow");
     service.plan("init gate slow");
-    run(&dir, "upgrade pid --timeout 5s")
-        .failed(5, "; the upgrade may go on all the same, see `tableflip status`");
+    run(&dir, "upgrade pid --timeout 5s").failed(5, "; the upgrade may continue, see `tableflip status`");
     gate.open();
     service.wait(&old, "standby");
     assert_eq!(old.exit(), Exit::Status(0));
@@ -320,7 +319,7 @@ fn an_old_process_that_dies_in_an_upgrade_is_5() {
     service.wait(&old, "standby");
     old.kill();
     let reason = format!(
-        "process {} ended before it told the outcome; generation 2, process {}, serves",
+        "process {} ended before it reported the outcome; generation 2, process {}, serves",
         old.pid(),
         new.pid()
     );
@@ -380,8 +379,7 @@ fn f5_a_predecessor_that_does_not_end_in_time_is_5() {
     let open = service.open(&old);
     run(&dir, "upgrade pid").done();
     let new = service.next_process();
-    let reason =
-        format!("process {} still finishes its connections; the stop may go on all the same", old.pid());
+    let reason = format!("process {} still finishes its connections; the stop may continue", old.pid());
     run(&dir, "stop --timeout 5s pid").failed(5, &reason);
     assert!(new.has_exited());
     drop(open);
@@ -456,7 +454,7 @@ fn without_a_control_socket_signals_do_and_it_says_so() {
     // A failure, of which only the log knows.
     service.wait(&new, "alone");
     service.plan("init panic no-configuration");
-    run(&dir, "upgrade --timeout 300ms pid").failed(5, "only its log tells");
+    run(&dir, "upgrade --timeout 300ms pid").failed(5, "only its log says");
     service.wait_for_failure(&new);
 
     run(&dir, "stop pid").done();
@@ -542,7 +540,7 @@ fn at_a_terminal_the_status_says_how_it_ended() {
     // It is drawn when the time is over.
     let gate = dir.gate("slow");
     service.plan("init gate slow");
-    failed("upgrade pid --timeout 5s", 5, "the upgrade may go on all the same, see `tableflip status`");
+    failed("upgrade pid --timeout 5s", 5, "the upgrade may continue, see `tableflip status`");
     let open = service.open(&old);
     failed("upgrade pid", 4, "an upgrade is in progress");
     gate.open();
@@ -632,7 +630,7 @@ fn a_unit_is_printed_for_the_version() {
         unit.out
     );
     run(&dir, "unit echo --systemd-version 252 --notify-reload")
-        .failed(2, "--notify-reload is of systemd 253, and this unit for 252: leave it out");
+        .failed(2, "--notify-reload needs systemd 253, and this unit is for 252: leave it out");
     for too_long in ["584542046090y", "600000y"] {
         run(&dir, &format!("unit echo --systemd-version 257 --drain-timeout {too_long}"))
             .failed(2, "--drain-timeout is longer than systemd can wait");
@@ -789,9 +787,9 @@ fn another_user_is_refused_with_1() {
         Ran::from(command.output().expect("it runs"))
     };
     as_nobody("status pid")
-        .failed(1, "Permission denied (os error 13); it is for the user of the service, and root");
+        .failed(1, "Permission denied (os error 13); only the user of the service and root may connect");
     fs::remove_file(dir.join("pid.control")).unwrap();
-    as_nobody("stop pid").failed(1, &format!("process {} is of another user", old.pid()));
+    as_nobody("stop pid").failed(1, &format!("process {} belongs to another user", old.pid()));
     assert!(!old.has_exited());
 }
 

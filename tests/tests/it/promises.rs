@@ -22,28 +22,22 @@ fn no_old_code_keeps_running_after_a_successful_upgrade() {
 
     new.signal(Signal::TERM);
     assert_eq!(new.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 #[test]
 fn the_new_process_has_a_grace_period_to_initialise() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
 
     // It takes as long as it takes; meanwhile the old one serves.
-    assert_eq!(service.served_by(), old.pid());
-    assert_eq!(service.pidfile(), Some(old.pid()));
+    service.assert_serves(&old);
 
     gate.open();
     service.wait_until_it_serves(&new);
     service.wait(&old, "standby");
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
     assert_eq!(old.exit(), Exit::Status(0));
 }
 
@@ -78,11 +72,8 @@ fn crashing_while_it_initialises_is_harmless() {
 #[test]
 fn only_one_upgrade_runs_at_a_time() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().probation("1h").serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
 
     // One that serves, one that is not ready: whoever of them is asked, there is no third.
     old.signal(Signal::HUP);

@@ -1,4 +1,4 @@
-//! That no signal goes to a process which is not the service, and that one which is gets it, whatever its name.
+//! The proof that a process is the service: no signal goes to another process, and the service gets its signal whatever its name.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};

@@ -1,8 +1,8 @@
-//! Signals: from the first instruction of `main` to the last, beside whoever else handles them.
+//! Signals, from the first instruction of `main` to the last, beside other handlers of the same signals.
 
 use std::time::Duration;
 
-use crate::harness::{Dir, Exit, Service, Signal};
+use crate::harness::{Dir, Exit, Process, Service, Signal};
 use crate::look;
 
 /// What a test starts gets the signals that it is sent, though the tests are a job of a script in the background, by nohup(1).
@@ -127,7 +127,7 @@ fn b9_a_signal_ends_a_start_that_looks_up_a_name() {
         .env("HOSTALIASES", &aliases)
         .start();
     let first = service.next_process();
-    let said_nothing = crate::harness::booted::until("lookup", || {
+    let said_nothing = crate::harness::find("lookup", || {
         open(&aliases, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
     });
     assert!(dir.join("local").exists());
@@ -211,11 +211,8 @@ fn a_second_ctrl_c_ends_the_process_at_once() {
 #[test]
 fn ctrl_c_in_mid_upgrade_stops_everything() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     new.signal(Signal::INT);
     old.signal(Signal::INT);
     gate.open();
@@ -230,12 +227,9 @@ fn ctrl_c_in_mid_upgrade_stops_everything() {
 fn ctrl_c_twice_in_mid_upgrade_ends_everything_at_once() {
     for point in ["main", "init", "step:Prepared", "step:TakingOver", "serving", "step:Serving"] {
         let dir = Dir::new();
-        let gate = dir.gate("here");
         let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
         let mut open = service.open(&old);
-        service.plan(&format!("{point} gate here"));
-        let new = service.start_upgrade(&old);
-        service.wait(&new, "gate");
+        let (_new, gate) = service.start_upgrade_to(&old, point);
         old.signal_group(Signal::INT);
         service.wait(&old, "stop");
         assert_eq!(open.who(), (1, old.pid()), "{point}: the first leaves it what is open");
@@ -333,6 +327,19 @@ fn ctrlcs_termination_without_a_handler_of_the_program() {
     }
 }
 
+/// An upgrade ends, the next one succeeds, and a stop ends the service.
+#[track_caller]
+fn assert_upgrades_again_and_stops(service: &Service, old: &Process, new: &Process) {
+    assert_eq!(old.exit(), Exit::Status(0));
+    service.wait(new, "alone");
+    let third = service.upgrade(new);
+    assert_eq!(new.exit(), Exit::Status(0));
+    service.wait(&third, "alone");
+    third.signal(Signal::TERM);
+    assert_eq!(third.exit(), Exit::Status(0));
+    assert_eq!(service.pidfile(), None);
+}
+
 /// `tokio::signal` puts its handler in front of ours and passes on what comes.
 #[test]
 fn a_body_that_listens_to_the_signals_by_tokio() {
@@ -343,14 +350,7 @@ fn a_body_that_listens_to_the_signals_by_tokio() {
     let new = service.upgrade(&old);
     service.wait(&old, "tokio-signal");
     drop(open);
-    assert_eq!(old.exit(), Exit::Status(0));
-    service.wait(&new, "alone");
-    let third = service.upgrade(&new);
-    assert_eq!(new.exit(), Exit::Status(0));
-    service.wait(&third, "alone");
-    third.signal(Signal::TERM);
-    assert_eq!(third.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
+    assert_upgrades_again_and_stops(&service, &old, &new);
 }
 
 /// nohup(1), or a shell that has been told so: an operator who sends SIGHUP means it.
@@ -383,14 +383,7 @@ fn signals_work_though_the_service_was_started_with_them_blocked() {
     let block = ["--block-signal=TERM", "--block-signal=HUP", "--block-signal=INT"];
     let (service, old) = dir.victim().started_by("env", &block).serve();
     let new = service.upgrade(&old);
-    assert_eq!(old.exit(), Exit::Status(0));
-    service.wait(&new, "alone");
-    let third = service.upgrade(&new);
-    assert_eq!(new.exit(), Exit::Status(0));
-    service.wait(&third, "alone");
-    third.signal(Signal::TERM);
-    assert_eq!(third.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
+    assert_upgrades_again_and_stops(&service, &old, &new);
 }
 
 /// One process is left, and serves, and can be upgraded and stopped.
@@ -412,12 +405,10 @@ fn assert_one_clear_state(service: &Service) {
     for process in service.processes().iter().filter(|process| **process != last) {
         process.exit();
     }
-    assert_eq!(service.served_by(), last.pid());
-    assert_eq!(service.pidfile(), Some(last.pid()));
+    service.assert_serves(&last);
     last.signal(Signal::TERM);
     assert_eq!(last.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// Whichever is read first: it stops, and nothing of the upgrade is left.
@@ -465,11 +456,8 @@ fn m19_two_hundred_sighups_to_everybody() {
 fn d8_refusals_of_one_reason_are_one_line() {
     const REQUESTS: u64 = 300;
     let dir = Dir::new();
-    let _gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (_new, _gate) = service.start_upgrade_to(&old, "init");
     let mut client = service.open(&old);
     for _ in 0..REQUESTS {
         assert!(client.ask("upgrade").starts_with("err InProgress"), "each is answered");

@@ -1,4 +1,4 @@
-//! The errors of a start that people meet, in words that say what to do. One line each.
+//! The common errors of a start: each is one line that names the remedy.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! SIGTERM in the middle of an upgrade, to either process or to both.
+//! SIGTERM during an upgrade, to either process or to both.
 
 use std::time::Duration;
 
@@ -8,12 +8,9 @@ use crate::harness::{Dir, Exit, Signal};
 fn a_stop_while_the_successor_initialises() {
     for point in ["main", "init", "step:Prepared"] {
         let dir = Dir::new();
-        let _gate = dir.gate("here");
         let (service, old) = dir.victim().serve();
         let mut open = service.open(&old);
-        service.plan(&format!("{point} gate here"));
-        let new = service.start_upgrade(&old);
-        service.wait(&new, "gate");
+        let (new, _gate) = service.start_upgrade_to(&old, point);
 
         old.signal(Signal::TERM);
         service.wait_for(&old, "error", "upgrade failed: the service was told to stop");
@@ -32,12 +29,9 @@ fn a_stop_while_the_successor_initialises() {
 fn a_stop_once_the_successor_was_told_to_serve() {
     for point in ["step:TakingOver", "serving"] {
         let dir = Dir::new();
-        let gate = dir.gate("here");
         let (service, old) = dir.victim().listen_unix("local").serve();
         let mut open = service.open(&old);
-        service.plan(&format!("{point} gate here"));
-        let new = service.start_upgrade(&old);
-        service.wait(&new, "gate");
+        let (new, gate) = service.start_upgrade_to(&old, point);
 
         old.signal(Signal::TERM);
         service.wait_for(&old, "step:Committed", "event=Stop");
@@ -59,11 +53,8 @@ fn a_stop_once_the_successor_was_told_to_serve() {
 #[test]
 fn a_stop_that_comes_by_signal_and_by_the_predecessor() {
     let dir = Dir::new();
-    let gate = dir.gate("here");
     let (service, old) = dir.victim().probation("1h").serve();
-    service.plan("serving gate here");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "serving");
     let mut open = service.open(&new);
     old.signal(Signal::TERM);
     service.wait_for(&old, "step:Committed", "event=Stop");
@@ -107,26 +98,21 @@ fn a_stop_of_the_old_one_in_standby() {
     old.signal(Signal::TERM);
     assert_eq!(old.exit(), Exit::Status(0));
     service.wait(&new, "alone");
-    assert_eq!(service.served_by(), new.pid());
-    assert_eq!(service.pidfile(), Some(new.pid()));
+    service.assert_serves(&new);
 }
 
 #[test]
 fn a_stop_of_the_successor_before_it_serves() {
     let dir = Dir::new();
-    let gate = dir.gate("init");
     let (service, old) = dir.victim().serve();
-    service.plan("init gate init");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (new, gate) = service.start_upgrade_to(&old, "init");
     new.signal(Signal::TERM);
     service.wait(&new, "stop");
     gate.open();
     let reason = service.wait_for_failure(&old);
     assert!(reason.contains("it was told to stop"), "{reason}");
     assert!(new.is_gone());
-    assert_eq!(service.served_by(), old.pid());
-    assert_eq!(service.pidfile(), Some(old.pid()));
+    service.assert_serves(&old);
 }
 
 /// A stop of the one that the pid file names is a stop of the service: nobody takes it for a death.
@@ -183,8 +169,7 @@ fn a_stop_of_the_successor_while_the_old_one_drains() {
     assert_eq!(before.who(), (1, old.pid()));
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.pidfile(), None);
-    service.wait_until_all_are_gone();
+    service.assert_over();
 }
 
 /// What systemd does, KillMode=control-group: whichever of the two is the first to hear of it.
@@ -206,11 +191,8 @@ fn a_stop_of_every_process_at_once() {
         ("step:Serving", false),
     ] {
         let dir = Dir::new();
-        let gate = dir.gate("here");
         let (service, old) = dir.victim().listen_unix("local").probation("1h").serve();
-        service.plan(&format!("{point} gate here"));
-        let new = service.start_upgrade(&old);
-        service.wait(&new, "gate");
+        let (new, gate) = service.start_upgrade_to(&old, point);
         if old_first {
             old.signal(Signal::TERM);
             // Which may have killed it by now.

@@ -1,12 +1,11 @@
-//! The log of an upgrade, as somebody reads it who was not there: at `info`, from both processes, in the order of what happened.
+//! The log of an upgrade at `info`, of both processes, as an operator reads it afterwards.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::harness::{Client, DEADLINE, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
+use crate::harness::{Client, Dir, Exit, Process, Service, Signal, Strace, strace_or_skip};
 use crate::limits::{leave_no_descriptor, limit_files};
 
 /// The lines of the harness at `info` and above, without times of day: numbers of processes have a name, and durations are `TIME`.
@@ -195,14 +194,12 @@ fn a_stderr_that_takes_nothing_holds_nothing_up() {
     let service = command.started_by("sh", &["-c", "exec \"$0\" 2<>full"]).start();
     dir.wait_until("a pid file", || service.pidfile());
     for _ in 0..2 {
-        let mut operator = UnixStream::connect(&control).expect("there is a control socket");
-        operator.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
-        writeln!(operator, r#"{{"command":"upgrade"}}"#).expect("it is read");
-        let mut answers = BufReader::new(operator).lines().map(|line| line.expect("a line"));
-        let outcome = answers.find(|answer| !answer.contains(r#""reply":"phase""#));
-        assert!(
-            outcome.is_some_and(|outcome| outcome.contains("the preflight command exited with status 1"))
-        );
+        let mut operator = Client::unix(&control);
+        operator.send_command("upgrade");
+        let mut answers = std::iter::repeat_with(|| operator.reply());
+        let outcome = answers.find(|answer| answer["reply"] != "phase").expect("replies do not end");
+        let message = outcome["message"].as_str().unwrap_or_default();
+        assert!(message.contains("the preflight command exited with status 1"), "{outcome}");
     }
     assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
     service.first().signal(Signal::TERM);
@@ -216,9 +213,7 @@ fn b10_a_thread_that_has_the_lock_of_stderr_keeps_no_signal_from_working() {
     let dir = Dir::new();
     let service = dir.command(env!("CARGO_BIN_EXE_plain")).env("TABLEFLIP_PREFLIGHT", "false").start();
     dir.wait_until("pid file", || dir.join("declared.pid").exists().then_some(()));
-    let status: serde_json::Value =
-        serde_json::from_str(&service.connect_unix("declared.control").ask(r#"{"command":"status"}"#))
-            .unwrap();
+    let status = service.connect_unix("declared.control").ask_command("status");
     let address = status["listeners"][0]["address"].as_str().and_then(|it| it.strip_prefix("tcp://"));
     let mut client = Client::tcp(address.expect("it has one"));
     assert_eq!(client.ask("lock-stderr"), "locked");

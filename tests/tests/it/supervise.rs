@@ -1,4 +1,4 @@
-//! The parent that stays: one process ID through every upgrade.
+//! The supervisor: one process ID through every upgrade.
 
 use std::fs;
 use std::time::Instant;

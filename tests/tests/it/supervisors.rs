@@ -1,5 +1,5 @@
-//! The parent that stays under supervisord and runit, from the packages of the distribution, with the entries of
-//! docs/containers.md as they stand there; and under a shell at a terminal.
+//! The supervisor under supervisord and runit, from the packages of the distribution, with the entries of docs/containers.md;
+//! and under a shell at a terminal.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, kill_process};
+use processes::Process;
+use processes::proc::{self, Stat};
 
-use crate::harness::booted::until;
 use crate::harness::load::{Load, ask};
 use crate::harness::terminal::terminal;
-use crate::harness::{Client, Dir, Signal, block_of_the_page, names_in, skip, unpack};
+use crate::harness::{Client, Dir, Signal, block_of_the_page, find, signal, skip, unpack};
+use crate::look::children_of;
 
 /// The packages of a supervisor, or why this test is skipped.
 fn packages(name: &str, packages: &[&str]) -> Option<PathBuf> {
@@ -47,10 +47,6 @@ fn command(program: impl AsRef<OsStr>, dir: &Dir) -> Command {
     command
 }
 
-pub(crate) fn signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
-    kill_process(i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process ID"), signal)
-}
-
 /// Has a supervisor stop what it has started, and itself. A test that fails prints what the service said.
 fn end(supervisor: &mut Child, dir: &Dir) {
     if thread::panicking() {
@@ -75,12 +71,6 @@ struct Status {
     pid: u32,
 }
 
-/// The children of a process, dead or alive.
-pub(crate) fn children(pid: u32) -> Vec<String> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
-    children.split_whitespace().map(str::to_owned).collect()
-}
-
 fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).status().expect("it runs").success()
 }
@@ -89,7 +79,7 @@ fn succeeds(command: &mut Command) -> bool {
 /// upgrade.
 fn wait_until_it_serves(address: &str, generation: u64) -> String {
     let serves = format!("{generation} ");
-    until("generation that serves", || Some(ask(address).ok()?.strip_prefix(&serves)?.trim_end().to_owned()))
+    find("generation that serves", || Some(ask(address).ok()?.strip_prefix(&serves)?.trim_end().to_owned()))
 }
 
 /// Three upgrades under load, through which the supervisor sees one process.
@@ -102,18 +92,20 @@ fn upgrade_thrice(dir: &Dir, address: &str, reload: impl Fn(), status: impl Fn()
         reload();
         let pid = wait_until_it_serves(address, generation);
         // What it has said comes by way of whoever reads its stdout.
-        until("its address", || (addresses(dir, generation) == [address]).then_some(()));
+        find("its address", || (addresses(dir, generation) == [address]).then_some(()));
         assert_eq!(status(), before, "the same state, and the same process");
         // One that still drains would have the next refused, and is the parent of the one that serves; one that is not reaped
         // would be a child as well.
-        until("end of the predecessor", || (children(before.pid) == [&*pid]).then_some(()));
+        find("end of the predecessor", || {
+            (proc::children(before.pid) == [pid.parse::<u32>().expect("a process ID")]).then_some(())
+        });
     }
     println!("{} answered in three upgrades", load.end());
 }
 
 /// A stop that somebody asks for meanwhile: the client that is there is served, and no other.
 fn drains(client: &mut Client, address: &str, who: (u64, u32)) {
-    until("refused client", || TcpStream::connect(address).is_err().then_some(()));
+    find("refused client", || TcpStream::connect(address).is_err().then_some(()));
     assert_eq!(client.who(), who, "it drains");
 }
 
@@ -180,7 +172,7 @@ fn supervisord_sees_one_process_through_every_upgrade() {
     let dir = Dir::new();
     let supervisord = Supervisord::start(root, &dir);
     let address = dir.wait_until("a generation that serves", || addresses(&dir, 1).pop());
-    until("RUNNING", || (supervisord.status().state == "RUNNING").then_some(()));
+    find("RUNNING", || (supervisord.status().state == "RUNNING").then_some(()));
     let reload = || assert!(succeeds(&mut supervisord.ctl(&["signal", "HUP", "echo"])));
     upgrade_thrice(&dir, &address, reload, || supervisord.status());
 
@@ -248,10 +240,10 @@ fn runit_sees_one_process_through_every_upgrade() {
     let runit = Runit::start(root, &dir);
     let address = dir.wait_until("a generation that serves", || addresses(&dir, 1).pop());
     // What runs is quicker than its status.
-    until("run", || (runit.status().state == "run").then_some(()));
+    find("run", || (runit.status().state == "run").then_some(()));
     upgrade_thrice(&dir, &address, || assert!(succeeds(&mut runit.sv(&["hup"]))), || runit.status());
     let watched = runit.status();
-    assert_eq!(children(runit.process.id()), [watched.pid.to_string()], "runsv has one child");
+    assert_eq!(children_of(runit.process.id()), [watched.pid], "runsv has one child");
 
     // A service that is told to end is started again once it has drained.
     let mut client = Client::tcp(&address);
@@ -261,7 +253,7 @@ fn runit_sees_one_process_through_every_upgrade() {
     assert_eq!(runit.status().pid, watched.pid);
     client.close();
     let address = dir.wait_until("another first generation", || addresses(&dir, 1).get(1).cloned());
-    let again = until("status of the other one", || {
+    let again = find("status of the other one", || {
         Some(runit.status()).filter(|status| status.state == "run" && status.pid != watched.pid)
     });
 
@@ -271,12 +263,12 @@ fn runit_sees_one_process_through_every_upgrade() {
     drains(&mut client, &address, who);
     // It is written down after the signal is sent.
     let stopping = Status { state: "run, want down, got TERM".to_owned(), pid: again.pid };
-    until("status of a stop", || (runit.status() == stopping).then_some(()));
+    find("status of a stop", || (runit.status() == stopping).then_some(()));
     assert!(stop.try_wait().expect("it is a child").is_none(), "it waits");
     client.close();
     assert!(stop.wait().expect("it is a child").success());
     assert_eq!(runit.status().state, "down");
-    assert_eq!(children(runit.process.id()), [""; 0]);
+    assert_eq!(children_of(runit.process.id()), [0_u32; 0]);
     assert!(!dir.join("run/echo.pid").exists());
 }
 
@@ -332,23 +324,16 @@ impl<'d> Shell<'d> {
 
     /// The process group that has the terminal.
     fn foreground(&self) -> u32 {
-        stat(self.process.id()).expect("the shell lives")[5].parse().expect("a process group")
+        let stat = Stat::of(self.process.id()).expect("the shell lives");
+        u32::try_from(stat.foreground).expect("a process group")
     }
 
     /// The processes of the shell's session that live.
     fn session(&self) -> Vec<u32> {
-        let session = self.process.id().to_string();
-        let processes = names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
-        let is_of_it = |pid: &u32| stat(*pid).is_some_and(|stat| stat[0] != "Z" && stat[3] == session);
-        processes.filter(is_of_it).collect()
+        let session = self.process.id();
+        let is_of_it = |stat: Stat| !stat.is_zombie() && stat.session == session;
+        proc::all().filter(|pid| Stat::of(pid).is_some_and(is_of_it)).collect()
     }
-}
-
-/// What is behind the name in /proc/PID/stat, proc_pid_stat(5): the state, the parent, the group, the session, the terminal and the
-/// group that has it.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(stat.rsplit_once(") ")?.1.split(' ').take(6).map(str::to_owned).collect())
 }
 
 impl Drop for Shell<'_> {
@@ -358,13 +343,11 @@ impl Drop for Shell<'_> {
         }
         // As long as the shell is not reaped, the number of the session is its own. Again and again, because an old process whose
         // successor is killed starts another.
-        until("end of the session", || {
+        find("end of the session", || {
             let session = self.session();
             for pid in &session {
-                match signal(*pid, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(error) => eprintln!("process {pid}: {error}"),
-                }
+                let killed = Process::open(*pid).and_then(|process| process.signal_if_alive(Signal::KILL));
+                killed.unwrap_or_else(|error| eprintln!("process {pid}: {error}"));
             }
             session.is_empty().then_some(())
         });
@@ -393,7 +376,7 @@ fn a_terminal_is_the_services_until_it_has_drained() {
     assert_eq!(shell.foreground(), shell.process.id());
     wait_until_it_serves(&address, 4);
     shell.press("fg\n");
-    until("the job in the foreground", || (shell.foreground() == job).then_some(()));
+    find("the job in the foreground", || (shell.foreground() == job).then_some(()));
 
     let mut client = Client::tcp(&address);
     let who = client.who();

@@ -1,4 +1,4 @@
-//! `Upgrader`: upgrades and stops that the service asks for itself.
+//! `Upgrader`: upgrades and stops that the body asks for.
 
 use serde_json::Value;
 
@@ -101,12 +101,9 @@ fn upgrade_returns_when_the_service_is_stopped_meanwhile() {
 #[test]
 fn upgrade_says_that_the_service_is_stopping() {
     let dir = Dir::new();
-    let gate = dir.gate("here");
     let (service, old) = dir.victim().serve();
     let mut client = service.open(&old);
-    service.plan("step:TakingOver gate here");
-    let new = service.start_upgrade(&old);
-    service.wait(&new, "gate");
+    let (_new, gate) = service.start_upgrade_to(&old, "step:TakingOver");
     old.signal(Signal::TERM);
     service.wait_for(&old, "step:Committed", "event=Stop");
     let answer = client.ask("upgrade");
@@ -173,7 +170,7 @@ fn status_is_what_the_control_socket_says() {
     dir.wait_until("pid file", || dir.join("declared.pid").exists().then_some(()));
     // It tells the address as well.
     let mut operator = service.connect_unix("declared.control");
-    let listeners = ask_control(&mut operator)["listeners"].take();
+    let listeners = operator.ask_command("status")["listeners"].take();
     let address =
         listeners[0]["address"].as_str().and_then(|it| it.strip_prefix("tcp://")).expect("it has one");
     let status = same_status(&mut Client::tcp(address), &mut operator);
@@ -184,7 +181,7 @@ fn status_is_what_the_control_socket_says() {
 /// What the body answers: the same as what an operator is told, but for the time that passes between the two.
 fn same_status(client: &mut Client, operator: &mut Client) -> Value {
     let mut status: Value = serde_json::from_str(&client.ask("status")).unwrap();
-    let mut told = ask_control(operator);
+    let mut told = operator.ask_command("status");
     for about_the_reply in ["reply", "protocol", "release"] {
         told.as_object_mut().unwrap().remove(about_the_reply).expect("it is there");
     }
@@ -194,8 +191,4 @@ fn same_status(client: &mut Client, operator: &mut Client) -> Value {
     }
     assert_eq!(status, told);
     status
-}
-
-fn ask_control(operator: &mut Client) -> Value {
-    serde_json::from_str(&operator.ask(r#"{"command":"status"}"#)).unwrap()
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tableflip::testing::{self, Running};
 use tableflip::{Ready, Service, Start, StartError, UpgradeError, blocking, net};
+use tests::client::wait_until_refused;
 use tokio::io::AsyncWriteExt;
 
 use crate::{body, declared, gate};
@@ -84,7 +85,7 @@ fn an_async_service_is_ready_when_its_listener_is_asked_for_a_connection() {
     assert_eq!(ask(address), "2");
     old.wait();
     new.stop();
-    crate::wait_until_nobody_listens(address);
+    wait_until_refused(address);
 }
 
 /// Go: `TestUpgraderReady`, with `Ready::notify`. What `Exit()` tells is told by `Shutdown`.

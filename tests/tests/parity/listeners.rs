@@ -1,5 +1,5 @@
-//! `Listen`, `ListenWithCallback`, `Listener`, `AddListener` and the packet twins, as `Listeners`: addresses that the
-//! attribute does not know.
+//! `Listen`, `ListenWithCallback`, `Listener`, `AddListener` and their packet twins, as `Listeners`: addresses that only the body
+//! knows.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,9 +11,11 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 
+use processes::DEADLINE;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tableflip::testing::{self, Running};
 use tableflip::{Listeners, StartError};
+use tests::client::wait_until_refused;
 
 use crate::{body, declared};
 
@@ -470,9 +472,9 @@ fn what_a_successor_does_not_take_is_closed() {
     let new = new.unwrap();
     old.wait();
     TcpStream::connect(kept).unwrap();
-    crate::wait_until_nobody_listens(left);
+    wait_until_refused(left);
     new.stop();
-    crate::wait_until_nobody_listens(kept);
+    wait_until_refused(kept);
 }
 
 /// A service that binds what it serves at run time is ready when that is served.
@@ -521,7 +523,7 @@ fn ask(address: SocketAddr) -> String {
 
 fn ask_datagram(address: SocketAddr) -> String {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(b"who", address).unwrap();
     let mut buffer = [0; 16];
     let length = client.recv(&mut buffer).unwrap();

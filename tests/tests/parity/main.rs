@@ -1,4 +1,4 @@
-//! What Go's tableflip offers, offered here: each test names the one of Go that it does the work of.
+//! What Go's tableflip offers, with this crate: each test names its counterpart in Go.
 //!
 //! | Go | here | tests |
 //! |---|---|---|
@@ -23,15 +23,10 @@ mod os;
 mod passed_on;
 mod ways;
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
 
+use processes::DEADLINE;
 use tableflip::{Inherited, Listeners, Ready, Service, Shutdown, Start, StartError, Upgrader};
-
-/// How long anything may take that is to happen.
-const DEADLINE: Duration = Duration::from_secs(40);
 
 /// A service without listeners, whose timeouts no test waits for.
 fn declared() -> Service {
@@ -66,16 +61,6 @@ fn body<T: 'static>(
             kit.shutdown.wait();
             made
         }))
-    }
-}
-
-/// Waits until nobody listens at `address`. When the service is gone there may still be a process that another test is just
-/// starting: until its exec it has a copy of every descriptor of this one.
-fn wait_until_nobody_listens(address: SocketAddr) {
-    let deadline = Instant::now() + DEADLINE;
-    while TcpStream::connect(address).is_ok() {
-        assert!(Instant::now() < deadline, "somebody listens at {address}");
-        thread::sleep(Duration::from_millis(1));
     }
 }
 

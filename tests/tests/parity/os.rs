@@ -1,4 +1,4 @@
-//! In processes of their own: what a test inside one process cannot show.
+//! Parity in processes of their own: what a test inside one process cannot show.
 
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
@@ -6,8 +6,9 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::json;
 use tests::channel::{Channel, listen_at};
+use tests::client::Client;
 
-use crate::plain::{Client, Dir, Plain, signal};
+use crate::plain::{Dir, Plain, signal};
 
 /// Go: `TestUpgraderOnOS`. With `upgrade` awaited in a future, and with its blocking twin.
 #[test]
@@ -17,7 +18,7 @@ fn an_upgrade_on_the_system() {
         // By default it is another one in each process, and the successor would not adopt it.
         let other_talk = format!("unix://{}", dir.join("other").display());
         let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_LISTEN_OTHER_TALK", &other_talk)]);
-        let mut client = Client::connect(old.address);
+        let mut client = Client::tcp(old.address);
         for name in ["zaphod", "beeblebrox"] {
             assert_eq!(client.ask(&format!("pass {name}")), "passed");
         }
@@ -29,7 +30,7 @@ fn an_upgrade_on_the_system() {
         for name in ["zaphod", "beeblebrox"] {
             assert_eq!(client.ask(&format!("read {name}")), format!("{name} {}", new.pid));
         }
-        assert_eq!(Client::connect(old.address).ask("who"), format!("2 {}", new.pid));
+        assert_eq!(Client::tcp(old.address).ask("who"), format!("2 {}", new.pid));
         drop(client);
         assert_eq!(plain.exit().code(), Some(0));
         signal(new.pid, Signal::TERM);
@@ -46,7 +47,7 @@ fn the_pid_file_is_written_when_the_service_is_ready() {
     for name in ["alone.pid", "run/service.pid", "./run/../dotted.pid"] {
         let (mut plain, old) = Plain::serve(&dir, &[("TABLEFLIP_PIDFILE", name)]);
         assert_eq!(dir.wait_for_pidfile(name), format!("{}\n", old.pid));
-        let answer = Client::connect(old.address).ask("upgrade");
+        let answer = Client::tcp(old.address).ask("upgrade");
         let new = plain.hello();
         assert_eq!(answer, format!("ok 2 {}", new.pid));
         assert_eq!(dir.pidfile(name), Some(format!("{}\n", new.pid)));
@@ -64,12 +65,12 @@ fn arguments_are_passed_on() {
     command.args(["", "a b", "--", ""]).arg(std::ffi::OsString::from_vec(b"\xff".to_vec()));
     let mut plain = Plain::start(&dir, command);
     let old = plain.hello();
-    let mut client = Client::connect(old.address);
+    let mut client = Client::tcp(old.address);
     let arguments = client.ask("arguments");
     assert_eq!(arguments, r#"["", "a b", "--", "", "\xFF"]"#);
     client.ask("upgrade");
     let new = plain.hello();
-    assert_eq!(Client::connect(new.address).ask("arguments"), arguments);
+    assert_eq!(Client::tcp(new.address).ask("arguments"), arguments);
 }
 
 /// Go: `TestParentExit`, where the parent says something that it never says. A real one that does is another program:

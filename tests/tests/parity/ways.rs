@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
+use processes::DEADLINE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tableflip::testing::{self, Running};
@@ -87,7 +88,7 @@ fn ask_unix(place: Place<'_>) -> String {
 
 fn ask_udp(place: Place<'_>) -> String {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(b"who", place.ip()).unwrap();
     let mut buffer = [0; 16];
     let length = client.recv(&mut buffer).unwrap();
@@ -97,7 +98,7 @@ fn ask_udp(place: Place<'_>) -> String {
 fn ask_unix_datagram(place: Place<'_>) -> String {
     let own = place.path.with_extension("client");
     let client = UnixDatagram::bind(&own).unwrap();
-    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.send_to(b"who", &place.path).unwrap();
     let mut buffer = [0; 16];
     let length = client.recv(&mut buffer).unwrap();
@@ -131,61 +132,58 @@ fn serve_raw(fd: impl AsFd, ready: Ready, shutdown: &Shutdown, mut serve: impl F
     }
 }
 
+/// A body that answers each connection of a managed listener.
+macro_rules! managed_async_streams {
+    ($type:ty) => {
+        |start: &mut Start| {
+            let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
+            Ok(async move {
+                loop {
+                    let (mut stream, _) = it.accept().await.unwrap();
+                    stream.write_all(generation.to_string().as_bytes()).await.unwrap();
+                }
+            })
+        }
+    };
+}
+
+/// A body that answers each datagram of a managed socket.
+macro_rules! managed_async_datagrams {
+    ($type:ty) => {
+        |start: &mut Start| {
+            let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
+            Ok(async move {
+                let mut buffer = [0; 16];
+                loop {
+                    let (_, sender) = it.recv_from(&mut buffer).await.unwrap();
+                    it.send_to(generation.to_string().as_bytes(), sender).await.unwrap();
+                }
+            })
+        }
+    };
+}
+
 #[test]
 fn managed_async_tcp() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<net::TcpListener>("it")?, generation(start)?);
-        Ok(async move {
-            loop {
-                let (mut stream, _) = it.accept().await.unwrap();
-                stream.write_all(generation.to_string().as_bytes()).await.unwrap();
-            }
-        })
-    };
+    let prepare = managed_async_streams!(net::TcpListener);
     two_generations(tcp, starting!(start, replace, prepare), ask_tcp);
 }
 
 #[test]
 fn managed_async_unix() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<net::UnixListener>("it")?, generation(start)?);
-        Ok(async move {
-            loop {
-                let (mut stream, _) = it.accept().await.unwrap();
-                stream.write_all(generation.to_string().as_bytes()).await.unwrap();
-            }
-        })
-    };
+    let prepare = managed_async_streams!(net::UnixListener);
     two_generations(at_path("unix"), starting!(start, replace, prepare), ask_unix);
 }
 
 #[test]
 fn managed_async_udp() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<net::UdpSocket>("it")?, generation(start)?);
-        Ok(async move {
-            let mut buffer = [0; 16];
-            loop {
-                let (_, sender) = it.recv_from(&mut buffer).await.unwrap();
-                it.send_to(generation.to_string().as_bytes(), sender).await.unwrap();
-            }
-        })
-    };
+    let prepare = managed_async_datagrams!(net::UdpSocket);
     two_generations(udp, starting!(start, replace, prepare), ask_udp);
 }
 
 #[test]
 fn managed_async_unix_datagram() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<net::UnixDatagram>("it")?, generation(start)?);
-        Ok(async move {
-            let mut buffer = [0; 16];
-            loop {
-                let (_, sender) = it.recv_from(&mut buffer).await.unwrap();
-                it.send_to(generation.to_string().as_bytes(), sender).await.unwrap();
-            }
-        })
-    };
+    let prepare = managed_async_datagrams!(net::UnixDatagram);
     two_generations(at_path("unix-dgram"), starting!(start, replace, prepare), ask_unix_datagram);
 }
 
@@ -215,36 +213,35 @@ fn managed_blocking_unix() {
     two_generations(at_path("unix"), starting!(start_blocking, replace_blocking, prepare), ask_unix);
 }
 
+/// The same on a thread.
+macro_rules! managed_blocking_datagrams {
+    ($type:ty) => {
+        |start: &mut Start| {
+            let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
+            Ok(move || {
+                let mut buffer = [0; 16];
+                while let Some((_, sender)) = it.recv_from(&mut buffer).unwrap() {
+                    it.send_to(generation.to_string().as_bytes(), &sender).unwrap();
+                }
+            })
+        }
+    };
+}
+
 #[test]
 fn managed_blocking_udp() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<blocking::UdpSocket>("it")?, generation(start)?);
-        Ok(move || {
-            let mut buffer = [0; 16];
-            while let Some((_, sender)) = it.recv_from(&mut buffer).unwrap() {
-                it.send_to(generation.to_string().as_bytes(), &sender).unwrap();
-            }
-        })
-    };
+    let prepare = managed_blocking_datagrams!(blocking::UdpSocket);
     two_generations(udp, starting!(start_blocking, replace_blocking, prepare), ask_udp);
 }
 
 #[test]
 fn managed_blocking_unix_datagram() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<blocking::UnixDatagram>("it")?, generation(start)?);
-        Ok(move || {
-            let mut buffer = [0; 16];
-            while let Some((_, sender)) = it.recv_from(&mut buffer).unwrap() {
-                it.send_to(generation.to_string().as_bytes(), &sender).unwrap();
-            }
-        })
-    };
+    let prepare = managed_blocking_datagrams!(blocking::UnixDatagram);
     let ask = ask_unix_datagram;
     two_generations(at_path("unix-dgram"), starting!(start_blocking, replace_blocking, prepare), ask);
 }
 
-/// What a raw listener of tokio needs: `Ready`, and somebody who stops it.
+/// A body with a raw listener of tokio, which needs `Ready` and has to await `Shutdown`.
 macro_rules! raw_tokio_listener {
     ($type:ty) => {
         |start: &mut Start| {
@@ -278,52 +275,45 @@ fn raw_tokio_unix() {
     two_generations(at_path("unix"), starting!(start, replace, prepare), ask_unix);
 }
 
-#[test]
-fn raw_tokio_udp() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<tokio::net::UdpSocket>("it")?, generation(start)?);
-        let (ready, mut shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
-        Ok(async move {
-            ready.notify();
-            let mut buffer = [0; 16];
-            loop {
-                tokio::select! {
-                    () = &mut shutdown => return,
-                    received = it.recv_from(&mut buffer) => {
-                        let (_, sender) = received.unwrap();
-                        it.send_to(generation.to_string().as_bytes(), sender).await.unwrap();
+/// The same for datagrams. `$to`: the address of a sender, as `send_to` takes it.
+macro_rules! raw_tokio_datagrams {
+    ($type:ty, $to:expr) => {
+        |start: &mut Start| {
+            let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
+            let (ready, mut shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            Ok(async move {
+                ready.notify();
+                let mut buffer = [0; 16];
+                loop {
+                    tokio::select! {
+                        () = &mut shutdown => return,
+                        received = it.recv_from(&mut buffer) => {
+                            let (_, sender) = received.unwrap();
+                            it.send_to(generation.to_string().as_bytes(), $to(&sender)).await.unwrap();
+                        }
                     }
                 }
-            }
-        })
+            })
+        }
     };
+}
+
+#[test]
+fn raw_tokio_udp() {
+    let prepare = raw_tokio_datagrams!(tokio::net::UdpSocket, |sender: &SocketAddr| *sender);
     two_generations(udp, starting!(start, replace, prepare), ask_udp);
 }
 
 #[test]
 fn raw_tokio_unix_datagram() {
-    let prepare = |start: &mut Start| {
-        let (it, generation) = (start.listener::<tokio::net::UnixDatagram>("it")?, generation(start)?);
-        let (ready, mut shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
-        Ok(async move {
-            ready.notify();
-            let mut buffer = [0; 16];
-            loop {
-                tokio::select! {
-                    () = &mut shutdown => return,
-                    received = it.recv_from(&mut buffer) => {
-                        let (_, sender) = received.unwrap();
-                        let sender = sender.as_pathname().unwrap();
-                        it.send_to(generation.to_string().as_bytes(), sender).await.unwrap();
-                    }
-                }
-            }
-        })
-    };
+    fn path(sender: &tokio::net::unix::SocketAddr) -> &Path {
+        sender.as_pathname().unwrap()
+    }
+    let prepare = raw_tokio_datagrams!(tokio::net::UnixDatagram, path);
     two_generations(at_path("unix-dgram"), starting!(start, replace, prepare), ask_unix_datagram);
 }
 
-/// What a raw listener of std needs: `Ready`, somebody who stops it, and poll(2), because it does not block.
+/// A body with a raw listener of std, which needs `Ready`, has to look at `Shutdown`, and polls, because the listener does not block.
 macro_rules! raw_std {
     ($type:ty, $serve:expr) => {
         |start: &mut Start| {

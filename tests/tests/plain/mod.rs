@@ -1,21 +1,18 @@
-//! Starts the service `src/bin/plain.rs` and talks to it.
+//! Starts the service `src/bin/plain.rs`, whose body has no runtime.
 #![allow(dead_code, reason = "what one binary of tests does not use, another does")]
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-
-/// How long anything may take that is to happen.
-const DEADLINE: Duration = Duration::from_secs(40);
+use processes::{DEADLINE, Signal, find, signal_group};
+use tests::client::Client;
 
 /// The directory of a test, which is the first working directory of its service.
 pub(crate) struct Dir {
@@ -24,7 +21,7 @@ pub(crate) struct Dir {
 
 impl Dir {
     pub(crate) fn new() -> Self {
-        signals::default_for_children();
+        processes::default_for_children();
         Self { temp: tempfile::Builder::new().prefix("tableflip-").tempdir().unwrap() }
     }
 
@@ -50,14 +47,7 @@ impl Dir {
 
     /// Waits for the pid file of this name, which is written a moment after the first answer.
     pub(crate) fn wait_for_pidfile(&self, name: impl AsRef<Path>) -> String {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Some(text) = self.pidfile(&name) {
-                return text;
-            }
-            assert!(Instant::now() < deadline, "there is no pid file {}", name.as_ref().display());
-            thread::sleep(Duration::from_millis(1));
-        }
+        find(&format!("pid file {}", name.as_ref().display()), || self.pidfile(&name))
     }
 }
 
@@ -97,7 +87,7 @@ impl Plain {
         let mut plain = Self::start(dir, command);
         let hello = plain.hello();
         assert_eq!((hello.pid, hello.generation), (plain.first.id(), 1));
-        let who = Client::connect(hello.address).ask("who");
+        let who = Client::tcp(hello.address).ask("who");
         assert_eq!(who, format!("1 {}", hello.pid));
         (plain, hello)
     }
@@ -152,7 +142,7 @@ impl Drop for Plain {
 /// Ends every process when the sender is dropped, or, if one hangs, when the test has taken too long: whatever it waits for
 /// has an end then.
 fn keep_alive(first: &Child, stdin: ChildStdin) -> Sender<()> {
-    let group = Pid::from_child(first);
+    let leader = first.id();
     let (lifeline, end) = mpsc::channel();
     thread::spawn(move || {
         if end.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
@@ -160,55 +150,13 @@ fn keep_alive(first: &Child, stdin: ChildStdin) -> Sender<()> {
         }
         // Those of a supervised service, which are in another group, end with their stdin.
         drop(stdin);
-        // That there is none any more is fine.
-        match kill_process_group(group, Signal::KILL) {
-            Ok(()) | Err(_) => {}
-        }
+        signal_group(leader, Signal::KILL).unwrap();
     });
     lifeline
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
-}
-
-/// A connection to the service.
-pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
-}
-
-impl Client {
-    pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self { stream: BufReader::new(stream) }
-    }
-
-    pub(crate) fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.receive()
-    }
-
-    pub(crate) fn send(&mut self, line: &str) {
-        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-
-    pub(crate) fn receive(&mut self) -> String {
-        let mut answer = String::new();
-        self.stream.read_line(&mut answer).unwrap();
-        assert!(answer.ends_with('\n'), "the connection ended after {answer:?}");
-        answer.trim_end().to_owned()
-    }
-
-    /// Waits until the process at the other end is gone.
-    pub(crate) fn wait_for_the_end(mut self) {
-        let mut rest = Vec::new();
-        // However it ends.
-        match self.stream.read_to_end(&mut rest) {
-            Ok(_) | Err(_) => assert!(rest.is_empty()),
-        }
-    }
+    processes::signal(pid, signal).unwrap();
 }
 
 /// The exit status and the stderr of a service that is not to start.

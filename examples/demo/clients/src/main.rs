@@ -1,6 +1,6 @@
-//! The demo with the clients of the examples that do not speak plain HTTP, which are those of their tests.
+//! The demo with clients for the examples that do not speak plain HTTP. The tests of those examples use the same clients.
 //!
-//! `cargo run --release -p demo -- --service NAME` builds it and becomes it, if the service needs it.
+//! `cargo run --release -p demo -- --service NAME` builds and executes this program if the service needs it.
 
 use std::fs;
 use std::future::Future;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     demo::main(Some(prepare))
 }
 
-/// What each of the services is started with and asked by.
+/// The environment and the client of each service.
 fn prepare(name: &str, directory: &Path, address: SocketAddr) -> io::Result<Setting> {
     let tcp = |listener| Setting::default().listen(listener, format!("tcp://{address}"));
     let lines = |listener, ask, answer| tcp(listener).asked_by(make(Lines::tcp(address, ask, answer)));
@@ -36,7 +36,7 @@ fn prepare(name: &str, directory: &Path, address: SocketAddr) -> io::Result<Sett
         }
         "websocket" => tcp("ws").asked_by(make(WebSocket::new(address))),
         "dns" => {
-            // Of UDP nothing waits but what is in the buffer of the socket: by default some 280 queries, a seventh of a second.
+            // Queries over UDP wait only in the buffer of the socket. By default it has room for some 280, a seventh of a second.
             let udp = tcp("tcp").listen("udp", format!("udp://{address}?recv_buffer=1048576"));
             udp.asked_by(make(Dns::new(address)))
         }
@@ -56,7 +56,7 @@ fn prepare(name: &str, directory: &Path, address: SocketAddr) -> io::Result<Sett
     })
 }
 
-/// A client of the tests, as the demo wants it.
+/// A client of the tests, with the interface of the demo.
 struct Asks<C>(C);
 
 impl<C: Client> Foreign for Asks<C> {

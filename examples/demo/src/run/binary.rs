@@ -1,4 +1,4 @@
-//! Builds the service that is going to be upgraded, and what asks it.
+//! Builds the service, and the program with further clients where the service needs them.
 
 use std::{
     env,

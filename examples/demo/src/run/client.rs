@@ -1,4 +1,4 @@
-//! What a client of the schedule does, and what became of a request: the same whatever protocol it speaks.
+//! The interface of a client, and the outcome of its requests: the same for every protocol.
 
 use std::{
     fmt, io,

@@ -84,7 +84,7 @@ async fn open<C: Client>(client: &C, tally: &Tally, connection: &mut Option<C::K
     }
 }
 
-/// What a keep-alive connection is told to do.
+/// The orders to a keep-alive connection.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     /// See whether it is still open.
@@ -171,7 +171,7 @@ impl Load {
         let mut kept = Vec::with_capacity(connections);
         for index in 0..connections {
             let (sender, turns) = mpsc::unbounded_channel();
-            // Both occur: a pool that keeps a connection ready, and one that opens it when it is needed.
+            // Both occur: a pool that keeps a connection ready, and a pool that opens it when it is needed.
             let ready = index % 2 == 0;
             tasks.spawn(keep_alive(client.clone(), Arc::clone(tally), ready, turns));
             kept.push(sender);

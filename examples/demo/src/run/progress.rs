@@ -1,4 +1,4 @@
-//! What is shown while the run goes on: a bar on a terminal, a line for each event elsewhere.
+//! The display during the run: a bar on a terminal, a line for each event elsewhere.
 
 use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What a person, or a program, is told at the end.
+//! The report at the end, as text for a person or as JSON for a program.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

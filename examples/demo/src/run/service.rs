@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use processes::{Process, Signal, pidfile, proc};
 
-use super::{args::Args, process::Process};
+use super::args::Args;
 use crate::{Make, Prepare, Setting};
 
 /// What systemd tells the program that it starts is not meant for the service in here.
@@ -88,7 +88,7 @@ impl Service {
         Ok((service, first))
     }
 
-    /// Puts the release in the place of the one that runs, as a deploy does: a new file under the old name.
+    /// Replaces the file of the release that runs, as a deploy does: a new file under the old name.
     pub(crate) fn deploy(&self) -> io::Result<()> {
         let new = self.executable().with_extension("new");
         fs::copy(&self.release, &new)
@@ -111,12 +111,7 @@ impl Service {
 
     /// The process that the pid file names.
     pub(crate) fn main_process(&self) -> io::Result<Process> {
-        let path = self.pid_file();
-        let text = fs::read_to_string(&path)
-            .map_err(|error| explain(error, &format!("cannot read the pid file {}", path.display())))?;
-        let pid = text.trim().parse().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the pid file says {text:?}, which is no PID"))
-        })?;
+        let pid = pidfile(&self.pid_file())?;
         Process::open(pid)
             .map_err(|error| explain(error, &format!("the pid file names {pid}, which does not run")))
     }
@@ -126,14 +121,12 @@ impl Service {
         self.pid_file().exists()
     }
 
-    /// Every process of the service that has not ended. They are known by their executable, which nobody else
-    /// runs, so a successor that has not answered yet is found too.
+    /// Every process of the service that has not ended. They are known by their executable, which no other
+    /// process runs. So a successor that has not answered yet is found too.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .filter_map(|entry| {
-                let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-                // Opened before it is looked at, so that what is looked at is what is held.
+        proc::all()
+            .filter_map(|pid| {
+                // First the pidfd: what is looked at after it is the process of the pidfd.
                 let process = Process::open(pid).ok()?;
                 let executable = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
                 executable.starts_with(&self.scratch.path).then_some(process)
@@ -165,7 +158,7 @@ impl Drop for Service {
         for _ in 0..3 {
             for process in self.processes() {
                 let killed = process.signal(Signal::KILL);
-                if let Err(error) = killed.and_then(|()| process.ended_within(Duration::from_secs(2))) {
+                if let Err(error) = killed.and_then(|()| process.exit_within(Duration::from_secs(2))) {
                     eprintln!("cannot end process {}: {error}", process.pid());
                 }
             }
@@ -184,7 +177,7 @@ impl Scratch {
         let mut name = OsString::from("tableflip-demo-");
         name.push(process::id().to_string());
         let path = env::temp_dir().join(name);
-        // One that is there already is not taken over: it is somebody else's, or left from a crash.
+        // A directory that exists already is left alone: it belongs to another user, or is left from a crash.
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -203,8 +196,8 @@ impl Drop for Scratch {
     }
 }
 
-/// An address on loopback that nobody listened on a moment ago. The service could ask for port 0 itself, but then
-/// nobody else would know which one it got.
+/// An address on loopback that was free a moment ago. With port 0 the service would get a free port as well, but the demo would not
+/// know which.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

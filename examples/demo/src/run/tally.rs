@@ -1,4 +1,4 @@
-//! What became of every request.
+//! The outcome of every request.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! What [`sync`](super), the gate and the count of [`Shared`](crate::between::shared::Shared) are made of: std's primitives, or loom's where
-//! the models of `models.rs` are compiled, which try every order of their steps.
+//! The primitives of [`sync`](super), of the gate and of the count in [`Shared`](crate::between::shared::Shared). They
+//! are std's. For `models.rs` they are loom's, which tries every order of their steps.
 
 #[cfg(not(all(test, loom)))]
 mod of {
@@ -24,7 +24,7 @@ mod of {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize};
     use loom::sync::{Condvar, Mutex};
 
-    /// That of std, whose value is seen by those alone who see that it is set.
+    /// The `OnceLock` of std. A thread sees the value only after it has seen that the value is set.
     #[derive(Debug)]
     pub(crate) struct OnceLock<T> {
         value: std::sync::OnceLock<T>,
@@ -47,10 +47,10 @@ mod of {
         }
     }
 
-    /// That of std. loom has one too, whose `try_write` waits for the readers.
+    /// The `RwLock` of std. The `try_write` of loom's own would wait for readers.
     pub(crate) struct RwLock<T> {
         value: std::sync::RwLock<T>,
-        /// How many readers are inside, or [`WRITER`].
+        /// The number of readers inside, or [`WRITER`].
         inside: Mutex<usize>,
         left: Condvar,
     }
@@ -133,7 +133,7 @@ mod of {
         }
     }
 
-    /// A model has no time of its own: each sleep of a thread moves that thread's clock on, whoever runs meanwhile.
+    /// A model has no time. Each sleep of a thread advances the clock of that thread alone.
     const SLEEP: Duration = Duration::from_millis(5);
 
     static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);

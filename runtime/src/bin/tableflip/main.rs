@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     program::main()
 }
 
-/// As `cfg(upgrades)` of the library.
+/// The condition is that of `cfg(upgrades)` in the library.
 #[cfg(not(all(target_os = "linux", not(tableflip_portable))))]
 fn main() -> ExitCode {
     eprintln!("tableflip: only on Linux can services be upgraded, and have a control socket");

@@ -1,12 +1,12 @@
-//! The program, which talks to a service through its control socket, or by signals where it has none.
+//! The program talks to a service through its control socket. A service without a control socket gets signals.
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `args.rs` | what can be typed; the man page and the completions are made of it |
-//! | `target.rs` | what the argument names: a pid file, a control socket |
+//! | `args.rs` | the command line; the man page and the completions come from it |
+//! | `target.rs` | the service that the argument names: a pid file or a control socket |
 //! | `conversation.rs` | the control socket, with a deadline |
 //! | `commands.rs` | upgrade, stop, status and watch |
-//! | `process.rs` | a process that is known by its pid file alone |
+//! | `process.rs` | a service without a control socket, known only by its pid file |
 //! | `picture.rs` | a status, in words |
 //! | `output.rs` | lines, JSON, progress, and the exit status |
 //! | `unit.rs` | the unit for systemd |

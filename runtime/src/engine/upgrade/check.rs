@@ -8,6 +8,7 @@ use crate::lifecycle::Event;
 use crate::outside::preflight::Check;
 
 impl Engine {
+    /// Starts the preflight command, if there is one.
     pub(super) fn check(&mut self) -> Option<Event> {
         self.neighbours.upgrade.waiting.extend(self.neighbours.upgrade.asking.take());
         self.reason = None;
@@ -33,7 +34,7 @@ impl Engine {
         }
     }
 
-    /// Nothing of a check is waited for: it has none of the sockets. It is reaped once it is dead.
+    /// Kills the check. It has none of the sockets, so nothing waits for its death; it is reaped later.
     pub(super) fn end_check(&mut self) {
         if let Some(check) = self.neighbours.upgrade.check.take() {
             self.reason = Some(check.output()).filter(|output| !output.is_empty());

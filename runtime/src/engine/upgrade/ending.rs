@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::base::report::complain;
-use crate::engine::core::{Engine, PAUSE_TIMEOUT};
+use crate::engine::core::Engine;
 use crate::engine::neighbours::DEATH_AFTER_END;
 use crate::lifecycle::{Event, Predecessor};
 use crate::outside::handover::message::Message;
 use crate::outside::hint;
 use crate::outside::pidfile::Pidfile;
+use crate::outside::proof;
 use crate::outside::sockets::PathLock;
 use crate::outside::supervise;
 use crate::sys::pidfd::is_dead;
@@ -19,19 +20,20 @@ use crate::sys::pidfd::is_dead;
 const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Engine {
+    /// Makes this process the one that serves: the options of its listeners, the supervisor, the pid file.
     pub(in crate::engine) fn take_over(&mut self) -> Event {
         if let Err(problem) = self.tune() {
             if self.state.predecessor != Predecessor::Gone {
                 self.reason = Some(problem);
                 return Event::PidfileFailed;
             }
-            // Nobody else would serve.
+            // The predecessor is dead: no other process would serve.
             complain!(self.shared, "{problem}");
         }
         self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
             if let Err(problem) = self.publish(pidfile) {
-                // Where it does not fail the start, which says why, the service goes on without.
+                // The service goes on without the pid file. In every other case the start fails, and says why.
                 if self.state.predecessor == Predecessor::Gone {
                     complain!(self.shared, "{problem}");
                 }
@@ -45,28 +47,28 @@ impl Engine {
         Event::TookOver
     }
 
-    /// Makes the pid file name this process, unless another service has it by now: the look at the beginning of the start finds
-    /// no service that was still initialising then.
+    /// Makes the pid file name this process, unless another service has it by now. The check at the beginning of the start does not
+    /// find a service that was still initialising.
     fn publish(&self, pidfile: &Pidfile) -> Result<(), String> {
-        let predecessor = self.neighbours.predecessor.as_ref().map(|parent| &parent.offered);
-        // Of two first starts one publishes after the look of the other. An upgrade waits for no lock while nobody accepts.
+        let predecessor = self.neighbours.predecessor.as_ref().map(|it| &it.offered);
+        // The lock orders two first starts. An upgrade takes no lock: no process accepts at this moment.
         let _lock = predecessor.is_none().then(|| PathLock::take(pidfile.path()));
-        if let Some(running) = hint::other_service(pidfile, predecessor) {
+        if let Some(running) = proof::other_service(pidfile, predecessor) {
             pidfile.unstage();
             return Err(running.to_string());
         }
         pidfile.publish().map_err(|error| pidfile_error(pidfile, error))
     }
 
-    /// It passes signals on to this process from now on.
+    /// From now on the supervisor passes signals on to this process.
     fn tell_supervisor(&self) {
         if let Some(supervisor) = self.shared.passed_on().get(supervise::NAME) {
             supervise::tell(supervisor);
         }
     }
 
-    /// Should the successor die with the pid file in its name, a rename is all there is to do then: that works on a
-    /// disk that is full by that time.
+    /// Stages the pid file for the case that the successor dies with it. A rename is enough then, and works on a disk that is full by
+    /// that time.
     pub(super) fn stage_the_way_back(&self) {
         let Some(pidfile) = &self.pidfile else { return };
         if let Err(error) = pidfile.stage() {
@@ -74,6 +76,7 @@ impl Engine {
         }
     }
 
+    /// Makes the pid file name this process again.
     pub(super) fn take_back(&self) {
         self.tell_supervisor();
         let Some(pidfile) = &self.pidfile else { return };
@@ -92,40 +95,38 @@ impl Engine {
         }
     }
 
-    /// Closes the gates for good, and tells the predecessor and the successor. They may serve from then on, though this process
-    /// lives as long as what follows `Service::run`.
+    /// Closes the gates for good, and tells the predecessor and the successor. They may serve from then on, although this process lives
+    /// as long as the code after `Service::run`.
     pub(in crate::engine) fn say_that_it_is_over(&mut self) {
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
-        let stuck = self.listeners.gates.iter().filter(|gate| !gate.retire(deadline)).count();
-        if stuck > 0 {
-            // It would be a lie.
+        if !self.retire() {
+            // A thread is stuck in an accept, and may take one connection more: this process is not over.
             return;
         }
         self.send_to_predecessor(&Message::Over);
         self.send_to_successor(&Message::Over);
         let deadline = Instant::now() + LAST_WORD_TIMEOUT;
-        let parent = self.neighbours.predecessor.as_mut().map(|parent| &mut parent.channel);
+        let predecessor = self.neighbours.predecessor.as_mut().map(|it| &mut it.channel);
         let successor = self.neighbours.successor.as_mut().filter(|successor| !successor.is_cut_off);
-        for channel in parent.into_iter().chain(successor.map(|successor| &mut successor.channel)) {
+        for channel in predecessor.into_iter().chain(successor.map(|successor| &mut successor.channel)) {
             channel.flush_by(deadline);
         }
     }
 
-    /// Reaps a successor that is dead or has just been killed, and asks whether the predecessor still lives, so
-    /// that a pid file which names one of them is known to be stale.
+    /// Reaps a successor that is dead or has just been killed, and looks whether the predecessor lives. So a pid file that names one of
+    /// them is known to be stale.
     pub(in crate::engine) fn bury_successor(&mut self) {
-        if let Some(parent) = &self.neighbours.predecessor {
-            let is_gone = match &parent.watch {
+        if let Some(predecessor) = &self.neighbours.predecessor {
+            let is_gone = match &predecessor.watch {
                 Some(watch) => is_dead(watch.as_fd()),
-                None => parent.channel.is_at_its_end(),
+                None => predecessor.channel.is_at_its_end(),
             };
-            let pid = parent.offered.pid;
+            let pid = predecessor.offered.pid;
             if is_gone {
                 self.known_dead(pid);
             }
         }
         let Some(successor) = &mut self.neighbours.successor else { return };
-        // It may have been told to stop before it served, or was killed at this moment.
+        // It was told to stop before it served, or was killed just now.
         let unwanted =
             successor.is_killed || self.requests.stopping.is_some() && successor.active_after.is_none();
         successor.wait_until_dead(Instant::now() + if unwanted { DEATH_AFTER_END } else { Duration::ZERO });

@@ -1,9 +1,9 @@
 //! Whether a successor is the service that this process is, and what the service loses by an upgrade.
 //!
-//! Another program at the path of the executable starts, is ready, and serves something else: without this check that is an
-//! upgrade which takes the service off the air. The predecessor decides before `COMMIT`, so that a successor of any release is judged.
+//! Without this check the executable of another service at the path would start, become ready, and take this service off the air. The
+//! predecessor decides before `COMMIT`, so a successor of any release is judged.
 
-use crate::base::limits::Identity;
+use crate::base::identity::Identity;
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::engine::core::Engine;
 use crate::lifecycle::{Followed, Phase};
@@ -18,13 +18,13 @@ const NAMED_LISTENERS: usize = 8;
 pub(super) struct Comparison<'a> {
     pub(super) old: &'a Identity,
     pub(super) new: &'a Identity,
-    /// Empty for none; `None` if that release does not say.
+    /// Empty for none. `None` if that release does not send it.
     pub(super) old_pidfile: Option<&'a str>,
     pub(super) new_pidfile: Option<&'a str>,
 }
 
 impl Comparison<'_> {
-    /// Why the successor is not let through. `declared` are the listeners that the predecessor declares.
+    /// Why the successor is refused. `declared` are the listeners that the predecessor declares.
     fn refusal(&self, declared: &[(String, String)], adopts_one: bool) -> Option<String> {
         let names = (&self.old.name, &self.new.name);
         if let (Some(old), Some(new)) = names {
@@ -51,7 +51,7 @@ impl Comparison<'_> {
         ))
     }
 
-    /// What the service loses, to be said by both; `lost` are the listeners that the successor does not adopt.
+    /// What the service loses, for the logs of both processes. `lost` are the listeners that the successor does not adopt.
     pub(super) fn warnings<'l>(&self, lost: impl Iterator<Item = (&'l str, &'l str)>) -> Vec<String> {
         let mut warnings = Vec::new();
         let called = |identity: &Identity| identity.name.clone().or_else(|| identity.program.clone());
@@ -85,7 +85,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Listeners by their names and addresses, the first of many.
+/// The names and addresses of listeners. Of many, the first ones and a count.
 fn list<'l>(listeners: impl ExactSizeIterator<Item = (&'l str, &'l str)>) -> String {
     let more = listeners.len().saturating_sub(NAMED_LISTENERS);
     let named = listeners.take(NAMED_LISTENERS).map(|(name, address)| format!("`{name}` ({address})"));
@@ -103,7 +103,7 @@ impl Engine {
     ///
     /// Why it is refused.
     pub(super) fn judge(&mut self, adopted: &[usize], pidfile: Option<&str>) -> Result<(), String> {
-        // A rescue starts the program that this process runs itself.
+        // A rescue starts the executable that this process runs.
         let is_release = self.state.phase == Phase::Upgrading;
         let Some(successor) = self.neighbours.successor.as_mut().filter(|_| is_release) else {
             return Ok(());
@@ -116,7 +116,7 @@ impl Engine {
             new_pidfile: pidfile,
         };
         let entry = |held: &BoundSocket| (held.name.clone(), held.address.identity());
-        // What is declared is bound first, and what is bound at run time comes after it.
+        // The declared listeners are bound first, and those of the run time after them.
         let declared: Vec<_> =
             self.listeners.sockets.iter().take(self.settings.declared).map(entry).collect();
         let adopts_one = adopted.iter().any(|at| *at < declared.len());
@@ -124,7 +124,7 @@ impl Engine {
             return Err(refusal);
         }
         let adopted = &successor.adopted;
-        // Nobody misses a control socket whose file is gone: the successor binds another.
+        // A control socket whose file is gone is no loss: the successor binds another.
         let is_lost = |held: &&BoundSocket| {
             !adopted.contains(&held.name) && (held.name != CONTROL_SOCKET || !held.is_cut_off())
         };

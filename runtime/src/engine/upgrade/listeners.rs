@@ -12,8 +12,8 @@ impl Engine {
         self.neighbours.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))
     }
 
-    /// Only what the successor adopted is paused: on a listener that it does not know nobody else would accept, and
-    /// its clients would wait in the queue for nothing.
+    /// Closes the gates of the listeners that the successor has adopted. No other process accepts on the rest: their clients would wait
+    /// in the queue in vain.
     pub(super) fn pause(&mut self) -> Event {
         let successor = self.successor_pid();
         tell!(self.shared, INFO, phase = "handing-over", successor, "the successor is ready");
@@ -29,9 +29,12 @@ impl Engine {
         }
     }
 
-    /// From here on another process has the sockets, and may clear O_NONBLOCK on them: every thread here that takes from
-    /// one of them knows. One that is asleep in an accept already, because somebody has cleared it before, could not be
-    /// paused; a client that comes wakes it.
+    /// From here on another process has the sockets, and may clear O_NONBLOCK on them. Every thread that takes from a socket knows it from
+    /// here on, and polls first.
+    ///
+    /// # Errors
+    ///
+    /// A thread sleeps in an accept already, because O_NONBLOCK was cleared before. Its gate could not be closed.
     pub(super) fn begin_sharing(&self) -> Result<(), String> {
         self.restore_nonblocking();
         self.shared.set_shares_sockets(true);
@@ -42,8 +45,7 @@ impl Engine {
         }
     }
 
-    /// The predecessor or the successor is dead. What it may have done to the sockets is undone before anybody relies on
-    /// it again.
+    /// The predecessor or the successor is dead. Undoes what it may have done to the sockets.
     pub(super) fn end_sharing(&mut self) {
         self.restore_nonblocking();
         if self.neighbours.successor.is_none() {
@@ -53,49 +55,47 @@ impl Engine {
             .set_shares_sockets(self.neighbours.predecessor.is_some() || self.neighbours.successor.is_some());
     }
 
-    /// Another process that has them may have cleared it.
+    /// Sets O_NONBLOCK again where another process has cleared it.
     pub(super) fn restore_nonblocking(&self) {
-        for held in &self.listeners.sockets {
-            match held.restore_nonblocking() {
+        for socket in &self.listeners.sockets {
+            match socket.restore_nonblocking() {
                 Ok(false) => {}
                 Ok(true) => complain!(
                     self.shared,
                     "listener `{}`: another process had cleared O_NONBLOCK; it is set again",
-                    held.name
+                    socket.name
                 ),
-                Err(error) => complain!(self.shared, "listener `{}`: {error}", held.name),
+                Err(error) => complain!(self.shared, "listener `{}`: {error}", socket.name),
             }
         }
     }
 
-    /// Sets the options of the addresses on the sockets that were adopted. Until this process was told to serve they were the
-    /// predecessor's alone.
+    /// Sets the options of the addresses on the adopted sockets. Until the COMMIT only the predecessor served with them.
     pub(super) fn tune(&mut self) -> Result<(), String> {
         let cannot =
             |name: &str, error| format!("listener `{name}`: cannot set the options of its address: {error}");
         self.listeners
             .sockets
             .iter_mut()
-            .try_for_each(|held| held.tune().map_err(|error| cannot(&held.name, error)))
+            .try_for_each(|socket| socket.tune().map_err(|error| cannot(&socket.name, error)))
     }
 
-    /// A successor that was told to serve had set the options of its own release. This process, or the one that it starts in
-    /// the place of the dead one, serves with those that were set before.
+    /// Sets back the options that a successor of another release has set. This process, or its rescue, serves with the former ones.
     fn undo_tuning(&mut self) {
-        for held in &mut self.listeners.sockets {
-            match held.undo_tuning() {
+        for socket in &mut self.listeners.sockets {
+            match socket.undo_tuning() {
                 Ok(undone) if undone.is_empty() => {}
                 Ok(undone) => tell!(
                     self.shared,
                     INFO,
-                    listener = held.name,
+                    listener = socket.name,
                     options = undone.join(", "),
                     "the successor had changed options of the socket; they are set back"
                 ),
                 Err(error) => complain!(
                     self.shared,
                     "listener `{}`: cannot set back the options that the successor had changed: {error}",
-                    held.name
+                    socket.name
                 ),
             }
         }

@@ -1,4 +1,4 @@
-//! What the service manager is told, and when.
+//! The messages to the service manager, and their time.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -14,128 +14,132 @@ const EXTENSION: Duration = Duration::from_secs(15);
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Tells the manager what it does not know yet of this process, if it is the one that tells.
+    /// Tells the manager a new state of this process, if this is the process that tells it.
     pub(in crate::engine) fn tell_manager(&mut self) {
         let known = self.state.known();
-        let Some(told) = self.neighbours.manager.as_mut().filter(|told| told.known != known) else { return };
-        let before = mem::replace(&mut told.known, known);
+        let Some(link) = self.neighbours.manager.as_mut().filter(|link| link.known != known) else { return };
+        let before = mem::replace(&mut link.known, known);
         let now = Instant::now();
-        // With whom to follow the predecessor has said that this one is ready and lives. What this one says at once may
-        // come before that, and be refused.
+        // The predecessor's MAINPID message already carried READY=1 and WATCHDOG=1 for this process. A message of this process may
+        // overtake it, and be refused.
         let is_said =
             known == Known::Ready && before == Known::Nothing && self.neighbours.predecessor.is_some();
-        let limit = told.manager.watchdog.filter(|_| told.serves());
-        told.next_sign = limit.map(|limit| if is_said { now + limit / 2 } else { now });
-        told.next_extension = matches!(known, Known::Reloading | Known::Stopping).then_some(now);
+        let limit = link.manager.watchdog.filter(|_| link.serves());
+        link.next_sign = limit.map(|limit| if is_said { now + limit / 2 } else { now });
+        link.next_extension = matches!(known, Known::Reloading | Known::Stopping).then_some(now);
         let generation = self.shared.generation;
         match known {
             Known::Starting | Known::Nothing => {}
             Known::Ready if is_said => {}
-            // Whoever waits for the end of a reload waits no longer for a manager that may not listen.
-            Known::Ready if told.next_try.is_some() && before != Known::Reloading => {}
+            // The manager may not listen yet, and no reload waits for its end: `next_try` says it.
+            Known::Ready if link.next_try.is_some() && before != Known::Reloading => {}
             Known::Ready => {
-                told.tell_ready(generation);
+                link.tell_ready(generation);
                 self.store();
             }
             Known::Reloading => {
-                // One that goes back to serving is in the same upgrade.
+                // A process that goes back to serving is in the same upgrade.
                 if before == Known::Ready {
-                    told.failure = None;
+                    link.failure = None;
                 }
                 let status = format!("generation {generation} serves, and is being upgraded");
-                told.manager.tell_reloading(&status);
+                link.manager.tell_reloading(&status);
             }
             Known::Stopping => {
                 let open = self.shared.counted();
-                told.manager.tell(format!("STOPPING=1\nSTATUS=stopping; {open} connections are open"));
+                link.manager.tell(format!("STOPPING=1\nSTATUS=stopping; {open} connections are open"));
             }
         }
         self.tell_manager_in_time(now);
     }
 
-    /// Why the upgrade has failed, and that it is over: before whoever waits for the outcome hears it, which may be the
+    /// Tells why the upgrade has failed, and that it is over. This comes before the outcome is reported to a client, which may be the
     /// command that the manager waits for.
     pub(super) fn tell_manager_of_failure(&mut self, reason: &str) {
-        if let Some(told) = &mut self.neighbours.manager {
-            told.failure = Some(reason.to_owned());
+        if let Some(link) = &mut self.neighbours.manager {
+            link.failure = Some(reason.to_owned());
         }
         self.tell_manager();
     }
 
-    /// An upgrade was refused: to a manager that waits for one it has begun and failed.
+    /// Tells of a refused upgrade as of one that has begun and failed: a manager may wait for both.
     pub(super) fn tell_manager_of_refusal(&mut self, reason: &str) {
         let known = self.state.known();
-        if let Some(told) = self
+        if let Some(link) = self
             .neighbours
             .manager
             .as_mut()
-            .filter(|told| (told.known, known) == (Known::Ready, Known::Ready))
+            .filter(|link| (link.known, known) == (Known::Ready, Known::Ready))
         {
-            told.manager.tell_reloading("an upgrade is refused");
-            told.known = Known::Reloading;
+            link.manager.tell_reloading("an upgrade is refused");
+            link.known = Known::Reloading;
             self.tell_manager_of_failure(reason);
         }
     }
 
-    /// What is due by now: a sign of life, and that it takes longer.
+    /// Sends what is due by now: a sign of life, a request for more time, READY=1 once more.
     pub(in crate::engine) fn tell_manager_in_time(&mut self, now: Instant) {
-        let Some(told) = &mut self.neighbours.manager else { return };
+        let Some(link) = &mut self.neighbours.manager else { return };
         let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
-        if let Some(limit) = told.manager.watchdog.filter(|_| is_due(&mut told.next_sign)) {
-            told.next_sign = Some(now + limit / 2);
-            // The runtime of the body gives it, if there is one: a body that blocks it gives none.
+        if let Some(limit) = link.manager.watchdog.filter(|_| is_due(&mut link.next_sign)) {
+            link.next_sign = Some(now + limit / 2);
+            // The runtime of the body gives the sign, if there is one. A body that blocks its runtime gives none.
             if self.body.returned || !self.shared.pulse.ask() {
-                told.manager.tell("WATCHDOG=1".to_owned());
+                link.manager.tell("WATCHDOG=1".to_owned());
             }
         }
-        if is_due(&mut told.next_extension) {
-            told.next_extension = Some(now + EXTEND_EVERY);
-            told.manager.tell(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        if is_due(&mut link.next_extension) {
+            link.next_extension = Some(now + EXTEND_EVERY);
+            link.manager.tell(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
-        if let Some((_, delay)) = told.next_try.take_if(|(at, _)| *at <= now) {
+        if let Some((_, delay)) = link.next_try.take_if(|(at, _)| *at <= now) {
             let delay = 4 * delay;
-            told.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
-            if told.known == Known::Ready {
-                told.tell_ready(self.shared.generation);
-                told.stored = false;
+            link.next_try = (delay < LAST_TRY).then_some((now + delay, delay));
+            if link.known == Known::Ready {
+                link.tell_ready(self.shared.generation);
+                link.stored = false;
                 self.store();
             }
         }
     }
 
-    /// The runtime of the body has answered.
+    /// The runtime of the body has given a sign of life.
     pub(in crate::engine) fn hear_pulse(&mut self) {
         self.answer_ping();
-        if let Some(told) = self.neighbours.manager.as_mut().filter(|told| told.next_sign.is_some()) {
-            told.manager.tell("WATCHDOG=1".to_owned());
+        if let Some(link) = self.neighbours.manager.as_mut().filter(|link| link.next_sign.is_some()) {
+            link.manager.tell("WATCHDOG=1".to_owned());
         }
     }
 
-    /// Has the manager keep the listeners for whoever it starts after a crash, once no predecessor can serve again with
-    /// those that are kept so far. What a socket unit has passed it keeps anyway.
+    /// Has the manager store the listeners for the process that it starts after a crash. This waits until no predecessor can serve
+    /// again with the listeners that are stored. The manager keeps the sockets of a socket unit anyway.
     pub(super) fn store(&mut self) {
         if self.neighbours.predecessor.is_some() {
             return;
         }
-        let held =
-            self.listeners.sockets.iter().take(self.sockets_of_body().len()).filter(|held| !held.activated);
-        let is_due = |told: &&mut ManagerLink| told.serves() && told.manager.store > 0 && !told.stored;
-        let Some(told) = self.neighbours.manager.as_mut().filter(is_due) else { return };
-        told.stored = true;
-        // What is served no longer, or under another name: the manager keeps it under this one, and would for good.
+        let sockets = self
+            .listeners
+            .sockets
+            .iter()
+            .take(self.sockets_of_body().len())
+            .filter(|socket| !socket.activated);
+        let is_due = |link: &&mut ManagerLink| link.serves() && link.manager.store > 0 && !link.stored;
+        let Some(link) = self.neighbours.manager.as_mut().filter(is_due) else { return };
+        link.stored = true;
+        // Listeners that are not served any more, or under another name: the manager would store them for good.
         let is_kept = |(name, address): &(String, String)| {
-            held.clone().any(|held| held.name == *name && held.address.identity() == *address)
+            sockets.clone().any(|socket| socket.name == *name && socket.address.identity() == *address)
         };
-        for (former, _) in told.offered.drain(..).filter(|former| !is_kept(former)) {
-            told.manager.forget(&former);
+        for (former, _) in link.offered.drain(..).filter(|former| !is_kept(former)) {
+            link.manager.forget(&former);
         }
-        let room = told.manager.store;
-        for held in held.clone().take(room) {
-            let is_datagram = matches!(held.address.kind(), Kind::Udp | Kind::UnixDatagram);
-            told.manager.store(&held.name, held.fd.clone(), is_datagram);
+        let room = link.manager.store;
+        for socket in sockets.clone().take(room) {
+            let is_datagram = matches!(socket.address.kind(), Kind::Udp | Kind::UnixDatagram);
+            link.manager.store(&socket.name, socket.fd.clone(), is_datagram);
         }
-        if held.clone().nth(room).is_some() {
-            let count = held.count();
+        if sockets.clone().nth(room).is_some() {
+            let count = sockets.count();
             complain!(
                 self.shared,
                 WARN,
@@ -144,19 +148,19 @@ impl Engine {
         }
     }
 
-    /// Has the manager follow the successor. It takes that of this process alone, which it follows so far, and so what the
-    /// successor is to say is said here.
+    /// Has the manager follow the successor. The manager takes this message only of the process that it follows, which is this one. So
+    /// the message also carries READY=1 of the successor.
     pub(super) fn announce(&mut self) -> Option<Event> {
-        let (told, successor) = (self.neighbours.manager.as_mut()?, self.neighbours.successor.as_ref()?);
+        let (link, successor) = (self.neighbours.manager.as_mut()?, self.neighbours.successor.as_ref()?);
         let (pid, generation) = (successor.pid(), successor.generation);
         tell!(self.shared, DEBUG, successor = pid, "the service manager is told to follow the successor");
-        let sign = if told.manager.watchdog.is_some() { "\nWATCHDOG=1" } else { "" };
-        told.manager.tell(format!("MAINPID={pid}\nREADY=1\nSTATUS=generation {generation} serves{sign}"));
-        // Without descriptors for a barrier it is not waited for.
-        told.manager.ask_whether_heard().is_err().then_some(Event::Announced)
+        let sign = if link.manager.watchdog.is_some() { "\nWATCHDOG=1" } else { "" };
+        link.manager.tell(format!("MAINPID={pid}\nREADY=1\nSTATUS=generation {generation} serves{sign}"));
+        // Without a descriptor for the barrier there is nothing to wait for.
+        link.manager.ask_whether_heard().is_err().then_some(Event::Announced)
     }
 
     pub(in crate::engine) fn manager_has_heard(&mut self) -> bool {
-        self.neighbours.manager.as_mut().is_some_and(|told| told.manager.has_heard())
+        self.neighbours.manager.as_mut().is_some_and(|link| link.manager.has_heard())
     }
 }

@@ -1,8 +1,8 @@
-//! What the operator and the body are told: refusals, outcomes and reasons, in words.
+//! The texts for the operator and the body: refusals, outcomes and reasons.
 
 use crate::base::error::UpgradeError;
 use crate::base::report::{complain, tell};
-use crate::between::shared::Upgraded;
+use crate::between::note::Upgraded;
 use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
 use crate::engine::ending;
 use crate::engine::neighbours::DeadSuccessor;
@@ -28,7 +28,7 @@ impl Engine {
         self.tell_outcome();
     }
 
-    /// Who asked waits until the predecessor is gone, and then for the outcome.
+    /// The caller waits until the predecessor is gone, and then for the outcome.
     pub(super) fn postpone(&mut self) {
         self.neighbours.upgrade.waiting.extend(self.neighbours.upgrade.asking.take());
         tell!(self.shared, INFO, phase = "postponed", "an upgrade waits until the predecessor is gone");
@@ -60,12 +60,12 @@ impl Engine {
                 }
                 Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
             }
-            // It passed its probation and died in the same instant; the death is the next event.
+            // It passed its probation and died at that moment. The death is the next event.
             (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
             (Err(failure), _) => {
                 let mut reason = self.failure(failure);
                 let of_successor = match &mut self.neighbours.successor {
-                    // It is over, and may live on.
+                    // A successor that is over may live.
                     Some(successor) if failure == Failure::Over => {
                         let pid = self.is_process.then(|| successor.pid());
                         last_of(pid, successor.last_words.take())
@@ -73,7 +73,7 @@ impl Engine {
                     _ => self.of_dead_successor(),
                 };
                 match failure {
-                    // There was none, or it is not the cause.
+                    // There was no successor, or it is not the cause.
                     Failure::Check | Failure::CheckTime | Failure::Spawn | Failure::Stopped => {}
                     _ => reason += &of_successor,
                 }
@@ -94,7 +94,7 @@ impl Engine {
         self.tell_outcome();
     }
 
-    /// Why an upgrade failed, in words; `reason` has what was heard of it.
+    /// Why an upgrade failed. `reason` has the part that another process or the system said.
     pub(super) fn failure(&mut self, failure: Failure) -> String {
         let reason = self.reason.take();
         let heard = |otherwise: &str| reason.clone().unwrap_or_else(|| otherwise.to_owned());
@@ -142,8 +142,8 @@ impl Engine {
         }
     }
 
-    /// What is known of the successor beside how it died: why its body ended, and the process ID that its log is found by. It is said
-    /// once, so that the next reason is not taken for one of this process.
+    /// What is known of the dead successor: why its body ended, and the process ID that its log is found by. It is used once, so that no
+    /// later reason is taken for one of this successor.
     pub(super) fn of_dead_successor(&mut self) -> String {
         let DeadSuccessor { pid, last_words, .. } =
             std::mem::take(&mut self.neighbours.upgrade.dead_successor);
@@ -151,7 +151,7 @@ impl Engine {
     }
 }
 
-/// Why the body of a successor ended, and which process it was.
+/// Why the body of a successor ended, and the number of its process.
 fn last_of(pid: Option<u32>, last_words: Option<String>) -> String {
     let words = last_words.map(|words| format!(": {words}")).unwrap_or_default();
     let pid = pid.map(|pid| format!("; it was process {pid}")).unwrap_or_default();

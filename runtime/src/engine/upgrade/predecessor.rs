@@ -1,4 +1,4 @@
-//! The engine's side of the channel to the predecessor.
+//! The engine's side of the channel to the predecessor: its messages, its end and its death.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -20,131 +20,127 @@ use crate::sys::pidfd::is_dead;
 const DEATH_AFTER_END: Duration = Duration::from_secs(10);
 
 impl Engine {
+    /// Takes one message, the end of the channel or the death of the predecessor. Returns whether there was one.
     pub(super) fn take_from_predecessor(&mut self) -> bool {
-        let Some(parent) = &mut self.neighbours.predecessor else { return false };
-        // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
-        let is_dead = parent.watch.as_ref().is_some_and(|watch| is_dead(watch.as_fd()));
-        if parent.is_at_its_end {
+        let Some(predecessor) = &mut self.neighbours.predecessor else { return false };
+        // Read before the channel: all that it sent before it died has arrived by then, and is taken first.
+        let is_dead = predecessor.watch.as_ref().is_some_and(|watch| is_dead(watch.as_fd()));
+        if predecessor.is_at_its_end {
             return self.look_at_ended_predecessor(is_dead);
         }
-        // A send fails once the other end is closed. What it said before is read all the same, and then its end.
-        let flushed = parent.channel.flush();
-        let event = match parent.channel.receive() {
-            // A fork of it, which has executed nothing, may hold its end of the channel open for as long as it likes.
-            Ok(Received::Nothing) if is_dead => {
-                self.predecessor_gone();
-                Event::PredecessorGone
-            }
+        // A send fails once the other end is closed. What the predecessor sent before is still read, and then the end.
+        let flushed = predecessor.channel.flush();
+        let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared);
+        match predecessor.channel.receive() {
+            // A fork of the predecessor that has executed nothing may keep its end of the channel open.
+            Ok(Received::Nothing) if is_dead => self.predecessor_died(),
             Ok(Received::Nothing) => match flushed {
-                // It lives, and waits for what it will not hear.
-                Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
-                    self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
-                    Event::ChannelLost
+                // The predecessor lives, and waits for a message that it will not get.
+                Err(error) if is_start => {
+                    self.lose_channel(format!("the channel to the predecessor: {error}"));
                 }
                 Ok(()) | Err(_) => return false,
             },
-            Ok(Received::Message(Message::Commit, _)) => Event::Commit,
-            Ok(Received::Message(Message::Followed, _)) => Event::Followed,
-            Ok(Received::Message(Message::Ping, _)) => {
-                parent.waits_for_pulse = true;
-                // The runtime of the body answers, if there is one.
-                if self.body.returned || !self.shared.pulse.ask() {
-                    self.answer_ping();
-                }
-                return true;
-            }
-            Ok(Received::Message(Message::Over, _)) => {
-                tell!(self.shared, DEBUG, predecessor = parent.offered.pid, "the predecessor serves no more");
-                Event::PredecessorOver
-            }
-            Ok(Received::Message(Message::Stop, _)) => {
-                self.stop(None);
-                return true;
-            }
-            Ok(Received::Message(Message::Open { open }, _)) => {
-                parent.open = Some(open);
-                return true;
-            }
-            Ok(Received::Message(Message::NotUnderstood { unknown }, _)) => {
-                tell!(
-                    self.shared,
-                    DEBUG,
-                    unknown = printable(&unknown),
-                    "the predecessor does not know a message"
-                );
-                return true;
-            }
-            // The offer has been taken as a whole before there was an engine. It is wrong about itself, and what of it
-            // is meant to be served is a guess. A process that serves by now drops what comes late: its descriptors
-            // are closed right here.
-            Ok(Received::Message(
-                Message::Offer { .. } | Message::Sockets { .. } | Message::Files { .. },
-                _,
-            )) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
-                self.reason.get_or_insert("the predecessor sent more than it had offered".to_owned());
-                Event::ChannelLost
-            }
-            Ok(Received::Message(message, _)) => {
-                if self.neighbours.stray.is_due() {
-                    complain!(self.shared, WARN, "a message that a predecessor does not send: {message:?}");
-                }
-                return true;
-            }
+            Ok(Received::Message(message, _)) => self.hear_predecessor(message),
             Ok(Received::Unknown(name)) => {
                 tell!(self.shared, DEBUG, name, "a message of a later release");
-                return true;
             }
-            Ok(Received::End) => return self.predecessor_ended(),
-            Err(error) if matches!(self.state.phase, Phase::Starting | Phase::Prepared) => {
-                self.reason.get_or_insert(format!("the channel to the predecessor: {error}"));
-                Event::ChannelLost
-            }
-            // A process that serves needs to know of its predecessor only when that is gone.
+            Ok(Received::End) => self.predecessor_ended(),
+            Err(error) if is_start => self.lose_channel(format!("the channel to the predecessor: {error}")),
+            // A process that serves needs to know only when its predecessor is gone.
             Err(error) if error.is_of_one_message() => {
                 if self.neighbours.stray.is_due() {
                     complain!(self.shared, WARN, "a message of the predecessor is no good: {error}");
                 }
-                return true;
             }
-            Err(_) => return self.predecessor_ended(),
-        };
-        self.feed(event);
+            Err(_) => self.predecessor_ended(),
+        }
         true
     }
 
-    /// The channel to the predecessor is of no use any more. That is no death: whoever takes it for one serves beside a process
-    /// that lives.
-    fn predecessor_ended(&mut self) -> bool {
-        let Some(parent) = &mut self.neighbours.predecessor else { return false };
-        if parent.watch.is_none() {
-            self.predecessor_gone();
-            self.feed(Event::PredecessorGone);
-            return true;
+    fn hear_predecessor(&mut self, message: Message) {
+        let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared);
+        let Some(predecessor) = &mut self.neighbours.predecessor else { return };
+        match message {
+            Message::Commit => self.feed(Event::Commit),
+            Message::Followed => self.feed(Event::Followed),
+            Message::Ping => {
+                predecessor.waits_for_pulse = true;
+                // The runtime of the body answers, if there is one.
+                if self.body.returned || !self.shared.pulse.ask() {
+                    self.answer_ping();
+                }
+            }
+            Message::Over => {
+                tell!(
+                    self.shared,
+                    DEBUG,
+                    predecessor = predecessor.offered.pid,
+                    "the predecessor serves no more"
+                );
+                self.feed(Event::PredecessorOver);
+            }
+            Message::Stop => self.stop(None),
+            Message::Open { open } => predecessor.open = Some(open),
+            Message::NotUnderstood { unknown } => tell!(
+                self.shared,
+                DEBUG,
+                unknown = printable(&unknown),
+                "the predecessor does not know a message"
+            ),
+            // The whole offer was taken before the engine ran. This one contradicts it, and what is meant to be served is a guess.
+            // A process that serves by now drops what comes late: its descriptors are closed right here.
+            Message::Offer { .. } | Message::Sockets { .. } | Message::Files { .. } if is_start => {
+                self.lose_channel("the predecessor sent more than it had offered".to_owned());
+            }
+            message => {
+                if self.neighbours.stray.is_due() {
+                    complain!(self.shared, WARN, "a message that a predecessor does not send: {message:?}");
+                }
+            }
         }
-        // One that is over may take its time.
+    }
+
+    /// The start fails, for the first reason that was found.
+    fn lose_channel(&mut self, reason: String) {
+        self.reason.get_or_insert(reason);
+        self.feed(Event::ChannelLost);
+    }
+
+    /// The channel to the predecessor has ended. That is no death: a process that took it for one would serve beside a process that
+    /// lives.
+    fn predecessor_ended(&mut self) {
+        let Some(predecessor) = &mut self.neighbours.predecessor else { return };
+        if predecessor.watch.is_none() {
+            return self.predecessor_died();
+        }
+        // A predecessor that is over may take its time.
         let is_over = self.state.predecessor == Predecessor::Over;
-        parent.is_at_its_end = true;
-        parent.dead_by = (!is_over).then(|| Instant::now() + DEATH_AFTER_END);
-        true
+        predecessor.is_at_its_end = true;
+        predecessor.dead_by = (!is_over).then(|| Instant::now() + DEATH_AFTER_END);
+    }
+
+    fn predecessor_died(&mut self) {
+        self.predecessor_gone();
+        self.feed(Event::PredecessorGone);
     }
 
     fn look_at_ended_predecessor(&mut self, is_dead: bool) -> bool {
-        let Some(parent) = &mut self.neighbours.predecessor else { return false };
+        let Some(predecessor) = &mut self.neighbours.predecessor else { return false };
         if is_dead {
-            self.predecessor_gone();
-            self.feed(Event::PredecessorGone);
+            self.predecessor_died();
             return true;
         }
-        let is_late = parent.dead_by.take_if(|deadline| *deadline <= Instant::now()).is_some();
+        let is_late = predecessor.dead_by.take_if(|deadline| *deadline <= Instant::now()).is_some();
         if is_late {
-            let lost = parent.lost();
+            let lost = predecessor.lost();
             self.reason.get_or_insert(lost);
             self.feed(Event::PredecessorLost);
         }
         is_late
     }
 
-    /// The sign of life that the predecessor has asked for.
+    /// Sends the sign of life that the predecessor has asked for.
     pub(super) fn answer_ping(&mut self) {
         let owes =
             self.neighbours.predecessor.as_mut().is_some_and(|it| std::mem::take(&mut it.waits_for_pulse));
@@ -153,21 +149,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn predecessor_gone(&mut self) {
-        if let Some(parent) = self.neighbours.predecessor.take() {
-            // Whoever reads that it is gone finds nothing left of it.
-            self.known_dead(parent.offered.pid);
-            if let Some(told) =
-                self.neighbours.manager.as_mut().filter(|_| self.state.followed == Followed::Other)
-            {
-                told.is_unsure();
+    fn predecessor_gone(&mut self) {
+        if let Some(predecessor) = self.neighbours.predecessor.take() {
+            // Before the log says that it is gone: its staged pid file is removed here.
+            self.known_dead(predecessor.offered.pid);
+            let manager = self.neighbours.manager.as_mut();
+            if let Some(manager) = manager.filter(|_| self.state.followed == Followed::Other) {
+                manager.is_unsure();
             }
             self.end_sharing();
             self.store();
             tell!(
                 self.shared,
                 INFO,
-                predecessor = parent.offered.pid,
+                predecessor = predecessor.offered.pid,
                 phase = "alone",
                 "the predecessor is gone"
             );
@@ -175,35 +170,37 @@ impl Engine {
         self.shared.predecessor_gone.set(());
     }
 
+    /// Tells the predecessor which listeners the body has not asked for a connection yet.
     pub(in crate::engine) fn tell_unserved(&mut self, unserved: Vec<String>) {
-        let Some(parent) = &mut self.neighbours.predecessor else { return };
-        if parent.told_unserved.as_ref() == Some(&unserved) {
+        let Some(predecessor) = &mut self.neighbours.predecessor else { return };
+        if predecessor.told_unserved.as_ref() == Some(&unserved) {
             return;
         }
         let mut message = Message::Unserved { listeners: unserved.clone() };
-        // It is for the words of a deadline that passes: of more names than fit in a packet, some are enough.
+        // The names are for the error of a deadline that passes. If they do not fit into a packet, some of them are enough.
         while message.encode().len() > MAX_MESSAGE {
             if let Message::Unserved { listeners } = &mut message {
                 listeners.truncate(listeners.len() / 2);
             }
         }
-        match parent.channel.send_unless_full(&message) {
-            // Only what is true by then is said once there is room again, which wakes this thread.
+        match predecessor.channel.send_unless_full(&message) {
+            // There is no room in the socket. Room wakes this thread, which then sends the names that are true by then.
             Ok(false) => {}
-            // A predecessor that is gone is noticed by the read that follows.
-            Ok(true) | Err(_) => parent.told_unserved = Some(unserved),
+            // The next read notices that the predecessor is gone.
+            Ok(true) | Err(_) => predecessor.told_unserved = Some(unserved),
         }
     }
 
     pub(super) fn send_to_predecessor(&mut self, message: &Message) {
-        if let Some(parent) = &mut self.neighbours.predecessor {
-            // A predecessor that is gone is noticed by the read that follows.
-            match parent.channel.send(message) {
+        if let Some(predecessor) = &mut self.neighbours.predecessor {
+            // The next read notices that the predecessor is gone.
+            match predecessor.channel.send(message) {
                 Ok(()) | Err(_) => {}
             }
         }
     }
 
+    /// Stages the pid file, and tells the predecessor that this process is ready.
     pub(super) fn send_prepared(&mut self) -> Option<Event> {
         if let Some(pidfile) = &self.pidfile {
             if let Err(error) = pidfile.stage() {
@@ -220,14 +217,14 @@ impl Engine {
             let places: HashSet<_> = places.iter().collect();
             let lost = offered.listeners.iter().enumerate().filter(|(at, _)| !places.contains(at));
             let lost = lost.map(|(_, (name, address))| (name.as_str(), address.as_str()));
-            let upgrade = Comparison {
+            let comparison = Comparison {
                 old: &offered.identity,
                 new: &self.settings.identity,
                 old_pidfile: offered.pidfile.as_deref(),
                 new_pidfile: Some(&ours),
             };
-            self.neighbours.warnings.extend(upgrade.warnings(lost));
-            // A release that does not say its own has nothing to compare it with.
+            self.neighbours.warnings.extend(comparison.warnings(lost));
+            // A predecessor of an older release does not name its pid file, and compares nothing.
             pidfile = offered.pidfile.is_some().then_some(ours);
         }
         self.send_to_predecessor(&Message::Prepared { adopted, pidfile });

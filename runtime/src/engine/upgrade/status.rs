@@ -35,15 +35,15 @@ impl Engine {
         }
     }
 
-    /// Tells the successor, which answers to operators by now, how many connections are left here: at once, and then
-    /// at most once a second if it is another number.
+    /// Tells the successor, which answers operators by now, how many connections are open here: at once, and then at most once a second
+    /// if the number has changed.
     pub(super) fn tell_open(&mut self) {
         let now = Instant::now();
         let is_due = self.open_is_due().is_some_and(|due| due <= now);
         let Some(successor) = self.neighbours.successor.as_mut().filter(|_| is_due) else { return };
         let open = u64::try_from(self.shared.counted()).unwrap_or(u64::MAX);
         if self.neighbours.told_open.is_none_or(|(told, _)| told != open) {
-            // It is news: what does not fit, or comes to nobody, is not missed.
+            // A count that does not fit into the socket, or finds no reader, is not missed.
             match successor.channel.send_unless_full(&Message::Open { open }) {
                 Ok(true | false) | Err(_) => {}
             }
@@ -51,7 +51,7 @@ impl Engine {
         self.neighbours.told_open = Some((open, now));
     }
 
-    /// When the successor is to be told, if there is one that answers to operators.
+    /// When the successor is told next, if there is one that answers operators.
     pub(super) fn open_is_due(&self) -> Option<Instant> {
         self.neighbours.successor.as_ref()?;
         matches!(
@@ -61,7 +61,7 @@ impl Engine {
         .then(|| self.neighbours.told_open.map_or(self.phase_since, |(_, at)| at + OPEN_INTERVAL))
     }
 
-    /// The file of this process, whatever became of its path.
+    /// The file that this process runs, also when its path is gone.
     fn executable(&self) -> Option<Executable> {
         let path = self.neighbours.spawner.executable()?.to_owned();
         let file = fs::metadata("/proc/self/exe").ok()?;
@@ -72,7 +72,7 @@ impl Engine {
         self.neighbours.successor.as_ref().map(Successor::pid)
     }
 
-    /// Tells whoever waits at the control socket that another phase has begun: before they are told the outcome.
+    /// Tells the clients of the control socket that another phase has begun. This comes before the outcome.
     pub(super) fn tell_phase(&mut self) {
         let phase = phase_of(self.state.phase);
         if phase != self.neighbours.told_phase {
@@ -84,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// Replies have been set, which some of those who wait there may wait for.
+    /// Tells the thread of the control socket that replies are set, which its clients may wait for.
     pub(in crate::engine) fn tell_outcome(&self) {
         if let Some(control) = &self.neighbours.control {
             control.tell(News::Outcome);

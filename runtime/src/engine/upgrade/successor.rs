@@ -1,23 +1,16 @@
-//! Starting the successor, and the engine's side of the channel to it.
+//! The engine's side of the channel to the successor: its messages, its end and its death.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
 use crate::base::report::{complain, printable, tell};
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::engine::core::Engine;
-use crate::engine::neighbours::{DEATH_AFTER_END, DeadSuccessor, Successor};
+use crate::engine::neighbours::{DEATH_AFTER_END, DeadSuccessor};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
-use crate::outside::handover::channel::{Channel, Received};
-use crate::outside::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, PING, Speaker, parts};
-use crate::outside::pidfile::{self, Pidfile};
-use crate::outside::sockets::BoundSocket;
-use crate::outside::spawner::What;
+use crate::outside::handover::channel::Received;
+use crate::outside::handover::message::{Message, PING, Speaker};
 use crate::sys::pidfd;
 
 /// How often the processes are looked for that a dead successor has left behind.
@@ -26,84 +19,25 @@ const LOOK_FOR_STRAYS_EVERY: Duration = Duration::from_secs(1);
 const UNTIL_EXEC: Duration = Duration::from_millis(100);
 
 impl Engine {
-    pub(super) fn spawn(&mut self, what: What) -> Option<Event> {
-        self.reason = None;
-        self.neighbours.upgrade.dead_successor = DeadSuccessor::default();
-        match self.start_successor(what) {
-            Ok(successor) => {
-                tell!(
-                    self.shared,
-                    INFO,
-                    phase = "upgrading",
-                    successor = successor.child.pid(),
-                    executable = self.neighbours.spawner.executable().map(|path| display(path.display())),
-                    "started a successor"
-                );
-                // A process that is dead may have had its number, and the pid file of the live one is not removed for that.
-                self.neighbours.dead.retain(|pid| *pid != successor.child.pid());
-                self.neighbours.successor = Some(successor);
-                self.neighbours.told_open = None;
-                None
-            }
-            Err(reason) => {
-                self.shared.set_shares_sockets(self.neighbours.predecessor.is_some());
-                self.reason = Some(reason);
-                Some(Event::SpawnFailed)
-            }
-        }
-    }
-
-    pub(super) fn start_successor(&mut self, what: What) -> Result<Successor, String> {
-        let speaker = Speaker::us(self.shared.generation, &self.settings.identity);
-        let generation = speaker.next_generation()?;
-        let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
-        let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on().clone().into_iter().unzip();
-        check_offer(self.listeners.sockets.len(), &names)?;
-        check_budget(self.listeners.sockets.len(), files.len())?;
-        let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
-        self.listeners.sockets.iter_mut().for_each(BoundSocket::note_tuning);
-        // The offer is in the socket before there is anybody to read it, so that one who inherits the descriptor
-        // by mistake finds out at once.
-        let inode = |socket| pidfd::inode(socket).map_err(cannot);
-        let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];
-        let (sockets, files_passed_on, umask) =
-            (self.listeners.sockets.len(), files.len(), self.neighbours.spawner.umask());
-        let executable = self.neighbours.spawner.executable().map(Path::to_owned);
-        let pidfile = Some(pidfile::shown(self.pidfile.as_ref().map(Pidfile::path)));
-        let offer = Message::Offer { speaker, sockets, files: files_passed_on, executable, umask, pidfile };
-        channel.send(&offer).map_err(cannot)?;
-        let mut fds = self.listeners.sockets.iter().map(|held| held.fd.clone());
-        for entries in parts(self.listeners.sockets.iter().map(BoundSocket::entry).collect()) {
-            let fds = fds.by_ref().take(entries.len()).collect();
-            channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;
-        }
-        let mut fds = files.into_iter();
-        for names in parts(names) {
-            let fds = fds.by_ref().take(names.len()).collect();
-            channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
-        }
-        self.begin_sharing()?;
-        let child = self.neighbours.spawner.spawn(what, theirs)?;
-        Ok(Successor::new(child, channel, inodes, generation))
-    }
-
+    /// Sends a message, unless the channel is unusable.
     pub(super) fn send_to_successor(&mut self, message: &Message) {
         if let Some(successor) = self.neighbours.successor.as_mut().filter(|successor| !successor.is_cut_off)
         {
-            // A successor that is gone is noticed by the read that follows.
+            // The next read notices that the successor is gone.
             match successor.channel.send(message) {
                 Ok(()) | Err(_) => {}
             }
         }
     }
 
+    /// Takes one message, the end of the channel or the death of the successor. Returns whether there was one.
     pub(super) fn take_from_successor(&mut self) -> bool {
         let Some(successor) = &mut self.neighbours.successor else { return false };
-        // Looked at before the channel: what it said before it died has arrived by then, and is heard first.
+        // Read before the channel: all that it sent before it died has arrived by then, and is taken first.
         successor.reap();
         let is_dead = successor.is_dead();
         if !successor.is_cut_off {
-            // What a send that fails means, the read after it tells.
+            // The read after a send that fails tells why.
             let flushed = successor.channel.flush();
             let lost = match successor.channel.receive() {
                 Ok(Received::Nothing) => {
@@ -111,7 +45,7 @@ impl Engine {
                 }
                 Ok(Received::Message(message, _)) => {
                     successor.learn_speaker();
-                    self.hear(message);
+                    self.hear_successor(message);
                     return true;
                 }
                 Ok(Received::Unknown(name)) => {
@@ -124,7 +58,7 @@ impl Engine {
             };
             if let Some(how) = lost {
                 successor.is_cut_off = true;
-                // At the end of the channel its process is about to be dead; only one that goes on running has broken a promise.
+                // As a rule the process is about to be dead. Only a process that goes on has broken the protocol.
                 if successor.channel.is_at_its_end() {
                     successor.wait_until_dead(Instant::now() + DEATH_AFTER_END);
                 }
@@ -137,7 +71,7 @@ impl Engine {
         }
         successor.is_at_its_end = successor.is_at_its_end || successor.channel.is_at_its_end();
         if successor.exited.is_some() && !successor.is_at_its_end && !successor.is_forked {
-            // Another child, of that process or of this one, has it for as long as it takes to execute a program.
+            // A child of that process, or of this one, has the channel until it executes its program.
             successor.is_at_its_end = successor.channel.ends_by(Instant::now() + UNTIL_EXEC);
         }
         match &successor.exited {
@@ -162,7 +96,7 @@ impl Engine {
         }
     }
 
-    /// The successor is dead, and nothing of it is left.
+    /// The successor is dead, and no process that it forked is left.
     fn bury(&mut self) {
         let Some(mut successor) = self.neighbours.successor.take() else { return };
         self.neighbours.upgrade.dead_successor = DeadSuccessor {
@@ -172,7 +106,7 @@ impl Engine {
         };
         let how = successor.exited.take().unwrap_or_default();
         tell!(self.shared, DEBUG, successor = successor.pid(), how, "the successor is gone");
-        // Nobody else is left to say it: no upgrade waits for an outcome, and no other process is started.
+        // No upgrade waits for an outcome and no other process is started, so this is the only report.
         if self.state.phase == Phase::Draining(Drain::Replaced { stop: true }) {
             let pid = successor.pid();
             complain!(
@@ -183,10 +117,10 @@ impl Engine {
         self.reason.get_or_insert(how);
         self.known_dead(successor.child.pid());
         successor.others.iter().for_each(|other| self.known_dead(*other));
-        // What it has is closed before anything is told of its end.
+        // Its descriptors here are closed before the end is reported.
         drop(successor);
         self.end_sharing();
-        // The manager was told to follow it, and may by now.
+        // The manager was told to follow it, and may do so by now.
         if let Some(told) =
             self.neighbours.manager.as_mut().filter(|_| matches!(self.state.phase, Phase::Announcing { .. }))
         {
@@ -195,8 +129,8 @@ impl Engine {
         self.feed(Event::Exited);
     }
 
-    /// Of a successor whose processes are dead, as far as they are known, ends those that hold its end of the channel still. They
-    /// are what it has forked: it closes the channel on exec. Returns whether there was something to do.
+    /// Kills the processes that hold the channel of a successor whose known processes are dead. The successor has forked them: its end
+    /// of the channel is closed on exec. Returns whether it was time to look for them.
     pub(super) fn end_strays(&mut self) -> bool {
         let Some(successor) = &mut self.neighbours.successor else { return false };
         let now = Instant::now();
@@ -205,7 +139,7 @@ impl Engine {
         }
         successor.next_look = Some(now + LOOK_FOR_STRAYS_EVERY);
         let [theirs, ours] = successor.inodes;
-        // A fork of this process has both ends, if it was made while both were here, and is nobody's successor.
+        // A fork of this process that was made while both ends were here has both, and belongs to no successor.
         let (forks, strays): (Vec<_>, Vec<_>) =
             pidfd::holders(theirs).into_iter().partition(|holder| pidfd::holds(holder.pid, ours));
         for stray in &strays {
@@ -234,90 +168,63 @@ impl Engine {
         true
     }
 
-    /// A message of the successor.
-    pub(super) fn hear(&mut self, message: Message) {
-        let untold = matches!(
+    fn hear_successor(&mut self, message: Message) {
+        if let Some(event) = self.event_of(message) {
+            self.feed(event);
+        }
+    }
+
+    /// The event that a message of the successor is, if it is one.
+    fn event_of(&mut self, message: Message) -> Option<Event> {
+        let has_no_commit = matches!(
             self.state.phase,
             Phase::Upgrading
                 | Phase::Pausing
                 | Phase::Draining(Drain::Rescue { step: Rescue::Initialising, .. })
         );
-        let Some(successor) = &mut self.neighbours.successor else { return };
+        let successor = self.neighbours.successor.as_mut()?;
         let event = match message {
-            // Both would serve, or neither. The life cycle gives it up; this is what it says of it.
-            Message::Active | Message::Leaving if untold => {
+            // It would serve beside this process, or neither would. The life cycle gives it up, for this reason.
+            Message::Active | Message::Leaving if has_no_commit => {
                 let claim = if message == Message::Active { "serves" } else { "has served" };
                 self.reason = Some(format!("it says that it {claim}, and was not told to"));
                 Event::ChannelLost
             }
-            Message::Hello { speaker } => match speaker.understands_us() {
-                Ok(()) => {
-                    successor.identity = speaker.identity();
-                    let names = || self.listeners.gates.iter().map(|gate| gate.name());
-                    let of_body = || names().filter(|name| *name != CONTROL_SOCKET).map(str::to_owned);
-                    successor.unserved.get_or_insert_with(|| of_body().collect());
-                    return;
-                }
-                Err(refusal) => {
-                    self.reason = Some(refusal);
-                    Event::ChannelLost
-                }
-            },
+            Message::Hello { speaker } => return self.hear_hello(&speaker),
             Message::Unserved { mut listeners } => {
                 listeners.truncate(self.listeners.sockets.len());
                 successor.unserved = Some(listeners.iter().map(|name| printable(name)).collect());
-                return;
+                return None;
             }
-            Message::Prepared { adopted, pidfile } => {
-                let mut seen = vec![false; self.listeners.sockets.len()];
-                let fits = |at: &usize| seen.get_mut(*at).is_some_and(|seen| !std::mem::replace(seen, true));
-                if adopted.iter().all(fits) {
-                    successor.adopted =
-                        adopted.iter().map(|at| self.listeners.sockets[*at].name.clone()).collect();
-                    match self.judge(&adopted, pidfile.as_deref().map(printable).as_deref()) {
-                        Ok(()) => Event::Prepared,
-                        Err(refusal) => {
-                            self.reason = Some(refusal);
-                            Event::Refused
-                        }
-                    }
-                } else {
-                    self.reason = Some("it adopted sockets that were not offered".to_owned());
-                    Event::ChannelLost
-                }
-            }
+            Message::Prepared { adopted, pidfile } => self.hear_prepared(&adopted, pidfile.as_deref()),
             Message::Active => {
                 successor.active_after = Some(self.neighbours.upgrade.elapsed());
                 Event::Active
             }
-            // It serves, and may end with no more than a status. One that is refused or given up has not come to that.
-            Message::Failed { reason } if successor.active_after.is_some() => {
-                successor.last_words = Some(printable(&reason));
-                Event::Failed
-            }
             Message::Failed { reason } => {
-                // The first reason is the cause: one that is refused says that it was told to stop.
-                self.reason.get_or_insert_with(|| printable(&reason));
+                // A successor that serves may end with no more than a status: these words say why.
+                if successor.active_after.is_some() {
+                    successor.last_words = Some(printable(&reason));
+                } else {
+                    // The first reason is the cause: a successor that is refused says that it was told to stop.
+                    self.reason.get_or_insert_with(|| printable(&reason));
+                }
                 Event::Failed
             }
             Message::Leaving => Event::Leaving,
             Message::Hasten => Event::Hasten,
             Message::Alive => Event::Alive,
             Message::Over => {
-                // Its last words say why. It may live on, and so there is no status.
+                // Its last words say why. It may live on, so there is no exit status.
                 self.reason.get_or_insert_with(|| "ended".to_owned());
                 Event::SuccessorOver
             }
-            // An engine that can say so runs.
+            // An engine that answers runs.
             Message::NotUnderstood { unknown } if unknown == PING => Event::Alive,
             Message::NotUnderstood { unknown } => {
-                tell!(
-                    self.shared,
-                    DEBUG,
-                    unknown = printable(&unknown),
-                    "the successor does not know a message"
-                );
-                return;
+                let unknown = printable(&unknown);
+                tell!(self.shared, DEBUG, unknown, "the successor does not know a message");
+                return None;
             }
             message @ (Message::Offer { .. }
             | Message::Sockets { .. }
@@ -330,14 +237,48 @@ impl Engine {
                 if self.neighbours.stray.is_due() {
                     complain!(self.shared, WARN, "a message that a successor does not send: {message:?}");
                 }
-                return;
+                return None;
             }
         };
-        self.feed(event);
+        Some(event)
+    }
+
+    fn hear_hello(&mut self, speaker: &Speaker) -> Option<Event> {
+        let successor = self.neighbours.successor.as_mut()?;
+        if let Err(refusal) = speaker.understands_us() {
+            self.reason = Some(refusal);
+            return Some(Event::ChannelLost);
+        }
+        successor.identity = speaker.identity();
+        let names = self.listeners.gates.iter().map(|gate| gate.name());
+        let names = names.filter(|name| *name != CONTROL_SOCKET).map(str::to_owned);
+        successor.unserved.get_or_insert_with(|| names.collect());
+        None
+    }
+
+    /// The successor is ready: it has adopted the sockets at these places of the offer.
+    fn hear_prepared(&mut self, adopted: &[usize], pidfile: Option<&str>) -> Event {
+        let sockets = &self.listeners.sockets;
+        let mut seen = vec![false; sockets.len()];
+        let fits = |at: &usize| seen.get_mut(*at).is_some_and(|seen| !std::mem::replace(seen, true));
+        if !adopted.iter().all(fits) {
+            self.reason = Some("it adopted sockets that were not offered".to_owned());
+            return Event::ChannelLost;
+        }
+        if let Some(successor) = &mut self.neighbours.successor {
+            successor.adopted = adopted.iter().map(|at| sockets[*at].name.clone()).collect();
+        }
+        match self.judge(adopted, pidfile.map(printable).as_deref()) {
+            Ok(()) => Event::Prepared,
+            Err(refusal) => {
+                self.reason = Some(refusal);
+                Event::Refused
+            }
+        }
     }
 }
 
-/// It has failed, and a helper of it that has executed no program has its channel. It meant to stay in the foreground.
+/// The reason of a successor that failed, and left a helper behind that has executed no program and has its channel.
 fn left_behind(how: &str, [theirs, ours]: [u64; 2]) -> String {
     let strays = pidfd::holders(theirs).into_iter().filter(|holder| !pidfd::holds(holder.pid, ours));
     let strays: Vec<_> = strays.map(|stray| stray.pid.to_string()).collect();
@@ -345,61 +286,10 @@ fn left_behind(how: &str, [theirs, ours]: [u64; 2]) -> String {
     format!("{how} and left process {stray} behind, which holds its handover channel")
 }
 
+/// The reason of a successor that ended with success, and left a process behind that goes on.
 fn put_into_background(pid: u32, how: &str) -> String {
     format!(
         "put itself into the background: process {pid}, which was started, {how}, and left another one behind; a release stays in \
          the foreground, without `daemonize`, without `&`, and behind `exec` in a script"
     )
-}
-
-/// What a successor has open before it has taken anything: the standard streams and its channel.
-const OPEN_AT_EXEC: usize = 4;
-
-/// Whether a successor would take what it is to be offered. It would refuse it by itself, and this process would hear of it only
-/// then.
-fn check_offer(sockets: usize, names: &[String]) -> Result<(), String> {
-    let files = names.len();
-    if sockets + files > MAX_DESCRIPTORS {
-        return Err(format!(
-            "a successor takes at most {MAX_DESCRIPTORS} descriptors, and there are {sockets} sockets and {files} files passed on"
-        ));
-    }
-    match names.iter().find(|name| name.len() > MAX_FILE_NAME) {
-        None => Ok(()),
-        Some(name) => Err(format!(
-            "a file is passed on under a name of {} bytes; it may have at most {MAX_FILE_NAME}",
-            name.len()
-        )),
-    }
-}
-
-/// Whether a successor, which inherits the limit of this process, can take what it would be offered. It would find out
-/// by itself, once it has lost some of it; this process can say it beforehand, with the number.
-fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
-    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    let needed = sockets + files + OPEN_AT_EXEC;
-    if u64::try_from(needed).is_ok_and(|needed| needed > limit) {
-        return Err(format!(
-            "a successor needs at least {needed} descriptors, for {sockets} sockets, {files} files passed on and \
-             {OPEN_AT_EXEC} of its own, and the limit of open files (RLIMIT_NOFILE, `ulimit -n`, LimitNOFILE=) is \
-             {limit}"
-        ));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_no_successor_would_take_is_refused_by_its_number() {
-        let names = |count: usize| vec!["a".to_owned(); count];
-        check_offer(1, &names(MAX_DESCRIPTORS - 1)).unwrap();
-        let many = check_offer(1, &names(MAX_DESCRIPTORS)).unwrap_err();
-        assert!(many.contains("at most 65536") && many.contains("1 sockets and 65536 files"), "{many}");
-        check_offer(1, &["x".repeat(MAX_FILE_NAME)]).unwrap();
-        let long = check_offer(1, &["x".repeat(MAX_FILE_NAME + 1)]).unwrap_err();
-        assert!(long.contains("4097 bytes") && long.contains("at most 4096"), "{long}");
-    }
 }

@@ -1,7 +1,7 @@
 //! The channel between a process and its successor: one SOCK_SEQPACKET pair, unix(7).
 //!
-//! Each process keeps its end as long as it lives. So the end of file says that the other one is dead or about to be, if it
-//! has not forked: that it is dead says its pidfd.
+//! Each process keeps its end for its whole life. So the end of file means that the other process is dead or about to
+//! be, unless it has forked. The pidfd shows that it is dead.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -21,14 +21,14 @@ use super::message::{MAX_FDS, MAX_MESSAGE, Malformed, Message};
 use crate::sys::outgoing::{Outgoing, SHORTAGE_PAUSE};
 use crate::sys::poll::{is_ready, until};
 
-/// How many descriptors the kernel lets a peer send with one packet, unix(7).
+/// The most descriptors that the kernel lets a peer send with one packet, unix(7).
 const SCM_MAX_FD: usize = 253;
-/// The room that those take, and the credentials of the sender, so that none is lost for want of it.
+/// Room for that many descriptors and for the credentials of the sender, so that none is lost.
 const CONTROL_SPACE: libc::c_uint =
     control_space(SCM_MAX_FD * size_of::<RawFd>()) + control_space(size_of::<libc::ucred>());
 
 const fn control_space(length: usize) -> libc::c_uint {
-    // SAFETY: it computes with a number.
+    // SAFETY: CMSG_SPACE only computes a number.
     unsafe { libc::CMSG_SPACE(length as libc::c_uint) }
 }
 
@@ -36,28 +36,29 @@ const fn control_space(length: usize) -> libc::c_uint {
 #[derive(Debug)]
 pub(crate) struct Channel {
     fd: OwnedFd,
-    /// What the socket had no room for yet.
+    /// The messages that wait for room in the socket.
     outgoing: Outgoing,
-    /// Why a message could not be sent. What comes after it is sent all the same: it may say so to the other process.
+    /// The error of a message that could not be sent. Later messages are sent all the same: one may report it to the
+    /// other process.
     unsent: Option<Errno>,
     buffer: Vec<u8>,
-    /// The process that has sent the last message, where the kernel is asked for it.
+    /// The sender of the last message, if the kernel reports it.
     sender: Option<u32>,
 }
 
-/// What came of a look at the channel.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(Message, Vec<OwnedFd>),
-    /// A message of a type that this release does not know, of this name.
+    /// A message of a type that this release does not know.
     Unknown(String),
-    /// Nothing for now.
+    /// There is no message yet.
     Nothing,
     /// The other process is dead, or has closed its end.
     End,
 }
 
-/// What is wrong with a message, or with the channel.
+/// A fault of a message or of the channel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChannelError {
     #[error("the other process sent what is not a message: {0}")]
@@ -76,15 +77,15 @@ pub(crate) enum ChannelError {
 }
 
 impl ChannelError {
-    /// Whether the next message may be a good one.
+    /// Whether the fault is of one message only, so that the next may be valid.
     pub(crate) fn is_of_one_message(&self) -> bool {
         !matches!(self, Self::Io(_))
     }
 }
 
 impl Channel {
-    /// Both ends; each is closed on exec, and neither blocks. Ours learns who sends each message, SO_PASSCRED in unix(7): of a
-    /// socket pair SO_PEERCRED names its maker at either end.
+    /// Both ends, non-blocking and closed on exec. SO_PASSCRED names the sender of each message at this process's end,
+    /// unix(7). SO_PEERCRED would name the maker of the pair at either end.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
@@ -96,18 +97,18 @@ impl Channel {
         Self { fd, outgoing: Outgoing::default(), unsent: None, buffer: vec![0; MAX_MESSAGE], sender: None }
     }
 
-    /// The process that has sent the last message. `None` if it has no number here.
+    /// The sender of the last message. `None` if it has no process ID in this PID namespace.
     pub(crate) fn sender(&self) -> Option<u32> {
         self.sender
     }
 
-    /// Whether nobody holds the other end any more.
+    /// Whether the other end is closed in every process.
     pub(crate) fn is_at_its_end(&self) -> bool {
-        // POLLHUP is said unasked.
-        self.is_said(0).unwrap_or(false)
+        // poll(2) reports POLLHUP unasked.
+        self.has_event(0).unwrap_or(false)
     }
 
-    /// Queues a message for which the other process need not wake: it travels ahead of the next one, at the next
+    /// Queues a message that need not wake the other process. It travels ahead of the next message, at the next
     /// [`flush`](Self::flush), or before this process waits.
     pub(crate) fn queue(&mut self, message: &Message) {
         self.outgoing.push(message.encode(), Vec::new());
@@ -118,15 +119,15 @@ impl Channel {
         self.send_with(message, Vec::new())
     }
 
-    /// The same, with descriptors.
+    /// Queues a message with descriptors and sends what the socket takes.
     pub(crate) fn send_with(&mut self, message: &Message, fds: Vec<Arc<OwnedFd>>) -> io::Result<()> {
         debug_assert!(fds.len() <= MAX_FDS);
         self.outgoing.push(message.encode(), fds);
         self.flush()
     }
 
-    /// The same for a message that need not arrive: with others still waiting for room it is dropped. So a peer that
-    /// reads nothing makes the queue no longer, however often it gives cause for one. Returns whether it was queued.
+    /// Sends a message that need not arrive: it is dropped while others wait for room. So a peer that reads nothing
+    /// cannot lengthen the queue, however many such messages it causes. Returns whether the message was queued.
     pub(crate) fn send_unless_full(&mut self, message: &Message) -> io::Result<bool> {
         self.flush()?;
         if self.wants_to_send() {
@@ -136,8 +137,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// Sends what is queued, as far as the socket takes it. A message that cannot be sent is dropped, and its error is that of
-    /// every later call.
+    /// Sends what the socket takes. A message that cannot be sent is dropped, and every later call returns its error.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Err(errno) = self.outgoing.flush(&self.fd) {
             self.unsent.get_or_insert(errno);
@@ -145,10 +145,10 @@ impl Channel {
         self.unsent.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
-    /// The same, waiting until then.
+    /// Waits for the end of the channel until the deadline. Returns whether it has come.
     pub(crate) fn ends_by(&self, deadline: Instant) -> bool {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
-        // It may end early for a signal.
+        // A signal may end the wait early.
         while !self.is_at_its_end() && Instant::now() < deadline {
             match until(&mut fds, Some(deadline)) {
                 Ok(()) | Err(_) => {}
@@ -157,7 +157,7 @@ impl Channel {
         self.is_at_its_end()
     }
 
-    /// Sends what is queued, and waits until then for room.
+    /// Sends what is queued, and waits for room until the deadline.
     pub(crate) fn flush_by(&mut self, deadline: Instant) {
         while self.flush().is_ok() && self.wants_to_send() && Instant::now() < deadline {
             let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
@@ -172,19 +172,19 @@ impl Channel {
         !self.outgoing.is_empty()
     }
 
-    /// Takes the next message, without waiting for it.
+    /// Takes the next message. It does not wait.
     pub(crate) fn receive(&mut self) -> Result<Received, ChannelError> {
         let packet = loop {
             match receive_packet(self.fd.as_fd(), &mut self.buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-                // A shortage that passes; the message is where it was, and poll(2) says so at once.
+                // A shortage passes. The message stays in the queue, and poll(2) returns at once.
                 Err(Errno::ENOMEM | Errno::ENOBUFS) => {
                     thread::sleep(SHORTAGE_PAUSE);
                     return Ok(Received::Nothing);
                 }
-                // The other process is gone with data of ours unread. The kernel says so once, ahead of what is in the
-                // queue still; then come those messages, and the end.
+                // The other process is gone with unread data of this one. The kernel reports it once, ahead of the
+                // messages in the queue and the end.
                 Err(Errno::ECONNRESET) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
                 Ok(packet) => break packet,
@@ -210,8 +210,7 @@ impl Channel {
                 Ok(Received::Message(message, fds))
             }
             Err(Malformed::UnknownType(name)) => {
-                // To a peer that is gone there is nobody to say it to. What it said after this message is read all the
-                // same, and then its end.
+                // The peer may be gone. Its later messages are still read, and then its end.
                 match self.send_unless_full(&Message::NotUnderstood { unknown: name.clone() }) {
                     Ok(_) | Err(_) => {}
                 }
@@ -221,33 +220,33 @@ impl Channel {
         }
     }
 
-    /// What a read of no bytes is. At the end of the channel it is one, and so is a packet that has none: only of the end does
-    /// poll(2) say that the other process has closed it.
+    /// The meaning of a read of no bytes: the end of the channel, or an empty packet. poll(2) tells them apart, because
+    /// it reports a closed channel only at the end.
     fn end(&self) -> Result<Received, ChannelError> {
-        // POLLHUP is said unasked.
-        if self.is_said(0)? {
+        // poll(2) reports POLLHUP unasked.
+        if self.has_event(0)? {
             return Ok(Received::End);
         }
-        if self.is_said(libc::POLLRDHUP)? {
-            // It lives and can say nothing more, shutdown(2).
+        if self.has_event(libc::POLLRDHUP)? {
+            // The other process lives and can send nothing more, shutdown(2).
             return Err(io::Error::other("the other process has shut down its half").into());
         }
         Err(ChannelError::Garbled("an empty packet".to_owned()))
     }
 
-    /// Whether poll(2) says one of these events, or what it says unasked.
-    fn is_said(&self, events: libc::c_short) -> io::Result<bool> {
+    /// Whether poll(2) reports one of these events, or an event that it reports unasked.
+    fn has_event(&self, events: libc::c_short) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::from_bits_retain(events))];
         Ok(is_ready(&mut fds, PollTimeout::ZERO)?)
     }
 
-    /// Waits for the next message until `deadline`; `Nothing` if there was none.
+    /// Waits for the next message until `deadline`. `Nothing` if none came.
     pub(crate) fn receive_by(&mut self, deadline: Instant) -> Result<Received, ChannelError> {
         loop {
             match self.receive()? {
                 Received::Nothing if Instant::now() >= deadline => return Ok(Received::Nothing),
                 Received::Nothing => {
-                    // What the other one may be waiting for. If it is gone, the read tells.
+                    // The other process may wait for this. If it is gone, the read reports it.
                     match self.flush() {
                         Ok(()) | Err(_) => {}
                     }
@@ -260,55 +259,56 @@ impl Channel {
     }
 }
 
-/// A packet as it came.
+/// A packet as it arrived.
 struct Packet {
     length: usize,
-    /// Of recvmsg(2), `MSG_TRUNC` and `MSG_CTRUNC` among them.
+    /// The flags of recvmsg(2), such as `MSG_TRUNC` and `MSG_CTRUNC`.
     flags: libc::c_int,
     fds: Vec<OwnedFd>,
     sender: Option<u32>,
 }
 
-/// recvmsg(2) without waiting. Every descriptor that the kernel has installed is in the packet, so that none stays open of one that
-/// is refused: neither where there are too many, nor where this process had no number left for the rest of them.
+/// recvmsg(2) without waiting. Every descriptor that the kernel has installed is in the packet. So a refused packet
+/// leaves none open, with too many descriptors as with too few free numbers in this process.
 fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Packet> {
-    // Of `usize`, which a `cmsghdr` is aligned as.
+    // Made of `usize`, which has the alignment of a `cmsghdr`.
     let mut control = [0_usize; (CONTROL_SPACE as usize).div_ceil(size_of::<usize>())];
     let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are values.
+    // SAFETY: it is a C struct of numbers and pointers, for which zeroes are valid.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_iov = &raw mut data;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control) as _; // A `socklen_t` with musl.
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: what `header` points to is there until the end of this function, and as long as it says.
+    // SAFETY: what `header` points to lives until the end of this function, with the lengths in it.
     let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let length = Errno::result(result)?.unsigned_abs();
     let (mut fds, mut sender) = (Vec::new(), None);
-    // SAFETY: the kernel has set the length of what is in `control`.
+    // SAFETY: the kernel has set the length of the contents of `control`.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     // SAFETY: it is null, or points to a header that is in `control` as a whole.
     while let Some(message) = unsafe { next.as_ref() } {
         if (message.cmsg_level, message.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: the data follow the header.
             let data: *const RawFd = unsafe { libc::CMSG_DATA(next) }.cast();
-            // SAFETY: it computes with a number.
+            // SAFETY: CMSG_LEN only computes a number.
             let head = unsafe { libc::CMSG_LEN(0) } as usize;
             let length: usize = message.cmsg_len as _;
             let count = length.saturating_sub(head) / size_of::<RawFd>();
-            // SAFETY: the length of the message says that there are so many, and the header before them is aligned for more.
+            // SAFETY: the length of the message covers `count` numbers, and the header before them is aligned for more.
             let numbers = unsafe { slice::from_raw_parts(data, count) };
-            // SAFETY: the kernel has just installed these descriptors for this message; nobody else knows their numbers.
+            // SAFETY: the kernel has just installed these descriptors for this message. No other code knows their
+            // numbers.
             fds.extend(numbers.iter().map(|number| unsafe { OwnedFd::from_raw_fd(*number) }));
         } else if (message.cmsg_level, message.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
             // SAFETY: the data follow the header.
             let data: *const libc::ucred = unsafe { libc::CMSG_DATA(next) }.cast();
-            // SAFETY: the message is one of credentials, and the kernel has stored them whole.
+            // SAFETY: it is a message of credentials, and the kernel has stored them whole.
             let credentials = unsafe { data.read_unaligned() };
             sender = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
         }
-        // SAFETY: `next` is a header in what `header` describes.
+        // SAFETY: `next` is a header in the buffer that `header` describes.
         next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
     }
     Ok(Packet { length, flags: header.msg_flags, fds, sender })
@@ -329,7 +329,7 @@ mod tests {
     use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, getsockopt, send, sendmsg, shutdown};
 
     use super::*;
-    use crate::outside::unadopted::Entry;
+    use crate::base::unadopted::Entry;
 
     fn pair() -> (Channel, Channel) {
         let (ours, theirs) = Channel::pair().unwrap();
@@ -348,7 +348,7 @@ mod tests {
         (Message::Sockets { entries: vec![entry; count] }, (0..count).map(|_| fd()).collect())
     }
 
-    /// K3: they are closed on exec from the moment that they are there.
+    /// K3: the descriptors are closed on exec from the beginning.
     #[test]
     fn descriptors_arrive_in_order_and_closed_on_exec() {
         let (mut old, mut new) = pair();
@@ -361,7 +361,7 @@ mod tests {
         assert!(fds.iter().all(is_cloexec));
     }
 
-    /// H9: a send that waits would keep the thread from everything else.
+    /// H9: a blocking send would delay everything else on the thread.
     #[test]
     fn nothing_blocks_and_nothing_is_lost_when_the_socket_is_full() {
         let (mut old, mut new) = pair();
@@ -395,7 +395,7 @@ mod tests {
         assert!(new.send(&Message::Active).is_err());
     }
 
-    /// A1: a fork has the end of the process that was started, and the kernel says which of the two speaks.
+    /// A1: a fork shares the end of the process that was started. The kernel names the sender.
     #[test]
     fn the_sender_of_a_message_is_known_to_the_predecessor() {
         let (mut old, mut new) = pair();
@@ -437,7 +437,7 @@ mod tests {
             send(old.fd.as_raw_fd(), packet.as_bytes(), MsgFlags::empty()).unwrap();
             assert!(matches!(new.receive().unwrap(), Received::Unknown(_)));
         }
-        assert_eq!(new.outgoing.len(), 1, "the one that found no room");
+        assert_eq!(new.outgoing.len(), 1, "the answer without room");
         new.send(&Message::Active).unwrap();
         assert_eq!(new.outgoing.len(), 2);
         let mut old = old;
@@ -488,7 +488,7 @@ mod tests {
         assert!(matches!(new.receive(), Err(ChannelError::WrongCount { expected: 2, got: 1 })));
     }
 
-    /// B7: the process that is sent too many refuses them, and may serve on for years.
+    /// B7: the process that receives too many descriptors closes them. It may serve on for years.
     #[test]
     fn more_descriptors_than_a_message_may_have_are_an_error_and_closed() {
         for (message, expected) in [(Message::Active, 0), (sockets(SCM_MAX_FD).0, MAX_FDS)] {
@@ -503,13 +503,13 @@ mod tests {
             let wrong = old.receive().unwrap_err().to_string();
             let said = format!("sent {SCM_MAX_FD} descriptors where {expected} belong");
             assert!(wrong.ends_with(&said), "{wrong}");
-            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has its other end");
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "its other end is closed");
             new.send(&Message::Active).unwrap();
             assert!(matches!(old.receive().unwrap(), Received::Message(Message::Active, _)));
         }
     }
 
-    /// B10: the end says that the other process is dead, and a dead process is succeeded.
+    /// B10: the end means that the other process is dead, and a dead process gets a successor.
     #[test]
     fn an_empty_packet_is_not_the_end() {
         let (mut old, mut new) = pair();
@@ -519,7 +519,8 @@ mod tests {
         assert!(garbled.is_of_one_message(), "{garbled}");
         assert!(garbled.to_string().ends_with("an empty packet"), "{garbled}");
         assert!(matches!(new.receive().unwrap(), Received::Message(Message::Commit, _)));
-        // Nor is the silence of one that lives and has shut down its half. It is announced without end.
+        // A live process that has shut down its half is not at its end either. poll(2) reports the shutdown without
+        // end.
         shutdown(old.fd.as_raw_fd(), Shutdown::Write).unwrap();
         let silent = new.receive().unwrap_err();
         assert!(!silent.is_of_one_message(), "{silent}");

@@ -1,46 +1,46 @@
 //! The messages between a process and its successor.
 //!
-//! Each is one JSON object in one packet, with its name in `type`. Unknown fields are ignored, and an unknown type
-//! is answered with `not-understood`, so that releases of this crate that know more can talk to those that know
-//! less. `protocol` is raised only when that is not enough; `docs/protocol.md` describes every message.
+//! Each message is one JSON object in one packet, with its name in `type`. Unknown fields are ignored, and an unknown
+//! type is answered with `not-understood`. So releases can talk though one knows more. `protocol` is raised only when
+//! that is not enough. `docs/protocol.md` describes every message.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::limits::{Identity, MAX_LISTENERS};
+use crate::base::identity::Identity;
+use crate::base::limits::{MAX_LISTENERS, MAX_PIDFILE_SHOWN};
 use crate::base::report::printable;
-use crate::outside::pidfile;
-use crate::outside::unadopted::Entry;
+use crate::base::unadopted::Entry;
 
 /// The protocol that this release speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 /// The oldest protocol that this release understands.
 pub(crate) const OLDEST_PROTOCOL: u32 = 1;
 
-/// The largest packet that is sent or accepted, in bytes.
+/// The largest packet in either direction, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// How many descriptors travel with one packet. The kernel's limit is 253, SCM_MAX_FD in unix(7).
 pub(crate) const MAX_FDS: usize = 64;
-/// How many descriptors one offer may announce: a bound of ours on what a peer can make us expect.
+/// How many descriptors one offer may announce: our bound for what a peer can make this process expect.
 pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
-/// The longest name of what is passed on, in bytes.
+/// The longest name of a descriptor that is passed on, in bytes.
 pub(crate) const MAX_FILE_NAME: usize = 4096;
 
-/// The type of [`Message::Ping`], which a release may not know.
+/// The type of [`Message::Ping`], which an earlier release may not know.
 pub(crate) const PING: &str = "ping";
 
-/// What is around the entries of a message that is one list, at its longest.
+/// The bytes around the entries of a message that is one list, at most.
 const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 
-// `prepared` fits into a packet though it names every socket that there may be, the control socket with them, by the last places of
-// an offer, and a pid file of which JSON escapes each byte that is not a control character; and so does a name of which JSON writes each byte as an escape.
+// Both fit into one packet at their longest. `prepared` names every listener and the control socket, by the last places
+// of an offer, with a pid file in which JSON escapes each byte. And JSON may escape each byte of a name.
 const _: () = {
     assert!(MAX_DESCRIPTORS - 1 <= 65_535);
     assert!(
         r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
             + (MAX_LISTENERS + 1) * "65535,".len()
-            + pidfile::MAX_SHOWN * r"\\".len()
+            + MAX_PIDFILE_SHOWN * r"\\".len()
             <= MAX_MESSAGE
     );
     assert!(AROUND + r#""","#.len() + MAX_FILE_NAME * r"\u0000".len() <= MAX_MESSAGE);
@@ -49,8 +49,8 @@ const _: () = {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Message {
-    // From the old process to the new one.
-    /// The first message: who speaks, and how many sockets follow.
+    // From the predecessor to the successor.
+    /// The first message: the speaker, and how many sockets follow.
     Offer {
         #[serde(flatten)]
         speaker: Speaker,
@@ -58,52 +58,54 @@ pub(crate) enum Message {
         /// How many other descriptors follow, in `files`.
         #[serde(default, skip_serializing_if = "is_zero")]
         files: usize,
-        /// The path that upgrades execute. It is passed on, because a process cannot always tell the path that it was
-        /// started by: after a rescue its file may have no name any more.
+        /// The path that upgrades execute. It is passed on because a process cannot always find it: after a rescue its
+        /// own file may have no name any more.
         #[serde(flatten, with = "executable")]
         executable: Option<PathBuf>,
-        /// The umask of the first start. The new process has it already, and passes it on in its turn, because its own code may
-        /// have set another before it comes to this.
+        /// The umask of the first start. The successor starts with it, but its own code may have changed it before the
+        /// successor reads this message. It passes the umask on in turn.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         umask: Option<u32>,
-        /// The pid file, by [`pidfile::shown`]; empty for none.
+        /// The pid file, by `pidfile::shown`. Empty for none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pidfile: Option<String>,
     },
-    /// Some of the sockets; as many descriptors travel with it as it has entries, in the same order.
+    /// Some of the sockets. One descriptor for each entry travels with it, in the same order.
     Sockets {
         entries: Vec<Entry>,
     },
-    /// Some of what the service passes on by name; a descriptor for each, in the same order.
+    /// Some of the descriptors that the service passes on by name. One descriptor for each name travels with it, in the
+    /// same order.
     Files {
         names: Vec<String>,
     },
     Commit,
     Stop,
-    /// How many connections and guards are open in it, for whoever asks the new one.
+    /// The number of open connections and guards, for the status of the successor.
     Open {
         open: u64,
     },
-    /// The service manager is told next that it is to follow the new process.
+    /// The predecessor is about to announce the successor to the service manager as the main process.
     Followed,
-    /// Is anybody there? The answer is `alive`, or `not-understood` of a release that does not know it.
+    /// Asks whether the successor responds. The answer is `alive`, or `not-understood` from a release that does not
+    /// know it.
     Ping,
 
-    // From the new process to the old one.
+    // From the successor to the predecessor.
     /// The answer to the offer.
     Hello {
         #[serde(flatten)]
         speaker: Speaker,
     },
-    /// Which listeners the body has not asked for a connection yet. It is sent at each change, for the message of
-    /// a deadline that passes.
+    /// The listeners that the body has not asked for a connection yet. It is sent at each change, for the message of a
+    /// deadline that passes.
     Unserved {
         listeners: Vec<String>,
     },
-    /// It is ready, and keeps these of the sockets, by their place in the offer.
+    /// The successor is ready. It has adopted these sockets, by their places in the offer.
     Prepared {
         adopted: Vec<usize>,
-        /// As in the offer.
+        /// The pid file, as in the offer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pidfile: Option<String>,
     },
@@ -112,13 +114,13 @@ pub(crate) enum Message {
         reason: String,
     },
     Leaving,
-    /// Somebody waits for the end of the predecessor's drain.
+    /// An upgrade waits for the end of the predecessor's drain.
     Hasten,
-    /// The answer to `ping`, once the engine and the runtime of the body have both run since.
+    /// The answer to `ping`, after the engine and the runtime of the body have both run since.
     Alive,
 
-    // Both ways.
-    /// The last word: the sender has closed its gates for good. It may live on, with what follows `Service::run`.
+    // In both directions.
+    /// The last message: the sender has closed its gates for good. It may live on, in the code after `Service::run`.
     Over,
     /// The answer to a message of a type that this release does not know.
     NotUnderstood {
@@ -126,8 +128,8 @@ pub(crate) enum Message {
     },
 }
 
-/// The fields of the executable: `executable` where its path is UTF-8, and else `executable_bytes`. A release that knows the
-/// first alone finds the path by itself, and would execute another if it took the bytes for text.
+/// The fields of the executable: `executable` for a path in UTF-8, or else `executable_bytes`. A release that knows
+/// only `executable` then finds the path by itself. Inexact text would make it execute another file.
 mod executable {
     use std::path::PathBuf;
 
@@ -165,7 +167,7 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Who sends a message.
+/// The sender of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaker {
     pub(crate) protocol: u32,
@@ -177,7 +179,7 @@ pub(crate) struct Speaker {
     /// The option `name` of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// What the attribute calls it: the binary, or else the package.
+    /// The name that the attribute knows: the binary, or else the package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) program: Option<String>,
 }
@@ -195,14 +197,14 @@ impl Speaker {
         }
     }
 
-    /// What it says that the service is, fit for a log line.
+    /// The identity of the sender's service, fit for a log line.
     pub(crate) fn identity(&self) -> Identity {
         let clean = |text: &Option<String>| text.as_deref().map(printable);
         Identity { name: clean(&self.name), program: clean(&self.program) }
     }
 
-    /// The generation of its successor. Two processes of one generation could not be told apart, so there is none
-    /// after the last number.
+    /// The generation of the sender's successor. There is none after the last number: two processes of one generation
+    /// could not be told apart.
     pub(crate) fn next_generation(&self) -> Result<u64, String> {
         self.generation.checked_add(1).ok_or_else(|| {
             format!(
@@ -213,7 +215,7 @@ impl Speaker {
         })
     }
 
-    /// Whether the two can talk; if not, both are named.
+    /// Whether the two releases can talk. The error names both.
     pub(crate) fn understands_us(&self) -> Result<(), String> {
         if self.protocol >= OLDEST_PROTOCOL && self.oldest_protocol <= PROTOCOL {
             return Ok(());
@@ -233,12 +235,12 @@ impl Speaker {
 /// Why a packet is not a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// It is one of a release that knows more.
+    /// The message is of a later release.
     UnknownType(String),
     Garbled(String),
 }
 
-/// What an offer has, in parts that each fit into a message, by their number and by what they take of it.
+/// Splits the items of an offer into parts. Each part has at most [`MAX_FDS`] items and fits into one message.
 pub(crate) fn parts<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
     let mut parts: Vec<Vec<T>> = Vec::new();
     let mut size = AROUND;
@@ -315,8 +317,10 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::report::MAX_REASON;
     use std::path::Path;
+
+    use crate::base::report::MAX_REASON;
+    use crate::outside::pidfile;
 
     fn entry(name: &str, address: &str, inode: Option<(u64, u64)>) -> Entry {
         Entry { name: name.to_owned(), address: address.to_owned(), inode, activated: false }
@@ -338,41 +342,30 @@ mod tests {
         Speaker { name: Some("echo".into()), program: Some("echod".into()), ..speaker() }
     }
 
-    /// The messages as release 0.1.0 sends them. Every later release understands these very bytes.
+    fn offer(
+        speaker: Speaker,
+        executable: Option<&str>,
+        umask: Option<u32>,
+        pidfile: Option<&str>,
+    ) -> Message {
+        let (executable, pidfile) = (executable.map(Into::into), pidfile.map(Into::into));
+        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile }
+    }
+
+    /// The messages that release 0.1.0 sends. Every later release understands these bytes.
     fn recorded_0_1_0() -> Vec<(&'static str, Message)> {
         vec![
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"executable":"/srv/svc"}"#,
-                Message::Offer {
-                    speaker: speaker(),
-                    sockets: 2,
-                    files: 0,
-                    executable: Some("/srv/svc".into()),
-                    umask: None,
-                    pidfile: None,
-                },
+                offer(speaker(), Some("/srv/svc"), None, None),
             ),
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"umask":18}"#,
-                Message::Offer {
-                    speaker: speaker(),
-                    sockets: 2,
-                    files: 0,
-                    executable: None,
-                    umask: Some(0o022),
-                    pidfile: None,
-                },
+                offer(speaker(), None, Some(0o022), None),
             ),
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
-                Message::Offer {
-                    speaker: named(),
-                    sockets: 2,
-                    files: 0,
-                    executable: None,
-                    umask: None,
-                    pidfile: Some("/run/echo.pid".into()),
-                },
+                offer(named(), None, None, Some("/run/echo.pid")),
             ),
             (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
             (
@@ -439,7 +432,7 @@ mod tests {
         }
     }
 
-    /// A successor that took the text of such a path would start another file, or none.
+    /// A successor that took inexact text for the path would start another file, or none.
     #[test]
     fn e2_an_executable_that_is_not_utf8_arrives_as_it_is() {
         use std::os::unix::ffi::OsStrExt;
@@ -455,11 +448,11 @@ mod tests {
         let packet = String::from_utf8(offer.encode()).unwrap();
         assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
         assert_eq!(Message::decode(packet.as_bytes()), Ok(offer));
-        // The longest path, of bytes that are all text or none.
+        // The longest path: all of its bytes are text, or none.
         for byte in ["\0".as_bytes(), b"\xff"] {
             let path = byte.repeat(4095);
             let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
-            let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(pidfile::MAX_SHOWN)))));
+            let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(MAX_PIDFILE_SHOWN)))));
             let offer =
                 Message::Offer { speaker: named(), sockets: 0, files: 0, executable, umask: None, pidfile };
             assert!(offer.encode().len() <= MAX_MESSAGE);
@@ -478,9 +471,9 @@ mod tests {
     fn prepared_fits_into_a_message_whatever_the_pid_file_is() {
         let adopted: Vec<_> = (65_535 - MAX_LISTENERS..=65_535).collect();
         for c in ["\"", "\\", "\n", "ü", "a"] {
-            let path = format!("/run/{}", c.repeat(3 * pidfile::MAX_SHOWN));
+            let path = format!("/run/{}", c.repeat(3 * MAX_PIDFILE_SHOWN));
             let pidfile = pidfile::shown(Some(Path::new(&path)));
-            assert!(pidfile.len() <= pidfile::MAX_SHOWN, "{}", pidfile.len());
+            assert!(pidfile.len() <= MAX_PIDFILE_SHOWN, "{}", pidfile.len());
             let message = Message::Prepared { adopted: adopted.clone(), pidfile: Some(pidfile) };
             assert!(message.encode().len() <= MAX_MESSAGE);
         }
@@ -522,7 +515,7 @@ mod tests {
         }
     }
 
-    /// Numbers that are random enough, and the same in every run: splitmix64.
+    /// Random numbers, the same in every run: splitmix64.
     fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
         move |below| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -532,7 +525,7 @@ mod tests {
         }
     }
 
-    /// Whatever a peer sends is a message, one of a later release, or garbled; never a panic.
+    /// Any packet is a message, a message of a later release, or garbled. None is a panic.
     #[test]
     fn a_damaged_message_is_understood_or_malformed() {
         const CASES: usize = 200_000;
@@ -583,7 +576,7 @@ mod tests {
                 Ok(message) => {
                     understood += 1;
                     assert!(message.descriptors() <= packet.len());
-                    // It is passed on as it was understood.
+                    // A message is passed on unchanged.
                     assert_eq!(Message::decode(&message.encode()), Ok(message));
                 }
                 Err(Malformed::UnknownType(name)) => {
@@ -598,7 +591,7 @@ mod tests {
             }
         }
         println!("{CASES} cases: {understood} understood, {unknown} unknown, {garbled} garbled");
-        // A damage that nothing survives, or that does nothing, would try nothing.
+        // The damage is neither always fatal nor without effect.
         assert!(understood > CASES / 100 && unknown > CASES / 1000 && garbled > CASES / 10);
     }
 

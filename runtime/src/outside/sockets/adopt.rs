@@ -15,7 +15,7 @@ use super::platform;
 use crate::base::address::{Address, Host, Place};
 use crate::base::error::StartError;
 use crate::base::report::printable;
-use crate::outside::unadopted::Entry;
+use crate::base::unadopted::Entry;
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
 /// Adopts the socket that arrived with `entry`.

@@ -13,7 +13,7 @@ use super::{create, platform};
 use crate::base::address::{Address, Kind};
 use crate::base::report::{Who, complain};
 #[cfg(upgrades)]
-use crate::outside::unadopted::Entry;
+use crate::base::unadopted::Entry;
 use crate::sys::fd::{self, OwnedFd};
 
 /// A socket that this process keeps until its end.

@@ -1,4 +1,5 @@
-//! The sockets that a service manager has passed, sd_listen_fds(3): which of them an address means, and how it is adopted.
+//! The sockets that a service manager has passed, sd_listen_fds(3): which one belongs to a listener, and how it is
+//! adopted.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -9,14 +10,13 @@ use super::{Manager, Passed};
 use crate::base::address::{Address, Place};
 use crate::base::error::StartError;
 use crate::base::report::{Who, complain, printable};
+use crate::base::unadopted::{Source, Unadopted};
 use crate::outside::sockets::{BoundSocket, adopt_socket, inode_of, verify};
-use crate::outside::unadopted::{Source, Unadopted};
 
-/// Takes the socket of this name out of what a service manager has passed, or else one of this address. Names need not be
-/// set, and their order is nobody's promise (M4); as in `unadopted::take_offered`, of addresses with a port of the kernel's choice the
-/// name alone tells.
+/// Takes the socket of this name, or else the socket of this address. The manager need not set names, and promises no
+/// order (M4). For port 0 the name must match, as in `unadopted::take_offered`.
 ///
-/// One that was stored for an address which is another by now is left.
+/// A stored socket whose listener has another address by now is left.
 pub(crate) fn take_passed(passed: &mut Vec<Passed>, name: &str, address: &Address) -> Option<Passed> {
     let fits = |passed: &Passed| verify(address, passed.fd.as_fd()).is_ok();
     let is_one = !matches!(address.place(), Place::Ip { port: 0, .. });
@@ -25,22 +25,22 @@ pub(crate) fn take_passed(passed: &mut Vec<Passed>, name: &str, address: &Addres
     Some(passed.remove(named.or_else(same)?))
 }
 
-/// Whether clients can still come to what a service manager has passed.
+/// Whether clients can still reach a passed socket.
 pub(crate) fn is_reachable(passed: &Passed) -> bool {
     let bound = SockRef::from(&passed.fd).local_addr();
     let path = bound.ok().and_then(|bound| bound.as_pathname().map(Path::to_owned));
     !passed.stored || path.is_none_or(|path| inode_of(&path).is_ok())
 }
 
-/// Takes over a socket of a service manager, once it has been seen to be what `address` asks for. One that was stored is
-/// removed by this service, as one that it has bound; one of a socket unit is not its own.
+/// Adopts a socket of the service manager after checking that it matches `address`. The service removes the path of a
+/// stored socket, as of one that it has bound. The path of a socket unit belongs to the manager.
 pub(crate) fn adopt_passed(name: &str, address: &Address, passed: Passed) -> Result<BoundSocket, StartError> {
-    let held = adopt_socket(name.to_owned(), address, passed.fd, "passed by the service manager")?;
+    let bound = adopt_socket(name.to_owned(), address, passed.fd, "passed by the service manager")?;
     let inode = address.path().filter(|_| passed.stored).and_then(|path| inode_of(path).ok());
-    Ok(BoundSocket { inode, created: false, activated: !passed.stored, ..held })
+    Ok(BoundSocket { inode, created: false, activated: !passed.stored, ..bound })
 }
 
-/// What a passed socket is, in the terms of an offer; `None` if there is no such address.
+/// The identity of a passed socket, as in an offer. `None` if it has no address of that form.
 pub(crate) fn describe_passed(passed: &Passed) -> Option<String> {
     let socket = SockRef::from(&passed.fd);
     let bound = socket.local_addr().ok()?;
@@ -59,7 +59,7 @@ pub(crate) fn describe_passed(passed: &Passed) -> Option<String> {
     Some(text.parse::<Address>().ok()?.identity())
 }
 
-/// Closes what a service manager has passed and nobody has taken.
+/// Closes the passed sockets that no listener has adopted.
 pub(crate) fn close_unadopted(
     unadopted: impl IntoIterator<Item = Unadopted>,
     who: Who,
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(take(vec![of(&one, "http", true)], &any), Some(("http".to_owned(), bound(&one))));
     }
 
-    /// The path of a socket unit is the manager's, that of a stored socket the service's.
+    /// The path of a socket unit belongs to the manager, the path of a stored socket to the service.
     #[test]
     fn a_path_is_removed_by_whom_it_belongs_to() {
         let dir = tempfile::tempdir().unwrap();
@@ -134,14 +134,14 @@ mod tests {
         let identity = Some(address.identity());
         assert_eq!(describe_passed(&passed(false)), identity);
 
-        let held = adopt_passed("http", &address, passed(false)).unwrap();
-        assert!(held.activated && held.entry().activated);
-        held.unlink().unwrap();
+        let bound = adopt_passed("http", &address, passed(false)).unwrap();
+        assert!(bound.activated && bound.entry().activated);
+        bound.unlink().unwrap();
         assert!(path.exists());
-        let held = adopt_passed("http", &address, passed(true)).unwrap();
-        assert!(!held.activated && is_reachable(&passed(true)));
-        held.unlink().unwrap();
-        assert!(!path.exists() && !is_reachable(&passed(true)), "nobody comes to it any more");
+        let bound = adopt_passed("http", &address, passed(true)).unwrap();
+        assert!(!bound.activated && is_reachable(&passed(true)));
+        bound.unlink().unwrap();
+        assert!(!path.exists() && !is_reachable(&passed(true)), "no client comes to it any more");
         assert!(is_reachable(&passed(false)), "that is the manager's business");
     }
 }

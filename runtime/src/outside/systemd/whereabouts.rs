@@ -1,29 +1,31 @@
-//! Where the service manager is, seen from this process: its parent, above a wrapper, or outside of the PID namespace.
+//! Where the service manager is: the parent of this process, above a wrapper, or outside the PID namespace.
 //!
-//! A manager follows a process by its number, and waits at a stop for its own children alone. Neither is true of every process
-//! that finds a NOTIFY_SOCKET.
+//! A manager follows a process by its number, and waits at a stop for its own children alone. A process with
+//! NOTIFY_SOCKET need not be a child of the manager, nor have the same number for it.
 
 use std::fs;
 use std::os::unix::process::parent_id;
 use std::process;
 
-/// The process that systemd has executed, systemd.exec(5), since version 248. Whatever that one starts inherits it.
+use crate::sys::proc::parent_and_program;
+
+/// The process that systemd has executed, systemd.exec(5), since version 248. Its children inherit the variable.
 const SYSTEMD_EXEC_PID: &str = "SYSTEMD_EXEC_PID";
-/// The manager of a user, which it sets for the processes of its units.
+/// The manager of a user. It sets the variable for the processes of its units.
 const MANAGERPID: &str = "MANAGERPID";
-/// The name of a manager, of the machine or of a user.
+/// The program of a manager, of the machine or of a user.
 const PROGRAM: &str = "systemd";
-/// Many more than there are between a service and its manager.
+/// More than there ever are between a service and its manager.
 const MAX_ANCESTORS: usize = 64;
 
-/// Where the manager is.
+/// Where the service manager is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Whereabouts {
-    /// It is the parent of this process, or nothing says otherwise.
+    /// It is the parent of this process, or nothing shows otherwise.
     Parent,
-    /// The parent is another process, a wrapper, which runs a program of this name.
+    /// The parent is a wrapper, which runs this program.
     Above { parent: u32, program: String },
-    /// It is in a PID namespace above that of this process, where the numbers of this one mean other processes.
+    /// In an outer PID namespace. There the numbers of this namespace mean other processes.
     Outside,
 }
 
@@ -37,10 +39,10 @@ impl Whereabouts {
             executed: variable(SYSTEMD_EXEC_PID),
             of_user: variable(MANAGERPID),
         };
-        relatives.whereabouts(stat)
+        relatives.whereabouts(parent_and_program)
     }
 
-    /// What an operator can do about it.
+    /// The warning for an operator, with the remedies.
     pub(crate) fn warning(&self) -> Option<String> {
         match self {
             Self::Parent => None,
@@ -59,8 +61,8 @@ impl Whereabouts {
     }
 }
 
-/// The warning of a release that is a script which waits for the service: the process that was started is another one than the
-/// process that speaks, and only the former is a child of the manager.
+/// The warning about a release that is a script which waits for the service. The process that was started is the
+/// script. Only the script is a child of the manager, and another process reports readiness.
 pub(crate) fn behind_a_wrapper(pid: u32) -> String {
     format!(
         "process {pid}, which serves, is behind a wrapper and no child of the service manager: a stop would kill it at once; use \
@@ -68,46 +70,37 @@ pub(crate) fn behind_a_wrapper(pid: u32) -> String {
     )
 }
 
-/// Whether this process is a child neither of its predecessor nor of the parent of that one, which start a successor.
+/// Whether a wrapper is between this process and its predecessor. A predecessor starts its successor as its own child,
+/// or as a child of its own parent.
 pub(crate) fn is_behind_a_wrapper(predecessor: u32) -> bool {
-    let (parent, usual) = (parent_id(), stat(predecessor).map(|(parent, _)| parent));
-    // 0 is the parent of who is in a PID namespace of its own.
+    let (parent, usual) = (parent_id(), parent_and_program(predecessor).map(|(parent, _)| parent));
+    // The parent of the first process in a PID namespace is 0.
     parent != 0 && parent != predecessor && usual.is_some_and(|usual| usual != parent)
 }
 
-/// The parent of a process and the name of its program, proc_pid_stat(5).
-fn stat(pid: u32) -> Option<(u32, String)> {
-    // A name is any bytes.
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (head, after_name) = stat.rsplit_once(')')?;
-    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
-    Some((parent, head.split_once('(')?.1.to_owned()))
-}
-
-/// What a process knows of those that it comes from.
+/// What a process knows about its ancestors.
 #[derive(Clone, Copy, Debug)]
 struct Relatives {
     own: u32,
-    /// 0 if it is outside of the PID namespace.
+    /// 0 if the parent is outside the PID namespace.
     parent: u32,
-    /// The number of this process in /proc, which may have been mounted in another PID namespace.
+    /// The number of this process in /proc, which may be mounted for another PID namespace.
     own_in_proc: Option<u32>,
     executed: Option<u32>,
     of_user: Option<u32>,
 }
 
 impl Relatives {
-    /// `stat` tells the parent of a process and the name of its program, of one that can be seen.
+    /// `stat` returns the parent of a visible process and the name of its program.
     ///
-    /// The manager is an ancestor of every process of the service, by the first of them or by taking in its orphans. It is
-    /// outside only where all ancestors are seen and it is none of them: a manager that is not told what it could be ends the
-    /// service at the first upgrade.
+    /// The manager is an ancestor of every process of the service, also of an orphan that it has adopted. It is outside
+    /// only if every ancestor is visible and none is the manager. In doubt it is not outside: a manager that misses the
+    /// next MAINPID ends the service.
     fn whereabouts(self, stat: impl Fn(u32) -> Option<(u32, String)>) -> Whereabouts {
         if self.parent == 0 {
             return Whereabouts::Outside;
         }
-        // Neither another manager nor a systemd that is older tells what it has executed.
+        // Other managers, and systemd before version 248, do not set it.
         let Some(executed) = self.executed else { return Whereabouts::Parent };
         if self.own_in_proc.is_some_and(|number| number != self.own) {
             return Whereabouts::Outside;
@@ -125,7 +118,7 @@ impl Relatives {
                 }
                 Some((0, _)) => return Whereabouts::Outside,
                 Some((parent, _)) => at = parent,
-                // ProtectProc= hides it.
+                // ProtectProc= hides the process.
                 None => break,
             }
         }
@@ -141,7 +134,7 @@ impl Relatives {
 mod tests {
     use super::*;
 
-    /// A process 50 whose ancestors are these, from the parent on.
+    /// Where the manager of process 50 is. Its ancestors begin with the parent.
     fn whereabouts(executed: Option<u32>, ancestors: &[(u32, &str)]) -> Whereabouts {
         relatives(executed, ancestors).whereabouts(table(ancestors))
     }
@@ -168,19 +161,19 @@ mod tests {
     fn a8_a_wrapper_is_what_systemd_has_executed_in_the_place_of_the_service() {
         let systemd = (1, "systemd");
         assert_eq!(whereabouts(Some(50), &[systemd]), Whereabouts::Parent);
-        // One that a script has executed is the script's process.
+        // A script has executed the wrapper's process.
         assert_eq!(whereabouts(Some(40), &[(40, "sh"), systemd]), above(40, "sh"));
         assert_eq!(whereabouts(Some(30), &[(40, "timeout"), (30, "sudo"), systemd]), above(40, "timeout"));
-        // A later generation is a sibling of the first, and one whose wrapper has ended is a child of the manager.
+        // A later generation is a sibling of the first. When a wrapper ends, its child becomes a child of the manager.
         assert_eq!(whereabouts(Some(40), &[systemd]), Whereabouts::Parent);
-        // The manager of a user has a manager as well.
+        // The manager of a user has a manager itself.
         let user = [(45, "sh"), (20, "systemd"), systemd];
         assert_eq!(whereabouts(Some(45), &user), above(45, "sh"));
         assert_eq!(whereabouts(Some(50), &user[1..]), Whereabouts::Parent);
         let renamed = [(20, "manager"), (1, "init")];
         let of_user = Relatives { of_user: Some(20), ..relatives(Some(50), &renamed) };
         assert_eq!(of_user.whereabouts(table(&renamed)), Whereabouts::Parent);
-        // Without systemd, or before it told.
+        // Another init, or systemd before version 248.
         assert_eq!(whereabouts(None, &[(40, "sh"), (1, "init")]), Whereabouts::Parent);
     }
 
@@ -189,18 +182,19 @@ mod tests {
         // `unshare --pid --fork --mount-proc sh`, and bwrap.
         assert_eq!(whereabouts(Some(4711), &[(1, "sh")]), Whereabouts::Outside);
         assert_eq!(whereabouts(Some(4711), &[(2, "sh"), (1, "bwrap")]), Whereabouts::Outside);
-        // The number that systemd knows is that of another process here.
+        // The number that systemd set belongs to another process here.
         assert_eq!(whereabouts(Some(50), &[(1, "bwrap")]), Whereabouts::Outside);
-        // The first process itself, PrivatePIDs=, and one that has entered, be it that nothing more is known of the manager.
+        // The first process of the namespace, with PrivatePIDs=, and a process that has entered it. The rest is
+        // unknown.
         assert_eq!(whereabouts(Some(4711), &[]), Whereabouts::Outside);
         assert_eq!(whereabouts(None, &[]), Whereabouts::Outside);
-        // /proc of the namespace above, where 1 is the manager.
+        // /proc is of the outer namespace, where process 1 is the manager.
         let ancestors = [(1, "systemd")];
         let of_above = Relatives { own_in_proc: Some(4712), ..relatives(Some(4711), &ancestors) };
         assert_eq!(of_above.whereabouts(table(&ancestors)), Whereabouts::Outside);
     }
 
-    /// ProtectProc=invisible, and no /proc at all.
+    /// With ProtectProc=invisible, and without /proc.
     #[test]
     fn a6_what_is_hidden_is_no_namespace() {
         let hidden = |_| None;

@@ -9,11 +9,11 @@ use std::time::Instant;
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
 use crate::base::status::Status;
-use crate::between::shared::{Inheritance, Reply};
+use crate::base::unadopted::Unadopted;
+use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
 use crate::outside::pidfile::Pidfile;
-use crate::outside::unadopted::Unadopted;
 
 /// The answer to requests that come after the end.
 pub(super) const REFUSAL_AT_END: UpgradeError = UpgradeError::Unsupported;
@@ -36,7 +36,7 @@ impl Engine {
     }
 
     /// The life cycle never hears of a request to upgrade.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<Reply>>) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
         let error = UpgradeError::Unsupported;
         if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
             complain!(self.shared, WARN, "{line}");

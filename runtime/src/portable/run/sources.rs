@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::base::address::Address;
 use crate::base::error::StartError;
-use crate::between::shared::{Inheritance, Shared};
+use crate::base::unadopted::Unadopted;
+use crate::between::note::Inheritance;
+use crate::between::shared::Shared;
 use crate::outside::sockets::{self, BoundSocket};
-use crate::outside::unadopted::Unadopted;
 use crate::sys::fd::OwnedFd;
 
 pub(super) struct SocketSources;

@@ -1,4 +1,4 @@
-//! What else a plan can make a victim do: to its own process, for tests of what a successor is started with.
+//! The verbs of a plan that change the process itself: for tests of what a successor is started with.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -30,23 +30,9 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             rustix::process::umask(Mode::from_bits_truncate(mask));
         }
         // So many descriptors more, which stay open.
-        "open" => {
-            let count = argument.parse().expect("a number");
-            let maximum = getrlimit(Resource::Nofile).maximum;
-            setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-                .expect("the hard limit is allowed");
-            for _ in 0..count {
-                std::mem::forget(File::open("/dev/null").expect("/dev is there"));
-            }
-        }
+        "open" => open_more(argument.parse().expect("a number")),
         // So many KiB of address space are left to this process.
-        "memory" => {
-            let status = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-            let pages: u64 = status.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number");
-            let left: u64 = argument.parse().expect("a number");
-            let limit = Some(pages * rustix::param::page_size() as u64 + left * 1024);
-            setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("less is allowed");
-        }
+        "memory" => limit_memory(argument.parse().expect("a number")),
         // Runs a program, whose output goes to a file.
         "run" => {
             let (file, command) = argument.split_once(' ').expect("a file and a command");
@@ -83,23 +69,40 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         }
         // Starts a program again and again for as long as this process lives, in both ways that std has: with a
         // PATH of its own a child is forked, without it is spawned.
-        "breed" => {
-            for forked in [false, true] {
-                let mut command = Command::new(argument);
-                command.stdin(Stdio::null()).stdout(Stdio::null());
-                if forked {
-                    command.env("PATH", "/");
-                }
-                thread::spawn(move || {
-                    loop {
-                        assert!(command.status().expect("a program").success());
-                    }
-                });
-            }
-        }
+        "breed" => breed(argument),
         _ => return false,
     }
     true
+}
+
+fn open_more(count: usize) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the hard limit is allowed");
+    for _ in 0..count {
+        std::mem::forget(File::open("/dev/null").expect("/dev is there"));
+    }
+}
+
+fn limit_memory(left_kib: u64) {
+    let status = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    let pages: u64 = status.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number");
+    let limit = Some(pages * rustix::param::page_size() as u64 + left_kib * 1024);
+    setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("less is allowed");
+}
+
+fn breed(program: &str) {
+    for forked in [false, true] {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        if forked {
+            command.env("PATH", "/");
+        }
+        thread::spawn(move || {
+            loop {
+                assert!(command.status().expect("a program").success());
+            }
+        });
+    }
 }
 
 /// It does nothing, and ends with the test.

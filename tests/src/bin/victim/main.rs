@@ -1,4 +1,4 @@
-//! The service that the tests start, replace and mistreat.
+//! The service that most tests start, replace and mistreat.
 //!
 //! What it is: `VICTIM_LISTEN` has one listener a line, `NAME ADDRESS`; `VICTIM_READY`, `VICTIM_AWAIT` and
 //! `VICTIM_CURRENT_THREAD`, where set, make its body take `Ready`, await `Shutdown`, and run on one thread;
@@ -15,6 +15,7 @@ mod web;
 
 use std::env;
 use std::future::{Future, pending, poll_fn};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
@@ -98,8 +99,7 @@ fn declared(plan: &Plan) -> Vec<String> {
 
 /// The mask of the signals that this process has handlers for, proc_pid_status(5).
 fn caught_signals() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
-    status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("it has this line").trim().to_owned()
+    processes::proc::status("self", "SigCgt").expect("/proc is mounted")
 }
 
 struct Victim {
@@ -133,27 +133,10 @@ async fn body(
     mut orders: mpsc::UnboundedReceiver<String>,
 ) -> Result<ExitCode, String> {
     let plan = Plan::of_this_process();
-    for (name, listener) in &listeners {
-        let address = match listener {
-            Listener::Tcp(listener) => listener.local_addr(),
-            Listener::Udp(socket) => socket.local_addr(),
-            Listener::Unix(_) | Listener::Held(_) => continue,
-        };
-        // One that is told to stop before it has begun has none any more.
-        if let Ok(address) = address {
-            victim.say("listening", format_args!("{name} {address}"));
-        }
-    }
+    listeners.iter().for_each(|(name, listener)| say_address(&victim, name, listener));
     victim.say("init", "");
     if env::var_os("VICTIM_TOKIO_SIGNALS").is_some() {
-        for kind in [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()] {
-            let (mut signals, victim) = (signal(kind).map_err(|error| error.to_string())?, victim.clone());
-            tokio::spawn(async move {
-                while signals.recv().await.is_some() {
-                    victim.say("tokio-signal", kind.as_raw_value());
-                }
-            });
-        }
+        listen_to_signals(&victim).map_err(|error| error.to_string())?;
     }
     let mut skipped = Vec::new();
     for verb in plan.at("init") {
@@ -207,6 +190,32 @@ async fn body(
             },
         }
     }
+}
+
+/// Says the address of a listener of IP.
+fn say_address(victim: &Victim, name: &str, listener: &Listener) {
+    let address = match listener {
+        Listener::Tcp(listener) => listener.local_addr(),
+        Listener::Udp(socket) => socket.local_addr(),
+        Listener::Unix(_) | Listener::Held(_) => return,
+    };
+    // A process that is told to stop before its start has closed its listeners.
+    if let Ok(address) = address {
+        victim.say("listening", format_args!("{name} {address}"));
+    }
+}
+
+/// Says each signal that tokio receives.
+fn listen_to_signals(victim: &Arc<Victim>) -> io::Result<()> {
+    for kind in [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, victim) = (signal(kind)?, victim.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                victim.say("tokio-signal", kind.as_raw_value());
+            }
+        });
+    }
+    Ok(())
 }
 
 /// `return STATUS` or `fail REASON`.

@@ -1,4 +1,4 @@
-//! How a victim is to misbehave, and when.
+//! The plan of a victim: what it does at which point of its life, as a test has written it.
 //!
 //! The file `plan` in the directory of the test has one line for each process that is still to be started; a process
 //! takes the first. So two generations differ though they have the same arguments and the same environment.

@@ -19,16 +19,18 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Client, DEADLINE, Dir, Root, root_or_skip, skip, unpack};
+use processes::proc;
+
+use super::{Client, Dir, Root, find, root_or_skip, skip, unpack};
 
 /// How long a boot may take, and a command.
 const BOOT: Duration = Duration::from_secs(20);
 
-/// What a systemd is to find when it boots.
+/// The files that a systemd finds when it boots.
 pub(crate) struct World {
     layer: Option<PathBuf>,
     work: Dir,
@@ -36,8 +38,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world for each systemd that there is: the machine's, and one of at least version 254. Where one cannot be had, that
-    /// is said.
+    /// A world for each systemd: that of the machine, and one of at least version 254. A missing one is reported as skipped.
     pub(crate) fn each() -> Vec<Self> {
         Self::of_the_machine().into_iter().chain(Self::of_the_layer()).collect()
     }
@@ -104,7 +105,7 @@ fn layer() -> &'static Result<PathBuf, String> {
     LAYER.get_or_init(|| unpack("-backports", "systemd", &["systemd", "libsystemd0", "libsystemd-shared"]))
 }
 
-/// One that runs, until it is dropped.
+/// A systemd that runs, until it is dropped.
 pub(crate) struct Booted {
     world: World,
     cgroup: PathBuf,
@@ -159,8 +160,7 @@ impl Booted {
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log);
         let mut unshare = unshare.spawn().expect("unshare");
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let init = until("the first process", || fs::read_to_string(&children).ok()?.trim().parse().ok());
+        let init = find("first process", || proc::children(unshare.id()).pop());
         fs::write(cgroup.join("outside/cgroup.procs"), unshare.id().to_string()).expect("a cgroup");
         unshare.stdin.take().expect("it is a pipe").write_all(b"\n").expect("it reads");
         let network = File::open(format!("/proc/{init}/ns/net")).expect("its network");
@@ -181,7 +181,7 @@ impl Booted {
                 break;
             }
         }
-        // It goes on telling, and waits where nobody listens: until the socket is closed with its end.
+        // systemd goes on sending, and would block at a socket without a reader: this thread reads until the socket ends with systemd.
         thread::spawn(move || {
             use std::io::ErrorKind::{Interrupted, WouldBlock};
             let goes_on = |error: std::io::Error| matches!(error.kind(), Interrupted | WouldBlock);
@@ -252,9 +252,7 @@ impl Booted {
 
     /// Waits until a property of a unit has a value.
     pub(crate) fn wait_for(&self, unit: &str, property: &str, value: &str) {
-        until(&format!("{property}={value} of {unit}"), || {
-            (self.show(unit, property) == value).then_some(())
-        });
+        find(&format!("{property}={value} of {unit}"), || (self.show(unit, property) == value).then_some(()));
     }
 
     /// What the journal has of a unit, and of systemd about it.
@@ -331,7 +329,7 @@ fn sweep(home: &Path) {
     for entry in fs::read_dir(home).expect("a cgroup").flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix("tableflip-test-")?.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if pid.is_some_and(|pid| !proc::exists(pid)) {
             remove_cgroup(&entry.path());
         }
     }
@@ -349,23 +347,11 @@ fn remove_cgroup(cgroup: &Path) {
             Ok(()) | Err(_) => {}
         }
     }
-    until("end of its processes", || {
+    find("end of its processes", || {
         match fs::write(cgroup.join("cgroup.kill"), "1") {
             Ok(()) | Err(_) => {}
         }
         remove(cgroup);
         (!cgroup.exists()).then_some(())
     });
-}
-
-/// Waits for what tells nobody when it happens: looks again and again.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "there was no {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }

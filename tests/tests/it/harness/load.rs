@@ -1,4 +1,4 @@
-//! Clients that lose nothing.
+//! Clients without end that count what they lose.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-/// A new terminal: our end, and that of the programs. Reading from ours fails with EIO once nobody has the other.
+/// A new terminal: the end of the test, and that of the programs. Reading from the first fails with EIO once the other is closed.
 pub(crate) fn terminal() -> (OwnedFd, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&ours).expect("grantpt");

@@ -131,8 +131,8 @@ pub(crate) struct Connection {
 impl Connection {
     async fn open(client: &Http) -> io::Result<Self> {
         let opened = Instant::now();
-        // Behind the time: whoever is named has not answered for the first time after it, so that a new connection of
-        // it is none to a superseded process.
+        // After the time was taken: the named process has answered before, so that a new connection to it is none to a
+        // superseded process.
         let named = client.named.as_ref().map(Named::get);
         let connecting = timeout(client.patience, TcpStream::connect(client.server));
         let stream = connecting.await.map_err(io::Error::from)??;
@@ -146,7 +146,7 @@ impl Connection {
         let mut byte = [0_u8; 1];
         match rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => false,
-            // Bytes that nobody asked for make the next answer a bad one, which is what they are.
+            // Bytes without a request make the next answer a bad one, and rightly so.
             Ok(_) => true,
             Err(error) => error == rustix::io::Errno::AGAIN,
         }
@@ -208,7 +208,7 @@ fn parse(bytes: &[u8], named: Option<(u64, u32)>) -> io::Result<Option<Answer>> 
             close = value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"));
         }
     }
-    // `hello` sends a short text of known length; a chunked one would be somebody else's.
+    // `hello` sends a short text of known length; a chunked answer would be from another service.
     let length = length.filter(|length| *length <= HEAD).ok_or_else(|| bad("no sensible content-length"))?;
 
     let body = &bytes[end + 4..];

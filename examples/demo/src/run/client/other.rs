@@ -1,4 +1,4 @@
-//! The clients of other protocols: one that is kept asks again, and a new connection is a new one that asks once.
+//! The clients of other protocols. A kept client asks again; a new connection is a new client that asks once.
 //!
 //! They keep their connection by themselves, and come back when the protocol has told them to. So nothing can be opened
 //! in advance here, and nothing found closed.

@@ -1,4 +1,4 @@
-//! The numbers of a run that is known, and what a person reads about it.
+//! The numbers and the text of a report about a known run.
 
 use std::num::NonZeroU32;
 

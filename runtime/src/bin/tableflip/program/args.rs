@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ Exit status:
   2  the command line is wrong
   3  nothing is running there
   4  an upgrade is in progress, or the predecessor still drains
-  5  no answer in time, or the old process died before it told the outcome: see what serves";
+  5  no answer in time, or the old process died before it reported the outcome: check which process serves";
 
 /// Replaces, stops and watches services that are made with tableflip
 #[derive(Debug, Parser)]
@@ -28,23 +28,23 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Replaces the running process by a new one, and waits for the outcome
+    /// Replaces the running process by a new process, and waits for the outcome
     #[command(after_help = EXIT_STATUS)]
     Upgrade(Upgrade),
     /// Stops the service gracefully, and waits until it is gone
     #[command(after_help = EXIT_STATUS)]
     Stop(Stop),
-    /// Shows how the service stands
+    /// Shows the status of the service
     #[command(after_help = EXIT_STATUS)]
     Status(Status),
-    /// Shows how the service stands, again and again, until the service is gone
+    /// Shows the status of the service at each change, until the service is gone
     #[command(after_help = EXIT_STATUS)]
     Watch(Watch),
     /// Prints a systemd unit for a service
     Unit(Unit),
     /// Prints the completions for a shell
     Completions { shell: clap_complete::Shell },
-    /// Prints the man page, or that of a command
+    /// Prints the man page of the program, or of one command
     Man { command: Option<String> },
 }
 
@@ -62,14 +62,14 @@ pub(crate) struct Service {
 pub(crate) struct Upgrade {
     #[command(flatten)]
     pub(crate) service: Service,
-    /// How long to wait for the outcome; the upgrade goes on without an observer
+    /// How long to wait for the outcome; after that the upgrade continues by itself
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Wait until the old process has finished its connections and is gone, too
+    /// Also wait until the old process has finished its connections and is gone
     #[arg(long)]
     pub(crate) wait_drained: bool,
-    /// A command of the shell that checks the new release before anything else, with the executable as "$0"; if it fails,
-    /// the upgrade is refused
+    /// A shell command that checks the new release before the upgrade, with the executable as "$0"; if the command fails, no
+    /// upgrade is requested
     #[arg(long, value_name = "COMMAND")]
     pub(crate) check: Option<OsString>,
     /// The signal that upgrades a service without a control socket
@@ -81,7 +81,7 @@ pub(crate) struct Upgrade {
 pub(crate) struct Stop {
     #[command(flatten)]
     pub(crate) service: Service,
-    /// How long to wait until it is gone; the stop goes on without an observer
+    /// How long to wait until the service is gone; after that the stop continues by itself
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -93,7 +93,7 @@ pub(crate) struct Status {
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Print it in the text format of Prometheus
+    /// Print the status in the text format of Prometheus
     #[arg(long, conflicts_with = "json")]
     pub(crate) prometheus: bool,
 }
@@ -109,19 +109,19 @@ pub(crate) struct Watch {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Unit {
-    /// The executable of the service; where it is a link that moves from release to release, that link
+    /// The executable of the service, or the link that points to the current release
     pub(crate) binary: PathBuf,
     /// Its arguments
     #[arg(last = true)]
     pub(crate) arguments: Vec<String>,
-    /// The version of systemd that the unit is for, by default that of this machine
+    /// The version of systemd on the target machine; the default is the version on this machine
     #[arg(long, value_name = "NUMBER")]
     pub(crate) systemd_version: Option<u32>,
     /// How long open connections may take to finish
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) drain_timeout: Duration,
-    /// Reload by a signal, for a machine that does not have this program: `systemctl reload` succeeds then whatever came
-    /// of the upgrade; systemd 253 and later
+    /// Reload by a signal, for a machine without this program; `systemctl reload` then succeeds even if the upgrade fails;
+    /// systemd 253 and later
     #[arg(long)]
     pub(crate) notify_reload: bool,
     /// Print the unit as JSON
@@ -142,7 +142,7 @@ impl Command {
     }
 }
 
-/// What was typed. What cannot be understood, and what asks for help, ends the process here, with status 2 and 0.
+/// The parsed command line. A mistake in it ends the process here with status 2, a request for help with status 0.
 pub(crate) fn parse() -> Command {
     Args::parse().command
 }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_typed_is_consistent() {
+    fn the_command_line_is_consistent() {
         Args::command().debug_assert();
     }
 }

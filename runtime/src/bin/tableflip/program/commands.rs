@@ -1,4 +1,4 @@
-//! The commands, through the control socket; by signals where there is none.
+//! The commands, through the control socket; by signals without one.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use super::picture::{line_of, name_of, picture_of};
 use super::process::{self, Process};
 use super::target::Target;
 
-/// Before a process that does not serve any more is looked for again.
+/// The pause before `watch` looks for the process that replaced the last one.
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failure> {
@@ -35,39 +35,39 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
         let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
         check(command, executable, deadline, output)?;
     }
-    let mut neighbour = conversation.process(&old, output);
+    let mut old_process = conversation.process(&old, output);
     let pid = loop {
         conversation.ask(Request::Upgrade)?;
         if let Some(pid) = outcome(&mut conversation, &old, output)? {
             break pid;
         }
-        // The connection has ended. Where it was not the process, it was in the way of others, and the request was not heard:
-        // one who waits for an outcome is in nobody's way.
+        // The connection ended without an outcome. If the process still serves, its server made room for another client and never
+        // read the request: it keeps a connection that waits for an outcome. So ask again.
         let asked = old.pid;
         old = conversation.status().map_err(|failure| failure.after(&ended(asked)))?.0;
         if old.pid != asked {
-            // It may be the successor, which went on without it, and may be any other that was started since.
+            // This process may be the successor, which continued alone, or any process that was started later.
             let now = format!("{}; generation {}, process {}, serves", ended(asked), old.generation, old.pid);
             return Err(Failure::no_answer(now));
         }
-        neighbour = conversation.process(&old, output);
+        old_process = conversation.process(&old, output);
     };
     if args.wait_drained {
-        // Whoever watches is told how many there are, and keeps its connection to the end.
+        // A watching client learns the number of open connections, and keeps its own connection until the process ends.
         conversation.ask(Request::Watch)?;
         follow_to_the_end(&mut conversation, &old, |_| (), output)
-            .and_then(|_| wait_for_exit(neighbour.as_ref(), &old, deadline))
-            .map_err(|failure| goes_on(failure, "drain"))?;
+            .and_then(|_| wait_for_exit(old_process.as_ref(), &old, deadline))
+            .map_err(|failure| may_continue(failure, "drain"))?;
         output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
         output.say(&format!("process {} is gone", old.pid));
     }
     Ok(())
 }
 
-/// The process ID of the successor; `None` if the connection ends before.
+/// The process ID of the successor; `None` if the connection ends without an outcome.
 fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Result<Option<u32>, Failure> {
     while let Some(Line { text, reply }) =
-        conversation.receive().map_err(|failure| goes_on(failure, "upgrade"))?
+        conversation.receive().map_err(|failure| may_continue(failure, "upgrade"))?
     {
         match reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
@@ -119,7 +119,7 @@ fn upgrade_by_signal(
     Ok(())
 }
 
-/// The operator's own check of the new release, before the service hears of it.
+/// The operator's own check of the new release, before the request to the service.
 fn check(
     command: &OsStr,
     executable: Option<&Path>,
@@ -142,19 +142,19 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     let pid = match Target::open(&args.service.path, deadline, output)? {
         Target::Control(mut conversation) => {
             let (mut old, _) = conversation.status()?;
-            let mut relatives = Relatives::default();
+            let mut others = OtherGenerations::default();
             loop {
-                let neighbour = conversation.process(&old, output);
-                relatives.note(&old, neighbour.as_ref(), output);
+                let old_process = conversation.process(&old, output);
+                others.note(&old, old_process.as_ref(), output);
                 conversation.ask(Request::Stop)?;
-                let goes_on = |failure| goes_on(failure, "stop");
-                let note = |status: &Status| relatives.note(status, neighbour.as_ref(), output);
-                if follow_to_the_end(&mut conversation, &old, note, output).map_err(goes_on)? {
-                    wait_for_exit(neighbour.as_ref(), &old, deadline).map_err(goes_on)?;
-                    relatives.wait_for_exit(deadline, output).map_err(goes_on)?;
+                let may_continue = |failure| may_continue(failure, "stop");
+                let note = |status: &Status| others.note(status, old_process.as_ref(), output);
+                if follow_to_the_end(&mut conversation, &old, note, output).map_err(may_continue)? {
+                    wait_for_exit(old_process.as_ref(), &old, deadline).map_err(may_continue)?;
+                    others.wait_for_exit(deadline, output).map_err(may_continue)?;
                     break old.pid;
                 }
-                // Not heard, as in `upgrade`; another process that serves by now is as much to be stopped.
+                // The request was not read, as in `upgrade`. If another process serves now, that process has to stop too.
                 old = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?.0;
             }
         }
@@ -170,29 +170,28 @@ pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The other processes of a service that is stopped. Each finishes its own connections: a predecessor may drain for longer than
-/// the process that serves, which is the only one that can be talked to.
+/// The other generations of a service that stops. Each drains its own connections, and a predecessor may drain longer than the
+/// serving process. Only the serving process answers at the control socket, so the others are known by their pidfds.
 #[derive(Default)]
-struct Relatives {
-    /// By number; `None` for one that is dead or cannot be waited for.
+struct OtherGenerations {
+    /// By process ID; `None` if the process is dead, or this process cannot wait for it.
     processes: BTreeMap<u32, Option<OwnedFd>>,
 }
 
-impl Relatives {
-    /// Opens each process that a status names beside the one that it is of, while that one lives.
-    fn note(&mut self, status: &Status, neighbour: Option<&OwnedFd>, output: &Output) {
+impl OtherGenerations {
+    /// Opens each other process that the status names. `answering` is the process that sent the status; it still lives.
+    fn note(&mut self, status: &Status, answering: Option<&OwnedFd>, output: &Output) {
         for pid in status.generations.iter().map(|generation| generation.pid) {
             if pid == status.pid || self.processes.contains_key(&pid) {
                 continue;
             }
-            let process = match neighbour {
-                Some(neighbour) => process_beside(neighbour.as_fd(), status.pid, pid),
+            let process = match answering {
+                Some(answering) => process_beside(answering.as_fd(), status.pid, pid),
                 None => Err(format!("process {} cannot be seen from here", status.pid)),
             };
             let process = process.unwrap_or_else(|reason| {
-                output.note(&format!(
-                    "the end of process {pid}, another generation, is not waited for: {reason}"
-                ));
+                output
+                    .note(&format!("cannot wait for the end of process {pid}, another generation: {reason}"));
                 None
             });
             self.processes.insert(pid, process);
@@ -214,35 +213,35 @@ impl Relatives {
     }
 }
 
-/// Shows what happens up to the end of the connection, which is that of the process. False if it ended before the request was
-/// answered.
+/// Shows the progress until the connection ends, which is the end of the process. False if the connection ended before an answer to
+/// the request.
 fn follow_to_the_end(
     conversation: &mut Conversation,
     old: &Status,
     mut note: impl FnMut(&Status),
     output: &Output,
 ) -> Result<bool, Failure> {
-    let mut is_heard = false;
+    let mut is_answered = false;
     while let Some(Line { text, reply }) = conversation.receive()? {
         output.pass_on(&text);
         match &reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(*code, message.clone())),
             Some(Reply::Status { status, .. }) => {
-                is_heard = true;
+                is_answered = true;
                 note(status);
                 output
                     .progress(&format!("process {} finishes its connections, {} open", old.pid, status.open));
             }
-            Some(Reply::Stopping) => is_heard = true,
+            Some(Reply::Stopping) => is_answered = true,
             reply => show_progress(reply.as_ref(), old, output),
         }
     }
-    Ok(is_heard)
+    Ok(is_answered)
 }
 
-/// Between the end of its connections and its own there is a moment, for whoever can see it.
-fn wait_for_exit(neighbour: Option<&OwnedFd>, old: &Status, deadline: Instant) -> Result<(), Failure> {
-    match neighbour {
+/// Waits for the exit of the process, which comes shortly after the end of its control connection.
+fn wait_for_exit(old_process: Option<&OwnedFd>, old: &Status, deadline: Instant) -> Result<(), Failure> {
+    match old_process {
         Some(pidfd) if !process::wait_for_the_end(pidfd.as_fd(), deadline) => {
             Err(Failure::no_answer(format!("process {} has finished and does not exit", old.pid)))
         }
@@ -251,11 +250,11 @@ fn wait_for_exit(neighbour: Option<&OwnedFd>, old: &Status, deadline: Instant) -
 }
 
 fn ended(pid: u32) -> String {
-    format!("process {pid} ended before it told the outcome")
+    format!("process {pid} ended before it reported the outcome")
 }
 
-fn goes_on(failure: Failure, what: &str) -> Failure {
-    failure.if_no_answer(&format!("; the {what} may go on all the same, see `tableflip status`"))
+fn may_continue(failure: Failure, what: &str) -> Failure {
+    failure.if_no_answer(&format!("; the {what} may continue, see `tableflip status`"))
 }
 
 fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
@@ -263,7 +262,7 @@ fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
     let new = successor.map_or_else(|| "the successor".to_owned(), |pid| format!("process {pid}"));
     let old = old.pid;
     output.progress(&match phase {
-        // The end of the connection says it.
+        // The end of the connection reports it.
         Phase::Ended => return,
         Phase::Checking => "the preflight command checks the release".to_owned(),
         Phase::Upgrading => format!("{new} initialises"),
@@ -306,7 +305,7 @@ pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure
     }
 }
 
-/// Until the service is gone, or nobody reads any more.
+/// Runs until the service is gone, or stdout is closed.
 pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> {
     let path = &args.service.path;
     let mut shown = String::new();
@@ -314,46 +313,45 @@ pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> 
     while !output.is_closed() {
         match Target::open(path, after(args.timeout), output)? {
             Target::Control(conversation) => {
-                let is_heard = watch_one(conversation, args.timeout, &mut shown, output)?;
-                cut_off = if is_heard { 0 } else { cut_off + 1 };
+                let has_shown = watch_one(conversation, args.timeout, &mut shown, output)?;
+                cut_off = if has_shown { 0 } else { cut_off + 1 };
                 if cut_off == MAX_CUT_OFF {
                     return Err(conversation::cut_off(path));
                 }
             }
             Target::Signals(process) => watch_pidfile(process, output)?,
         }
-        // The process that serves by now is another one, or none.
+        // Now another process serves, or none.
         thread::sleep(LOOK);
     }
     Ok(())
 }
 
-/// Shows one process, until it is not the one that serves any more. False if the connection ended before there was anything
-/// to show.
+/// Shows one process until it serves no more. False if the connection ended before the first status.
 fn watch_one(
     mut conversation: Conversation,
     timeout: Duration,
     shown: &mut String,
     output: &Output,
 ) -> Result<bool, Failure> {
-    let mut is_heard = false;
+    let mut has_shown = false;
     let (status, _) = conversation.status()?;
     conversation.process(&status, output);
     conversation.ask(Request::Watch)?;
     loop {
         conversation.set_deadline(after(timeout));
-        let Some(Line { text, reply }) = conversation.receive()? else { return Ok(is_heard) };
+        let Some(Line { text, reply }) = conversation.receive()? else { return Ok(has_shown) };
         let status = match reply {
             Some(Reply::Status { status, .. }) => status,
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
             _ => continue,
         };
-        is_heard = true;
+        has_shown = true;
         output.pass_on(&text);
         if io::stdout().is_terminal() {
             output.picture(&picture_of(&status));
         } else {
-            // What has happened, and not what is open at the moment.
+            // A new line only for a change of the state, not for each open connection.
             let line = line_of(&status);
             if line != *shown {
                 output.say(&line);
@@ -363,7 +361,7 @@ fn watch_one(
         let is_replaced =
             matches!(status.phase, Phase::Standby | Phase::Draining) && status.successor.is_some();
         if is_replaced || output.is_closed() {
-            return Ok(is_heard);
+            return Ok(has_shown);
         }
     }
 }
@@ -378,6 +376,6 @@ fn watch_pidfile(mut process: Process, output: &Output) -> Result<(), Failure> {
 
 fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
-    // Longer than a clock can count is as good as a century.
+    // A timeout beyond the range of the clock becomes a century.
     now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86400))
 }

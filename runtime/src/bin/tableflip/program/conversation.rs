@@ -19,16 +19,16 @@ use tableflip::status::Status;
 
 use super::output::{Failure, Output};
 
-/// The longest line that is read, in bytes: the status of a service with many thousand listeners.
+/// The length limit of a line, in bytes: enough for the status of a service with many thousand listeners.
 const MAX_LINE: usize = 16 << 20;
 
-/// How often a connection may end before its answer. More than that is no accident, and each attempt costs the service.
+/// How many connections may end without an answer. More are no accident, and each attempt costs the service.
 pub(crate) const MAX_CUT_OFF: u32 = 10;
-/// Before the next attempt at first; each doubles it.
+/// The pause before the second attempt. Each attempt doubles it.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Before the pid file is looked at, of a service that has not answered yet, and how often in a row it has to say the same.
+/// The time without an answer before a look at the pid file, and the number of equal results in a row that count as proof.
 const UNTIL_LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 2;
 
@@ -37,11 +37,11 @@ pub(crate) struct Conversation {
     stream: UnixStream,
     input: Vec<u8>,
     deadline: Instant,
-    /// What has to be dead for the service to be.
+    /// The pid file beside the control socket. While no answer comes, it shows whether the service is dead.
     pidfile: Option<PathBuf>,
-    /// The process that wrote what was read last, by its number in the PID namespace of this one; 0 if it is in none that
-    /// this one sees. It is told by the kernel with each message. SO_PEERCRED would name the process that called listen(2),
-    /// the first generation.
+    /// The process that wrote the last message, by its number in the PID namespace of this process. 0 if that process is in a
+    /// namespace that this process cannot see. The kernel adds the number to each message, SCM_CREDENTIALS in unix(7).
+    /// SO_PEERCRED would name the process that called listen(2): the first generation.
     sender: Option<u32>,
     cut_off: u32,
     pause: Duration,
@@ -50,12 +50,12 @@ pub(crate) struct Conversation {
 /// A line of the service.
 pub(crate) struct Line {
     pub(crate) text: String,
-    /// `None` if it is one of a later release, which this one passes over.
+    /// `None` for a reply of a later release, which this release ignores.
     pub(crate) reply: Option<Reply>,
 }
 
 impl Conversation {
-    /// `None` if nobody is behind that path.
+    /// `None` if no process listens at that path.
     pub(crate) fn open(path: &Path, deadline: Instant) -> Result<Option<Self>, Failure> {
         match connect(path, deadline) {
             Ok(stream) => Ok(Some(Self {
@@ -72,7 +72,7 @@ impl Conversation {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(None),
                 io::ErrorKind::PermissionDenied => Err(Failure::refused(
                     "denied",
-                    format!("{}: {error}; it is for the user of the service, and root", path.display()),
+                    format!("{}: {error}; only the user of the service and root may connect", path.display()),
                 )),
                 io::ErrorKind::WouldBlock => Err(no_answer(path)),
                 _ => Err(Failure::refused("failed", format!("{}: {error}", path.display()))),
@@ -80,8 +80,8 @@ impl Conversation {
         }
     }
 
-    /// The same with the pid file beside it, which is looked at while nobody answers.
-    pub(crate) fn beside(mut self, pidfile: &Path) -> Self {
+    /// Adds the pid file, which shows a dead service while no answer comes.
+    pub(crate) fn with_pidfile(mut self, pidfile: &Path) -> Self {
         self.pidfile = Some(pidfile.to_owned());
         self
     }
@@ -92,7 +92,7 @@ impl Conversation {
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<(), Failure> {
         let line = serde_json::to_string(&request).map_err(|error| self.broken(&error))?;
-        // One that ends at this moment has perhaps said why; the read that follows tells.
+        // A service that has just closed the connection may have sent the reason first. The next read finds it.
         match self.stream.write_all(format!("{line}\n").as_bytes()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -100,7 +100,7 @@ impl Conversation {
         }
     }
 
-    /// The next line; `None` at the end, which is that of the process.
+    /// The next line; `None` at the end of the connection.
     pub(crate) fn receive(&mut self) -> Result<Option<Line>, Failure> {
         let mut searched = 0;
         loop {
@@ -120,7 +120,7 @@ impl Conversation {
         }
     }
 
-    /// `None` if it is a reply of a later release, which can be passed over. What is asked for cannot.
+    /// `None` for a reply of a later release, which can be ignored. An unreadable status or error is a failure: the caller needs it.
     fn understand(&self, text: &str) -> Result<Option<Reply>, Failure> {
         let problem = match serde_json::from_str(text) {
             Ok(Reply::Status { protocol, .. }) if protocol > PROTOCOL => {
@@ -138,7 +138,7 @@ impl Conversation {
                 line["protocol"],
                 env!("CARGO_PKG_VERSION"),
             ))),
-            // With a code that this release does not have. Whoever waits would wait for nothing.
+            // An error with a code that this release does not know. Without the failure the caller would wait in vain.
             Some("error") => {
                 let word = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
                 Err(Failure::refused(&word("code"), word("message")))
@@ -147,12 +147,12 @@ impl Conversation {
         }
     }
 
-    /// Reads what there is; false at the end.
+    /// Reads the bytes that have arrived; false at the end of the connection.
     fn read(&mut self) -> Result<bool, Failure> {
         let mut buffer = [0; 16 * 1024];
         let mut looks = 0;
         loop {
-            // Zero would be no timeout at all.
+            // A timeout of zero would mean no timeout, SO_RCVTIMEO in socket(7).
             let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let left = if self.sender.is_none() { left.min(UNTIL_LOOK) } else { left };
             self.stream.set_read_timeout(Some(left)).map_err(|error| self.broken(&error))?;
@@ -165,10 +165,10 @@ impl Conversation {
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
-                    // A killed process leaves what it had not read.
+                    // The connection of a killed process is reset if the process had not read all bytes.
                     io::ErrorKind::ConnectionReset => return Ok(false),
                     io::ErrorKind::WouldBlock if Instant::now() < self.deadline => {
-                        // Once is no proof: a successor may be about to write its number.
+                        // One look is no proof: a successor may be about to write its number.
                         looks = if self.sender.is_none() && self.is_abandoned() { looks + 1 } else { 0 };
                         if looks == LOOKS {
                             return Err(self.abandoned());
@@ -181,8 +181,8 @@ impl Conversation {
         }
     }
 
-    /// Whether the process that made the control socket is the one that the pid file names, and is dead. That the two numbers are
-    /// one says that this process counts in the same PID namespace: elsewhere a number that is nobody's here proves nothing.
+    /// Whether the pid file names the process that made the control socket, and that process is dead. The equal numbers show that
+    /// this process and the service share a PID namespace. In another namespace an unused number here proves nothing.
     fn is_abandoned(&self) -> bool {
         let Some(pidfile) = &self.pidfile else { return false };
         let Err(Unproven::Dead(pid)) = prove(pidfile, None) else { return false };
@@ -199,8 +199,8 @@ impl Conversation {
         ))
     }
 
-    /// How the process stands that is at the other end; the line as well. A connection that ends before the answer was in
-    /// the way of others, or its process is gone: whoever serves is asked, and asked again where others are in the way.
+    /// The status of the serving process, parsed and as a line. A connection can end before the answer because the server made
+    /// room for other clients, or because the process ended. Both times a new connection asks the process that serves then.
     pub(crate) fn status(&mut self) -> Result<(Status, String), Failure> {
         loop {
             self.ask(Request::Status)?;
@@ -226,7 +226,7 @@ impl Conversation {
         }
     }
 
-    /// The process that answered last, which says of itself that it is `status.pid`, if it can be seen from here.
+    /// The process that answered last, whose own number is `status.pid`, if this process can see it.
     pub(crate) fn process(&self, status: &Status, output: &Output) -> Option<OwnedFd> {
         let (sender, said) = (self.sender?, status.pid);
         if sender == 0 {
@@ -242,16 +242,17 @@ impl Conversation {
         Some(process)
     }
 
-    /// A connection to whoever serves by now, after a pause.
+    /// Connects to the process that serves now, after a pause.
     fn reopen(&mut self) -> Result<(), Failure> {
-        let nobody = || nobody_behind(&self.path);
+        let nothing_listens = || nothing_listens(&self.path);
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(no_answer(&self.path));
         }
         thread::sleep(self.pause.min(left));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        let Self { stream, input, .. } = Self::open(&self.path, self.deadline)?.ok_or_else(nobody)?;
+        let Self { stream, input, .. } =
+            Self::open(&self.path, self.deadline)?.ok_or_else(nothing_listens)?;
         (self.stream, self.input, self.sender) = (stream, input, None);
         Ok(())
     }
@@ -261,18 +262,19 @@ impl Conversation {
     }
 }
 
-/// connect(2), which waits for as long as nobody accepts: a process that stands still.
+/// connect(2), which blocks while the backlog is full because the process stands still. SO_SNDTIMEO limits the time, socket(7).
 fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     socket.set_write_timeout(Some(left))?;
     socket.connect(&SockAddr::unix(path)?)?;
-    // After the connect, which would bind this end to a name of its own. Nothing is said before the first request.
+    // Set after the connect: with SO_PASSCRED set, connect(2) binds this end to an abstract name, unix(7). The service sends nothing
+    // before the first request, so no credentials are missed.
     setsockopt(&socket, sockopt::PassCred, &true)?;
     Ok(socket.into())
 }
 
-/// read(2), and which process has written what was read. Of two processes a read takes from one.
+/// recvmsg(2), which also names the writing process. With SO_PASSCRED one call never returns bytes of two processes.
 fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
     let mut data = [IoSliceMut::new(buffer)];
     let mut control = cmsg_space!(UnixCredentials);
@@ -292,11 +294,11 @@ pub(crate) fn cut_off(path: &Path) -> Failure {
     ))
 }
 
-fn no_answer(path: &Path) -> Failure {
-    Failure::no_answer(format!("no answer in time at {}", path.display()))
-}
-
-pub(crate) fn nobody_behind(path: &Path) -> Failure {
+pub(crate) fn nothing_listens(path: &Path) -> Failure {
     let error = io::Error::from(io::ErrorKind::ConnectionRefused);
     Failure::nothing_running(format!("nothing is running there: {}: {error}", path.display()))
+}
+
+fn no_answer(path: &Path) -> Failure {
+    Failure::no_answer(format!("no answer in time at {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What is printed: outcomes on stdout, progress and reasons on stderr; and the exit status.
+//! The output: outcomes on stdout, progress and reasons on stderr; and the exit status.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tableflip::control::Code;
 
-/// How often a bar of progress is drawn anew.
+/// The time between two drawings of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Why a command is not done.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
-    /// For programs: a code of the control socket, or one of this program's own.
+    /// For scripts: a code of the control socket, or a code of this program.
     code: String,
     message: String,
 }
@@ -52,7 +52,7 @@ impl Failure {
         Self::new(Exit::NoAnswer, "no-answer", message)
     }
 
-    /// With this behind what it says, if it is that there was no answer in time.
+    /// Appends to the message, if the failure is a missing answer.
     pub(crate) fn if_no_answer(mut self, more: &str) -> Self {
         if matches!(self.exit, Exit::NoAnswer) {
             self.message.push_str(more);
@@ -60,13 +60,13 @@ impl Failure {
         self
     }
 
-    /// With this before what it says.
+    /// Puts `what` in front of the message.
     pub(crate) fn after(mut self, what: &str) -> Self {
         self.message = format!("{what}; {}", self.message);
         self
     }
 
-    /// What the service has answered.
+    /// The error that the service answered.
     pub(crate) fn answered(code: Code, message: String) -> Self {
         let exit = match code {
             Code::InProgress | Code::PredecessorDraining => Exit::Busy,
@@ -77,10 +77,10 @@ impl Failure {
     }
 }
 
-/// Where everything is printed.
+/// The only place that prints.
 pub(crate) struct Output {
     json: bool,
-    /// What goes on, at a terminal.
+    /// The progress bar, at a terminal.
     bar: RefCell<Option<ProgressBar>>,
     closed: Cell<bool>,
 }
@@ -90,7 +90,7 @@ impl Output {
         Self { json, bar: RefCell::new(None), closed: Cell::new(false) }
     }
 
-    /// What goes on: a bar at a terminal, a line elsewhere. Whoever reads JSON has it from there.
+    /// The progress: a bar at a terminal, a line elsewhere. With `--json` the lines of the service show it instead.
     pub(crate) fn progress(&self, line: &str) {
         if self.json {
             return;
@@ -110,7 +110,7 @@ impl Output {
         bar.set_message(line.to_owned());
     }
 
-    /// A picture that replaces the one before, at a terminal.
+    /// Replaces the previous picture, at a terminal.
     pub(crate) fn picture(&self, text: &str) {
         if self.json {
             return;
@@ -127,32 +127,32 @@ impl Output {
         bar.tick();
     }
 
-    /// Something to know that is no outcome.
+    /// A message on stderr that is not the outcome.
     pub(crate) fn note(&self, line: &str) {
         self.clear();
         note(line);
     }
 
-    /// An outcome, in words.
+    /// An outcome in words, on stdout. `--json` omits it.
     pub(crate) fn say(&self, line: &str) {
         if !self.json {
             self.print(&format!("{line}\n"));
         }
     }
 
-    /// A line for programs.
+    /// A line of JSON, with `--json` only.
     pub(crate) fn line(&self, line: &Value) {
         self.pass_on(&line.to_string());
     }
 
-    /// A line of the service, to whoever reads JSON.
+    /// A line of JSON from the service, with `--json` only.
     pub(crate) fn pass_on(&self, line: &str) {
         if self.json {
             self.print(&format!("{line}\n"));
         }
     }
 
-    /// Text as it is. Whoever has closed stdout does not want it.
+    /// Prints unchanged text. A closed stdout is no failure of the command.
     pub(crate) fn print(&self, text: &str) {
         self.clear();
         let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
@@ -161,12 +161,12 @@ impl Output {
         }
     }
 
-    /// Nobody reads what is printed any more.
+    /// Whether the reader of stdout has closed it.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
-    /// Says why, in one line, and with which status to exit.
+    /// Prints the reason in one line, and returns the exit status.
     pub(crate) fn failed(&self, failure: &Failure) -> ExitCode {
         let Failure { exit, code, message } = failure;
         let message = message.replace(char::is_control, " ");

@@ -1,4 +1,4 @@
-//! A status, in words.
+//! A status in words.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use tableflip::status::{Phase, Status};
 
-/// In one line: what changes when something happens.
+/// The state of the service in one line, without the counts of connections.
 pub(crate) fn line_of(status: &Status) -> String {
     let mut line =
         format!("generation {}, process {}: {}", status.generation, status.pid, name_of(status.phase));
     for (what, pid) in [("predecessor", status.predecessor), ("successor", status.successor)] {
         if let Some(pid) = pid {
-            // A `String` takes whatever is written to it.
+            // A write to a `String` never fails.
             _ = write!(line, ", {what} {pid}");
         }
     }
@@ -26,7 +26,7 @@ pub(crate) fn line_of(status: &Status) -> String {
     line
 }
 
-/// Everything, in lines.
+/// The whole status, in several lines.
 pub(crate) fn picture_of(status: &Status) -> String {
     let seconds =
         |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
@@ -78,7 +78,7 @@ pub(crate) fn picture_of(status: &Status) -> String {
     text
 }
 
-/// As the control socket calls it.
+/// The name of the phase in the control protocol.
 pub(crate) fn name_of(phase: Phase) -> String {
     match serde_json::to_value(phase) {
         Ok(Value::String(name)) => name,

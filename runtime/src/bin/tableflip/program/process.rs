@@ -1,4 +1,4 @@
-//! A service that is known by its pid file alone: what signals can do, and what cannot be known then.
+//! A service without a control socket, known only by its pid file. The program sends it signals and reads proc(5).
 
 use std::fs;
 use std::io;
@@ -13,19 +13,19 @@ use tableflip::__private::{Proven, Unproven, Unsent, prove};
 
 use super::output::Failure;
 
-/// How often a pid file is looked at while another process is to appear in it.
+/// The time between two reads of the pid file, while a successor is expected in it.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A process that is proven to be the service of a pid file.
+/// The process of a pid file, which is proven to be the service.
 pub(crate) struct Process {
     pidfile: PathBuf,
-    /// Where its control socket would be.
+    /// The path of the control socket beside the pid file.
     control: PathBuf,
     proven: Proven,
 }
 
 impl Process {
-    /// The one that a pid file names.
+    /// The process that a pid file names.
     pub(crate) fn named_by(pidfile: &Path, control: &Path) -> Result<Self, Failure> {
         let proven = prove(pidfile, Some(control)).map_err(|why| unproven(pidfile, &why))?;
         Ok(Self { pidfile: pidfile.to_owned(), control: control.to_owned(), proven })
@@ -35,29 +35,29 @@ impl Process {
         self.proven.pid()
     }
 
-    /// Sends a signal, if it still is the service of the pid file: since it was found the operator's check may have run for
-    /// minutes.
+    /// Sends a signal, if the pid file still names this process. The operator's check may have run for minutes since the first
+    /// look.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
         let (pid, pidfile) = (self.pid(), self.pidfile.display());
         let proven = Self::named_by(&self.pidfile, &self.control)?.proven;
         if proven.pid() != pid {
-            let now = format!("{pidfile} names process {} by now, and no longer process {pid}", proven.pid());
+            let now = format!("{pidfile} now names process {}, and no longer process {pid}", proven.pid());
             return Err(Failure::no_answer(format!("{now}; no signal was sent")));
         }
         proven.signal(signal).map_err(|why| match why {
             Unsent::Unhandled => Failure::nothing_running(format!(
-                "process {pid}, which {pidfile} names, does not handle {signal}: it upgrades on another signal, say `--signal`; none \
-                 was sent"
+                "process {pid}, which {pidfile} names, does not handle {signal}; no signal was sent: name its upgrade signal with \
+                 `--signal`"
             )),
             Unsent::System(error) if error.kind() == io::ErrorKind::PermissionDenied => Failure::refused(
                 "denied",
-                format!("process {pid} is of another user; its own user and root may signal it"),
+                format!("process {pid} belongs to another user; only that user and root may signal it"),
             ),
             Unsent::System(_) => unproven(&self.pidfile, &Unproven::Dead(pid)),
         })
     }
 
-    /// Waits until the pid file names another process, which is then the one that serves.
+    /// Waits until the pid file names another process, which then serves.
     pub(crate) fn wait_for_successor(&self, deadline: Instant) -> Result<Process, Failure> {
         loop {
             if let Ok(other) = Self::named_by(&self.pidfile, &self.control) {
@@ -65,12 +65,12 @@ impl Process {
                     return Ok(other);
                 }
             } else if is_dead(self.proven.as_fd(), PollTimeout::ZERO) {
-                let problem = format!("process {} has ended, and left no other", self.pid());
+                let problem = format!("process {} has ended without a successor", self.pid());
                 return Err(Failure::nothing_running(problem));
             }
             if Instant::now() >= deadline {
                 return Err(Failure::no_answer(format!(
-                    "process {} still has the pid file; whether it refused, failed or goes on, and why, only its log tells",
+                    "process {} still has the pid file; only its log says whether the upgrade was refused, failed or goes on, and why",
                     self.pid(),
                 )));
             }
@@ -78,27 +78,27 @@ impl Process {
         }
     }
 
-    /// Waits until it is dead.
+    /// Waits until the process is dead.
     pub(crate) fn wait_for_the_end(&self, deadline: Instant) -> Result<(), Failure> {
         wait_for_the_end(self.proven.as_fd(), deadline).then_some(()).ok_or_else(|| {
             Failure::no_answer(format!("process {} still finishes its connections", self.pid()))
         })
     }
 
-    /// What proc(5) knows of it, for programs.
+    /// What proc(5) shows of the process, for scripts.
     pub(crate) fn status(&self) -> Value {
         let executable = self.executable().ok();
-        // JSON is text, and a path is bytes.
+        // A path has any bytes, and JSON only text.
         let executable = executable.as_deref().map(Path::to_string_lossy);
         json!({"reply": "process", "pid": self.pid(), "executable": executable, "uptime_ms": self.uptime().map(as_millis)})
     }
 
-    /// The file that it runs, as far as this user may see it.
+    /// The executable file, if this user may see it.
     pub(crate) fn executable(&self) -> io::Result<PathBuf> {
         fs::read_link(self.proven.proc("exe"))
     }
 
-    /// The same in words.
+    /// What proc(5) shows of the process, in words.
     pub(crate) fn describe(&self) -> String {
         let executable = self.executable().map(|path| path.display().to_string());
         let uptime =
@@ -111,7 +111,7 @@ impl Process {
         )
     }
 
-    /// The time since the kernel made its directory in /proc, which is that of its start.
+    /// The time since the start of the process: the kernel makes its directory in /proc then.
     fn uptime(&self) -> Option<Duration> {
         let began = fs::metadata(self.proven.proc("")).and_then(|metadata| metadata.modified()).ok()?;
         SystemTime::now().duration_since(began).ok()

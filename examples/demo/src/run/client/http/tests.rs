@@ -1,4 +1,4 @@
-//! A server that misbehaves on command, and what the client calls it.
+//! A server that misbehaves on command, and the losses that the client reports.
 
 use tokio::{net::TcpListener, task::JoinHandle};
 

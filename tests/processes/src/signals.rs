@@ -1,7 +1,7 @@
-//! What a program that starts services does first, so that they get the signals that they are sent.
+//! The first call of a program that starts services, so that a service receives every signal.
 //!
-//! A shell without job control has what it starts in the background ignore SIGINT and SIGQUIT, nohup(1) has it ignore SIGHUP, and
-//! both pass through every exec: a test that sends such a signal to a service would wait for nothing.
+//! A shell without job control starts a background job with SIGINT and SIGQUIT ignored, nohup(1) starts its program with SIGHUP
+//! ignored, and an ignored signal stays ignored through every exec. A test that sends such a signal to a service would wait in vain.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -11,17 +11,17 @@ use std::sync::Once;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
-/// Those that stay as they are. SIGKILL and SIGSTOP are always what they are; of a terminal that stops a job, a job that ignores it
-/// goes on; of SIGPIPE std gives its children the default action.
+/// The signals that stay as they are. The actions of SIGKILL and SIGSTOP cannot change; a job that ignores the stop signals of its
+/// terminal goes on; std gives its children the default action of SIGPIPE.
 const LEFT_ALONE: [libc::c_int; 6] =
     [libc::SIGKILL, libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGPIPE];
 
-/// From now on, what this process starts has the default action for every signal, and what this thread starts, and the threads that it
-/// makes, has none blocked. This process itself goes on ignoring what it was started to ignore.
+/// From now on a process that this one starts has the default action for every signal. If this thread or a thread that it makes
+/// starts the process, no signal is blocked either. This process itself goes on ignoring the signals that it was started to ignore.
 ///
 /// # Panics
 ///
-/// The system does not know what POSIX has.
+/// The system is not POSIX.
 pub fn default_for_children() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -33,7 +33,7 @@ pub fn default_for_children() {
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).expect("a mask can be set");
 }
 
-/// A signal that is ignored gets a handler that does nothing: to this process it is the same, and exec gives a signal with a handler
+/// Gives an ignored signal a handler that does nothing. For this process that is the same, and exec gives a signal with a handler
 /// its default action, signal(7).
 fn handle_if_ignored(signal: libc::c_int) {
     let mut now = MaybeUninit::uninit();
@@ -72,7 +72,7 @@ mod tests {
         if env::var_os(INNER).is_none() {
             let mut again = Command::new("env");
             again.args(["--ignore-signal=HUP,INT,QUIT,USR1,RTMIN+3", "--block-signal=TERM,INT,USR2,RTMIN+4"]);
-            let test = "tests::what_is_started_has_the_default_actions_and_none_blocked";
+            let test = "signals::tests::what_is_started_has_the_default_actions_and_none_blocked";
             again.arg(env::current_exe().unwrap()).args(["--exact", test]).env(INNER, "1");
             let output = again.output().unwrap();
             assert!(output.status.success(), "{output:?}");

@@ -13,25 +13,26 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// `Address::identity`.
     pub(crate) address: String,
-    /// Device and inode of the Unix path as it was bound: whoever removes the path removes no other.
+    /// Device and inode of the Unix path when the socket was bound. A process removes the path only while they are
+    /// still the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inode: Option<(u64, u64)>,
-    /// The service manager has it as well: it is one of a socket unit.
+    /// The socket belongs to a socket unit: the service manager has it as well.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) activated: bool,
 }
 
-/// Where a socket came from that no listener has adopted yet.
+/// The origin of a socket that no listener has adopted yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(upgrades), expect(dead_code, reason = "no socket comes with the process"))]
 pub(crate) enum Source {
-    /// The predecessor: the socket's place in its offer.
+    /// The predecessor. The number is the place of the socket in the offer.
     Predecessor(usize),
     ServiceManager,
 }
 
 impl Source {
-    /// The socket's place in the offer of the predecessor.
+    /// The place of the socket in the predecessor's offer.
     pub(crate) fn place(self) -> Option<usize> {
         match self {
             Self::Predecessor(place) => Some(place),
@@ -48,9 +49,9 @@ pub(crate) struct Unadopted {
     pub(crate) fd: OwnedFd,
 }
 
-/// Takes the socket of this name and address out of an offer, or else one of this address whose name has changed: it
-/// cannot be bound a second time, and it is the one that is meant. Of addresses with a port of the kernel's choice there
-/// are as many as anybody likes, and the name alone tells them apart.
+/// Takes the socket of this name and address out of an offer, or else the socket of this address under another name. A
+/// listener may have a new name, and its address cannot be bound a second time. Any number of sockets may have a port
+/// that the kernel chose, so for port 0 the name must match.
 pub(crate) fn take_offered(
     unadopted: &mut VecDeque<Unadopted>,
     name: &str,

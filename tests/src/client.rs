@@ -1,56 +1,72 @@
-//! One connection to a service. It blocks, with a deadline on each read and write.
+//! The client of the services in `src/bin` and of their control sockets: one connection that speaks lines. Each read and write
+//! blocks, and has a deadline.
 
+use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::DEADLINE;
+use processes::{DEADLINE, wait_until};
+use serde_json::Value;
 
-pub(crate) struct Client {
+/// Waits until nobody listens at an address. The drop of a listener of this process is not enough: a process that another test
+/// starts at that moment has a copy of each descriptor until its exec.
+pub fn wait_until_refused(address: impl ToSocketAddrs) {
+    wait_until("the refusal of a client", || TcpStream::connect(&address).is_err());
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
     stream: BufReader<Stream>,
 }
 
+#[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Client {
-    pub(crate) fn tcp(address: &str) -> Self {
+    /// A new connection to a TCP listener.
+    pub fn tcp(address: impl ToSocketAddrs + Display) -> Self {
         Self::over_tcp(
-            TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}")),
+            TcpStream::connect(&address).unwrap_or_else(|error| panic!("connect to {address}: {error}")),
         )
     }
 
-    pub(crate) fn over_tcp(stream: TcpStream) -> Self {
+    /// A connection that is open.
+    pub fn over_tcp(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         stream.set_write_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         Self { stream: BufReader::new(Stream::Tcp(stream)) }
     }
 
-    pub(crate) fn unix(path: &Path) -> Self {
+    /// A new connection to a Unix listener.
+    pub fn unix(path: &Path) -> Self {
         Self::over_unix(
             UnixStream::connect(path).unwrap_or_else(|error| panic!("connect to {path:?}: {error}")),
         )
     }
 
-    pub(crate) fn over_unix(stream: UnixStream) -> Self {
+    /// A connection that is open.
+    pub fn over_unix(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         stream.set_write_timeout(Some(DEADLINE)).expect("a deadline that is not zero");
         Self { stream: BufReader::new(Stream::Unix(stream)) }
     }
 
     /// Sends a line.
-    pub(crate) fn send(&mut self, line: &str) {
+    pub fn send(&mut self, line: &str) {
         let stream = self.stream.get_mut();
         stream
             .write_all(format!("{line}\n").as_bytes())
             .unwrap_or_else(|error| panic!("send `{line}`: {error}"));
     }
 
-    /// The next line; an error is the connection's end.
-    pub(crate) fn receive(&mut self) -> io::Result<String> {
+    /// The next line. An error is the end of the connection.
+    pub fn receive(&mut self) -> io::Result<String> {
         let mut line = String::new();
         match self.stream.read_line(&mut line)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -59,20 +75,37 @@ impl Client {
     }
 
     /// Sends a line and returns the answer.
-    pub(crate) fn ask(&mut self, line: &str) -> String {
+    pub fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.receive().unwrap_or_else(|error| panic!("no answer to `{line}`: {error}"))
     }
 
-    /// Generation and process ID of who answers.
-    pub(crate) fn who(&mut self) -> (u64, u32) {
+    /// Sends a command to a control socket; `docs/control.md`.
+    pub fn send_command(&mut self, command: &str) {
+        self.send(&format!(r#"{{"command":"{command}"}}"#));
+    }
+
+    /// The next answer of a control socket.
+    pub fn reply(&mut self) -> Value {
+        let line = self.receive().unwrap_or_else(|error| panic!("no answer: {error}"));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    /// Sends a command to a control socket and returns the first answer.
+    pub fn ask_command(&mut self, command: &str) -> Value {
+        self.send_command(command);
+        self.reply()
+    }
+
+    /// Generation and process ID of the process that answers.
+    pub fn who(&mut self) -> (u64, u32) {
         let answer = self.ask("who");
         let (generation, pid) = answer.split_once(' ').expect("two numbers");
         (generation.parse().expect("a generation"), pid.parse().expect("a process ID"))
     }
 
     /// Ends the conversation, and waits until the service has closed the connection as well.
-    pub(crate) fn close(mut self) {
+    pub fn close(mut self) {
         match self.stream.get_mut() {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -82,7 +115,7 @@ impl Client {
     }
 
     /// Waits for the other side to close the connection, or to be killed.
-    pub(crate) fn wait_for_the_end(&mut self) {
+    pub fn wait_for_the_end(&mut self) {
         match self.receive() {
             Ok(line) => panic!("the connection goes on with `{line}`"),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {

@@ -1,0 +1,22 @@
+//! The identity of a service, by which a successor and its predecessor recognise each other.
+
+/// The name of the service. A process recognises by it a successor that is another service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The option `name`.
+    pub(crate) name: Option<String>,
+    /// The name that the attribute knows: the binary, or else the package.
+    pub(crate) program: Option<String>,
+}
+
+/// What the predecessor has said about itself. A successor compares it with itself and warns of differences.
+#[cfg(upgrades)]
+#[derive(Debug)]
+pub(crate) struct PredecessorOffer {
+    pub(crate) pid: u32,
+    pub(crate) identity: Identity,
+    /// Empty for no pid file. `None` if the predecessor's release does not send it.
+    pub(crate) pidfile: Option<String>,
+    /// The names and addresses of its sockets, in the order of the offer.
+    pub(crate) listeners: Vec<(String, String)>,
+}

@@ -1,0 +1,97 @@
+//! The notes that the start, the body and the control socket send to the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::error::UpgradeError;
+use crate::base::returned::BodyEnd;
+use crate::base::status::Status;
+use crate::base::sync::Latch;
+#[cfg(upgrades)]
+use crate::between::gate_control::ControlSocket;
+use crate::between::gate_control::GateControl;
+use crate::outside::sockets::BoundSocket;
+#[cfg(upgrades)]
+use crate::outside::systemd::Manager;
+
+/// A message to the engine.
+pub(crate) enum Note {
+    /// The control socket is bound.
+    #[cfg(upgrades)]
+    Control { socket: Box<BoundSocket>, control: Arc<dyn ControlSocket> },
+    /// The start is complete, and the body runs next.
+    Prepared(Box<Prepared>),
+    /// The start fails before the body runs.
+    StartFailed { reason: String },
+    /// `Ready::notify`.
+    Ready,
+    /// The body dropped `Ready` without `notify`.
+    ReadyDropped,
+    /// The body returned or panicked.
+    BodyReturned(BodyEnd),
+    /// `Upgrader::upgrade`, or `upgrade` at the control socket.
+    Upgrade(Arc<UpgradeReply>),
+    /// `Upgrader::stop`.
+    Stop,
+    /// `stop` at the control socket.
+    #[cfg(upgrades)]
+    StopService,
+    /// The runtime of the body runs: the answer to a [`Pulse`](crate::base::sync::Pulse).
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "there is no runtime"))]
+    Alive,
+    /// `Upgrader::status`, or `status` at the control socket.
+    Status(Arc<Latch<Status>>),
+    /// A declared listener is open, or `Listeners` has taken or bound a listener.
+    Listener {
+        /// `None` for a declared listener that `Listeners` took: the engine has its socket already.
+        socket: Option<Box<BoundSocket>>,
+        gates: Vec<Arc<dyn GateControl>>,
+        /// The place of the socket in the predecessor's offer, if it was adopted from there.
+        adopted: Option<usize>,
+    },
+}
+
+/// What the start has prepared for the engine.
+pub(crate) struct Prepared {
+    /// The gates of the managed listeners that the body has taken.
+    pub(crate) gates: Vec<Arc<dyn GateControl>>,
+    /// The body reports its readiness by `Ready`.
+    pub(crate) manual_ready: bool,
+    pub(crate) inherited: Inheritance,
+}
+
+/// What a start has received from the predecessor and from the service manager.
+#[derive(Default)]
+#[cfg(upgrades)]
+pub(crate) struct Inheritance {
+    /// The places of the adopted sockets in the predecessor's offer.
+    pub(crate) adopted: Vec<usize>,
+    pub(crate) manager: Option<Manager>,
+    /// The names and addresses of the listeners in the predecessor's offer. The service manager may store them.
+    pub(crate) stored: Vec<(String, String)>,
+    /// What this process does without, in words.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A start inherits nothing on a platform without upgrades.
+#[cfg(not(upgrades))]
+#[derive(Default)]
+pub(crate) struct Inheritance;
+
+/// The outcome of an upgrade, for its requester.
+pub(crate) type UpgradeReply = Latch<Result<Upgraded, UpgradeError>>;
+
+/// A successor that serves and has passed its probation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Upgraded {
+    /// The generation of the successor.
+    pub generation: u64,
+    /// The process ID of the successor.
+    pub pid: u32,
+    /// The time from the request until the successor served, without the probation.
+    pub elapsed: Duration,
+    /// What the service has lost by the upgrade, in words. Examples are a listener or a pid file that the successor does not
+    /// declare, and a name that has changed.
+    pub warnings: Vec<String>,
+}

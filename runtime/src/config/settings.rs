@@ -1,0 +1,400 @@
+//! The settings of a service: its declaration with the environment applied, every value checked.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::base::address::Address;
+use crate::base::error::StartError;
+use crate::base::identity::Identity;
+use crate::base::limits::{MAX_LISTENERS, check_name, collide, is_name, too_many_listeners, what_a_name_is};
+use crate::base::report::printable;
+use crate::config::convert::{DeclaredAddress, parse_duration};
+use crate::config::environment::{self, Environment};
+use crate::config::service::Service;
+use crate::lifecycle::Overlap;
+use crate::sys::signals::{self, Signal};
+
+/// A [`Service`] with the environment applied.
+pub(crate) struct Settings {
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) identity: Identity,
+    /// How many listeners are declared. They are the first in the engine's list.
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) declared: usize,
+    pub(crate) listeners: Vec<(String, Address)>,
+    pub(crate) pidfile: Option<PathBuf>,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
+    pub(crate) control: Option<ControlAt>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) upgrade_signal: Signal,
+    pub(crate) overlap: Overlap,
+    pub(crate) supervise: Supervise,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) preflight: Option<OsString>,
+    pub(crate) version: Option<String>,
+}
+
+/// Whether the first process stays as a supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supervise {
+    /// Only as PID 1.
+    Auto,
+    Always,
+    Never,
+}
+
+impl FromStr for Supervise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err("expected one of auto, always, never".to_owned()),
+        }
+    }
+}
+
+/// The address of the control socket.
+#[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
+pub(crate) enum ControlAt {
+    /// The declared address.
+    Asked(Address),
+    /// Beside the pid file. The error says why it cannot be there.
+    Beside(Result<Address, String>),
+}
+
+/// The durations of a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) upgrade: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain: Duration,
+}
+
+impl Service {
+    /// The settings. A relative path is relative to `directory`.
+    ///
+    /// # Errors
+    ///
+    /// A declared value or a variable cannot be used, or a variable is unknown.
+    pub(crate) fn settle(self, environment: Environment, directory: &Path) -> Result<Settings, StartError> {
+        let mut values = Values::new(environment);
+        let timeouts = Timeouts {
+            upgrade: values.duration("upgrade_timeout", self.upgrade_timeout)?,
+            probation: values.duration("probation", self.probation)?,
+            drain: values.duration("drain_timeout", self.drain_timeout)?,
+        };
+        check_identity(&self.identity)?;
+        let UpgradeSignal(upgrade_signal) = values.word("upgrade_signal", &self.upgrade_signal)?;
+        let overlap = values.word("overlap", &self.overlap)?;
+        let supervise = values.word("supervise", &self.supervise)?;
+        let pidfile = values.pidfile(self.pidfile, directory)?;
+        let control = values.control(self.control, pidfile.as_deref(), directory)?;
+        let preflight = values.bytes("preflight", self.preflight, check_command)?;
+        let listeners = values.listeners(self.listeners)?;
+        values.finish()?;
+        Ok(Settings {
+            identity: self.identity,
+            declared: listeners.len(),
+            listeners,
+            pidfile,
+            control,
+            timeouts,
+            upgrade_signal,
+            overlap,
+            supervise,
+            preflight,
+            version: self.version,
+        })
+    }
+}
+
+/// Looks up options: the variable of an option wins over the declared value.
+struct Values {
+    environment: Environment,
+    /// The variables that this release knows.
+    known: Vec<String>,
+}
+
+impl Values {
+    fn new(environment: Environment) -> Self {
+        Self { environment, known: vec![environment::LISTENER_PREFIX.to_owned() + "<NAME>"] }
+    }
+
+    /// The name of the variable of an option.
+    fn variable(&mut self, option: &str) -> String {
+        let variable = environment::variable(option);
+        self.known.push(variable.clone());
+        variable
+    }
+
+    fn duration(
+        &mut self,
+        option: &'static str,
+        declared: Result<Duration, String>,
+    ) -> Result<Duration, StartError> {
+        let variable = self.variable(option);
+        match self.environment.parse::<EnvironmentDuration>(&variable)? {
+            Some(EnvironmentDuration(duration)) => Ok(duration),
+            None => declared.map_err(|problem| StartError::Option { option, problem }),
+        }
+    }
+
+    /// An option that takes one of a few words.
+    fn word<T: FromStr<Err = String>>(
+        &mut self,
+        option: &'static str,
+        declared: &str,
+    ) -> Result<T, StartError> {
+        let variable = self.variable(option);
+        match self.environment.parse(&variable)? {
+            Some(value) => Ok(value),
+            None => declared.parse().map_err(|problem| StartError::Option {
+                option,
+                problem: format!("`{declared}`: {problem}"),
+            }),
+        }
+    }
+
+    /// An option that takes any bytes.
+    fn bytes<T>(
+        &mut self,
+        option: &'static str,
+        declared: Option<OsString>,
+        check: impl Fn(OsString) -> Result<T, String>,
+    ) -> Result<Option<T>, StartError> {
+        let variable = self.variable(option);
+        match self.environment.take_one(&variable) {
+            Some(value) => {
+                check(value).map(Some).map_err(|problem| StartError::Environment { variable, problem })
+            }
+            None => declared.map(check).transpose().map_err(|problem| StartError::Option { option, problem }),
+        }
+    }
+
+    fn pidfile(
+        &mut self,
+        declared: Option<PathBuf>,
+        directory: &Path,
+    ) -> Result<Option<PathBuf>, StartError> {
+        self.bytes("pidfile", declared.map(PathBuf::into_os_string), |path| {
+            let path = PathBuf::from(path);
+            match path.file_name() {
+                Some(_) => Ok(directory.join(path)),
+                None => Err(format!("{path:?} does not name a file")),
+            }
+        })
+    }
+
+    fn control(
+        &mut self,
+        declared: Option<Result<OsString, String>>,
+        pidfile: Option<&Path>,
+        directory: &Path,
+    ) -> Result<Option<ControlAt>, StartError> {
+        let declared =
+            declared.transpose().map_err(|problem| StartError::Option { option: "control", problem })?;
+        let control = self.bytes("control", declared, |path| match path.to_str() {
+            Some("false") => Ok(None),
+            Some("") => Err("it is empty; `false` is for no control socket".to_owned()),
+            _ => control_at(&directory.join(path)).map(Some),
+        })?;
+        Ok(match control {
+            Some(control) => control.map(ControlAt::Asked),
+            None => pidfile.map(|pidfile| ControlAt::Beside(control_beside(pidfile))),
+        })
+    }
+
+    fn listeners(
+        &mut self,
+        declared: Vec<(String, DeclaredAddress)>,
+    ) -> Result<Vec<(String, Address)>, StartError> {
+        if declared.len() > MAX_LISTENERS {
+            return Err(StartError::Option { option: "listen", problem: too_many_listeners() });
+        }
+        let mut listeners: Vec<(String, Address)> = Vec::new();
+        let mut variables = HashMap::new();
+        for (name, declared) in declared {
+            check_name(&name)?;
+            let fail = |problem| StartError::Listener { listener: name.clone(), problem };
+            let variable = listen_variable(&name);
+            if let Some(other) = variables.insert(variable.clone(), name.clone()) {
+                return Err(fail(if other == name {
+                    "it is declared twice".to_owned()
+                } else {
+                    format!("its name and `{other}` are one in the environment, {variable}")
+                }));
+            }
+            let address = match self.environment.parse::<Address>(&variable)? {
+                Some(address) => address,
+                None => declared.map_err(|(text, source)| StartError::Address {
+                    listener: name.clone(),
+                    text,
+                    source,
+                })?,
+            };
+            if let Some((other, _)) = listeners.iter().find(|(_, other)| collide(other, &address)) {
+                return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
+            }
+            listeners.push((name, address));
+        }
+        Ok(listeners)
+    }
+
+    /// Fails if a variable with the prefix is left: it belongs to no option and no listener.
+    fn finish(self) -> Result<(), StartError> {
+        self.environment.finish(&self.known)
+    }
+}
+
+fn check_identity(identity: &Identity) -> Result<(), StartError> {
+    match identity.name.as_deref().filter(|name| !is_name(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let problem = format!("`{}`: {}", printable(name), what_a_name_is());
+            Err(StartError::Option { option: "name", problem })
+        }
+    }
+}
+
+fn check_command(command: OsString) -> Result<OsString, String> {
+    match command.as_encoded_bytes() {
+        [] => Err("it is empty; `true` checks nothing".to_owned()),
+        bytes if bytes.contains(&0) => Err("a command has no NUL byte".to_owned()),
+        _ => Ok(command),
+    }
+}
+
+/// The address of a control socket at this path. Only its user may connect.
+fn control_at(path: &Path) -> Result<Address, String> {
+    let text = path.to_str().ok_or_else(|| format!("{path:?} is not UTF-8"))?;
+    if text.contains('?') {
+        return Err(format!("{path:?} has a `?`, which begins the options of an address"));
+    }
+    format!("unix://{text}?mode=600").parse().map_err(|error| format!("{path:?}: {error}"))
+}
+
+/// The address of a control socket beside this pid file.
+fn control_beside(pidfile: &Path) -> Result<Address, String> {
+    let path = pidfile.with_extension("control");
+    if path == pidfile {
+        return Err(format!("{path:?} is the pid file"));
+    }
+    control_at(&path)
+}
+
+fn listen_variable(name: &str) -> String {
+    environment::LISTENER_PREFIX.to_owned() + &name.to_uppercase().replace('-', "_")
+}
+
+struct EnvironmentDuration(Duration);
+
+impl FromStr for EnvironmentDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_duration(text).map(Self)
+    }
+}
+
+impl FromStr for Overlap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "wait" => Ok(Self::Wait),
+            "hasten" => Ok(Self::Hasten),
+            _ => Err("expected one of refuse, wait, hasten".to_owned()),
+        }
+    }
+}
+
+struct UpgradeSignal(Signal);
+
+impl FromStr for UpgradeSignal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match signals::UPGRADE_SIGNALS.iter().find(|(name, _)| *name == text) {
+            Some((_, signal)) => Ok(Self(*signal)),
+            None => {
+                let names: Vec<_> = signals::UPGRADE_SIGNALS.iter().map(|(name, _)| *name).collect();
+                Err(format!("expected one of {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+#[cfg(upgrades)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(feature = "tokio")]
+    use crate::config::service::Flavor;
+
+    /// The default of each option in the table of docs/reference.md.
+    fn documented() -> HashMap<String, String> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        let (_, table) =
+            page.split_once("\n| option | value | default | environment |\n|---|---|---|---|\n").unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let row = |line: &str| {
+            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+            (cells[1].clone(), cells[3].trim_matches('"').to_owned())
+        };
+        rows.map(row).collect()
+    }
+
+    fn settle(service: Service) -> Settings {
+        service.settle(Environment::default(), Path::new("/srv")).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_page() {
+        let mut documented = documented();
+        let mut documented =
+            |option: &str| documented.remove(option).unwrap_or_else(|| panic!("no row of {option}"));
+        let duration = |text: String| humantime::parse_duration(&text).unwrap();
+        let service = Service::new();
+        #[cfg(feature = "tokio")]
+        {
+            assert_eq!(
+                (documented("flavor"), service.flavor),
+                ("multi_thread".to_owned(), Flavor::MultiThread)
+            );
+            // tokio chooses the number: `body.rs` has a test of it.
+            let threads = (documented("worker_threads"), service.worker_threads);
+            assert_eq!(threads, ("one for each core".to_owned(), None));
+        }
+        let settings = settle(service);
+        assert_eq!((documented("name"), settings.identity), ("none".to_owned(), Identity::default()));
+        assert_eq!((documented("listen"), settings.listeners.len()), ("[]".to_owned(), 0));
+        assert_eq!((documented("pidfile"), settings.pidfile), ("none".to_owned(), None));
+        assert_eq!((documented("preflight"), settings.preflight), ("none".to_owned(), None));
+        assert_eq!(settings.version, None);
+        assert_eq!(duration(documented("upgrade_timeout")), settings.timeouts.upgrade);
+        assert_eq!(duration(documented("probation")), settings.timeouts.probation);
+        assert_eq!(duration(documented("drain_timeout")), settings.timeouts.drain);
+        let UpgradeSignal(signal) = documented("upgrade_signal").parse().unwrap();
+        assert_eq!(signal, settings.upgrade_signal);
+        assert_eq!(documented("overlap").parse(), Ok(settings.overlap));
+        assert_eq!(documented("supervise").parse(), Ok(settings.supervise));
+
+        let beside = "the pid file with extension control; none without a pid file";
+        assert_eq!(documented("control"), beside);
+        assert!(settings.control.is_none());
+        let settings = settle(Service::new().pidfile("run/echo.pid"));
+        assert_eq!(settings.pidfile.as_deref(), Some(Path::new("/srv/run/echo.pid")));
+        let Some(ControlAt::Beside(Ok(control))) = settings.control else {
+            panic!("it is beside the pid file")
+        };
+        assert_eq!(control.to_string(), "unix:///srv/run/echo.control?mode=600");
+    }
+}

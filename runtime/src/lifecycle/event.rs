@@ -1,0 +1,87 @@
+//! The events that the engine reports to the life cycle, and the timers.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// SIGHUP, or `Upgrader::upgrade`.
+    Upgrade,
+    /// SIGTERM, Ctrl-C, `Upgrader::stop`, or the message `stop` of the predecessor.
+    Stop,
+    /// The body is ready.
+    Ready,
+    /// The body dropped its `Ready` without `notify`.
+    NotReady,
+    /// The body returned or panicked.
+    BodyReturned,
+    /// No counted connection or guard is left.
+    Drained,
+    /// From the predecessor: the successor may serve.
+    Commit,
+    /// The predecessor is dead.
+    PredecessorGone,
+    /// From the predecessor, its last message: it never opens a gate again, even if it still lives.
+    PredecessorOver,
+    /// The channel to the predecessor has ended, and the predecessor lives.
+    PredecessorLost,
+    /// The check permits the start of the new release.
+    Checked,
+    /// The check rejects the new release.
+    CheckFailed,
+    /// The successor could not be started.
+    SpawnFailed,
+    /// From the successor: it is ready.
+    Prepared,
+    /// From the successor: it serves.
+    Active,
+    /// From the successor: it cannot start and is about to exit.
+    Failed,
+    /// From the successor: it has served, and is stopping on request.
+    Leaving,
+    /// From the successor: an upgrade waits for the end of this process.
+    Hasten,
+    /// From the successor: the sign of life, the answer to a ping.
+    Alive,
+    /// From the successor, its last message: it never opens a gate again, even if it still lives.
+    SuccessorOver,
+    /// The started process is reaped, and another process has its end of the channel.
+    Forked,
+    /// The service manager follows the successor.
+    Announced,
+    /// From the predecessor: the service manager is about to follow this process.
+    Followed,
+    /// The channel to the successor is unusable, although the successor may still run. In a process that does not serve yet, it
+    /// is the channel to the predecessor.
+    ChannelLost,
+    /// The successor is ready, but it is another service.
+    Refused,
+    /// The successor is dead: its process is reaped, and no process has its end of the channel.
+    Exited,
+    /// No thread is inside an accept or a receive any more.
+    Paused,
+    /// The pid file names this process.
+    TookOver,
+    /// The pid file could not be written.
+    PidfileFailed,
+    Expired(Timer),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// The time for the check of a new release and the readiness of the successor. In a first start it only triggers a warning.
+    Upgrade,
+    /// The time in which each process expects the answer of the other around `COMMIT`.
+    Handover,
+    /// The probation of a successor.
+    Probation,
+    /// The time in which open connections may finish.
+    Drain,
+    /// The time for a successor to exit after it was killed or has failed.
+    Exit,
+    /// The pause between two attempts of a rescue.
+    Backoff,
+    /// The time for the service manager to confirm that it follows the successor.
+    Announce,
+    /// The time for a successor that is over to exit.
+    Remnant,
+    /// Expires at once, after every event that has already arrived.
+    Quiet,
+}

@@ -1,0 +1,64 @@
+//! What must hold in every world.
+
+use super::world::{Process, World};
+use crate::lifecycle::Followed;
+use crate::lifecycle::phase::Phase as P;
+
+fn check(holds: bool, violation: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(violation) }
+}
+
+impl World {
+    /// What must hold at every moment.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let open = self.alive().filter(|process| process.open).count();
+        let is_starting =
+            |process: &&Process| matches!(process.state.phase, P::Starting | P::Prepared | P::TakingOver);
+        check(open <= 1, "two processes accept at once")?;
+        check(self.alive().count() <= 2, "more than two processes")?;
+        check(self.alive().filter(is_starting).count() <= 1, "two processes that are not ready")?;
+        check(self.alive().all(|process| process.open == process.state.is_open()), "gates and phase differ")?;
+        check(!self.main_ended_first, "the process that the manager follows ends beside another")?;
+        let has_body = |process: &Process| process.state.phase != P::Serving || !process.state.body_gone;
+        check(self.alive().all(has_body), "a process without a body serves")?;
+        let may_lack_paths = self.message_lost || self.stopped && self.disturbed;
+        check(
+            open == 0 || !self.paths_removed || may_lack_paths,
+            "a process serves whose paths are removed",
+        )?;
+        check(!self.false_report, "a success was reported that is none")
+    }
+
+    /// What must also hold in a settled world.
+    pub(super) fn check_settled(&self) -> Result<(), &'static str> {
+        let serving = self.processes.iter().position(|process| process.open);
+        let serves = serving.is_some();
+        check(serves || self.stopped || self.unrecoverable, "no process serves")?;
+        check(
+            !serves || !self.server_stopped || self.disturbed,
+            "a process serves after the stop of the service",
+        )?;
+        let is_stalled = self.alive().any(|process| process.stalled);
+        check(is_stalled || self.alive().count() <= 1, "an old process stays")?;
+        check(
+            !serves || !self.main_stopped || self.disturbed,
+            "a process serves after the stop by the manager",
+        )?;
+        let is_followed = |who: usize| {
+            self.main_process == Some(who) && self.processes[who].state.followed == Followed::This
+        };
+        check(
+            !self.managed || self.disturbed || serving.is_none_or(is_followed),
+            "the manager follows a process that does not serve",
+        )?;
+        check(self.alive().all(|process| !process.state.pending), "an upgrade waits for no process")?;
+        match self.pidfile {
+            // A crash of the only process leaves its pid file behind.
+            Some(pid) => check(
+                self.processes[pid].open || self.unrecoverable || self.pidfile_fault || is_stalled,
+                "the pid file names a process that does not serve",
+            ),
+            None => check(!serves || self.pidfile_fault, "a process serves and no pid file names it"),
+        }
+    }
+}

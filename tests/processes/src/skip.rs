@@ -1,0 +1,14 @@
+//! A test that cannot run here.
+
+use std::io::{self, Write};
+use std::thread;
+
+/// Says why the test of this thread is skipped: past the capture of the output of tests, for `.ci/run` to count.
+///
+/// # Panics
+///
+/// Stderr cannot be written.
+pub fn skip(reason: &str) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    writeln!(io::stderr(), "skipped: {name}: {reason}").expect("stderr can be written");
+}
