@@ -40,7 +40,7 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
             let listener = &listeners[*index].name;
             quote!(let #variable = #start.listener::<#ty>(#listener)?;)
         }
-        Role::Handle(_) => quote!(let #variable = #start.harness::<#ty>()?;),
+        Role::Handle(_) => quote!(let #variable = #start.handle::<#ty>()?;),
     });
     let call = quote!(#name(#(#variables),*));
     // The compiler reports at this call that the return type is no `Termination`, so the call has the span of that type.

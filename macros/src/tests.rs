@@ -62,8 +62,8 @@ fn three_listeners_and_two_handles() {
                     let http = start.listener::<TcpListener>("http")?;
                     let admin = start.listener::<UnixListener>("admin")?;
                     let dns = start.listener::<UdpSocket>("dns")?;
-                    let stop = start.harness::<Shutdown>()?;
-                    let ready = start.harness::<Ready>()?;
+                    let stop = start.handle::<Shutdown>()?;
+                    let ready = start.handle::<Ready>()?;
                     ::core::result::Result::Ok(main(http, admin, dns, stop, ready))
                 })
         }
@@ -127,7 +127,7 @@ fn a_blocking_body() {
                     .listen("echo", "tcp://127.0.0.1:7000")
                     .run_blocking(|start| {
                         let echo = start.listener::<TcpListener>("echo")?;
-                        let shutdown = start.harness::<Shutdown>()?;
+                        let shutdown = start.handle::<Shutdown>()?;
                         ::core::result::Result::Ok(move || main(echo, shutdown))
                     })
             }
@@ -251,7 +251,7 @@ fn every_option() {
                     .run(|start| {
                         let a = start.listener::<TcpListener>("a")?;
                         let admin = start.listener::<OwnedFd>("admin")?;
-                        let upgrader = start.harness::<tableflip::Upgrader>()?;
+                        let upgrader = start.handle::<tableflip::Upgrader>()?;
                         ::core::result::Result::Ok(serve(a, admin, upgrader))
                     })
             }

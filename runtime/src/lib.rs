@@ -214,7 +214,7 @@ pub use between::drain::{Guard, Shutdown};
 pub use between::handles::{Inherited, Ready, Upgrader};
 pub use between::listeners::Listeners;
 pub use between::note::Upgraded;
-pub use between::params::{FromHarness, FromListener, ListenerSocket, Start};
+pub use between::params::{FromHandle, FromListener, ListenerSocket, Start};
 pub use config::convert::{IntoAddress, IntoControl, IntoDuration};
 #[cfg(feature = "tokio")]
 pub use config::service::Flavor;

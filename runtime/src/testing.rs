@@ -351,7 +351,7 @@ mod tests {
         let refused = start_blocking(declared, greet("many")).map(drop).unwrap_err().to_string();
         assert_eq!(refused, format!("option `listen`: {problem}"));
         let refused = start_blocking(Service::new(), |start| -> Result<Body, StartError> {
-            let listeners: crate::Listeners = start.harness()?;
+            let listeners: crate::Listeners = start.handle()?;
             let used = ("used".to_owned(), "tcp://127.0.0.1:0".parse().unwrap());
             start.shared.pool().as_mut().unwrap().used = vec![used; MAX_LISTENERS];
             listeners.bind::<TcpListener>("late", "tcp://127.0.0.1:0")?;
@@ -371,7 +371,7 @@ mod tests {
         names.iter().for_each(|name| upgrader.pass_on(name, file()));
         let inherited = names.clone();
         let new = old.replace_blocking(declared(), move |start| {
-            let files: crate::Inherited = start.harness()?;
+            let files: crate::Inherited = start.handle()?;
             assert_eq!(files.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), inherited);
             greet("new")(start)
         });
@@ -453,7 +453,7 @@ mod tests {
         let old = start_blocking(declared(), greet("old")).unwrap();
         let panicking = old.replace_blocking(declared(), |start| {
             let _greet: TcpListener = start.listener("greet")?;
-            let ready: crate::Ready = start.harness()?;
+            let ready: crate::Ready = start.handle()?;
             Ok(move || {
                 let _ready = ready;
                 panic!("no configuration")
@@ -598,7 +598,7 @@ mod tests {
         take: impl FnOnce(&crate::Listeners) -> Result<TcpListener, StartError> + Send + 'static,
     ) -> Result<Running<()>, StartError> {
         start_blocking(declared(), |start| {
-            let (listeners, ready): (crate::Listeners, crate::Ready) = (start.harness()?, start.harness()?);
+            let (listeners, ready): (crate::Listeners, crate::Ready) = (start.handle()?, start.handle()?);
             Ok(move || {
                 let listener = take(&listeners);
                 ready.notify();

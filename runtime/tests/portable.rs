@@ -90,7 +90,7 @@ fn preparing() -> ExitCode {
     tableflip::Service::new().listen("local", address).run_blocking(|start| {
         let local: blocking::UnixListener = start.listener("local")?;
         println!("prepares");
-        while start.harness::<Upgrader>()?.generation() == 1 {
+        while start.handle::<Upgrader>()?.generation() == 1 {
             thread::park();
         }
         Ok(move || drop(local))
@@ -356,7 +356,7 @@ fn an_upgrade_is_not_supported() -> Result {
         tableflip::Service::new().listen("a", "tcp://127.0.0.1:0").flavor(tableflip::Flavor::CurrentThread);
     let running = tableflip::testing::start(service, |start| {
         let listener: net::TcpListener = start.listener("a")?;
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         Ok(async move {
             let (_stream, _peer) = listener.accept().await.expect("the test connects");
             upgrader.upgrade().await

@@ -24,7 +24,7 @@ where
     let service = Service::new().listen("busy", address).flavor(Flavor::CurrentThread);
     let running = testing::start(service, |start| {
         let listener = start.listener("busy")?;
-        let ready: Ready = start.harness()?;
+        let ready: Ready = start.handle()?;
         Ok(async move {
             ready.notify();
             LocalSet::new().run_until(body(listener)).await

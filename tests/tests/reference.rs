@@ -67,7 +67,7 @@ fn every_option_is_described() {
 #[test]
 fn every_handle_is_described() {
     let reference = reference();
-    let types = between(&reference, "### Types of the harness", "## Environment");
+    let types = between(&reference, "### Handles", "## Environment");
     for name in rows("macros/src/types.rs", "HANDLES") {
         assert!(types.contains(&format!("\n| `{name}` |")), "no row of `{name}`");
         assert!(types.contains(&format!(": {name},")), "no example of `{name}`");
@@ -78,7 +78,7 @@ fn every_handle_is_described() {
 #[test]
 fn every_type_of_a_listener_is_described() {
     let reference = reference();
-    let types = between(&reference, "### Listeners", "### Types of the harness");
+    let types = between(&reference, "### Listeners", "### Handles");
     let params = read("runtime/src/between/params.rs");
     let tables = ["\nraw_std! {", "\nraw_tokio! {"].into_iter().flat_map(|table| params.split(table).skip(1));
     let rows = tables.flat_map(|table| table.lines().take_while(|line| *line != "}"));

@@ -269,7 +269,7 @@ mod tests {
     {
         let (sender, reports) = mpsc::channel();
         let running = testing::start_blocking(Service::new().drain_timeout(DRAIN), move |start| {
-            let (ready, shutdown) = (start.harness::<crate::Ready>()?, start.harness::<Shutdown>()?);
+            let (ready, shutdown) = (start.handle::<crate::Ready>()?, start.handle::<Shutdown>()?);
             Ok(move || {
                 ready.notify();
                 body(shutdown, sender);
@@ -430,8 +430,8 @@ mod tests {
             for flavor in [Flavor::MultiThread, Flavor::CurrentThread] {
                 let ((sender, reports), body) = (mpsc::channel(), body.clone());
                 let running = testing::start(service().flavor(flavor), move |start| {
-                    let ready = start.harness::<crate::Ready>()?;
-                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
+                    let ready = start.handle::<crate::Ready>()?;
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.handle()?, sender };
                     Ok::<_, StartError>(async move {
                         ready.notify();
                         body(parts).await;
@@ -463,8 +463,8 @@ mod tests {
             for body in [AwaitsLate::Itself, AwaitsLate::InATask] {
                 let (sender, reports) = mpsc::channel();
                 let running = testing::start(service(), move |start| {
-                    let ready = start.harness::<crate::Ready>()?;
-                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
+                    let ready = start.handle::<crate::Ready>()?;
+                    let parts = Parts { echo: start.listener("echo")?, shutdown: start.handle()?, sender };
                     Ok::<_, StartError>(async move {
                         ready.notify();
                         parts.report();
@@ -513,8 +513,8 @@ mod tests {
         fn a5_a_body_that_awaits_a_clone_in_a_nested_runtime_is_waited_for() {
             let (sender, reports) = mpsc::channel();
             let running = testing::start(service(), move |start| {
-                let ready = start.harness::<crate::Ready>()?;
-                let parts = Parts { echo: start.listener("echo")?, shutdown: start.harness()?, sender };
+                let ready = start.handle::<crate::Ready>()?;
+                let parts = Parts { echo: start.listener("echo")?, shutdown: start.handle()?, sender };
                 Ok(async move {
                     ready.notify();
                     parts.report();
@@ -574,7 +574,7 @@ mod tests {
         fn a5_a_body_that_awaits_the_shutdown_of_another_service_is_not_its_body() {
             let (send, other) = mpsc::channel();
             let watched = testing::start(service(), move |start| {
-                let (echo, shutdown) = (start.listener::<TcpListener>("echo")?, start.harness::<Shutdown>()?);
+                let (echo, shutdown) = (start.listener::<TcpListener>("echo")?, start.handle::<Shutdown>()?);
                 send.send(shutdown.clone()).unwrap();
                 Ok(async move {
                     loop {
@@ -586,7 +586,7 @@ mod tests {
             let (sender, reports) = mpsc::channel();
             let watcher = testing::start(service(), move |start| {
                 let (echo, own_shutdown) =
-                    (start.listener::<TcpListener>("echo")?, start.harness::<Shutdown>()?);
+                    (start.listener::<TcpListener>("echo")?, start.handle::<Shutdown>()?);
                 Ok(async move {
                     let mut sender = Some(sender);
                     let other = std::future::poll_fn(|cx| {

@@ -6,7 +6,7 @@ use crate::base::error::UpgradeError;
 use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::note::{Note, UpgradeReply, Upgraded};
-use crate::between::params::{FromHarness, Start};
+use crate::between::params::{FromHandle, Start};
 use crate::between::shared::Shared;
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
@@ -37,10 +37,10 @@ impl Drop for Ready {
     }
 }
 
-impl FromHarness for Ready {
+impl FromHandle for Ready {
     const READY: bool = true;
 
-    fn from_harness(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start) -> Self {
         start.manual_ready = true;
         Ready { shared: Some(start.shared.clone()) }
     }
@@ -141,8 +141,8 @@ impl Upgrader {
     }
 }
 
-impl FromHarness for Upgrader {
-    fn from_harness(start: &mut Start) -> Self {
+impl FromHandle for Upgrader {
+    fn from_handle(start: &mut Start) -> Self {
         Upgrader::new(start.shared.clone())
     }
 }
@@ -172,8 +172,8 @@ impl Inherited {
     }
 }
 
-impl FromHarness for Inherited {
-    fn from_harness(start: &mut Start) -> Self {
+impl FromHandle for Inherited {
+    fn from_handle(start: &mut Start) -> Self {
         Inherited { files: std::mem::take(&mut start.files) }
     }
 }

@@ -44,17 +44,17 @@ pub trait FromListener: Sized {
 
 /// A handle that a body can take as a parameter.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is neither a listener nor a type of the harness",
+    message = "`{Self}` is neither a listener nor a handle",
     label = "not a type for a parameter",
     note = "a parameter that is named like a `listen` entry is that listener",
     note = "any other is one of `tableflip::{{Shutdown, Ready, Upgrader, Listeners, Inherited}}`"
 )]
-pub trait FromHarness: Sized {
+pub trait FromHandle: Sized {
     /// Whether a body that takes this handle reports its readiness itself.
     const READY: bool = false;
 
     /// Makes the handle.
-    fn from_harness(start: &mut Start) -> Self;
+    fn from_handle(start: &mut Start) -> Self;
 }
 
 /// Makes the parameters of a body. [`Service`](crate::Service) gives it to the closure that prepares the body.
@@ -110,8 +110,8 @@ impl Start {
     /// # Errors
     ///
     /// None today. The `Result` lets the attribute treat every parameter alike.
-    pub fn harness<T: FromHarness>(&mut self) -> Result<T, StartError> {
-        Ok(T::from_harness(self))
+    pub fn handle<T: FromHandle>(&mut self) -> Result<T, StartError> {
+        Ok(T::from_handle(self))
     }
 
     /// Checks what must be true before the body may run.
@@ -300,8 +300,8 @@ raw_tokio! {
     tokio::net::UnixDatagram: std::os::unix::net::UnixDatagram, UnixDatagram;
 }
 
-impl FromHarness for Shutdown {
-    fn from_harness(start: &mut Start) -> Self {
+impl FromHandle for Shutdown {
+    fn from_handle(start: &mut Start) -> Self {
         Shutdown::given(start.shared.clone())
     }
 }

@@ -202,7 +202,7 @@ mod tests {
         let (_predecessor, host) = predecessor();
         // The engine thread inherits the filter of this thread.
         let shared = fault::failing(libc::SYS_sendmsg, Errno::EMSGSIZE, || {
-            let (shared, ready) = begin(Service::new(), host, Start::harness::<Ready>).unwrap();
+            let (shared, ready) = begin(Service::new(), host, Start::handle::<Ready>).unwrap();
             ready.notify();
             shared
         });

@@ -232,7 +232,7 @@ mod tests {
     fn runs_on(service: Service) -> (RuntimeFlavor, usize) {
         let (sender, receiver) = mpsc::channel();
         let running = testing::start(service, move |start| {
-            let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            let (ready, shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
             Ok(async move {
                 sender.send(kind(&Handle::current())).unwrap();
                 ready.notify();

@@ -20,7 +20,7 @@ use crate::stall::{How, Watch};
 use crate::{Result, clock, hello};
 
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
-/// How many connections may wait: what the harness asks for by default.
+/// How many connections may wait: what tableflip asks for by default.
 pub(crate) const BACKLOG: u32 = 4096;
 /// How much is echoed at once, at most.
 const BUFFER: usize = 64 * 1024;
@@ -69,7 +69,7 @@ pub(crate) fn service(flavor: Flavor) -> Service {
         .drain_timeout(Duration::from_secs(10))
 }
 
-/// A listener of tokio alone, with the options that the harness sets by default.
+/// A listener of tokio alone, with the options that tableflip sets by default.
 pub(crate) fn listener() -> io::Result<tokio::net::TcpListener> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -91,7 +91,7 @@ fn probe(listeners: &str, flavor: &str, entered: Duration) -> Result<ExitCode> {
     let service = service(flavor.parse()?);
     let service = names.iter().fold(service, |service, name| service.listen(name, ANY_PORT));
     Ok(service.run(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let mut listeners: Vec<TcpListener> =
             names.iter().map(|name| start.listener(name)).collect::<std::result::Result<_, _>>()?;
         Ok(async move {
@@ -190,7 +190,7 @@ fn plain(flavor: &str) -> Result<ExitCode> {
 /// Echo as `#[tableflip::main]` runs it.
 fn managed(flavor: &str) -> Result<ExitCode> {
     Ok(service(flavor.parse()?).listen("echo", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let listener: TcpListener = start.listener("echo")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);
@@ -204,8 +204,8 @@ fn stalled(mebibytes: &str, how: &str) -> Result<ExitCode> {
     let mebibytes: usize = mebibytes.parse()?;
     let how: How = how.parse()?;
     Ok(service(Flavor::MultiThread).listen("unused", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
-        let shutdown: Shutdown = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
+        let shutdown: Shutdown = start.handle()?;
         let listener: TcpListener = start.listener("unused")?;
         // A successor has a heap of its own to build; here it would only take memory and time.
         if !upgrader.has_predecessor() {

@@ -45,7 +45,7 @@ pub(crate) fn serve() -> ExitCode {
         .listen("who", "tcp://127.0.0.1:0")
         .run(move |start| {
             let who: TcpListener = start.listener("who")?;
-            let upgrader: Upgrader = start.harness()?;
+            let upgrader: Upgrader = start.handle()?;
             let address = who.local_addr().map_err(cannot_say)?;
             writeln!(io::stdout(), "{address}").map_err(cannot_say)?;
             Ok(async move {

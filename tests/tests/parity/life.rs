@@ -23,7 +23,7 @@ fn listening() -> Service {
 
 fn hello(start: &mut Start) -> Result<Box<dyn FnOnce() + Send>, StartError> {
     let listener: blocking::TcpListener = start.listener("hello")?;
-    let generation = start.harness::<tableflip::Upgrader>()?.generation();
+    let generation = start.handle::<tableflip::Upgrader>()?.generation();
     Ok(Box::new(move || {
         for stream in listener.incoming() {
             write!(stream.unwrap(), "{generation}").unwrap();
@@ -70,7 +70,7 @@ fn a_service_is_ready_when_its_listener_is_asked_for_a_connection() {
 fn an_async_service_is_ready_when_its_listener_is_asked_for_a_connection() {
     let serve = |start: &mut Start| {
         let listener: net::TcpListener = start.listener("hello")?;
-        let generation = start.harness::<tableflip::Upgrader>()?.generation();
+        let generation = start.handle::<tableflip::Upgrader>()?.generation();
         Ok(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -119,7 +119,7 @@ fn a_body_that_takes_ready_decides_itself_and_the_old_one_is_told_to_finish() {
 #[test]
 fn dropping_ready_is_no_notify() {
     let drops = |start: &mut Start| {
-        let ready: Ready = start.harness()?;
+        let ready: Ready = start.handle()?;
         Ok(move || {
             drop(ready);
             thread::park();
@@ -194,7 +194,7 @@ fn a_successor_that_is_not_ready_in_time_is_killed() {
     // One that could take it at run time and does not.
     let (gate, pass) = crate::gate();
     let failed = old.replace_blocking(listening(), |start| {
-        let listeners: tableflip::Listeners = start.harness()?;
+        let listeners: tableflip::Listeners = start.handle()?;
         Ok(move || {
             pass();
             drop(listeners);
@@ -356,7 +356,7 @@ fn a_duration_may_be_as_long_as_there_is() {
     let old = testing::start_blocking(patient(Duration::MAX), body(|_| ())).unwrap();
     loop {
         let failed = old.replace_blocking(patient(Duration::ZERO), |start| {
-            let ready: Ready = start.harness()?;
+            let ready: Ready = start.handle()?;
             Ok(move || {
                 ready.notify();
                 panic!("too soon");

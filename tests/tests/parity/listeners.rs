@@ -484,8 +484,8 @@ fn a_managed_listener_that_is_bound_at_run_time_makes_the_service_ready() {
     let generation = move || {
         let send = send.clone();
         move |start: &mut tableflip::Start| {
-            let listeners: Listeners = start.harness()?;
-            let generation = start.harness::<tableflip::Upgrader>()?.generation();
+            let listeners: Listeners = start.handle()?;
+            let generation = start.handle::<tableflip::Upgrader>()?.generation();
             Ok(move || {
                 // What a configuration file would say.
                 let listener: tableflip::blocking::TcpListener =

@@ -48,12 +48,12 @@ fn body<T: 'static>(
     initialise: impl FnOnce(&mut Kit) -> T + Send + 'static,
 ) -> impl FnOnce(&mut Start) -> Result<Box<dyn FnOnce() -> T + Send>, StartError> + Send + 'static {
     move |start| {
-        let ready: Ready = start.harness()?;
+        let ready: Ready = start.handle()?;
         let mut kit = Kit {
-            listeners: start.harness()?,
-            inherited: start.harness()?,
-            upgrader: start.harness()?,
-            shutdown: start.harness()?,
+            listeners: start.handle()?,
+            inherited: start.handle()?,
+            upgrader: start.handle()?,
+            shutdown: start.handle()?,
         };
         Ok(Box::new(move || {
             let made = initialise(&mut kit);

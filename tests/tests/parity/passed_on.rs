@@ -101,7 +101,7 @@ fn a_connection_goes_on_in_the_successor() {
     let service = || declared().listen("line", "tcp://localhost:0");
     let old = testing::start_blocking(service(), |start| {
         let listener: blocking::TcpListener = start.listener("line")?;
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         Ok(move || {
             for stream in listener.incoming() {
                 let mut reader = BufReader::new(stream.unwrap());
@@ -128,7 +128,7 @@ fn a_connection_goes_on_in_the_successor() {
 
     let new = old.replace_blocking(service(), |start| {
         let listener: blocking::TcpListener = start.listener("line")?;
-        let mut inherited: Inherited = start.harness()?;
+        let mut inherited: Inherited = start.handle()?;
         Ok(move || {
             let mut stream = TcpStream::from(inherited.take("connection").unwrap());
             std::thread::spawn(move || {
@@ -153,7 +153,7 @@ fn an_async_body_passes_a_connection_on() {
     let service = || declared().listen("line", "tcp://localhost:0");
     let old = testing::start(service(), |start| {
         let listener: net::TcpListener = start.listener("line")?;
-        let (upgrader, mut inherited) = (start.harness::<Upgrader>()?, start.harness::<Inherited>()?);
+        let (upgrader, mut inherited) = (start.handle::<Upgrader>()?, start.handle::<Inherited>()?);
         Ok(async move {
             assert!(inherited.take("connection").is_none(), "a first process inherits nothing");
             let (stream, _) = listener.accept().await.unwrap();
@@ -183,7 +183,7 @@ fn an_async_body_passes_a_connection_on() {
 
     let new = old.replace(service(), |start| {
         let listener: net::TcpListener = start.listener("line")?;
-        let mut inherited: Inherited = start.harness()?;
+        let mut inherited: Inherited = start.handle()?;
         Ok(async move {
             let names: Vec<_> = inherited.iter().map(|(name, _)| name.to_owned()).collect();
             assert_eq!(names, ["connection"]);
@@ -252,10 +252,10 @@ fn what_a_successor_does_not_take_is_closed() {
             testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("unwanted", writer)))
                 .unwrap();
         let new = old.replace_blocking(declared(), move |start| {
-            let inherited = takes_inherited.then(|| start.harness::<Inherited>()).transpose()?;
+            let inherited = takes_inherited.then(|| start.handle::<Inherited>()).transpose()?;
             drop(inherited);
             let (ready, shutdown) =
-                (start.harness::<tableflip::Ready>()?, start.harness::<tableflip::Shutdown>()?);
+                (start.handle::<tableflip::Ready>()?, start.handle::<tableflip::Shutdown>()?);
             Ok(move || {
                 ready.notify();
                 shutdown.wait();

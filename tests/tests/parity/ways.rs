@@ -63,7 +63,7 @@ macro_rules! starting {
 }
 
 fn generation(start: &mut Start) -> Result<u64, StartError> {
-    Ok(start.harness::<Upgrader>()?.generation())
+    Ok(start.handle::<Upgrader>()?.generation())
 }
 
 fn tcp(_: &Path) -> String {
@@ -246,7 +246,7 @@ macro_rules! raw_tokio_listener {
     ($type:ty) => {
         |start: &mut Start| {
             let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
-            let (ready, mut shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            let (ready, mut shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
             Ok(async move {
                 ready.notify();
                 loop {
@@ -280,7 +280,7 @@ macro_rules! raw_tokio_datagrams {
     ($type:ty, $to:expr) => {
         |start: &mut Start| {
             let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
-            let (ready, mut shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            let (ready, mut shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
             Ok(async move {
                 ready.notify();
                 let mut buffer = [0; 16];
@@ -318,7 +318,7 @@ macro_rules! raw_std {
     ($type:ty, $serve:expr) => {
         |start: &mut Start| {
             let (it, generation) = (start.listener::<$type>("it")?, generation(start)?);
-            let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            let (ready, shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
             Ok(move || serve_raw(&it, ready, &shutdown, || $serve(&it, generation)))
         }
     };
@@ -406,7 +406,7 @@ fn a_type_of_ones_own() {
         let (it, generation) = (start.listener::<Raw>("it")?, generation(start)?);
         assert_eq!((it.name.as_str(), it.address.to_string().as_str()), ("it", TCP));
         assert_eq!(it.listener.local_addr().unwrap(), it.bound);
-        let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+        let (ready, shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
         Ok(move || {
             serve_raw(&it.listener, ready, &shutdown, || write!(it.listener.accept()?.0, "{generation}"));
         })
@@ -486,7 +486,7 @@ fn a_listener_that_cannot_be_taken_stops_the_start() {
 fn a_raw_listener_does_not_block() {
     let service = testing::start_blocking(declared().listen("it", TCP), |start| {
         let it: std::net::TcpListener = start.listener("it")?;
-        let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+        let (ready, shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
         Ok(move || {
             assert_eq!(it.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
             ready.notify();
@@ -508,8 +508,8 @@ fn a_raw_listener_does_not_block() {
 macro_rules! with_a_callback {
     ($listener:ty, $blocks:expr, $made:expr) => {
         |start: &mut Start| {
-            let (listeners, generation) = (start.harness::<Listeners>()?, generation(start)?);
-            let (ready, shutdown) = (start.harness::<Ready>()?, start.harness::<Shutdown>()?);
+            let (listeners, generation) = (start.handle::<Listeners>()?, generation(start)?);
+            let (ready, shutdown) = (start.handle::<Ready>()?, start.handle::<Shutdown>()?);
             Ok(async move {
                 $blocks();
                 let it: $listener = listeners.bind_with("it", TCP, $made).unwrap();

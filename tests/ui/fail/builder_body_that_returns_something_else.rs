@@ -11,7 +11,7 @@ impl Termination for Status {
 
 fn main() -> ExitCode {
     Service::new().run_blocking(|start| {
-        let shutdown: Shutdown = start.harness()?;
+        let shutdown: Shutdown = start.handle()?;
         Ok(move || {
             shutdown.wait();
             Status(1)

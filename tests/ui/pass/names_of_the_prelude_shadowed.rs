@@ -13,7 +13,7 @@ struct NotAListener;
 trait Into {}
 trait Termination {}
 trait FromListener {}
-trait FromHarness {}
+trait FromHandle {}
 
 #[tableflip::main(listen = [echo = "127.0.0.1:7000"], drain_timeout = "1s")]
 async fn service(echo: tableflip::net::TcpListener, shutdown: tableflip::Shutdown) {

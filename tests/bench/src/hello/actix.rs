@@ -18,9 +18,9 @@ pub(super) async fn plain(listener: tokio::net::TcpListener) -> io::Result<()> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("http", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
-        let ready: Ready = start.harness()?;
-        let shutdown: Shutdown = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
+        let ready: Ready = start.handle()?;
+        let shutdown: Shutdown = start.handle()?;
         let listener: std::net::TcpListener = start.listener("http")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);

@@ -27,8 +27,8 @@ pub(super) async fn plain() -> io::Result<()> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("udp", "udp://127.0.0.1:0").run(|start| {
-        let upgrader: Upgrader = start.harness()?;
-        let shutdown: Shutdown = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
+        let shutdown: Shutdown = start.handle()?;
         let udp: UdpSocket = start.listener("udp")?;
         Ok(async move {
             announce(udp.local_addr()?, &upgrader);

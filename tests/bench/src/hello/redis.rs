@@ -21,7 +21,7 @@ pub(super) async fn serve(listener: impl Accept) -> io::Result<()> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("tcp", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let listener: TcpListener = start.listener("tcp")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);

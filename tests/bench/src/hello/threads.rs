@@ -26,7 +26,7 @@ pub(super) fn plain() -> io::Result<()> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("lines", ANY_PORT).run_blocking(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let listener: TcpListener = start.listener("lines")?;
         Ok(move || {
             announce(listener.local_addr()?, &upgrader);

@@ -32,7 +32,7 @@ pub(super) async fn plain(listener: tokio::net::TcpListener) -> Result<()> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("https", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let listener: TcpListener = start.listener("https")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);

@@ -104,7 +104,7 @@ fn connections(listener: tokio::net::TcpListener) -> impl Stream<Item = io::Resu
 pub(super) fn managed(framework: &str, service: Service) -> ExitCode {
     let framework = framework.to_owned();
     service.listen("http", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
         let listener: TcpListener = start.listener("http")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);

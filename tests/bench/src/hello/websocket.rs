@@ -35,8 +35,8 @@ async fn converse(stream: TcpStream) -> Result<(), Error> {
 
 pub(super) fn managed(service: Service) -> ExitCode {
     service.listen("ws", ANY_PORT).run(|start| {
-        let upgrader: Upgrader = start.harness()?;
-        let mut shutdown: Shutdown = start.harness()?;
+        let upgrader: Upgrader = start.handle()?;
+        let mut shutdown: Shutdown = start.handle()?;
         let listener: TcpListener = start.listener("ws")?;
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);

@@ -3,7 +3,7 @@
 //! What it is: `VICTIM_LISTEN` has one listener a line, `NAME ADDRESS`; `VICTIM_READY`, `VICTIM_AWAIT` and
 //! `VICTIM_CURRENT_THREAD`, where set, make its body take `Ready`, await `Shutdown`, and run on one thread;
 //! `VICTIM_CTRLC` and `VICTIM_TOKIO_SIGNALS` make it handle signals itself, the usual ways. All else is set by the
-//! variables of the harness under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
+//! variables of the crate under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
 //! A client sends lines, or datagrams that are one; [`answer`] has what can be asked for. A listener of the name `http` speaks
 //! HTTP: `web.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
@@ -63,9 +63,9 @@ fn main() -> ExitCode {
         // Only now: until here the process is to have one thread.
         std::thread::spawn(|| plan::wait_for_the_end_of_the_test());
         plan.carry_out(0, "prepare");
-        let ready = env::var_os("VICTIM_READY").map(|_| start.harness::<Ready>()).transpose()?;
+        let ready = env::var_os("VICTIM_READY").map(|_| start.handle::<Ready>()).transpose()?;
         let (commands, orders) = mpsc::unbounded_channel();
-        let service = Arc::new(Victim { upgrader: start.harness()?, shutdown: start.harness()?, commands });
+        let service = Arc::new(Victim { upgrader: start.handle()?, shutdown: start.handle()?, commands });
         let listener = |(name, scheme): (String, String)| -> Result<_, StartError> {
             let listener = match scheme.as_str() {
                 "unix" => Listener::Unix(start.listener(&name)?),

@@ -3,7 +3,7 @@
 //! The file `plan` in the directory of the test has one line for each process that is still to be started; a process
 //! takes the first. So two generations differ though they have the same arguments and the same environment.
 //!
-//! A line is a list of `POINT VERB ARGUMENT`, separated by `;`. A point is `main` (before the harness has done
+//! A line is a list of `POINT VERB ARGUMENT`, separated by `;`. A point is `main` (before tableflip has done
 //! anything), `listen` (which listeners are declared, `name` and `pidfile`), `prepare` (they are bound, and there is no body
 //! yet), `init` (at the start of the body), `serve` (the body has asked every listener for a connection), `shutdown` (the body
 //! sees `Shutdown` raised), or the `WHAT` of a line on stdout, such as `serving`. The verbs are those of [`act`] and, at

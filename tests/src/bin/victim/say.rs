@@ -1,6 +1,6 @@
 //! The lines of a victim on stdout, for its test. Every generation inherits this stdout.
 //!
-//! A line is `PID GENERATION WHAT TEXT`. An event of the harness under test becomes one of these lines as well, in the
+//! A line is `PID GENERATION WHAT TEXT`. An event of the crate under test becomes one of these lines as well, in the
 //! thread that it happened in and before that thread goes on: a plan can therefore let a process die, or wait, at
 //! the very instruction that reported a phase.
 
