@@ -60,7 +60,7 @@ use crate::between::shared::{Shared, Verdict};
 use crate::config::service::Service;
 use crate::outside::sockets::BoundSocket;
 use crate::run::body::{self, Ended};
-use crate::run::host::Host;
+use crate::run::host::ServiceHost;
 use crate::sys::fd::OwnedFd;
 
 #[cfg(upgrades)]
@@ -154,7 +154,7 @@ impl<T: Send + 'static> Running<T> {
 
     fn replace_by<U: Send + 'static>(
         &self,
-        run: impl FnOnce(Host) -> Result<Ended<U>, StartError> + Send + 'static,
+        run: impl FnOnce(ServiceHost) -> Result<Ended<U>, StartError> + Send + 'static,
     ) -> Result<Running<U>, UpgradeError> {
         let (sender, receiver) = mpsc::channel();
         self.next.set(Some(Box::new(move |channel| {
@@ -225,7 +225,7 @@ struct OnThread<T> {
 impl<T: Send + 'static> OnThread<T> {
     fn start(
         parent: Option<OwnedFd>,
-        run: impl FnOnce(Host) -> Result<Ended<T>, StartError> + Send + 'static,
+        run: impl FnOnce(ServiceHost) -> Result<Ended<T>, StartError> + Send + 'static,
     ) -> Self {
         let (sender, started) = mpsc::channel();
         let next = Next::default();

@@ -9,7 +9,7 @@ use crate::base::report::{RateLimit, Thinned, complain, tell};
 use crate::between::note::{Note, Prepared};
 use crate::between::shared::{Shared, Verdict};
 use crate::config::settings::Settings;
-use crate::engine::data::{Body, Listeners, Preparation, Requests};
+use crate::engine::data::{Body, Preparation, Requests, SocketTable};
 use crate::engine::neighbours::Neighbours;
 use crate::lifecycle::{Action, Drain, Event, Phase, State, Timer};
 use crate::outside::pidfile::Pidfile;
@@ -58,7 +58,7 @@ pub(crate) struct Engine {
     pub(super) serving_since: Option<Instant>,
     pub(super) timers: BTreeMap<Timer, Instant>,
     pub(super) body: Body,
-    pub(super) listeners: Listeners,
+    pub(super) listeners: SocketTable,
     pub(super) requests: Requests,
     /// Why the upgrade, or the start, under way fails. The first reason is the cause.
     pub(super) reason: Option<String>,
@@ -85,7 +85,7 @@ impl Engine {
             serving_since: None,
             timers: BTreeMap::new(),
             body: Body::default(),
-            listeners: Listeners::default(),
+            listeners: SocketTable::default(),
             requests: Requests::default(),
             reason: None,
             hastened: false,

@@ -36,7 +36,7 @@ pub(super) struct Body {
 
 /// The sockets of the service.
 #[derive(Default)]
-pub(super) struct Listeners {
+pub(super) struct SocketTable {
     /// Every socket of the service, in the order of an offer. The control socket is the last.
     pub(super) sockets: Vec<BoundSocket>,
     /// The ports that the IP sockets are bound to.

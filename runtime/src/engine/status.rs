@@ -23,11 +23,16 @@ impl Engine {
 }
 
 /// The status of a process without its neighbours.
-fn own_status(shared: &Shared, phase: Phase, held: &[BoundSocket], gates: &[Arc<dyn GateControl>]) -> Status {
-    let listener = |held: &BoundSocket| {
-        let (waiting, backlog) = held.queue().unzip();
-        let taken = taken(gates, &held.name);
-        Listener { name: held.name.clone(), address: bound(held), taken, waiting, backlog }
+fn own_status(
+    shared: &Shared,
+    phase: Phase,
+    sockets: &[BoundSocket],
+    gates: &[Arc<dyn GateControl>],
+) -> Status {
+    let listener = |socket: &BoundSocket| {
+        let (waiting, backlog) = socket.queue().unzip();
+        let taken = taken(gates, &socket.name);
+        Listener { name: socket.name.clone(), address: bound(socket), taken, waiting, backlog }
     };
     let open = u64::try_from(shared.counted()).unwrap_or(u64::MAX);
     let us = Generation { generation: shared.generation, pid: shared.pid, open: Some(open) };
@@ -35,15 +40,15 @@ fn own_status(shared: &Shared, phase: Phase, held: &[BoundSocket], gates: &[Arc<
         uptime: shared.began.elapsed(),
         open,
         generations: vec![us],
-        listeners: held.iter().map(listener).collect(),
+        listeners: sockets.iter().map(listener).collect(),
         ..Status::new(shared.generation, shared.pid, phase_of(phase))
     }
 }
 
 /// The address, with the port that the kernel has assigned.
-fn bound(held: &BoundSocket) -> String {
-    let identity = held.address.identity();
-    match (identity.strip_suffix(":0"), held.port()) {
+fn bound(socket: &BoundSocket) -> String {
+    let identity = socket.address.identity();
+    match (identity.strip_suffix(":0"), socket.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         _ => identity,
     }

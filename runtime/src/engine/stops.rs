@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::sys::signals::Signal;
 
 /// How long after the first signal a SIGTERM is the same request. A service manager signals every process of a unit, and a
-/// wrapper, a supervisor or a shell among them passes on what it got: the service gets SIGTERM twice and nobody has asked twice.
+/// wrapper, a supervisor or a shell among them passes on what it got: the service gets SIGTERM twice for one request.
 const BURST: Duration = Duration::from_secs(1);
 
 /// When the first signal came.

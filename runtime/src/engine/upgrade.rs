@@ -196,8 +196,8 @@ impl Engine {
         self.stop(None);
     }
 
-    pub(super) fn have_control(&mut self, held: BoundSocket, control: Arc<dyn ControlSocket>) {
-        self.have(Some(held), vec![control.clone().as_gate()]);
+    pub(super) fn have_control(&mut self, socket: BoundSocket, control: Arc<dyn ControlSocket>) {
+        self.have(Some(socket), vec![control.clone().as_gate()]);
         self.neighbours.control = Some(control);
         self.answer_alone();
     }

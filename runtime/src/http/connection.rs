@@ -56,7 +56,7 @@ pub(super) async fn serve<H, I, S, B>(
         shutdown: &mut shutdown,
         activity: &activity,
         times,
-        phase: Phase::Serving,
+        stage: Stage::Serving,
         limited: None,
         watcher: None,
     };
@@ -88,7 +88,7 @@ impl Times {
 
 /// The phases of a connection, in their order.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+enum Stage {
     Serving,
     /// The drain has begun, and a request may still come.
     Draining,
@@ -100,20 +100,20 @@ enum Phase {
     Finishing,
 }
 
-/// The next phase, or the end of the connection.
-type Step = ControlFlow<Result<(), BoxError>, Phase>;
+/// The next stage, or the end of the connection.
+type Step = ControlFlow<Result<(), BoxError>, Stage>;
 
 /// One connection on its way through the phases.
 struct Course<'a, C> {
     /// The connection itself.
     conversation: Pin<&'a mut C>,
-    /// The wait of the phase, or the limit of `limited`.
+    /// The wait of the stage, or the limit of `limited`.
     timer: Pin<&'a mut Sleep>,
     shutdown: &'a mut Shutdown,
     activity: &'a Activity,
     times: Times,
-    phase: Phase,
-    /// The handshake or the head that has a limit, by [`Activity::unfinished`]. Only in `Phase::Serving`.
+    stage: Stage,
+    /// The handshake or the head that has a limit, by [`Activity::unfinished`]. Only in `Stage::Serving`.
     limited: Option<usize>,
     /// The waker that the drain wakes.
     watcher: Option<Waker>,
@@ -125,19 +125,19 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
             if let Poll::Ready(ended) = self.conversation.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            let step = match self.phase {
+            let step = match self.stage {
                 // A request has come after the handover, and its answer asks for the notice.
-                Phase::Serving | Phase::Draining if self.activity.is_notice_due() => {
-                    Poll::Ready(self.wait(self.times.notice, Phase::Noticed))
+                Stage::Serving | Stage::Draining if self.activity.is_notice_due() => {
+                    Poll::Ready(self.wait(self.times.notice, Stage::Noticed))
                 }
-                Phase::Serving => self.serve(cx),
-                Phase::Draining => self.drain(cx),
-                Phase::Noticed => self.timer.as_mut().poll(cx).map(|()| self.close()),
-                Phase::Closing => self.part(cx),
-                Phase::Finishing => Poll::Pending,
+                Stage::Serving => self.serve(cx),
+                Stage::Draining => self.drain(cx),
+                Stage::Noticed => self.timer.as_mut().poll(cx).map(|()| self.close()),
+                Stage::Closing => self.part(cx),
+                Stage::Finishing => Poll::Pending,
             };
             match ready!(step) {
-                ControlFlow::Continue(phase) => self.phase = phase,
+                ControlFlow::Continue(stage) => self.stage = stage,
                 ControlFlow::Break(ended) => return Poll::Ready(ended),
             }
         }
@@ -166,7 +166,7 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
         let wait = if self.activity.can_have_notice() { self.times.notice } else { self.times.grace };
         // The grace is for bytes that come from now on.
         self.activity.take_heard();
-        Poll::Ready(self.wait(wait, Phase::Draining))
+        Poll::Ready(self.wait(wait, Stage::Draining))
     }
 
     /// Waits for a request until the grace is over. Then begins the end of an idle connection.
@@ -178,12 +178,12 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
         let step = match self.activity.version() {
             Some(Version::Http2) => {
                 self.activity.give_notice();
-                ControlFlow::Continue(Phase::Draining)
+                ControlFlow::Continue(Stage::Draining)
             }
             // The answer ends the connection. An answer that began before the drain lacks `Connection: close`: the
             // connection is then idle after it, and ends at the next look.
             _ if self.activity.take_heard() || !self.activity.is_idle() => {
-                self.wait(self.times.grace, Phase::Draining)
+                self.wait(self.times.grace, Stage::Draining)
             }
             // At a graceful shutdown hyper would wait for the first request.
             _ if !self.activity.was_asked() => ControlFlow::Break(Ok(())),
@@ -199,12 +199,12 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
             return Poll::Ready(ControlFlow::Break(ended));
         }
         Poll::Ready(if self.activity.take_heard() {
-            ControlFlow::Continue(Phase::Finishing)
+            ControlFlow::Continue(Stage::Finishing)
         } else if self.activity.is_idle() {
             // No answer is owed to a client that is gone.
             ControlFlow::Break(Ok(()))
         } else {
-            self.wait(self.times.farewell, Phase::Closing)
+            self.wait(self.times.farewell, Stage::Closing)
         })
     }
 
@@ -219,12 +219,12 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
     fn close(&mut self) -> Step {
         self.activity.close();
         self.activity.take_heard();
-        self.wait(self.times.farewell, Phase::Closing)
+        self.wait(self.times.farewell, Stage::Closing)
     }
 
-    fn wait(&mut self, time: Duration, phase: Phase) -> Step {
+    fn wait(&mut self, time: Duration, stage: Stage) -> Step {
         self.timer.as_mut().reset(Instant::now() + time);
-        ControlFlow::Continue(phase)
+        ControlFlow::Continue(stage)
     }
 }
 

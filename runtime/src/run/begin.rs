@@ -21,18 +21,18 @@ use crate::config::settings::Settings;
 use crate::engine::{Engine, Process};
 use crate::outside::pidfile::Pidfile;
 use crate::outside::sockets::BoundSocket;
-use crate::run::host::{Host, Started};
+use crate::run::host::{ServiceHost, Started};
 use crate::run::sources::SocketSources;
 use crate::run::surroundings::{PredecessorChannel, Surroundings, say_failed};
 
 /// Takes all steps of a start. An error goes to stderr and to the predecessor.
 pub(crate) fn begin<P>(
     service: Service,
-    host: Host,
+    host: ServiceHost,
     prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
 ) -> Result<(Arc<Shared>, P), StartError> {
     let mut channel = None;
-    let is_process = matches!(host, Host::Process);
+    let is_process = matches!(host, ServiceHost::Process);
     let begun = Surroundings::find(service, host, &mut channel)
         .and_then(|found| start_engine(found, &mut channel))
         .and_then(|(shared, opening)| {
@@ -162,14 +162,14 @@ mod tests {
     }
 
     /// A predecessor that offers nothing, and where its successor runs.
-    fn predecessor() -> (Channel, Host) {
+    fn predecessor() -> (Channel, ServiceHost) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
         let speaker = Speaker::us(1, &Identity::default());
         let offer =
             Message::Offer { speaker, sockets: 0, files: 0, executable: None, umask: None, pidfile: None };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[BoundSocket]| ());
-        (predecessor, Host::Test { parent: Some(parent), spawner: Box::new(NoSpawner), started })
+        (predecessor, ServiceHost::Test { parent: Some(parent), spawner: Box::new(NoSpawner), started })
     }
 
     /// The predecessor gets the reason, and the bound paths are removed.

@@ -13,7 +13,7 @@ use crate::between::params::Start;
 use crate::between::shared::{Shared, Verdict, start_thread};
 use crate::config::service::Service;
 use crate::run::begin::begin;
-use crate::run::host::Host;
+use crate::run::host::ServiceHost;
 
 /// The end of a service.
 pub(crate) struct Ended<T> {
@@ -26,7 +26,7 @@ pub(crate) struct Ended<T> {
 #[cfg(feature = "tokio")]
 pub(crate) fn run_async<F, B>(
     mut service: Service,
-    host: Host,
+    host: ServiceHost,
     prepare: F,
     error_of: fn(&B::Output) -> Option<String>,
 ) -> Result<Ended<B::Output>, StartError>
@@ -37,7 +37,7 @@ where
     use std::task::Poll;
 
     let (flavor, threads) = (service.flavor, service.worker_threads.take());
-    let is_process = matches!(host, Host::Process);
+    let is_process = matches!(host, ServiceHost::Process);
     let (shared, (runtime, body)) = begin(service, host, |start| {
         let runtime = runtime(flavor, threads, is_process.then_some(&start.shared))?;
         let body = {
@@ -161,7 +161,7 @@ fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
 /// Runs a service whose body is a closure, on its own thread.
 pub(crate) fn run_blocking<F, B, T>(
     service: Service,
-    host: Host,
+    host: ServiceHost,
     prepare: F,
     error_of: fn(&T) -> Option<String>,
 ) -> Result<Ended<T>, StartError>

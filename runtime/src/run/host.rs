@@ -8,7 +8,7 @@ use crate::outside::sockets::BoundSocket;
 use crate::{outside::spawner::Spawner, sys::fd::OwnedFd};
 
 /// Where a service runs.
-pub(crate) enum Host {
+pub(crate) enum ServiceHost {
     /// This process is the service: its environment, its signals, its arguments.
     Process,
     /// One of several services in the process of a test.

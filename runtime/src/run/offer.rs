@@ -100,7 +100,7 @@ pub(super) fn take_offer(
             Received::Message(Message::Offer { speaker, sockets, files, executable, umask, pidfile }, _) => {
                 (speaker, executable, umask, pidfile, sockets, files)
             }
-            Received::Nothing => return Err(stray("nobody offers anything on it".to_owned())),
+            Received::Nothing => return Err(stray("nothing is offered on it".to_owned())),
             Received::End => return Err(stray("its other end is closed".to_owned())),
             Received::Message(..) | Received::Unknown(_) => {
                 return Err(StartError::Handover("it did not begin with an offer".to_owned()));

@@ -10,7 +10,7 @@ use crate::between::params::Start;
 use crate::between::shared::Verdict;
 use crate::config::service::Service;
 use crate::run::body::{self, Ended};
-use crate::run::host::Host;
+use crate::run::host::ServiceHost;
 
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
@@ -40,7 +40,7 @@ impl Service {
         F: FnOnce(&mut Start) -> Result<B, StartError>,
         B: Future<Output: Returned>,
     {
-        exit_code(body::run_async(self, Host::Process, prepare, B::Output::error).map(|ended| Ended {
+        exit_code(body::run_async(self, ServiceHost::Process, prepare, B::Output::error).map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,
         }))
@@ -66,7 +66,7 @@ impl Service {
                 }
             })
         };
-        let ended = body::run_blocking(self, Host::Process, prepare, ReturnedWithError::error);
+        let ended = body::run_blocking(self, ServiceHost::Process, prepare, ReturnedWithError::error);
         exit_code(ended.map(|ended| Ended {
             returned: ended.returned.map(|returned| returned.map(Termination::report)),
             verdict: ended.verdict,

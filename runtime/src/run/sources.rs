@@ -207,7 +207,7 @@ fn no_control(problem: &dyn fmt::Display) -> String {
 fn cut_off(socket: &BoundSocket) -> String {
     let (name, address) = (&socket.name, &socket.address);
     format!(
-        "listener `{name}`: no client finds {address}, somebody has removed or replaced the file; stop and start the service"
+        "listener `{name}`: no client finds {address}: the file was removed or replaced; stop and start the service"
     )
 }
 

@@ -24,7 +24,7 @@ use crate::outside::spawn::{Launch, PassedDescriptors, Siblings};
 use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
-use crate::run::host::{Host, Started};
+use crate::run::host::{ServiceHost, Started};
 use crate::run::offer::{Offer, inherit_socket, stray, take_offer};
 use crate::run::sources::SocketSources;
 use crate::sys::pidfd;
@@ -67,15 +67,15 @@ impl Surroundings {
     /// The first step of a start.
     pub(super) fn find(
         service: Service,
-        host: Host,
+        host: ServiceHost,
         channel: &mut PredecessorChannel,
     ) -> Result<(Settings, Self, Option<Started>), StartError> {
         match host {
-            Host::Process => {
+            ServiceHost::Process => {
                 let (settings, surroundings) = of_process(service, channel)?;
                 Ok((settings, surroundings, None))
             }
-            Host::Test { parent, spawner, started } => {
+            ServiceHost::Test { parent, spawner, started } => {
                 let (settings, surroundings) = of_test(service, parent, spawner, channel)?;
                 Ok((settings, surroundings, Some(started)))
             }

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
 use crate::between::shared::Shared;
-use crate::run::host::{Host, Started};
+use crate::run::host::{ServiceHost, Started};
 use crate::sys::fd::OwnedFd;
 
 /// The service that the next upgrade starts.
@@ -28,11 +28,11 @@ impl Next {
     }
 
     /// Where the predecessor of this service runs.
-    pub(super) fn host(&self, parent: Option<OwnedFd>, started: Started) -> Host {
+    pub(super) fn host(&self, parent: Option<OwnedFd>, started: Started) -> ServiceHost {
         // Where a process cannot be upgraded, no service has a channel.
         #[cfg(not(upgrades))]
         drop(parent);
-        Host::Test {
+        ServiceHost::Test {
             #[cfg(upgrades)]
             parent,
             #[cfg(upgrades)]

@@ -596,7 +596,7 @@ fn h6_a_predecessor_that_says_nothing_is_given_up() {
     });
 
     noisy.assert_fails("it offered 1 descriptors and sent 0");
-    silent.assert_fails("nobody offers anything on it");
+    silent.assert_fails("nothing is offered on it");
     begun.assert_fails("it offered 1 descriptors and sent 0");
     waiting.assert_gives_up("the predecessor did not answer");
 }

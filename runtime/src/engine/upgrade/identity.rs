@@ -115,7 +115,7 @@ impl Engine {
             old_pidfile: Some(&ours),
             new_pidfile: pidfile,
         };
-        let entry = |held: &BoundSocket| (held.name.clone(), held.address.identity());
+        let entry = |socket: &BoundSocket| (socket.name.clone(), socket.address.identity());
         // The declared listeners are bound first, and those of the run time after them.
         let declared: Vec<_> =
             self.listeners.sockets.iter().take(self.settings.declared).map(entry).collect();
@@ -125,8 +125,8 @@ impl Engine {
         }
         let adopted = &successor.adopted;
         // A control socket whose file is gone is no loss: the successor binds another.
-        let is_lost = |held: &&BoundSocket| {
-            !adopted.contains(&held.name) && (held.name != CONTROL_SOCKET || !held.is_cut_off())
+        let is_lost = |socket: &&BoundSocket| {
+            !adopted.contains(&socket.name) && (socket.name != CONTROL_SOCKET || !socket.is_cut_off())
         };
         let lost: Vec<_> = self.listeners.sockets.iter().filter(is_lost).map(entry).collect();
         let mut warnings =

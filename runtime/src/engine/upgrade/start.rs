@@ -64,7 +64,7 @@ impl Engine {
         let pidfile = Some(pidfile::shown(self.pidfile.as_ref().map(Pidfile::path)));
         let offer = Message::Offer { speaker, sockets, files: files_passed_on, executable, umask, pidfile };
         channel.send(&offer).map_err(cannot)?;
-        let mut fds = self.listeners.sockets.iter().map(|held| held.fd.clone());
+        let mut fds = self.listeners.sockets.iter().map(|socket| socket.fd.clone());
         for entries in parts(self.listeners.sockets.iter().map(BoundSocket::entry).collect()) {
             let fds = fds.by_ref().take(entries.len()).collect();
             channel.send_with(&Message::Sockets { entries }, fds).map_err(cannot)?;

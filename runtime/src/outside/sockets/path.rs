@@ -73,7 +73,10 @@ pub(super) fn open_own_socket(path: &Path) -> io::Result<(SocketFile, (u64, u64)
     if metadata.file_type().is_socket() && metadata.uid() == geteuid().as_raw() {
         return Ok((file, (metadata.dev(), metadata.ino())));
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else has put another file there meanwhile"))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "another program has put another file there meanwhile",
+    ))
 }
 
 pub(super) fn set_permissions(address: &Address, file: &SocketFile) -> io::Result<()> {

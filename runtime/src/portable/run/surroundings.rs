@@ -12,7 +12,7 @@ use crate::config::service::Service;
 use crate::config::settings::{Settings, Supervise};
 use crate::engine::Neighbours;
 use crate::outside::pidfile::Pidfile;
-use crate::run::host::{Host, Started};
+use crate::run::host::{ServiceHost, Started};
 use crate::run::sources::SocketSources;
 use crate::sys::signals;
 
@@ -25,12 +25,12 @@ pub(super) struct Surroundings;
 impl Surroundings {
     pub(super) fn find(
         service: Service,
-        host: Host,
+        host: ServiceHost,
         _channel: &mut PredecessorChannel,
     ) -> Result<(Settings, Self, Option<Started>), StartError> {
         match host {
-            Host::Process => Ok((of_process(service)?, Self, None)),
-            Host::Test { started } => {
+            ServiceHost::Process => Ok((of_process(service)?, Self, None)),
+            ServiceHost::Test { started } => {
                 Ok((service.settle(Environment::default(), Path::new("/"))?, Self, Some(started)))
             }
         }
