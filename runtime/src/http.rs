@@ -273,7 +273,7 @@ where
 {
     let service = service.into_service();
     let mut shutdown = sealed::Listener::shutdown(&listener);
-    shutdown.shared().note_http();
+    shutdown.shared().set_serves_http();
     // Each connection has a sender, and no sender sends. So the channel ends when the last connection has ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
     loop {

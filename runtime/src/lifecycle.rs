@@ -21,7 +21,7 @@
 //! | `probation.rs` | `Standby`, `Announcing`: the successor serves, and this process can still resume |
 //! | `revert.rs` | `Reverting`: the end of a successor that failed, and the return to `Serving` |
 //! | `drain.rs` | `Draining`: a stop, or the end of a predecessor |
-//! | `rescue.rs` | `Draining(Rescue)`: the successor died after the probation |
+//! | `rescue.rs` | `Draining(Rescue)`: the successor died when this process could not resume any more |
 //!
 //! `table.rs` visits every pair of state and event, and writes the whole table to `transitions.txt`. `model.rs` searches every
 //! order of events of several processes, with a crash between any two actions.

@@ -12,7 +12,8 @@ use crate::suggest::did_you_mean;
 
 /// Every option: its name, which is also the name of the method of the runtime's `Service`, and the function that takes its value.
 ///
-/// A new option is a new row here and a row in the documentation of the attribute.
+/// A new option is a new row here, a row in the documentation of the attribute (lib.rs) and in docs/reference.md, and in the runtime a
+/// method of `Service` and a field of `Settings`. The UI files list all options.
 const OPTIONS: &[(&str, Take)] = &[
     ("name", take_name),
     ("listen", take_listen),

@@ -174,9 +174,9 @@ impl Status {
         let one = |value| [(String::new(), value)];
         metric("generation", "gauge", "1 for the process that was started first.", &one(self.generation));
         metric("pid", "gauge", "The process that answers.", &one(self.pid.into()));
-        metric("uptime_seconds", "gauge", "Since when it runs.", &one(self.uptime.as_secs()));
+        metric("uptime_seconds", "gauge", "Seconds since the process started.", &one(self.uptime.as_secs()));
         let seconds = self.serving.map_or(0, |serving| serving.as_secs());
-        metric("serving_seconds", "gauge", "Since when it serves.", &one(seconds));
+        metric("serving_seconds", "gauge", "Seconds since the process began to serve.", &one(seconds));
         metric("open", "gauge", "Connections and guards that are open in it.", &one(self.open));
         let has_predecessor = self.predecessor.is_some().into();
         metric("predecessor", "gauge", "Whether its predecessor lives.", &one(has_predecessor));
@@ -312,10 +312,10 @@ tableflip_generation 3
 # HELP tableflip_pid The process that answers.
 # TYPE tableflip_pid gauge
 tableflip_pid 4711
-# HELP tableflip_uptime_seconds Since when it runs.
+# HELP tableflip_uptime_seconds Seconds since the process started.
 # TYPE tableflip_uptime_seconds gauge
 tableflip_uptime_seconds 3009
-# HELP tableflip_serving_seconds Since when it serves.
+# HELP tableflip_serving_seconds Seconds since the process began to serve.
 # TYPE tableflip_serving_seconds gauge
 tableflip_serving_seconds 3001
 # HELP tableflip_open Connections and guards that are open in it.

@@ -263,7 +263,7 @@ impl Shared {
 
     /// From now on a drain waits for the body to return, unless the body waits at a retired listener.
     #[cfg(feature = "http")]
-    pub(crate) fn note_http(&self) {
+    pub(crate) fn set_serves_http(&self) {
         self.body.set_serves_http();
     }
 

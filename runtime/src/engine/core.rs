@@ -220,14 +220,14 @@ impl Engine {
                 self.wake_control();
             }
             Note::Listener { socket, gates, adopted } => {
-                self.have(socket.map(|socket| *socket), gates);
-                self.have_adopted(adopted);
+                self.add_socket(socket.map(|socket| *socket), gates);
+                self.add_adopted(adopted);
             }
             Note::Prepared(prepared) => {
                 let Prepared { gates, manual_ready, inherited } = *prepared;
                 self.body.preparation = Preparation::Done;
                 self.body.manual_ready = manual_ready;
-                self.have(None, gates);
+                self.add_socket(None, gates);
                 self.inherit(inherited);
             }
             Note::StartFailed { reason } => {
@@ -238,7 +238,7 @@ impl Engine {
             #[cfg(upgrades)]
             Note::StopService => self.stop_service(),
             #[cfg(upgrades)]
-            Note::Control { socket, control } => self.have_control(*socket, control),
+            Note::Control { socket, control } => self.add_control(*socket, control),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::outside::sockets::{self, BoundSocket};
 
 impl Engine {
     /// Takes a socket that was bound or adopted, and the gates of the listeners that the body has taken. In a drain they are closed at once.
-    pub(super) fn have(&mut self, socket: Option<BoundSocket>, gates: Vec<Arc<dyn GateControl>>) {
+    pub(super) fn add_socket(&mut self, socket: Option<BoundSocket>, gates: Vec<Arc<dyn GateControl>>) {
         if matches!(self.state.phase, Phase::Draining(_) | Phase::Ended) {
             sockets::forget(socket.as_slice(), self.shared.who());
             retire(&gates);

@@ -44,7 +44,7 @@ pub(crate) struct Neighbours {
     pub(crate) warnings: Vec<String>,
     pub(crate) cannot_wait: RateLimit,
     /// A neighbour has sent a message that it does not send at this point.
-    pub(crate) stray: RateLimit,
+    pub(crate) unexpected: RateLimit,
     /// A process that a successor has left behind cannot be ended.
     pub(crate) cannot_end: RateLimit,
 }
@@ -68,7 +68,7 @@ impl Neighbours {
             told_open: None,
             warnings: Vec::new(),
             cannot_wait: RateLimit::default(),
-            stray: RateLimit::default(),
+            unexpected: RateLimit::default(),
             cannot_end: RateLimit::default(),
         }
     }
@@ -314,9 +314,9 @@ impl ManagerLink {
         }
     }
 
-    /// The process that the manager follows has died without a MAINPID message for this one. The manager finds this process by the pid
+    /// Sends READY=1 again later. The process that the manager follows has died without a MAINPID message. The manager finds this one by the pid
     /// file, if the unit has `PIDFile=`. Until then it refuses the messages of this process. It does not say when it has.
-    pub(crate) fn is_unsure(&mut self) {
+    pub(crate) fn retry_ready(&mut self) {
         self.next_try = Some((Instant::now() + FIRST_TRY, FIRST_TRY));
     }
 

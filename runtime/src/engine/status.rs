@@ -58,7 +58,7 @@ fn taken(gates: &[Arc<dyn GateControl>], name: &str) -> Option<u64> {
     gates.iter().find(|gate| gate.name() == name).map(|gate| gate.taken())
 }
 #[cfg(not(upgrades))]
-fn taken(_doors: &[Arc<dyn GateControl>], _name: &str) -> Option<u64> {
+fn taken(_gates: &[Arc<dyn GateControl>], _name: &str) -> Option<u64> {
     None
 }
 /// The phase that operators and the body are told.

@@ -196,14 +196,14 @@ impl Engine {
         self.stop(None);
     }
 
-    pub(super) fn have_control(&mut self, socket: BoundSocket, control: Arc<dyn ControlSocket>) {
-        self.have(Some(socket), vec![control.clone().as_gate()]);
+    pub(super) fn add_control(&mut self, socket: BoundSocket, control: Arc<dyn ControlSocket>) {
+        self.add_socket(Some(socket), vec![control.clone().as_gate()]);
         self.neighbours.control = Some(control);
-        self.answer_alone();
+        self.open_control_of_first_start();
     }
 
     /// The places of adopted sockets in the offer of the predecessor.
-    pub(super) fn have_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
+    pub(super) fn add_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
         if let Some(predecessor) = &mut self.neighbours.predecessor {
             predecessor.adopted.extend(adopted);
         }
@@ -212,7 +212,7 @@ impl Engine {
     /// Takes what the start has got of the predecessor and of the service manager.
     pub(super) fn inherit(&mut self, inherited: Inheritance) {
         let Inheritance { adopted, manager, stored, warnings } = inherited;
-        self.have_adopted(adopted);
+        self.add_adopted(adopted);
         self.neighbours.manager = manager.map(|manager| ManagerLink::new(manager, stored));
         self.neighbours.warnings = warnings;
     }
@@ -251,7 +251,7 @@ impl Engine {
 
     /// Tells the clients of the control socket what has changed.
     pub(super) fn tell_control(&mut self) {
-        self.answer_alone();
+        self.open_control_of_first_start();
         self.tell_phase();
         self.wake_control();
     }
@@ -270,9 +270,9 @@ impl Engine {
         }
     }
 
-    /// Opens the control socket of a start without a predecessor, which would answer there: an operator needs it most then, and a
-    /// request that waited in the queue would be carried out later.
-    fn answer_alone(&self) {
+    /// In a first start no other process answers operators, so the control socket opens at once. A request that waited in its queue would
+    /// be carried out after the start, although a start refuses it.
+    fn open_control_of_first_start(&self) {
         let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared | Phase::TakingOver);
         let is_alone = self.neighbours.predecessor.is_none();
         if let Some(control) = self.neighbours.control.as_ref().filter(|_| is_start && is_alone) {

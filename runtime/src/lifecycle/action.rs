@@ -41,7 +41,7 @@ pub(crate) enum Action {
     Announce,
     /// Send SIGKILL to the successor, and to each of its forks.
     Kill,
-    /// Prepare to restore the pid file, and stop giving connections and datagrams to the body; `Paused` follows.
+    /// Prepare to restore the pid file, and close the gates of the listeners that the successor has adopted; `Paused` follows.
     Pause,
     /// Give connections and datagrams to the body.
     Open,

@@ -53,20 +53,21 @@ pub(crate) enum Event {
     ChannelLost,
     /// The successor is ready, but it is another service.
     Refused,
-    /// The successor is dead: its process is reaped, and no process has its end of the channel.
+    /// The successor is dead as a whole: its process is reaped, and no process has its end of the channel.
     Exited,
     /// No thread is inside an accept or a receive any more.
     Paused,
     /// The pid file names this process.
     TookOver,
-    /// The pid file could not be written.
+    /// The take-over has failed: the pid file could not be written, or the options of a socket could not be set.
     PidfileFailed,
     Expired(Timer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// The time for the check of a new release and the readiness of the successor. In a first start it only triggers a warning.
+    /// The time for the check of a new release and the readiness of the successor, and for the answer to a ping. In a first start it only
+    /// triggers a warning.
     Upgrade,
     /// The time in which each process expects the answer of the other around `COMMIT`.
     Handover,

@@ -1,5 +1,5 @@
-//! The rescue: the successor died while this process drains, so this process starts its own executable image as the next
-//! successor.
+//! The rescue: the successor died while this process drains, or in the probation after the body of this process had returned. So this
+//! process starts its own executable image as the next successor.
 
 use super::action::{Action as A, Actions, End};
 use super::event::{Event as E, Timer};

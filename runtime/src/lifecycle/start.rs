@@ -3,7 +3,7 @@
 use super::action::{Action as A, Actions, End, Refusal, StartFailure};
 use super::event::{Event as E, Timer};
 use super::phase::Phase as P;
-use super::state::{Predecessor, State, prepend};
+use super::state::{State, prepend};
 
 impl State {
     pub(super) fn starting(self, event: E) -> (State, Actions) {
@@ -45,9 +45,7 @@ impl State {
             E::TookOver if self.has_predecessor() => self.to(P::Serving, [A::Open, A::SendActive]),
             E::TookOver => self.to(P::Serving, [A::Open]),
             // Only this process can serve: a service without a pid file is better than no service.
-            E::PidfileFailed if matches!(self.predecessor, Predecessor::Gone | Predecessor::Over) => {
-                self.to(P::Serving, [A::Open])
-            }
+            E::PidfileFailed if self.predecessor.never_serves_again() => self.to(P::Serving, [A::Open]),
             E::PidfileFailed => self.fail_start(StartFailure::Pidfile),
             E::BodyReturned => self.fail_start(StartFailure::BodyReturned),
             E::Stop => self.stop_as_owner(),

@@ -33,6 +33,13 @@ pub(crate) enum Predecessor {
     Gone,
 }
 
+impl Predecessor {
+    /// Only this process can serve: it does so whatever fails.
+    pub(crate) fn never_serves_again(self) -> bool {
+        matches!(self, Self::Over | Self::Gone)
+    }
+}
+
 /// The answer to a request to upgrade while the predecessor lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Overlap {

@@ -61,9 +61,9 @@ pub(super) fn inherit_socket(
     variable: &'static str,
     value: &OsStr,
 ) -> Result<OwnedFd, StartError> {
-    let stray = |problem: &str| stray(variable, value, problem);
+    let bad_variable = |problem: &str| bad_variable(variable, value, problem);
     let number = value.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|number| *number >= 0);
-    let number = number.ok_or_else(|| stray("not the number of a descriptor"))?;
+    let number = number.ok_or_else(|| bad_variable("not the number of a descriptor"))?;
     let is_channel = |fd: BorrowedFd<'_>| -> nix::Result<bool> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
@@ -74,11 +74,11 @@ pub(super) fn inherit_socket(
         Ok(false) => Err("the descriptor is not a handover channel".to_owned()),
         Err(errno) => Err(format!("the descriptor is not a handover channel: {}", io::Error::from(errno))),
     };
-    numbers.take(variable, number, is_wanted).map_err(|problem| stray(&problem))
+    numbers.take(variable, number, is_wanted).map_err(|problem| bad_variable(&problem))
 }
 
 /// The error of an internal variable that no process of this service has set.
-pub(super) fn stray(variable: &str, value: &OsStr, problem: &str) -> StartError {
+pub(super) fn bad_variable(variable: &str, value: &OsStr, problem: &str) -> StartError {
     StartError::Environment {
         variable: variable.to_owned(),
         problem: format!(
@@ -87,11 +87,11 @@ pub(super) fn stray(variable: &str, value: &OsStr, problem: &str) -> StartError 
     }
 }
 
-/// Takes the offer of the predecessor; `stray` makes the error of a channel without a peer.
+/// Takes the offer of the predecessor; `bad_variable` makes the error of a channel without a peer.
 pub(super) fn take_offer(
     channel: &mut Channel,
     identity: &Identity,
-    stray: &dyn Fn(String) -> StartError,
+    bad_variable: &dyn Fn(String) -> StartError,
 ) -> Result<Offer, StartError> {
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: ChannelError| StartError::Handover(error.to_string());
@@ -100,8 +100,8 @@ pub(super) fn take_offer(
             Received::Message(Message::Offer { speaker, sockets, files, executable, umask, pidfile }, _) => {
                 (speaker, executable, umask, pidfile, sockets, files)
             }
-            Received::Nothing => return Err(stray("nothing is offered on it".to_owned())),
-            Received::End => return Err(stray("its other end is closed".to_owned())),
+            Received::Nothing => return Err(bad_variable("nothing is offered on it".to_owned())),
+            Received::End => return Err(bad_variable("its other end is closed".to_owned())),
             Received::Message(..) | Received::Unknown(_) => {
                 return Err(StartError::Handover("it did not begin with an offer".to_owned()));
             }

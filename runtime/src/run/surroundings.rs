@@ -25,7 +25,7 @@ use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
 use crate::run::host::{ServiceHost, Started};
-use crate::run::offer::{Offer, inherit_socket, stray, take_offer};
+use crate::run::offer::{Offer, bad_variable, inherit_socket, take_offer};
 use crate::run::sources::SocketSources;
 use crate::sys::pidfd;
 use crate::sys::signal_mask::{self, Blocked};
@@ -185,7 +185,7 @@ fn of_process(
     let Descriptors { supervisor, passed } = Descriptors::take(&ours, &variables, channel)?;
     let identity = service.identity();
     let take = |(channel, value): (&mut Channel, OsString)| {
-        take_offer(channel, &identity, &|problem| stray(HANDOVER, &value, &problem))
+        take_offer(channel, &identity, &|problem| bad_variable(HANDOVER, &value, &problem))
     };
     let offer = channel.as_mut().zip(ours.handover).map(take).transpose()?;
     let executable = offer.as_ref().and_then(|offer| offer.executable.clone());

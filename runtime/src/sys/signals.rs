@@ -84,7 +84,7 @@ pub(crate) fn install(_upgrade: Signal) -> io::Result<()> {
 }
 
 fn install_ctrl_c() -> io::Result<()> {
-    match ctrlc::try_set_handler(|| note(&INTERRUPTS)) {
+    match ctrlc::try_set_handler(|| count_signal(&INTERRUPTS)) {
         // Ctrl-C is not ours if the parent ignores it, such as a shell that put the job in the background, or if the program
         // has a handler of its own.
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
@@ -105,15 +105,15 @@ pub(crate) fn set_action(signal: Signal, handler: SigHandler) -> io::Result<SigH
 
 #[cfg(unix)]
 extern "C" fn on_upgrade(_: libc::c_int) {
-    note(&UPGRADES);
+    count_signal(&UPGRADES);
 }
 
 #[cfg(unix)]
 extern "C" fn on_terminate(_: libc::c_int) {
-    note(&TERMINATES);
+    count_signal(&TERMINATES);
 }
 
-fn note(count: &AtomicU32) {
+fn count_signal(count: &AtomicU32) {
     count.fetch_add(1, Ordering::SeqCst);
     wake::from_handler();
 }

@@ -646,6 +646,19 @@ fn a2_a_predecessor_that_is_over_opens_the_gates_and_nothing_else() {
     drop(heir.service.upgrade(&heir.process));
 }
 
+/// Nobody else would serve: the pid file that cannot be written is a complaint, as it is after the death of the predecessor.
+#[test]
+fn a_successor_of_a_predecessor_that_is_over_serves_without_the_pid_file() {
+    let dir = Dir::new();
+    let (heir, _listener) = prepared(&dir);
+    // A rename cannot replace a directory that has something in it.
+    std::fs::create_dir_all(dir.join("pid").join("something")).unwrap();
+    heir.channel.send(&json!({"type": "over"}));
+    heir.service.wait_for(&heir.process, "error", "cannot write the pid file");
+    heir.service.wait(&heir.process, "serving");
+    drop(heir.service.connect());
+}
+
 /// A successor that is prepared, and the listener that it was offered.
 fn prepared(dir: &Dir) -> (Heir, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

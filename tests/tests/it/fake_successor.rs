@@ -108,7 +108,7 @@ fn assert_fails(steps: &[&str], reasons: &[&str]) {
 
 #[test]
 fn what_is_no_message_fails_the_upgrade() {
-    let what = "the successor cannot be talked to: the other process sent what is not a message";
+    let what = "the handover to the successor failed: the other process sent what is not a message";
     assert_fails(&["receive", "send garbage"], &[what]);
     assert_fails(&["send {}"], &[what]);
     assert_fails(&["receive", &hello(), r#"send {"type":"prepared","adop"#], &[what]);
@@ -146,7 +146,7 @@ fn h8_a_successor_that_cannot_be_given_what_is_offered() {
     let mut before = service.connect();
     before.who();
     let gone = "the successor exited with status 7 before it served";
-    let closed = "the successor cannot be talked to: it closed the channel and went on running";
+    let closed = "the handover to the successor failed: it closed the channel and went on running";
     for (steps, reason) in
         [(&["exit 7"][..], gone), (&["close"], closed), (&[], "the successor was not ready within 10s")]
     {
@@ -243,7 +243,7 @@ fn m5_descriptors_of_a_message_that_is_refused_are_closed() {
 fn to_be_active_or_leaving_untold_fails_the_upgrade() {
     for (message, claim) in [("active", "serves"), ("leaving", "has served")] {
         let reason =
-            format!("the successor cannot be talked to: it says that it {claim}, and was not told to;");
+            format!("the handover to the successor failed: it says that it {claim}, and was not told to;");
         assert_fails(&["receive", &hello(), &format!(r#"send {{"type":"{message}"}}"#)], &[&reason]);
     }
 }

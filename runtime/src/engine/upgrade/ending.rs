@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::base::report::complain;
 use crate::engine::core::Engine;
 use crate::engine::neighbours::DEATH_AFTER_END;
-use crate::lifecycle::{Event, Predecessor};
+use crate::lifecycle::Event;
 use crate::outside::handover::message::Message;
 use crate::outside::hint;
 use crate::outside::pidfile::Pidfile;
@@ -22,19 +22,19 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(500);
 impl Engine {
     /// Makes this process the one that serves: the options of its listeners, the supervisor, the pid file.
     pub(in crate::engine) fn take_over(&mut self) -> Event {
+        // The start fails for these reasons, unless no other process would serve then.
+        let is_alone = self.state.predecessor.never_serves_again();
         if let Err(problem) = self.tune() {
-            if self.state.predecessor != Predecessor::Gone {
+            if !is_alone {
                 self.reason = Some(problem);
                 return Event::PidfileFailed;
             }
-            // The predecessor is dead: no other process would serve.
             complain!(self.shared, "{problem}");
         }
         self.tell_supervisor();
         if let Some(pidfile) = &self.pidfile {
             if let Err(problem) = self.publish(pidfile) {
-                // The service goes on without the pid file. In every other case the start fails, and says why.
-                if self.state.predecessor == Predecessor::Gone {
+                if is_alone {
                     complain!(self.shared, "{problem}");
                 }
                 self.reason = Some(problem);
@@ -133,7 +133,7 @@ impl Engine {
         let dead = [successor.exited.is_some().then(|| successor.child.pid()), successor.dead_speaker()];
         let mut dead: Vec<u32> = dead.into_iter().flatten().collect();
         if unwanted {
-            self.end_strays();
+            self.kill_left_behind();
             dead.extend(self.neighbours.successor.iter().flat_map(|successor| &successor.others));
         }
         dead.into_iter().for_each(|pid| self.known_dead(pid));

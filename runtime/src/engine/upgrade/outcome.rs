@@ -109,7 +109,7 @@ impl Engine {
             Failure::Exited => format!("the successor {} before it served", heard("exited")),
             Failure::Reported => format!("the successor could not start: {}", heard("it did not say why")),
             Failure::ChannelLost => {
-                format!("the successor cannot be talked to: {}", heard("it broke the protocol"))
+                format!("the handover to the successor failed: {}", heard("it broke the protocol"))
             }
             Failure::Refused => format!("the successor was refused: {}", heard("it is another service")),
             Failure::NotReady => {

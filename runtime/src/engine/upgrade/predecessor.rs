@@ -49,7 +49,7 @@ impl Engine {
             Err(error) if is_start => self.lose_channel(format!("the channel to the predecessor: {error}")),
             // A process that serves needs to know only when its predecessor is gone.
             Err(error) if error.is_of_one_message() => {
-                if self.neighbours.stray.is_due() {
+                if self.neighbours.unexpected.is_due() {
                     complain!(self.shared, WARN, "a message of the predecessor is no good: {error}");
                 }
             }
@@ -93,8 +93,18 @@ impl Engine {
             Message::Offer { .. } | Message::Sockets { .. } | Message::Files { .. } if is_start => {
                 self.lose_channel("the predecessor sent more than it had offered".to_owned());
             }
-            message => {
-                if self.neighbours.stray.is_due() {
+            message @ (Message::Offer { .. }
+            | Message::Sockets { .. }
+            | Message::Files { .. }
+            | Message::Hello { .. }
+            | Message::Unserved { .. }
+            | Message::Prepared { .. }
+            | Message::Active
+            | Message::Failed { .. }
+            | Message::Leaving
+            | Message::Hasten
+            | Message::Alive) => {
+                if self.neighbours.unexpected.is_due() {
                     complain!(self.shared, WARN, "a message that a predecessor does not send: {message:?}");
                 }
             }
@@ -155,7 +165,7 @@ impl Engine {
             self.known_dead(predecessor.offered.pid);
             let manager = self.neighbours.manager.as_mut();
             if let Some(manager) = manager.filter(|_| self.state.followed == Followed::Other) {
-                manager.is_unsure();
+                manager.retry_ready();
             }
             self.end_sharing();
             self.store();

@@ -54,7 +54,7 @@ impl Engine {
         check_offer(self.listeners.sockets.len(), &names)?;
         check_budget(self.listeners.sockets.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
-        self.listeners.sockets.iter_mut().for_each(BoundSocket::note_tuning);
+        self.listeners.sockets.iter_mut().for_each(BoundSocket::save_options);
         // The offer is in the socket before the successor exists: a process that inherits the descriptor by mistake finds out at once.
         let inode = |socket| pidfd::inode(socket).map_err(cannot);
         let inodes = [inode(theirs.as_fd())?, inode(channel.as_fd())?];

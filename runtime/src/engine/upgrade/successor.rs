@@ -81,7 +81,7 @@ impl Engine {
             }
             Some(how) if !successor.is_at_its_end && successor.child.may_fork() => {
                 if std::mem::replace(&mut successor.is_forked, true) {
-                    return is_dead && self.end_strays();
+                    return is_dead && self.kill_left_behind();
                 }
                 let how = if pidfd::is_failure(how) {
                     left_behind(how, successor.inodes)
@@ -124,14 +124,14 @@ impl Engine {
         if let Some(told) =
             self.neighbours.manager.as_mut().filter(|_| matches!(self.state.phase, Phase::Announcing { .. }))
         {
-            told.is_unsure();
+            told.retry_ready();
         }
         self.feed(Event::Exited);
     }
 
     /// Kills the processes that hold the channel of a successor whose known processes are dead. The successor has forked them: its end
     /// of the channel is closed on exec. Returns whether it was time to look for them.
-    pub(super) fn end_strays(&mut self) -> bool {
+    pub(super) fn kill_left_behind(&mut self) -> bool {
         let Some(successor) = &mut self.neighbours.successor else { return false };
         let now = Instant::now();
         if successor.next_look.is_some_and(|at| at > now) {
@@ -184,7 +184,7 @@ impl Engine {
         );
         let successor = self.neighbours.successor.as_mut()?;
         let event = match message {
-            // It would serve beside this process, or neither would. The life cycle gives it up, for this reason.
+            // A successor may not serve before COMMIT. The life cycle ends the upgrade, and this text is its reason.
             Message::Active | Message::Leaving if has_no_commit => {
                 let claim = if message == Message::Active { "serves" } else { "has served" };
                 self.reason = Some(format!("it says that it {claim}, and was not told to"));
@@ -234,7 +234,7 @@ impl Engine {
             | Message::Open { .. }
             | Message::Followed
             | Message::Ping) => {
-                if self.neighbours.stray.is_due() {
+                if self.neighbours.unexpected.is_due() {
                     complain!(self.shared, WARN, "a message that a successor does not send: {message:?}");
                 }
                 return None;

@@ -367,6 +367,9 @@ mod tests {
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
                 offer(named(), None, None, Some("/run/echo.pid")),
             ),
+            (r#"{"type":"ping"}"#, Message::Ping),
+            (r#"{"type":"alive"}"#, Message::Alive),
+            (r#"{"type":"over"}"#, Message::Over),
             (r#"{"type":"files","names":["conn"]}"#, Message::Files { names: vec!["conn".into()] }),
             (
                 r#"{"type":"sockets","entries":[{"name":"http","address":"tcp://127.0.0.1:80"},{"name":"sock","address":"unix:///run/s","inode":[64,9]}]}"#,
@@ -576,7 +579,7 @@ mod tests {
                 Ok(message) => {
                     understood += 1;
                     assert!(message.descriptors() <= packet.len());
-                    // A message is passed on unchanged.
+                    // Encoded again it is the same message.
                     assert_eq!(Message::decode(&message.encode()), Ok(message));
                 }
                 Err(Malformed::UnknownType(name)) => {

@@ -128,7 +128,7 @@ impl BoundSocket {
     }
 
     /// Reads the options, for [`undo_tuning`](Self::undo_tuning).
-    pub(crate) fn note_tuning(&mut self) {
+    pub(crate) fn save_options(&mut self) {
         self.before_successor = Some(Tuning::of(self.address.kind(), fd::borrow(&self.fd)));
     }
 
