@@ -29,8 +29,9 @@ use crate::between::shared::{Counted, Shared};
 /// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
 ///   itself waits at the `accept` of a managed listener, which never ends.
 ///
-/// Any other body is dropped as soon as no stream and no guard is left. A body that has not awaited its `Shutdown` yet
-/// when a drain begins may be about to do so: it gets up to half a second for that. So a clone that a task or a connection
+/// Any other body is dropped as soon as no stream and no guard is left. In the first second of
+/// service a drain also waits for a body that has a `Shutdown` and has not awaited it yet: its code, or the task that has the
+/// `Shutdown`, may not have run so far. So a clone that a task or a connection
 /// awaits does not delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every
 /// other task.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use crate::engine::core::Engine;
 use crate::engine::data::Preparation;
 use crate::lifecycle::{Drain, Event, Phase, Predecessor};
 
-/// How long a drain waits until a body that has a `Shutdown` awaits it.
-const UNDECIDED_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long after the begin of service a body that has a `Shutdown` may take to await it.
+const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Looks at what the body has said, and at what is left to drain.
@@ -66,15 +66,20 @@ impl Engine {
             && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
     }
 
-    /// The body may be about to await its `Shutdown`, for which the drain would wait: a stop may come between two lines of the body.
+    /// The body may be about to await its `Shutdown`, for which the drain would wait: the service is young, and a stop may come before the
+    /// first poll of the body, or of a task that has the `Shutdown`, is over.
     fn is_undecided(&self) -> bool {
-        self.shared.is_body_undecided() && self.phase_since.elapsed() < UNDECIDED_TIMEOUT
+        self.shared.is_body_undecided() && Instant::now() < self.undecided_until()
     }
 
     /// When a body that is undecided is not waited for any more.
     pub(super) fn decided_by(&self) -> Option<Instant> {
-        let is_asked = matches!(self.state.phase, Phase::Draining(_)) && self.shared.is_body_undecided();
-        is_asked.then(|| self.phase_since + UNDECIDED_TIMEOUT).filter(|at| *at > Instant::now())
+        let is_asked = matches!(self.state.phase, Phase::Draining(_)) && self.is_undecided();
+        is_asked.then(|| self.undecided_until())
+    }
+
+    fn undecided_until(&self) -> Instant {
+        self.serving_since.unwrap_or(self.phase_since) + UNDECIDED_TIMEOUT
     }
 
     /// Warns of a body that has ended without a request: neither a supervisor nor a log could tell that end from one on request.

@@ -323,7 +323,7 @@ fn k7_a_path_that_somebody_replaced_is_left_alone() {
     assert_eq!(service.served_by(), new.pid());
     // Its socket lives on without a name, and the next release inherits it all the same.
     service.wait(&new, "alone");
-    let warning = format!("WARN tableflip: listener `kept`: no client finds unix://{}, ", kept.display());
+    let warning = format!("WARN tableflip: listener `kept`: no client finds unix://{}: ", kept.display());
     assert!(service.log().contains(&warning), "{}", service.log());
     service.plan("listen without given-up");
     let last = service.upgrade(&new);
