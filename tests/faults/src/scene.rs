@@ -6,6 +6,7 @@
 mod breaking;
 mod words;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -30,6 +31,9 @@ use crate::tracer::{Call, Tracer, Verdict, send};
 
 /// How long a scene waits for an event that has to happen.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often a wait looks for the listener in every process of the machine, which takes long on a busy one.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How many system calls an old process makes from its decision to exit to its end, and a few more. A successor that dies in that
 /// time dies as any process that is alone.
@@ -74,6 +78,8 @@ pub(crate) struct Scene {
     exited: Vec<(i32, i32)>,
     /// The manager has started it once more.
     pub(crate) restarted: bool,
+    /// When a wait has last looked for the listener in other processes.
+    last_look: Cell<Option<Instant>>,
 }
 
 impl Scene {
@@ -106,6 +112,7 @@ impl Scene {
             accepting: HashSet::new(),
             exited: Vec::new(),
             restarted: false,
+            last_look: Cell::new(None),
         };
         scene.wait_for_first()?;
         scene.install(setup.release);
@@ -284,16 +291,20 @@ impl Scene {
     /// anybody else who has the listener. Returns that one.
     pub(crate) fn settle(&mut self) -> Result<i32, String> {
         let what = "one process that serves, with the pid file in its name";
-        self.until(what, |scene| scene.serves_alone().is_some() || scene.has_ended())?;
+        self.until(what, |scene| scene.comes_to_serve_alone().is_some() || scene.has_ended())?;
         if self.has_ended() {
             self.restart()?;
-            self.until(what, |scene| scene.serves_alone().is_some())?;
+            self.until(what, |scene| scene.comes_to_serve_alone().is_some())?;
         }
         Ok(self.named().unwrap_or_default())
     }
 
     /// The one process that is there, but for a script that waits for it, if all is as it is to be.
     pub(crate) fn serves_alone(&self) -> Option<i32> {
+        self.seems_to_serve_alone().filter(|serving| self.others_with_listener(*serving).is_empty())
+    }
+
+    fn seems_to_serve_alone(&self) -> Option<i32> {
         let serving = self.named()?;
         let script = Stat::of(serving).and_then(|serving| i32::try_from(serving.parent).ok());
         let script =
@@ -301,11 +312,19 @@ impl Scene {
         let alive = self.alive();
         let is_alone = alive.contains(&serving)
             && alive.iter().all(|process| *process == serving || Some(*process) == script);
-        let is_so = is_alone
-            && self.load.tally().last == Some(serving)
-            && self.is_content_with(serving)
-            && self.others_with_listener(serving).is_empty();
+        let is_so = is_alone && self.load.tally().last == Some(serving) && self.is_content_with(serving);
         is_so.then_some(serving)
+    }
+
+    /// The same for a wait, which looks for the listener in other processes only now and then: every traced system call waits meanwhile.
+    fn comes_to_serve_alone(&self) -> Option<i32> {
+        let seems = self.seems_to_serve_alone()?;
+        let now = Instant::now();
+        if self.last_look.get().is_some_and(|last| now - last < LOOK_EVERY) {
+            return None;
+        }
+        self.last_look.set(Some(now));
+        self.others_with_listener(seems).is_empty().then_some(seems)
     }
 
     fn root_of(&self, process: i32) -> i32 {
@@ -395,13 +414,13 @@ impl Scene {
         })?;
         // Whoever is left of a service that stops may answer once more before it has heard of that.
         let is_stopping = stopped == hit.old && !leaves_successor(&self.said_since(hit));
-        let is_at_rest = |scene: &Self| match scene.serves_alone() {
+        let is_at_rest = |scene: &Self| match scene.seems_to_serve_alone() {
             None => false,
             Some(serving) if serving == hit.old => tells_outcome(&scene.said_since(hit)),
             Some(_) => !is_stopping,
         };
         self.until("the end of all, or one process that serves", |scene| {
-            scene.alive().is_empty() || is_at_rest(scene)
+            scene.alive().is_empty() || is_at_rest(scene) && scene.comes_to_serve_alone().is_some()
         })?;
         Ok(self.serves_alone())
     }
