@@ -9,5 +9,6 @@ pub(crate) mod path_text;
 pub(crate) mod report;
 pub(crate) mod returned;
 pub mod status;
+pub(crate) mod suggest;
 pub(crate) mod sync;
 pub(crate) mod unadopted;

@@ -375,25 +375,88 @@ fn text_that_is_not_utf8_is_refused() {
     }
 }
 
+const KNOWN: &str = "; expected one of TABLEFLIP_LISTEN_TALK, TABLEFLIP_LISTEN_OTHER_TALK, TABLEFLIP_UPGRADE_TIMEOUT, \
+                     TABLEFLIP_PROBATION, TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, \
+                     TABLEFLIP_SUPERVISE, TABLEFLIP_PIDFILE, TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
+
 /// Whoever sets a variable means something by it; a letter that is wrong is not passed over.
 #[test]
-fn an_unknown_variable_is_refused() {
-    let known = "unknown; expected one of TABLEFLIP_LISTEN_<NAME>, TABLEFLIP_UPGRADE_TIMEOUT, TABLEFLIP_PROBATION, \
-                 TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, \
-                 TABLEFLIP_SUPERVISE, TABLEFLIP_PIDFILE, TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
+fn d7_an_unknown_variable_is_refused() {
+    let refused = |variable: OsString, shown: &str, meant: &str| {
+        let meant = if meant.is_empty() { String::new() } else { format!(" (did you mean `{meant}`?)") };
+        refused(variable, "", shown, &format!("unknown{meant}{KNOWN}"));
+    };
     for variable in [
         "TABLEFLIP_X",
         "TABLEFLIP_",
-        "TABLEFLIP_PID_FILE",
+        "TABLEFLIP_LISTEN",
         "TABLEFLIP_LISTEN_",
+        "TABLEFLIP_LISTEN_<NAME>",
         "TABLEFLIP_LISTEN_NOBODY",
-        "TABLEFLIP_LISTEN_talk",
-        "TABLEFLIP_pidfile",
     ] {
-        refused(variable, "", variable, known);
+        refused(variable.into(), variable, "");
+    }
+    for (variable, meant) in [
+        ("TABLEFLIP_PID_FILE", "TABLEFLIP_PIDFILE"),
+        ("TABLEFLIP_LISTEN_talk", "TABLEFLIP_LISTEN_TALK"),
+        ("TABLEFLIP_pidfile", "TABLEFLIP_PIDFILE"),
+        ("TABLEFLIP_LISTEN_TAKL", "TABLEFLIP_LISTEN_TALK"),
+        ("TABLEFLIP_LISTEN_OTHER-TALK", "TABLEFLIP_LISTEN_OTHER_TALK"),
+        ("TABLEFLIP_LISTEN_OTHERTALK", "TABLEFLIP_LISTEN_OTHER_TALK"),
+        ("TABLEFLIP_TALK", "TABLEFLIP_LISTEN_TALK"),
+        ("TABLEFLIP_LISTENER_TALK", "TABLEFLIP_LISTEN_TALK"),
+        ("TABLEFLIP_LISTENTALK", "TABLEFLIP_LISTEN_TALK"),
+    ] {
+        refused(variable.into(), variable, meant);
     }
     let garbled = OsString::from(OsStr::from_bytes(b"TABLEFLIP_\xff"));
-    refused(garbled, "", "TABLEFLIP_\u{fffd}", known);
+    refused(garbled, "TABLEFLIP_\u{fffd}", "");
+}
+
+/// A Service of Kubernetes that is called `tableflip`, or begins so, sets them in every container of its namespace.
+#[test]
+fn b5_the_variables_of_an_orchestrator_are_left_alone() {
+    let dir = Dir::new();
+    let (mut plain, old) = Plain::serve(
+        &dir,
+        &[
+            ("TABLEFLIP_SERVICE_HOST", "10.43.0.7"),
+            ("TABLEFLIP_SERVICE_PORT", "80"),
+            ("TABLEFLIP_SERVICE_PORT_WEB_UI", "80"),
+            ("TABLEFLIP_PORT", "tcp://10.43.0.7:80"),
+            ("TABLEFLIP_PORT_80_TCP", "tcp://10.43.0.7:80"),
+            ("TABLEFLIP_PORT_80_TCP_PROTO", "tcp"),
+            ("TABLEFLIP_PORT_80_TCP_PORT", "80"),
+            ("TABLEFLIP_PORT_80_TCP_ADDR", "10.43.0.7"),
+            ("TABLEFLIP_ECHO_PORT_53_UDP", "udp://[fd00::7]:53"),
+            ("TABLEFLIP_ECHO_SERVICE_HOST", "fd00::7"),
+            ("TABLEFLIP_MY_PORT_PORT_1_SCTP", "sctp://10.43.0.8:1"),
+        ],
+    );
+    assert!(Client::tcp(old.address).ask("upgrade").starts_with("ok 2 "), "{}", plain.log());
+    let new = plain.hello();
+    plain.end();
+    signal(new.pid, Signal::TERM);
+    plain.end();
+}
+
+/// Only the form of these variables is passed over.
+#[test]
+fn b5_a_variable_that_looks_like_one_of_an_orchestrator_is_refused() {
+    for (variable, value) in [
+        ("TABLEFLIP_PORT", "8080"),
+        ("TABLEFLIP_PORT", "tcp://0.0.0.0:80"),
+        ("TABLEFLIP_PORT", "tcp://localhost:80"),
+        ("TABLEFLIP_LISTEN_PORT", "tcp://127.0.0.1:80"),
+        ("TABLEFLIP_SERVICE_HOST", "example.com"),
+        ("TABLEFLIP_SERVICE_PORT", "http"),
+        ("TABLEFLIP_PORT_80_TCP", "udp://10.43.0.7:80"),
+        ("TABLEFLIP_PORT_80_TCP", "tcp://10.43.0.7:81"),
+        ("TABLEFLIP_PORT_80_TCP_X", "80"),
+        ("TABLEFLIP_PORT_HTTP_TCP", "tcp://10.43.0.7:80"),
+    ] {
+        refused(variable, value, variable, &format!("unknown{KNOWN}"));
+    }
 }
 
 /// What a value has in it cannot look like a line of somebody else, or clear a terminal.

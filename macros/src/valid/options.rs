@@ -8,7 +8,7 @@ use super::listen::take_listen;
 use crate::attr::{Attr, AttrOption};
 use crate::literal::{inside, literal, plain, string, word};
 use crate::service::Value;
-use crate::suggest::did_you_mean;
+use crate::suggest::nearest;
 
 /// Every option: its name, which is also the name of the method of the runtime's `Service`, and the function that takes its value.
 ///
@@ -236,4 +236,9 @@ fn take_crate(draft: &mut Draft, _option: &Ident, value: &Expr) -> Result<()> {
     }
     draft.runtime = Some(path);
     Ok(())
+}
+
+/// `` (did you mean `name`?)`` with a leading space, for the middle of a message; empty without a near name.
+fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(typed, known).map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }

@@ -5,16 +5,20 @@
 #![allow(unsafe_code)]
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, SocketAddr};
 #[cfg(upgrades)]
 use std::os::unix::ffi::OsStringExt;
 use std::str::FromStr;
 
 use crate::base::error::StartError;
+use crate::base::suggest::nearest;
 
 const PREFIX: &str = "TABLEFLIP_";
 /// The prefix of the variable of a listener.
 pub(crate) const LISTENER_PREFIX: &str = "TABLEFLIP_LISTEN_";
+/// How many variables of listeners an error lists.
+const LISTENERS_SHOWN: usize = 20;
 /// Names the descriptor of a successor's end of the channel.
 pub(crate) const HANDOVER: &str = "TABLEFLIP_HANDOVER";
 
@@ -151,22 +155,119 @@ impl Environment {
         Some(self.variables.remove(at).1)
     }
 
-    /// Fails if a variable is left: no option has taken it.
-    pub(crate) fn finish(self, known: &[String]) -> Result<(), StartError> {
-        match self.variables.into_iter().next() {
+    /// Fails if a variable is left: no listener and no option has taken it. `listeners` and `options` are the names
+    /// of their variables.
+    pub(crate) fn finish(self, listeners: &[String], options: &[String]) -> Result<(), StartError> {
+        let mut left = self.variables.into_iter();
+        match left.find(|(name, value)| !is_of_orchestrator(name, value)) {
             None => Ok(()),
             Some((variable, _)) => {
-                let problem = format!("unknown; expected one of {}", known.join(", "));
+                let problem = unknown(&variable, listeners, options);
                 Err(StartError::Environment { variable, problem })
             }
         }
     }
 }
 
+/// The error of a variable that the service does not know: which one may be meant, and which variables there are.
+fn unknown(variable: &str, listeners: &[String], options: &[String]) -> String {
+    let rest = |name: &str, prefix| name.strip_prefix(prefix).map(str::to_owned);
+    let named = |prefix| move |name: &String| Some((rest(name, prefix)?, name.clone()));
+    // Without the prefix: the more letters a name has, the more of them may differ.
+    let typed = variable.to_uppercase().replace('-', "_");
+    let names: Vec<_> = listeners.iter().filter_map(named(LISTENER_PREFIX)).collect();
+    let (typed, known) = match rest(&typed, LISTENER_PREFIX) {
+        Some(typed) => (typed, names),
+        // `LISTEN_` may be mistyped, or missing.
+        None => {
+            let all = options.iter().chain(listeners).filter_map(named(PREFIX));
+            (rest(&typed, PREFIX).unwrap_or_default(), all.chain(names).collect())
+        }
+    };
+    let nearest = nearest(&typed, known.iter().map(|(name, _)| name.as_str()));
+    let meant = known.iter().find(|(name, _)| nearest == Some(name));
+    let meant = meant.map(|(_, variable)| format!(" (did you mean `{variable}`?)")).unwrap_or_default();
+    let none = if listeners.is_empty() { "; the service declares no listener" } else { "" };
+    let more = match listeners.len().saturating_sub(LISTENERS_SHOWN) {
+        0 => String::new(),
+        more => format!(", or one of {more} more listeners"),
+    };
+    let expected: Vec<_> =
+        listeners.iter().take(LISTENERS_SHOWN).chain(options).map(String::as_str).collect();
+    format!("unknown{meant}; expected one of {}{more}{none}", expected.join(", "))
+}
+
+/// Whether the variable is one that Kubernetes sets in each container for a Service whose name begins with `tableflip`,
+/// or docker for a linked container: `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_SERVICE_PORT_<NAME>`, `X_PORT`,
+/// `X_PORT_<PORT>_<PROTOCOL>` and with this `_PROTO`, `_PORT` and `_ADDR`.
+///
+/// The value has to be of the same form, so that a mistyped variable of the service is not one of them.
+fn is_of_orchestrator(name: &str, value: &OsStr) -> bool {
+    let Some(value) = value.to_str() else { return false };
+    let is_ip = || value.parse().is_ok_and(is_of_network);
+    let is_port = || value.parse::<u16>().is_ok();
+    if name.ends_with("_SERVICE_HOST") {
+        return is_ip();
+    }
+    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return is_port();
+    }
+    if name.ends_with("_PORT") && is_url(value, None) {
+        return true;
+    }
+    // The stem of the name may have `_PORT_` in it as well.
+    let Some((_, rest)) = name.rsplit_once("_PORT_") else { return false };
+    let mut words = rest.split('_');
+    let (Some(port), Some(protocol)) = (words.next(), words.next()) else { return false };
+    let protocol = protocol.to_lowercase();
+    if port.parse::<u16>().is_err() || !PROTOCOLS.contains(&&*protocol) {
+        return false;
+    }
+    match (words.next(), words.next()) {
+        (None, _) => is_url(value, Some((&protocol, port))),
+        (Some("PROTO"), None) => value == protocol,
+        (Some("PORT"), None) => value == port,
+        (Some("ADDR"), None) => is_ip(),
+        _ => false,
+    }
+}
+
+/// The protocols of the ports of a Kubernetes Service.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+
+/// Whether the text is `PROTOCOL://IP:PORT`, of this protocol and port if they are known.
+fn is_url(text: &str, of: Option<(&str, &str)>) -> bool {
+    let Some((protocol, at)) = text.split_once("://") else { return false };
+    // Kubernetes writes an IPv6 address with brackets, net.JoinHostPort of Go.
+    let Ok(at) = at.parse::<SocketAddr>() else { return false };
+    let is_one =
+        of.is_none_or(|(of_protocol, port)| protocol == of_protocol && at.port().to_string() == port);
+    PROTOCOLS.contains(&protocol) && is_of_network(at.ip()) && is_one
+}
+
+/// Whether another machine can have the address: no Service has one that only means this machine.
+fn is_of_network(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_loopback()
+}
+
 #[cfg(upgrades)]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn d7_of_many_listeners_the_likeliest_and_some_are_named() {
+        let listeners: Vec<_> = (0..1000).map(|at| format!("{LISTENER_PREFIX}SHARD_{at}")).collect();
+        let options = [variable("probation")];
+        let problem = unknown(&format!("{LISTENER_PREFIX}SHRD_777"), &listeners, &options);
+        assert!(problem.contains("_SHARD_777`?)"), "{problem}");
+        assert!(
+            problem.ends_with("_SHARD_19, TABLEFLIP_PROBATION, or one of 980 more listeners"),
+            "{problem}"
+        );
+        let none = unknown(&format!("{LISTENER_PREFIX}HTTP"), &[], &options);
+        assert_eq!(none, "unknown; expected one of TABLEFLIP_PROBATION; the service declares no listener");
+    }
 
     #[test]
     fn b1_the_block_of_an_exec_is_read_as_it_is() {

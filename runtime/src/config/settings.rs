@@ -117,19 +117,21 @@ impl Service {
 /// Looks up options: the variable of an option wins over the declared value.
 struct Values {
     environment: Environment,
-    /// The variables that this release knows.
-    known: Vec<String>,
+    /// The variables of the declared listeners.
+    of_listeners: Vec<String>,
+    /// The variables of the options.
+    of_options: Vec<String>,
 }
 
 impl Values {
     fn new(environment: Environment) -> Self {
-        Self { environment, known: vec![environment::LISTENER_PREFIX.to_owned() + "<NAME>"] }
+        Self { environment, of_listeners: Vec::new(), of_options: Vec::new() }
     }
 
     /// The name of the variable of an option.
     fn variable(&mut self, option: &str) -> String {
         let variable = environment::variable(option);
-        self.known.push(variable.clone());
+        self.of_options.push(variable.clone());
         variable
     }
 
@@ -230,6 +232,7 @@ impl Values {
                     format!("its name and `{other}` are one in the environment, {variable}")
                 }));
             }
+            self.of_listeners.push(variable.clone());
             let address = match self.environment.parse::<Address>(&variable)? {
                 Some(address) => address,
                 None => declared.map_err(|(text, source)| StartError::Address {
@@ -248,7 +251,7 @@ impl Values {
 
     /// Fails if a variable with the prefix is left: it belongs to no option and no listener.
     fn finish(self) -> Result<(), StartError> {
-        self.environment.finish(&self.known)
+        self.environment.finish(&self.of_listeners, &self.of_options)
     }
 }
 
