@@ -153,12 +153,17 @@ impl Variables {
     /// Whether the variables are for this process. They name the process, except where a supervisor passes them on: it
     /// cannot know the process ID in advance.
     fn are_for_us(&self, is_supervised: bool) -> bool {
+        self.are_for(is_supervised, process::id(), own_pidfd_id)
+    }
+
+    /// Whether they are for the process of this number and of this pidfd inode.
+    fn are_for(&self, is_supervised: bool, us: u32, pidfd_id: impl FnOnce() -> Option<u64>) -> bool {
         let Some(pid) = &self.listen_pid else { return is_supervised };
-        if pid.to_str() != Some(&process::id().to_string()) {
+        if pid.to_str() != Some(&us.to_string()) {
             return false;
         }
-        match (&self.listen_pidfdid, own_pidfd_id()) {
-            (Some(theirs), Some(ours)) => theirs.to_str() == Some(&ours.to_string()),
+        match self.listen_pidfdid.as_ref().map(|theirs| (theirs, pidfd_id())) {
+            Some((theirs, Some(ours))) => theirs.to_str() == Some(&ours.to_string()),
             _ => true,
         }
     }
@@ -329,12 +334,15 @@ mod tests {
         assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us(false));
         let unnamed = Variables { listen_pid: None, ..variables("1", "a") };
         assert!(!unnamed.are_for_us(false) && unnamed.are_for_us(true));
-        if let Some(id) = own_pidfd_id() {
-            let with =
-                |id: u64| Variables { listen_pidfdid: Some(id.to_string().into()), ..variables("1", "a") };
-            assert!(with(id).are_for_us(false));
-            assert!(!with(id + 1).are_for_us(false), "the number was used by a process before");
-        }
+        let with = |id: &str| Variables { listen_pidfdid: Some(id.into()), ..variables("1", "a") };
+        let is_for = |id: &str, ours| with(id).are_for(false, process::id(), || ours);
+        assert!(is_for("7", Some(7)));
+        assert!(!is_for("8", Some(7)), "the number was used by a process before");
+        assert!(!is_for("x", Some(7)));
+        assert!(is_for("8", None), "a kernel without pidfs tells nothing");
+        assert!(!with("7").are_for(false, process::id() + 1, || Some(7)), "both have to fit");
+        let own = own_pidfd_id().map_or_else(String::new, |id| id.to_string());
+        assert!(with(&own).are_for_us(false));
     }
 
     #[test]

@@ -142,6 +142,32 @@ mod tests {
         drop(socket);
     }
 
+    /// Without O_PATH a file is known by its name alone.
+    #[test]
+    #[cfg(not(upgrades))]
+    fn b16_what_has_replaced_a_bound_path_is_not_touched() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let [precious, path] = ["precious", "sock"].map(|name| dir.path().join(name));
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+        let user = geteuid();
+        for option in ["mode=666".to_owned(), format!("user={user}"), format!("mode=666&user={user}")] {
+            let address: Address = format!("unix://{}?{option}", path.display()).parse().unwrap();
+            for put in [std::os::unix::fs::symlink::<&Path, &Path>, fs::hard_link::<&Path, &Path>] {
+                let _socket = bind_path(&address, &path).unwrap();
+                let (file, _) = open_own_socket(&path).unwrap();
+                fs::remove_file(&path).unwrap();
+                put(&precious, &path).unwrap();
+                let error = set_permissions(&address, &file).unwrap_err().to_string();
+                assert!(error.contains("another file"), "{option}: {error}");
+                assert_eq!(fs::metadata(&precious).unwrap().mode() & 0o777, 0o600, "{option}");
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+
     /// The file of a dead process, on every Unix.
     #[test]
     fn a_stale_path_is_replaced_and_a_served_path_is_not() {

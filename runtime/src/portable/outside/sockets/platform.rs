@@ -70,28 +70,48 @@ pub(crate) fn peers(_ports: &[u16], _limit: usize) -> Vec<String> {
 mod file {
     use std::fs;
     use std::io;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
 
+    use nix::fcntl::AT_FDCWD;
+    use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+
     /// The file of a Unix path, by its name: only Linux can open a socket with O_PATH.
-    pub(crate) struct SocketFile(PathBuf);
+    pub(crate) struct SocketFile {
+        path: PathBuf,
+        inode: (u64, u64),
+    }
 
     impl SocketFile {
         pub(crate) fn open(path: &Path) -> io::Result<Self> {
-            fs::symlink_metadata(path)?;
-            Ok(Self(path.to_owned()))
+            let found = fs::symlink_metadata(path)?;
+            Ok(Self { path: path.to_owned(), inode: (found.dev(), found.ino()) })
         }
 
         pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
-            fs::symlink_metadata(&self.0)
+            fs::symlink_metadata(&self.path)
         }
 
         pub(crate) fn set_owner(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-            std::os::unix::fs::lchown(&self.0, user, group)
+            self.check()?;
+            std::os::unix::fs::lchown(&self.path, user, group)
         }
 
+        /// No link is followed, even one that appears after the check.
         pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
-            fs::set_permissions(&self.0, fs::Permissions::from_mode(mode))
+            self.check()?;
+            let mode = Mode::from_bits_truncate(mode.try_into().unwrap_or(Mode::all().bits()));
+            Ok(fchmodat(AT_FDCWD, &self.path, mode, FchmodatFlags::NoFollowSymlink)?)
+        }
+
+        /// Fails if another file is at the path by now.
+        fn check(&self) -> io::Result<()> {
+            let now = self.metadata()?;
+            if (now.dev(), now.ino()) == self.inode {
+                return Ok(());
+            }
+            let problem = "another program has put another file there meanwhile";
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
         }
     }
 }
