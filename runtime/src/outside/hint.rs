@@ -8,8 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::base::address::{Address, Kind, Place};
 use crate::base::limits::THREAD_LIMITS;
@@ -59,10 +61,25 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
                 format!("the directory {shown} is missing; RuntimeDirectory= in the unit makes one in /run");
             explained(&error, &hint)
         }
-        io::ErrorKind::PermissionDenied => {
-            let owner = fs::metadata(directory).map(|metadata| format!("; it is of user {}", metadata.uid()));
-            let hint = format!("user {} may not write to {shown}{}", geteuid(), owner.unwrap_or_default());
-            explained(&error, &hint)
+        // EPERM is of the same kind. It comes from a file that is immutable, or from a refused call: the directory is not its cause.
+        io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(libc::EACCES) => {
+            let user = geteuid();
+            let access = AccessFlags::W_OK | AccessFlags::X_OK;
+            if faccessat(AT_FDCWD, directory, access, AtFlags::AT_EACCESS).is_ok() {
+                let hint = format!(
+                    "the mode of {shown} lets user {user} write there; a security module such as SELinux or AppArmor, or another \
+                     file system, refuses it"
+                );
+                return explained(&error, &hint);
+            }
+            let owner = fs::metadata(directory).map(|metadata| match metadata.uid() {
+                // Even root may need the mode: CapabilityBoundingSet= of the unit takes CAP_DAC_OVERRIDE away.
+                owner if owner == user.as_raw() => {
+                    format!("; it is of user {owner}, with mode {:03o}", metadata.mode() & 0o7777)
+                }
+                owner => format!("; it is of user {owner}"),
+            });
+            explained(&error, &format!("user {user} may not write to {shown}{}", owner.unwrap_or_default()))
         }
         _ => error,
     }
@@ -81,7 +98,28 @@ fn server_of(path: &Path) -> Option<String> {
     holders(&table.split(|byte| *byte == b'\n').filter_map(inode).collect::<Vec<_>>())
 }
 
-/// Explains an error of executing this file: of fork(2) or execve(2).
+/// Explains an error of a system call that starts a process, before the execve(2).
+pub(crate) fn start(call: &str, errno: Errno) -> io::Error {
+    match errno {
+        Errno::EAGAIN => explained(&io::Error::from(errno), THREAD_LIMITS),
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => pidfd::refused(call, errno),
+        _ => {
+            let error = io::Error::from(errno);
+            io::Error::new(error.kind(), format!("{call}(2): {error}"))
+        }
+    }
+}
+
+/// Explains an error of a look at /proc/self/exe.
+pub(crate) fn own_executable(error: io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "; /proc is not mounted, proc(5)",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("/proc/self/exe: {error}{hint}"))
+}
+
+/// Explains an error of executing this file, execve(2).
 pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
     let hint = match error.raw_os_error() {
         Some(libc::ENOENT) => match (fs::metadata(file), fs::read_link(file)) {
@@ -96,8 +134,6 @@ pub(crate) fn execute(file: &Path, error: io::Error) -> io::Error {
         Some(libc::ETXTBSY) => {
             "it is being written; write a release beside it and rename it, as `mv` does".to_owned()
         }
-        // It is an error of fork(2), not of execve(2).
-        Some(libc::EAGAIN) => THREAD_LIMITS.to_owned(),
         Some(libc::ENOEXEC) => "it is no executable of this machine, or only a part of one".to_owned(),
         _ => return error,
     };
@@ -231,7 +267,7 @@ mod tests {
         assert!(missing(&script).contains("the interpreter or the loader"), "{}", missing(&script));
         let denied = execute(&script, io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
-        let full = execute(&script, io::Error::from_raw_os_error(libc::EAGAIN)).to_string();
+        let full = start("clone", Errno::EAGAIN).to_string();
         assert!(full.contains("TasksMax=") && full.contains("LimitNPROC="), "{full}");
     }
 }

@@ -86,7 +86,8 @@ impl Launch {
         let arguments: Vec<OsString> = env::args_os().collect();
         let environment = environment::passed_on(environment::at_exec());
         let directory = logical_directory()?;
-        let image = File::options().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
+        let image = File::options().read(true).custom_flags(libc::O_PATH).open(OWN_EXECUTABLE);
+        let image = image.map_err(hint::own_executable)?;
         let executable = match inherited.filter(|path| path.is_absolute()) {
             Some(path) => path,
             None => {
@@ -94,7 +95,7 @@ impl Launch {
                 let path = env::var_os("PATH").unwrap_or_default();
                 let named = arguments.first().and_then(|name| resolve(name, &path, &directory, &running));
                 // argv[0] is whatever the parent of this process chose.
-                named.map_or_else(env::current_exe, Ok)?
+                named.map_or_else(|| env::current_exe().map_err(hint::own_executable), Ok)?
             }
         };
         let umask = first_umask.map_or_else(own_umask, Mode::from_bits_truncate) & ALL_PERMISSIONS;
@@ -188,9 +189,12 @@ impl Launch {
             passed: &passed_numbers,
             channel: channel.as_raw_fd(),
             number,
-            failed: 0,
+            failed: None,
         };
-        spawn(job, setup.is_sibling).map_err(failed)
+        spawn(job, setup.is_sibling).map_err(|FailedCall { call, errno }| match call {
+            EXECVE => failed(errno.into()),
+            call => SpawnError::Call { executable: path.clone(), source: hint::start(call, errno) },
+        })
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {
@@ -249,13 +253,16 @@ impl Spawner for Launch {
 pub(crate) enum SpawnError {
     #[error("cannot run {}: {source}", executable.display())]
     Exec { executable: PathBuf, source: io::Error },
+    #[error("cannot start a process for {}: {source}", executable.display())]
+    Call { executable: PathBuf, source: io::Error },
     #[error("the directory that this service was started in, {}, cannot be used: {source}", directory.display())]
     Directory { directory: PathBuf, source: io::Error },
 }
 
 /// The working directory in the shell's form: a symbolic link such as `current` is not resolved.
 fn logical_directory() -> io::Result<PathBuf> {
-    let physical = env::current_dir()?;
+    let physical = env::current_dir()
+        .map_err(|error| io::Error::new(error.kind(), format!("the working directory: {error}")))?;
     let here = fs::metadata(".")?;
     Ok(env::var_os("PWD")
         .map(PathBuf::from)
@@ -275,6 +282,9 @@ fn resolve(name: &OsStr, path: &OsStr, directory: &Path, running: &Metadata) -> 
     }
     env::split_paths(path).map(|entry| directory.join(entry).join(name)).find(is_us)
 }
+
+/// The file that this process runs.
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// The bits that a umask has, umask(2).
 const ALL_PERMISSIONS: Mode = Mode::from_bits_truncate(0o777);
@@ -327,12 +337,22 @@ struct Job<'a> {
     channel: RawFd,
     /// The number of the channel in the program.
     number: RawFd,
-    /// The errno of a failure, or 0.
-    failed: libc::c_int,
+    failed: Option<FailedCall>,
 }
 
+/// A system call of a start that failed.
+#[derive(Clone, Copy, Debug)]
+struct FailedCall {
+    call: &'static str,
+    errno: Errno,
+}
+
+/// The call that fails because of the file. Before it no call is about the file.
+const EXECVE: &str = "execve";
+
 /// Starts a child, or a sibling.
-fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<StartedProcess> {
+fn spawn(mut job: Job<'_>, is_sibling: bool) -> Result<StartedProcess, FailedCall> {
+    let of = |call| move |errno| FailedCall { call, errno };
     const STACK: usize = 64 * 1024;
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
@@ -343,25 +363,26 @@ fn spawn(mut job: Job<'_>, is_sibling: bool) -> io::Result<StartedProcess> {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | parent;
     // No handler of this process may run in the clone, because they share memory.
     let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
+        .map_err(of("sigprocmask"))?;
     // SAFETY: the stack and the job outlive the call, which returns once the clone has executed the program or exited.
     // `top` is the end of the stack, aligned for any type. The kernel stores the pidfd where the pointer says.
     let pid = unsafe {
         libc::clone(execute, top.cast(), flags | libc::SIGCHLD, (&raw mut job).cast(), &raw mut pidfd)
     };
     let cloned = Errno::result(pid);
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    let pid = cloned?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).map_err(of("sigprocmask"))?;
+    let pid = cloned.map_err(of("clone"))?;
     // SAFETY: clone(2) has just made it, closed on exec, and no other code knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    if job.failed != 0 {
+    if let Some(failed) = job.failed {
         if !is_sibling {
             match pidfd::wait(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), 0) {
                 // ECHILD: another wait in this process has reaped the child.
                 Ok(_) | Err(_) => {}
             }
         }
-        return Err(io::Error::from_raw_os_error(job.failed));
+        return Err(failed);
     }
     Ok(StartedProcess { pid, pidfd, is_child: !is_sibling })
 }
@@ -373,33 +394,35 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     for signal in 1..=libc::SIGRTMAX() {
         set_default(signal);
     }
-    if is_set_up(job) {
+    let result = set_up(job);
+    let call = result.err().unwrap_or(EXECVE);
+    if result.is_ok() {
         // SAFETY: the strings end in NUL and the lists in a null pointer.
         unsafe {
             libc::execve(job.program.as_ptr(), job.arguments.as_ptr().cast(), job.environment.as_ptr().cast())
         };
     }
-    job.failed = Errno::last_raw();
+    job.failed = Some(FailedCall { call, errno: Errno::last() });
     signals::exit_now(127)
 }
 
-/// Prepares the clone for the program. It returns `false` at the first call that fails. Without CLONE_FS and
+/// Prepares the clone for the program. The error is the name of the first call that fails. Without CLONE_FS and
 /// CLONE_FILES the clone has its own working directory, umask and descriptors, so this process keeps its own.
-fn is_set_up(job: &Job<'_>) -> bool {
+fn set_up(job: &Job<'_>) -> Result<(), &'static str> {
     // SAFETY: setpgid of this process takes no pointer.
     if job.own_group && unsafe { libc::setpgid(0, 0) } != 0 {
-        return false;
+        return Err("setpgid");
     }
     // SAFETY: umask takes any number, and cannot fail.
     unsafe { libc::umask(job.umask) };
     // SAFETY: a path that ends in NUL.
     if unsafe { libc::chdir(job.directory.as_ptr()) } != 0 {
-        return false;
+        return Err("chdir");
     }
     for fd in job.passed {
         // SAFETY: F_SETFD takes any number.
         if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
-            return false;
+            return Err("fcntl");
         }
     }
     let inheritable = match job.channel == job.number {
@@ -409,10 +432,13 @@ fn is_set_up(job: &Job<'_>) -> bool {
         false => unsafe { libc::dup2(job.channel, job.number) },
     };
     if inheritable < 0 {
-        return false;
+        return Err("dup2");
     }
     // SAFETY: the set is initialised.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const job.blocked, ptr::null_mut()) == 0 }
+    match unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const job.blocked, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err("sigprocmask"),
+    }
 }
 
 /// Sets the default action of a signal. It fails for signals that have no other.
@@ -502,10 +528,10 @@ mod tests {
             passed: &[],
             channel: channel.as_raw_fd(),
             number: channel.as_raw_fd(),
-            failed: 0,
+            failed: None,
         };
         change(&mut job);
-        spawn(job, false)
+        spawn(job, false).map_err(|failed| io::Error::from(failed.errno))
     }
 
     /// Each failure is reported, and no child is left.

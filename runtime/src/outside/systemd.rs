@@ -23,6 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::pipe2;
 
 use crate::base::error::StartError;
+use crate::base::report::printable;
 use crate::config::environment::{self, LISTEN_FDNAMES, LISTEN_FDS, NOTIFY_SOCKET, WATCHDOG_USEC};
 use crate::outside::inherited::Numbers;
 use crate::sys::outgoing::Outgoing;
@@ -148,6 +149,25 @@ impl Variables {
             passed.push(take(number)?);
         }
         Ok(passed)
+    }
+
+    /// Says for which process the descriptors are, if they are not for this one. They are open here, but this process
+    /// does not touch them: it may have inherited the variables by accident.
+    pub(crate) fn not_for_us(&self, is_supervised: bool) -> Option<String> {
+        let count = self.listen_fds.as_ref().filter(|count| **count != *"0")?;
+        if self.are_for_us(is_supervised) {
+            return None;
+        }
+        let whose = match &self.listen_pid {
+            Some(pid) => format!("LISTEN_PID={}", printable(&pid.to_string_lossy())),
+            None => "LISTEN_PID is not set".to_owned(),
+        };
+        Some(format!(
+            "the sockets that the service manager has passed are not used: LISTEN_FDS={} is not for process {}: {whose}; a script \
+             that starts the service does it by `exec`",
+            printable(&count.to_string_lossy()),
+            process::id(),
+        ))
     }
 
     /// Whether the variables are for this process. They name the process, except where a supervisor passes them on: it

@@ -41,6 +41,9 @@ pub(super) struct SocketSources {
     stored: Vec<(String, String)>,
     pub(super) control: Option<ControlAt>,
     pub(super) files: Vec<(String, OwnedFd)>,
+    /// Why the sockets that the service manager has passed are not used: one of them may have an address that this process
+    /// cannot bind.
+    pub(super) not_ours: Option<String>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -60,6 +63,7 @@ impl SocketSources {
             stored,
             control: None,
             files: Vec::new(),
+            not_ours: None,
             warnings: Vec::new(),
         }
     }
@@ -116,7 +120,8 @@ impl SocketSources {
             }
         }
         // The reason behind an error is looked for once, at the end.
-        bound.map_err(BindError::explained)
+        let why = self.not_ours.as_deref().filter(|_| is_in_use(&bound));
+        bound.map_err(|error| error.explained_by(why))
     }
 
     /// Closes the unwanted sockets that an earlier process has had stored, here and at the manager. Returns whether there were

@@ -57,6 +57,8 @@ pub(super) struct Surroundings {
     is_followed: bool,
     /// The sockets that the service manager has passed.
     passed: Vec<Passed>,
+    /// Why the service has not taken the sockets that the service manager passed.
+    not_ours: Option<String>,
     /// What the service does without. It is said once the service serves: a start that fails says why, and nothing else.
     warnings: Vec<String>,
     /// The signals of a process, until the engine can wake.
@@ -135,6 +137,7 @@ impl Surroundings {
         let mut sources = SocketSources::new(sockets, self.passed, self.manager);
         sources.control = settings.control.take().filter(|_| is_process);
         sources.files = files;
+        sources.not_ours = self.not_ours;
         sources.warnings = self.warnings;
         (Neighbours::new(self.spawner, link, self.is_followed), sources)
     }
@@ -168,6 +171,7 @@ fn of_test(
         manager: None,
         is_followed: false,
         passed: Vec::new(),
+        not_ours: None,
         warnings: Vec::new(),
         blocked: None,
     };
@@ -209,12 +213,31 @@ fn of_process(
         .install(settings.upgrade_signal)
         .map_err(no_thread)
         .map_err(StartError::system("install the signal handlers"))?;
-    let ManagerPart { manager, is_followed, warnings } =
+    let ManagerPart { manager, is_followed, mut warnings } =
         connect_manager(&variables, offer.as_ref(), is_supervised, &mut launch)?;
+    warnings.extend(pidfd::check_allowed().err().map(|error| without_pidfds(&error)));
+    let not_ours = variables.not_for_us(is_supervised);
+    warnings.extend(not_ours.clone());
     let (spawner, blocked) = (Box::new(launch), Some(blocked));
-    let surroundings =
-        Surroundings { offer, spawner, supervisor, manager, is_followed, passed, warnings, blocked };
+    let surroundings = Surroundings {
+        offer,
+        spawner,
+        supervisor,
+        manager,
+        is_followed,
+        passed,
+        not_ours,
+        warnings,
+        blocked,
+    };
     Ok((settings, surroundings))
+}
+
+/// The warning about a system that refuses the system calls of pidfds.
+fn without_pidfds(error: &io::Error) -> String {
+    format!(
+        "an upgrade that fails may leave processes behind, which this process cannot watch or end: {error}"
+    )
 }
 
 fn wants_supervisor(settings: &Settings) -> bool {

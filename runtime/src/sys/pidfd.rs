@@ -22,9 +22,31 @@ use crate::sys::poll::is_ready;
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes any number. The descriptor that it makes is closed on exec.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let number = Errno::result(result)? as RawFd;
+    let number = Errno::result(result).map_err(|errno| refused("pidfd_open", errno))? as RawFd;
     // SAFETY: the call has just made it, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The error of a call, with its name if the system does not let this process make the call at all. The bare text,
+/// `Operation not permitted`, would be taken for the error of something else.
+pub(crate) fn refused(call: &str, errno: Errno) -> io::Error {
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => {
+            let text = format!(
+                "{call}(2): {error}; a seccomp filter may refuse it: SystemCallFilter= of the unit, or the profile of the container"
+            );
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    }
+}
+
+/// Fails with the name of the call, if the system does not let this process use pidfds.
+pub(crate) fn check_allowed() -> io::Result<()> {
+    let us = open(std::process::id())?;
+    // Signal 0 only checks.
+    try_signal(us.as_fd(), 0).map_err(|errno| refused("pidfd_send_signal", errno))
 }
 
 /// Whether the process of a pidfd is dead.

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::id;
 
-use crate::harness::{Command, Dir, Exit, Root, Signal, root_or_skip};
+use crate::harness::{Command, Dir, Exit, Root, Signal, Strace, root_or_skip, strace_or_skip};
 
 /// What a service that cannot start says, in its one line.
 #[track_caller]
@@ -209,4 +209,148 @@ fn b9_a_preparation_that_panics_leaves_nothing_and_is_the_reason() {
     let expected = "the successor could not start: its preparation panicked: no-configuration";
     assert!(reason.contains(expected), "{reason}");
     assert_eq!(service.served_by(), old.pid());
+}
+
+/// A sandbox refuses a system call, as a seccomp filter does.
+fn refusing<'a>(command: Command<'a>, call: &str, errno: &str) -> Command<'a> {
+    let inject = format!("inject={call}:error={errno}");
+    command.started_by("strace", &["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject])
+}
+
+/// Neither a path nor a port is the cause.
+#[test]
+fn e6_a_call_that_is_refused_is_not_blamed_on_a_directory_or_a_port() {
+    let Some(Strace) = strace_or_skip() else { return };
+    let refused = "Operation not permitted (os error 1)";
+    for (call, address, expected) in [
+        ("fchmod", "unix://DIR/sock?mode=600", "cannot set the mode of a socket for"),
+        ("chown", "unix://DIR/sock?user=0", "cannot set up"),
+        ("bind", "unix://DIR/sock", "cannot bind"),
+        ("setsockopt", "tcp://127.0.0.1:1?device=lo", "cannot set the options of a socket for"),
+        ("setsockopt", "tcp://127.0.0.1:1", "cannot set the options of a socket for"),
+        ("listen", "tcp://127.0.0.1:0", "cannot listen on"),
+    ] {
+        let dir = Dir::new();
+        let address = address.replace("DIR", dir.path().to_str().unwrap());
+        let command = dir.victim().no_listeners().listen("sock", &address);
+        let said = problem(refusing(command.env("TABLEFLIP_CONTROL", "false"), call, "EPERM"));
+        assert_eq!(said, format!("listener `sock`: {expected} {address}: {refused}"), "{call}");
+        assert!(!dir.join("sock").exists(), "{call}");
+    }
+}
+
+/// Root without CAP_DAC_OVERRIDE may write where the mode lets it.
+#[test]
+fn e6_a_directory_of_the_user_itself_is_said_with_its_mode() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let ours = dir.join("ours");
+    fs::create_dir(&ours).unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o555)).unwrap();
+    let command = dir.victim().listen("sock", &format!("unix://{}/sock", ours.display()));
+    let said = problem(command.started_by("setpriv", &["--bounding-set=-dac_override"]));
+    let hint = format!("user 0 may not write to {}; it is of user 0, with mode 555", ours.display());
+    assert!(said.ends_with(&hint), "{said}");
+}
+
+#[test]
+fn e6_pidfds_that_are_refused_are_said_at_the_start() {
+    let Some(Strace) = strace_or_skip() else { return };
+    for (call, errno, text) in [
+        ("pidfd_open", "EPERM", "Operation not permitted (os error 1)"),
+        ("pidfd_open", "ENOSYS", "Function not implemented (os error 38)"),
+        ("pidfd_send_signal", "EPERM", "Operation not permitted (os error 1)"),
+    ] {
+        let dir = Dir::new();
+        let (service, old) = refusing(dir.victim(), call, errno).serve();
+        let said = format!(
+            "an upgrade that fails may leave processes behind, which this process cannot watch or end: {call}(2): {text}; a \
+             seccomp filter may refuse it: SystemCallFilter= of the unit, or the profile of the container"
+        );
+        dir.wait_until("the warning", || service.log().contains(&said).then_some(()));
+        service.upgrade(&old);
+        drop(service);
+        // The preflight command is watched by one.
+        let dir = Dir::new();
+        let (service, old) = refusing(dir.victim().env("TABLEFLIP_PREFLIGHT", "true"), call, errno).serve();
+        old.signal(Signal::HUP);
+        if call == "pidfd_open" {
+            let reason = service.wait_for_failure(&old);
+            let expected = format!("the preflight command could not be started: {call}(2): {text}");
+            assert!(reason.contains(&expected), "{reason}");
+        } else {
+            service.next_process();
+        }
+    }
+}
+
+/// The executable is not the cause, which a look at it would not find.
+#[test]
+fn b5_a_clone_that_is_refused_is_named() {
+    let Some(Strace) = strace_or_skip() else { return };
+    for (call, errno, expected) in [
+        ("clone", "EPERM", "clone(2): Operation not permitted (os error 1); a seccomp filter may refuse it"),
+        ("clone", "ENOMEM", "clone(2): Cannot allocate memory (os error 12);"),
+        ("clone", "EAGAIN", "Resource temporarily unavailable (os error 11): the limit of threads is"),
+        ("dup2", "EPERM", "dup2(2): Operation not permitted (os error 1); a seccomp filter may refuse it"),
+    ] {
+        let dir = Dir::new();
+        let (service, old) = refusing(dir.victim(), call, errno).serve();
+        old.signal(Signal::HUP);
+        let reason = service.wait_for_failure(&old);
+        let expected = format!("cannot start a process for {}: {expected}", env!("CARGO_BIN_EXE_victim"));
+        assert!(reason.contains(&expected), "{reason}");
+        service.assert_serves(&old);
+    }
+}
+
+#[test]
+fn b5_what_a_start_cannot_look_at_is_named() {
+    let Some(Root) = root_or_skip() else { return };
+    let start = |script: &str| {
+        let dir = Dir::new();
+        let script = format!("{script} && exec \"$0\" \"$@\"");
+        problem(dir.victim().started_by("unshare", &["--mount", "sh", "-c", &script]))
+    };
+    let missing = "No such file or directory (os error 2)";
+    let begin = "cannot find out how this process was started: ";
+    let proc = format!("{begin}/proc/self/exe: {missing}; /proc is not mounted, proc(5)");
+    assert_eq!(start("umount -l /proc"), proc);
+    let gone = format!("{begin}the working directory: {missing}");
+    assert_eq!(start("mkdir gone && cd gone && rmdir ../gone"), gone);
+}
+
+/// A manager has passed them to a wrapper that did not `exec` the service.
+#[test]
+fn b5_sockets_that_were_passed_to_another_process_are_said() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", taken.local_addr().unwrap());
+    for (whose, said_of_it) in
+        [(Some("1"), "LISTEN_PID=1"), (Some("a\nb"), "LISTEN_PID=a b"), (None, "LISTEN_PID is not set")]
+    {
+        let with = |dir: &Dir, address: &str| {
+            let command = dir.victim().no_listeners().listen("echo", address).env("LISTEN_FDS", "1");
+            match whose {
+                Some(pid) => command.env("LISTEN_PID", pid).start(),
+                None => command.start(),
+            }
+        };
+        let dir = Dir::new();
+        let service = with(&dir, &address);
+        assert_eq!(service.first().exit(), Exit::Status(1));
+        let expected = |pid: u32| {
+            format!(
+                "the sockets that the service manager has passed are not used: LISTEN_FDS=1 is not for process {pid}: \
+                 {said_of_it}; a script that starts the service does it by `exec`"
+            )
+        };
+        let in_use = format!(") has it; {}", expected(service.first().pid()));
+        assert!(service.log().contains(&in_use), "{}", service.log());
+        // Where none of them is in the way it is a warning.
+        let dir = Dir::new();
+        let service = with(&dir, "tcp://127.0.0.1:0");
+        service.wait_until_it_serves(service.first());
+        let expected = expected(service.first().pid());
+        dir.wait_until("the warning", || service.log().contains(&expected).then_some(()));
+    }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use socket2::Socket;
 
 use super::bound::BoundSocket;
-use super::create::{bind_one, listen};
+use super::create::{BIND, CreateError, bind_one, listen};
 #[cfg(unix)]
 use super::path::{bind_path, open_own_socket, set_permissions};
 #[cfg(upgrades)]
@@ -35,6 +35,18 @@ impl BindError {
     #[cfg(upgrades)]
     pub(crate) fn is_in_use(&self) -> bool {
         matches!(&self.error, StartError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    /// As [`explained`](Self::explained), with a reason that the caller knows.
+    #[cfg(upgrades)]
+    pub(crate) fn explained_by(self, why: Option<&str>) -> StartError {
+        match (self.explained(), why) {
+            (StartError::Bind { listener, address, action, source }, Some(why)) => {
+                let source = io::Error::new(source.kind(), format!("{source}; {why}"));
+                StartError::Bind { listener, address, action, source }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Adds the reason behind an error of bind(2). This may look at every process.
@@ -70,15 +82,19 @@ pub(crate) fn bind(name: &str, address: &Address) -> Result<BoundSocket, StartEr
 /// As [`bind`], for a caller that may try again.
 pub(crate) fn try_bind(name: &str, address: &Address) -> Result<BoundSocket, BindError> {
     let failed = |action| failed(name, address, action);
-    let refused = |at, source| BindError { error: failed("bind")(source), refused: Some(at) };
+    let refused = |at, CreateError { action, source }| BindError {
+        error: failed(action)(source),
+        refused: (action == BIND).then_some(at),
+    };
     let socket = match address.place() {
         Place::Ip { host, port } => {
             let candidates = resolve(host, *port).map_err(failed("resolve"))?;
             bind_first(address, &candidates).map_err(|source| refused(candidates, source))?
         }
         Place::Abstract(abstract_name) => platform::abstract_address(abstract_name)
+            .map_err(CreateError::from)
             .and_then(|at| bind_one(address, &at))
-            .map_err(failed("bind"))?,
+            .map_err(|error| refused(Vec::new(), error))?,
         #[cfg(unix)]
         Place::Path(path) => {
             let path = Path::new(path);
@@ -125,8 +141,8 @@ fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Binds the first of the addresses of a name that can be bound, as std and tokio do.
-fn bind_first(address: &Address, candidates: &[SocketAddr]) -> io::Result<Socket> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+fn bind_first(address: &Address, candidates: &[SocketAddr]) -> Result<Socket, CreateError> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address").into();
     for candidate in candidates {
         match bind_one(address, &(*candidate).into()) {
             Ok(socket) => return Ok(socket),

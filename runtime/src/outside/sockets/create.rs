@@ -11,10 +11,37 @@ use crate::sys::fd::BorrowedFd;
 /// The default of the backlog. The system caps it: Linux at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Why there is no bound socket.
+#[derive(Debug)]
+pub(super) struct CreateError {
+    /// What this process was doing, as a verb.
+    pub(super) action: &'static str,
+    pub(super) source: io::Error,
+}
+
+/// The action of bind(2): of no other call an address or a directory is the cause of a failure.
+pub(super) const BIND: &str = "bind";
+
+impl From<io::Error> for CreateError {
+    /// An error of bind(2), or of a look at what is in the way.
+    fn from(source: io::Error) -> Self {
+        Self { action: BIND, source }
+    }
+}
+
 /// socket(2) and bind(2), with the options that must be set before the bind.
-pub(super) fn bind_one(address: &Address, at: &SockAddr) -> io::Result<Socket> {
+pub(super) fn bind_one(address: &Address, at: &SockAddr) -> Result<Socket, CreateError> {
+    let failed = |action| move |source| CreateError { action, source };
     // socket2 makes it close-on-exec.
-    let socket = Socket::new(at.domain(), socket_type(address.kind()), None)?;
+    let socket =
+        Socket::new(at.domain(), socket_type(address.kind()), None).map_err(failed("make a socket for"))?;
+    set_options(&socket, address, at).map_err(failed("set the options of a socket for"))?;
+    platform::set_mode(&socket, address).map_err(failed("set the mode of a socket for"))?;
+    socket.bind(at)?;
+    Ok(socket)
+}
+
+fn set_options(socket: &Socket, address: &Address, at: &SockAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let options = address.options();
     // On Windows it would let two processes listen on one port.
@@ -24,16 +51,13 @@ pub(super) fn bind_one(address: &Address, at: &SockAddr) -> io::Result<Socket> {
         socket.set_reuse_address(true)?;
     }
     if let Some(on) = options.reuse_port {
-        platform::set_reuse_port(&socket, on)?;
+        platform::set_reuse_port(socket, on)?;
     }
     if let (Some(on), true) = (options.v6only, at.domain() == Domain::IPV6) {
         socket.set_only_v6(on)?;
     }
-    platform::set_options_of_linux(&socket, address, at)?;
-    set_live_options(address, SockRef::from(&socket))?;
-    platform::set_mode(&socket, address)?;
-    socket.bind(at)?;
-    Ok(socket)
+    platform::set_options_of_linux(socket, address, at)?;
+    set_live_options(address, SockRef::from(socket))
 }
 
 /// Sets the options of an address on a new socket, so that a value that this system refuses is an error of the

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::unistd::{Group, User, geteuid};
 use socket2::{Domain, SockAddr, Socket};
 
-use super::create::{bind_one, socket_type};
+use super::create::{CreateError, bind_one, socket_type};
 use super::platform::SocketFile;
 use crate::base::address::Address;
 
@@ -30,21 +30,22 @@ pub(super) fn unlink(path: &Path, bound: (u64, u64)) -> io::Result<()> {
 }
 
 /// Binds a path. The file of a dead process is replaced; the path of a process that serves it is never taken.
-pub(super) fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
+pub(super) fn bind_path(address: &Address, path: &Path) -> Result<Socket, CreateError> {
     let at = SockAddr::unix(path)?;
     match bind_one(address, &at) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => {}
         result => return result,
     }
     // It stays open until the second look at the path, so that no other file gets its inode number.
     let stale = match SocketFile::open(path) {
         Ok(stale) => stale,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return bind_one(address, &at),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let found = stale.metadata()?;
     if !found.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there"));
+        let problem = "a file that is not a socket is there";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem).into());
     }
     let probe = Socket::new(Domain::UNIX, socket_type(address.kind()), None)?;
     probe.set_nonblocking(true)?;
@@ -54,11 +55,12 @@ pub(super) fn bind_path(address: &Address, path: &Path) -> io::Result<Socket> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(io::Error::other(format!(
                 "a socket is there to which this user may not connect: {error}"
-            )));
+            ))
+            .into());
         }
         // A full backlog, or a socket of another type: a process serves it.
         Ok(()) | Err(_) => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it"));
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it").into());
         }
     }
     // If another process has replaced or removed the file meanwhile, the bind below shows it.
@@ -180,12 +182,12 @@ mod tests {
         set_permissions(&address, &file).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         socket.listen(1).unwrap();
-        assert_eq!(bind_path(&address, &path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind_path(&address, &path).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
         unlink(&path, (inode.0, inode.1 + 1)).unwrap();
         assert!(path.exists(), "it is another file");
         unlink(&path, inode).unwrap();
         assert!(!path.exists());
         fs::write(&path, "").unwrap();
-        assert_eq!(bind_path(&address, &path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(bind_path(&address, &path).unwrap_err().source.kind(), io::ErrorKind::AlreadyExists);
     }
 }
