@@ -61,7 +61,12 @@ pub(crate) fn take_offered(
     let is_one = !matches!(address.place(), Place::Ip { port: 0, .. });
     let named = unadopted.iter().position(|it| it.entry.name == name && it.entry.address == identity);
     let renamed = || unadopted.iter().position(|it| is_one && it.entry.address == identity);
-    let mut found = unadopted.remove(named.or_else(renamed)?)?;
+    take_at(unadopted, named.or_else(renamed)?, name)
+}
+
+/// Takes the socket at this place, for the listener of this name.
+pub(crate) fn take_at(unadopted: &mut VecDeque<Unadopted>, at: usize, name: &str) -> Option<Unadopted> {
+    let mut found = unadopted.remove(at)?;
     name.clone_into(&mut found.entry.name);
     Some(found)
 }

@@ -12,6 +12,8 @@ use crate::between::params::{FromHandle, FromListener, Start, check_kind, make};
 use crate::between::pool::Pool;
 use crate::between::shared::Shared;
 use crate::config::convert::IntoAddress;
+#[cfg(upgrades)]
+use crate::outside::sockets::SameAddress;
 use crate::outside::sockets::{self, BoundSocket};
 use crate::sys::fd::OwnedFd;
 
@@ -180,6 +182,7 @@ impl Listeners {
     ) -> Result<Option<T>, StartError> {
         check_kind::<T>(name, address)?;
         let unadopted = self.reserve(name, address)?;
+        let unadopted = unadopted.or_else(|| self.take_same(name, address));
         let _binding = self.shared.binding(address);
         let adopted = unadopted.as_ref().and_then(|it| it.source.place());
         let mut gates = Vec::new();
@@ -229,6 +232,28 @@ impl Listeners {
         }
         pool.used.push((name.to_owned(), address.clone()));
         Ok(unadopted::take_offered(&mut pool.unadopted, name, address))
+    }
+}
+
+#[cfg(upgrades)]
+impl Listeners {
+    /// Takes the socket of an address that the predecessor spells in another way. The pool is not locked while a name is
+    /// resolved.
+    fn take_same(&self, name: &str, address: &Address) -> Option<Unadopted> {
+        self.shared.pool().as_ref().filter(|pool| !pool.unadopted.is_empty())?;
+        let same = SameAddress::of(address);
+        let mut pool = self.shared.pool();
+        let unadopted = &mut pool.as_mut()?.unadopted;
+        let at = same.find(unadopted, name)?;
+        unadopted::take_at(unadopted, at, name)
+    }
+}
+
+#[cfg(not(upgrades))]
+impl Listeners {
+    #[expect(clippy::unused_self, reason = "its twin adopts sockets")]
+    fn take_same(&self, _name: &str, _address: &Address) -> Option<Unadopted> {
+        None
     }
 }
 

@@ -38,9 +38,9 @@ pub(crate) use self::accept::accept_nonblocking;
 #[cfg(all(not(upgrades), feature = "tokio"))]
 pub(crate) use self::accept::passed_over;
 pub(crate) use self::accept::{accept, is_shortage, listen_if_shut_down};
-pub(crate) use self::adopt::{adopt, receive};
 #[cfg(upgrades)]
-pub(crate) use self::adopt::{adopt_socket, verify};
+pub(crate) use self::adopt::{SameAddress, adopt_socket, describe_socket, verify};
+pub(crate) use self::adopt::{adopt, receive};
 pub(crate) use self::bind::bind;
 #[cfg(upgrades)]
 pub(crate) use self::bind::{BindError, try_bind};

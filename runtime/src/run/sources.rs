@@ -11,15 +11,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::base::address::{Address, Host, Place};
 use crate::base::error::StartError;
+use crate::base::report::printable;
 use crate::base::unadopted::{self, Entry, Source, Unadopted};
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::between::note::{Inheritance, Note};
 use crate::between::shared::Shared;
 use crate::config::settings::ControlAt;
 use crate::control::server::Control;
-use crate::outside::sockets::{self, BindError, BoundSocket};
+use crate::outside::sockets::{self, BindError, BoundSocket, SameAddress};
 use crate::outside::systemd::{self, Manager, Passed};
 
 /// How long a service manager may take to close a stored socket.
@@ -77,7 +80,23 @@ impl SocketSources {
                 self.adopted.insert(name.clone(), socket);
             }
         }
+        // A socket belongs to the listener that spells its address as the predecessor does, before any other.
+        for (name, address) in declared {
+            if self.adopted.contains_key(name) || self.offered.is_empty() {
+                continue;
+            }
+            let same = SameAddress::of(address).find(&self.offered, name);
+            if let Some(found) = same.and_then(|at| unadopted::take_at(&mut self.offered, at, name)) {
+                let socket = self.adopt_offered(address, found)?;
+                self.adopted.insert(name.clone(), socket);
+            }
+        }
         Ok(())
+    }
+
+    fn adopt_offered(&mut self, address: &Address, found: Unadopted) -> Result<BoundSocket, StartError> {
+        self.places.extend(found.source.place());
+        sockets::adopt(address, found.entry, found.fd)
     }
 
     /// The socket of a declared listener: [adopted](Self::adopt), or bound now.
@@ -94,11 +113,8 @@ impl SocketSources {
 
     /// Adopts the existing socket of this name and address.
     fn adopt_one(&mut self, name: &str, address: &Address) -> Result<Option<BoundSocket>, StartError> {
-        if let Some(Unadopted { source, entry, fd }) =
-            unadopted::take_offered(&mut self.offered, name, address)
-        {
-            self.places.extend(source.place());
-            return sockets::adopt(address, entry, fd).map(Some);
+        if let Some(found) = unadopted::take_offered(&mut self.offered, name, address) {
+            return self.adopt_offered(address, found).map(Some);
         }
         let passed = systemd::take_passed(&mut self.passed, name, address);
         passed.map(|passed| systemd::adopt_passed(name, address, passed)).transpose()
@@ -120,8 +136,23 @@ impl SocketSources {
             }
         }
         // The reason behind an error is looked for once, at the end.
-        let why = self.not_ours.as_deref().filter(|_| is_in_use(&bound));
-        bound.map_err(|error| error.explained_by(why))
+        let why = if is_in_use(&bound) { self.in_the_way(address).or(self.not_ours.clone()) } else { None };
+        bound.map_err(|error| error.explained_by(why.as_deref()))
+    }
+
+    /// Says which listener of the predecessor has a part of an address that is in use.
+    fn in_the_way(&self, address: &Address) -> Option<String> {
+        let is_one = |it: &&Unadopted| {
+            let bound = sockets::describe_socket(SockRef::from(&it.fd));
+            bound.and_then(|bound| bound.parse().ok()).is_some_and(|bound| overlap(&bound, address))
+        };
+        let Unadopted { entry, .. } = self.offered.iter().find(is_one)?;
+        Some(format!(
+            "the predecessor serves `{}` at {}, which overlaps: to move it in an upgrade, give both addresses `reuse_port=true`, \
+             first in a release with the old address; or stop and start the service",
+            printable(&entry.name),
+            printable(&entry.address),
+        ))
     }
 
     /// Closes the unwanted sockets that an earlier process has had stored, here and at the manager. Returns whether there were
@@ -219,7 +250,11 @@ fn cut_off(socket: &BoundSocket) -> String {
 /// Whether an address cannot be bound while this socket is open.
 fn is_in_the_way(passed: &Passed, address: &Address) -> bool {
     let bound = systemd::describe_passed(passed).and_then(|bound| bound.parse::<Address>().ok());
-    let Some(bound) = bound else { return false };
+    bound.is_some_and(|bound| overlap(&bound, address))
+}
+
+/// Whether two sockets cannot be bound to these addresses at the same time.
+fn overlap(bound: &Address, address: &Address) -> bool {
     let ip = |host: &Host| match host {
         Host::V4(ip) => Some(IpAddr::V4(*ip)),
         Host::V6(ip) => Some(IpAddr::V6(*ip).to_canonical()),

@@ -557,3 +557,74 @@ fn a9_a_listener_that_the_predecessor_has_shut_down_listens_again() {
     }
     assert_eq!(old.exit(), Exit::Status(0));
 }
+
+/// Two ways to write one address: the socket is at that address already, and cannot be bound there a second time.
+#[test]
+fn b4_an_address_in_another_spelling_is_that_of_the_same_socket() {
+    let dir = Dir::new();
+    std::os::unix::fs::symlink(dir.path(), dir.join("link")).unwrap();
+    let [path, link] = ["local", "link/local"].map(|name| format!("unix://{}", dir.join(name).display()));
+    let command = dir.victim().no_listeners().listen("web", "tcp://127.0.0.1:0").listen("local", &path);
+    let (service, mut old) = command.listen("other", "udp://localhost:0").probation("0s").serve();
+    let web = service.address("web");
+    let port = web.rsplit_once(':').unwrap().1.to_owned();
+    // What the predecessor has not accepted yet is in the queue of that socket.
+    let before = inode(&dir.join("local"));
+    for (name, address, local) in [
+        ("web", format!("tcp://127.0.0.1:{port}"), &link),
+        ("web", format!("tcp://localhost:{port}"), &path),
+        ("web", format!("tcp://[::ffff:127.0.0.1]:{port}"), &path),
+        ("web", format!("tcp://LOCALHOST:{port}?backlog=7"), &link),
+        ("renamed", format!("tcp://127.0.0.1:{port}"), &path),
+    ] {
+        let plan = format!(
+            "listen without web; listen with {name} {address}; listen without local; listen with local {local}"
+        );
+        service.plan(&plan);
+        let new = service.upgrade(&old);
+        assert_eq!(service.address(name), web, "{address}");
+        assert_eq!(Client::tcp(&web).who().1, new.pid(), "{address}");
+        assert_eq!(who(&dir.join("local")).1, new.pid(), "{local}");
+        assert_eq!(inode(&dir.join("local")), before);
+        assert_eq!(old.exit(), Exit::Status(0));
+        service.wait(&new, "alone");
+        assert!(!service.log().contains("no longer declared"), "{}", service.log());
+        old = new;
+    }
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(!dir.join("local").exists());
+}
+
+/// An address that only overlaps is another one.
+#[test]
+fn b4_an_address_that_overlaps_is_said_with_what_to_do() {
+    let dir = Dir::new();
+    let command = dir.victim().no_listeners().listen("echo", "tcp://127.0.0.1:0");
+    let (service, old) = command.serve();
+    let port = service.address("echo").rsplit_once(':').unwrap().1.to_owned();
+    for host in ["0.0.0.0", "[::]"] {
+        service.plan(&format!("listen without echo; listen with echo tcp://{host}:{port}"));
+        service.start_upgrade(&old);
+        let reason = service.wait_for_failure(&old);
+        let expected = "; the predecessor serves `echo` at tcp://127.0.0.1:0, which overlaps: to move it in an upgrade, give both \
+                        addresses `reuse_port=true`, first in a release with the old address; or stop and start the service";
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(service.served_by(), old.pid());
+    }
+    drop(service);
+    // As it says.
+    let dir = Dir::new();
+    let command = dir.victim().no_listeners().listen("echo", "tcp://127.0.0.1:0?reuse_port=true");
+    // A release that adopts no listener at all is taken for another service.
+    let (service, mut old) = command.listen_unix("stays").probation("0s").serve();
+    let at = service.address("echo");
+    let port = at.rsplit_once(':').unwrap().1;
+    for host in ["0.0.0.0", "127.0.0.1"] {
+        service.plan(&format!("listen without echo; listen with echo tcp://{host}:{port}?reuse_port=true"));
+        let new = service.upgrade(&old);
+        assert_eq!(old.exit(), Exit::Status(0));
+        assert_eq!(Client::tcp(&at).who().1, new.pid());
+        old = new;
+    }
+}

@@ -529,3 +529,40 @@ fn ask_datagram(address: SocketAddr) -> String {
     let length = client.recv(&mut buffer).unwrap();
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
+
+/// The body of the next release spells the addresses in another way.
+#[test]
+fn b4_an_address_in_another_spelling_is_inherited() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (send, receive) = mpsc::channel();
+    let sent = send.clone();
+    let path_of_old = path("unix");
+    let old = testing::start_blocking(
+        declared(),
+        body(move |kit| {
+            let tcp: std::net::TcpListener = kit.listeners.bind("tcp", "tcp://localhost:0").unwrap();
+            let unix: UnixListener = kit.listeners.bind("unix", path_of_old).unwrap();
+            sent.send((tcp.local_addr().unwrap(), identity(&tcp), identity(&unix))).unwrap();
+        }),
+    )
+    .unwrap();
+    let (at, tcp, unix) = receive.recv().unwrap();
+    let path_of_new = path("link/unix");
+    let new = old
+        .replace_blocking(
+            declared(),
+            body(move |kit| {
+                let udp = kit.listeners.take::<UdpSocket>("udp", format!("udp://{at}"));
+                assert!(udp.unwrap().is_none(), "it is of another kind");
+                let tcp: std::net::TcpListener = kit.listeners.bind("web", format!("tcp://{at}")).unwrap();
+                let unix: UnixListener = kit.listeners.take("unix", path_of_new).unwrap().unwrap();
+                send.send((tcp.local_addr().unwrap(), identity(&tcp), identity(&unix))).unwrap();
+            }),
+        )
+        .unwrap();
+    assert_eq!(receive.recv().unwrap(), (at, tcp, unix));
+    old.wait();
+    new.stop();
+}

@@ -132,7 +132,7 @@ fn failed(
     move |source| StartError::Bind { listener, address, action, source }
 }
 
-fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(match host {
         Host::V4(ip) => vec![(*ip, port).into()],
         Host::V6(ip) => vec![(*ip, port).into()],

@@ -4,14 +4,14 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use socket2::{SockRef, Type};
+use socket2::SockRef;
 
 use super::{Manager, Passed};
 use crate::base::address::{Address, Place};
 use crate::base::error::StartError;
 use crate::base::report::{Who, complain, printable};
 use crate::base::unadopted::{Source, Unadopted};
-use crate::outside::sockets::{BoundSocket, adopt_socket, inode_of, verify};
+use crate::outside::sockets::{BoundSocket, adopt_socket, describe_socket, inode_of, verify};
 
 /// Takes the socket of this name, or else the socket of this address. The manager need not set names, and promises no
 /// order (M4). For port 0 the name must match, as in `unadopted::take_offered`.
@@ -42,21 +42,7 @@ pub(crate) fn adopt_passed(name: &str, address: &Address, passed: Passed) -> Res
 
 /// The identity of a passed socket, as in an offer. `None` if it has no address of that form.
 pub(crate) fn describe_passed(passed: &Passed) -> Option<String> {
-    let socket = SockRef::from(&passed.fd);
-    let bound = socket.local_addr().ok()?;
-    let (ip, unix) = match socket.r#type().ok()? {
-        Type::STREAM => ("tcp", "unix"),
-        Type::DGRAM => ("udp", "unix-dgram"),
-        Type::SEQPACKET => ("", "unix-seqpacket"),
-        _ => return None,
-    };
-    let text = match (bound.as_socket(), bound.as_pathname(), bound.as_abstract_namespace()) {
-        (Some(at), ..) => format!("{ip}://{at}"),
-        (_, Some(path), _) => format!("{unix}://{}", path.to_str()?),
-        (_, _, Some(name)) => format!("{unix}:@{}", std::str::from_utf8(name).ok()?),
-        _ => return None,
-    };
-    Some(text.parse::<Address>().ok()?.identity())
+    describe_socket(SockRef::from(&passed.fd))
 }
 
 /// Closes the passed sockets that no listener has adopted.
