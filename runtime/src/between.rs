@@ -12,5 +12,6 @@ pub(crate) mod managed;
 mod models;
 pub(crate) mod note;
 pub(crate) mod params;
+pub(crate) mod passed_on;
 mod pool;
 pub(crate) mod shared;

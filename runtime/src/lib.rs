@@ -207,7 +207,7 @@ pub mod testing;
 mod private;
 
 pub use base::address::{Address, Host, Kind, Options, ParseAddressError, Place};
-pub use base::error::{StartError, UpgradeError};
+pub use base::error::{PassOnError, StartError, UpgradeError};
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};

@@ -368,7 +368,7 @@ mod tests {
         let upgrader = old.upgrader();
         let names: Vec<_> = (0..40).map(|at| format!("{at:02}{}", "x".repeat(4094))).collect();
         let file = || std::fs::File::open("/dev/null").unwrap();
-        names.iter().for_each(|name| upgrader.pass_on(name, file()));
+        names.iter().for_each(|name| upgrader.pass_on(name, file()).unwrap());
         let inherited = names.clone();
         let new = old.replace_blocking(declared(), move |start| {
             let files: crate::Inherited = start.handle()?;
@@ -377,11 +377,13 @@ mod tests {
         });
         let new = new.unwrap();
         old.wait();
-        new.upgrader().pass_on("x".repeat(4097), file());
-        let refused = new.replace_blocking(declared(), greet("newer")).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("a name of 4097 bytes; it may have at most 4096"), "{refused}");
-        assert_eq!(ask(new.address("greet").unwrap()).unwrap(), "new");
-        new.stop();
+        let refused = new.upgrader().pass_on("x".repeat(4097), file()).unwrap_err().to_string();
+        assert!(refused.contains("has 4097 bytes; it may have at most 4096"), "{refused}");
+        // A name that was refused refuses no upgrade.
+        let newer = new.replace_blocking(declared(), greet("newer")).unwrap();
+        assert_eq!(ask(newer.address("greet").unwrap()).unwrap(), "newer");
+        newer.stop();
+        new.wait();
     }
 
     #[test]

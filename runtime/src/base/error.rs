@@ -113,6 +113,32 @@ pub enum StartError {
     },
 }
 
+/// Why [`Upgrader::pass_on`](crate::Upgrader::pass_on) does not pass a descriptor on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PassOnError {
+    /// The name is too long.
+    #[error("the name of the descriptor has {length} bytes; it may have at most {limit}")]
+    LongName {
+        /// The length of the name, in bytes.
+        length: usize,
+        /// The greatest length.
+        limit: usize,
+    },
+    /// The name has a NUL. Such names belong to this crate.
+    #[error("the name {name:?} has a NUL, as the names of tableflip's own descriptors have")]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
+    /// An offer has no room for another descriptor.
+    #[error("{limit} descriptors are passed on, and there is no room for another; withdraw one")]
+    TooMany {
+        /// The greatest number.
+        limit: usize,
+    },
+}
+
 impl StartError {
     /// A listener is declared, and the body does not take it.
     pub(crate) fn not_taken(name: &str) -> Self {

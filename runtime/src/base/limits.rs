@@ -13,6 +13,15 @@ const MAX_NAME: usize = 64;
 /// The most listeners of a service, without its control socket. A successor names all adopted sockets in one message.
 pub(crate) const MAX_LISTENERS: usize = 10_000;
 
+/// The longest name of a descriptor that is passed on, in bytes.
+pub(crate) const MAX_FILE_NAME: usize = 4096;
+
+/// How many descriptors a service passes on at most. An offer has room for them beside the sockets of all listeners.
+pub(crate) const MAX_PASSED_ON: usize = 50_000;
+
+/// A name with this character belongs to a descriptor that this crate itself passes on.
+pub(crate) const OWN_FILE: char = '\0';
+
 /// How much of the path of a pid file two generations compare and a message shows, in bytes.
 #[cfg(upgrades)]
 pub(crate) const MAX_PIDFILE_SHOWN: usize = 2048;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{PassOnError, UpgradeError};
 use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::note::{Note, UpgradeReply, Upgraded};
@@ -111,11 +111,48 @@ impl Upgrader {
     ///
     /// If two processes read a connection, its data is garbled: stop reading it before the upgrade. This process keeps
     /// its own copy of the descriptor until it exits, because it may have to start another successor. A peer sees the
-    /// connection closed only after that, when no process has the descriptor any more.
+    /// connection closed only after that, when no process has the descriptor any more. [`withdraw`](Self::withdraw) closes
+    /// that copy.
     ///
-    /// A name has at most 4,096 bytes. With a longer name every upgrade is refused.
-    pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
-        self.shared.passed_on().insert(name.into(), Arc::new(fd.into()));
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::net::TcpListener as Socket;
+    /// use tableflip::{PassOnError, Service, Shutdown, Start, testing};
+    ///
+    /// let serve = |start: &mut Start| {
+    ///     let shutdown: Shutdown = start.handle()?;
+    ///     Ok(move || shutdown.wait())
+    /// };
+    /// let service = testing::start_blocking(Service::new(), serve)?;
+    /// let upgrader = service.upgrader();
+    ///
+    /// upgrader.pass_on("admin", Socket::bind("127.0.0.1:0")?)?;
+    /// assert!(upgrader.withdraw("admin"));
+    /// assert!(!upgrader.withdraw("admin"), "it is withdrawn already");
+    ///
+    /// let refused = upgrader.pass_on("x".repeat(5000), Socket::bind("127.0.0.1:0")?);
+    /// assert_eq!(refused, Err(PassOnError::LongName { length: 5000, limit: 4096 }));
+    /// # service.stop();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The name is longer than 4,096 bytes or has a NUL, or 50,000 other descriptors are passed on. The descriptor is
+    /// closed, and a descriptor of the same name stays.
+    pub fn pass_on(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) -> Result<(), PassOnError> {
+        // The two conversions are code of the service. They may take long, panic, or call this method again.
+        let (name, fd) = (name.into(), fd.into());
+        self.shared.passed_on.set(name, fd)
+    }
+
+    /// Takes back [`pass_on`](Self::pass_on): no successor that is started from now on gets the descriptor of this name.
+    /// Returns whether there was one. A successor that has been started keeps what it was given.
+    ///
+    /// This closes the copy of the descriptor that this process has kept.
+    pub fn withdraw(&self, name: &str) -> bool {
+        self.shared.passed_on.withdraw(name)
     }
 
     /// 1 for the process that was started first; each successful upgrade adds 1.

@@ -1,6 +1,6 @@
 //! The state that the engine thread and the body share.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,8 +20,8 @@ use crate::base::unadopted::Unadopted;
 use crate::between::body_flags::BodyFlags;
 use crate::between::inbox::Inbox;
 use crate::between::note::Note;
+use crate::between::passed_on::PassedOn;
 use crate::between::pool::Pool;
-use crate::sys::fd::OwnedFd;
 use crate::sys::wake::Wake;
 
 /// How the process is to end. The engine decides it.
@@ -68,7 +68,7 @@ pub(crate) struct Shared {
     /// `None` once the service is ready, or if its body does not take `Listeners`.
     pool: Mutex<Option<Pool>>,
     /// The descriptors that the next successor gets by name.
-    passed_on: Mutex<BTreeMap<String, Arc<OwnedFd>>>,
+    pub(crate) passed_on: PassedOn,
     draining: AtomicBool,
     body: BodyFlags,
     /// A predecessor or a successor lives and has the same sockets.
@@ -106,7 +106,7 @@ impl Shared {
             bound: Condvar::new(),
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
-            passed_on: Mutex::new(BTreeMap::new()),
+            passed_on: PassedOn::default(),
             draining: AtomicBool::new(false),
             body: BodyFlags::new(),
             #[cfg(upgrades)]
@@ -221,10 +221,6 @@ impl Shared {
 
     pub(crate) fn pool(&self) -> MutexGuard<'_, Option<Pool>> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn passed_on(&self) -> MutexGuard<'_, BTreeMap<String, Arc<OwnedFd>>> {
-        self.passed_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(self: &Arc<Self>) -> Counted {

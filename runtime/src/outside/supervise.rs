@@ -34,8 +34,8 @@ use crate::sys::poll;
 use crate::sys::proc;
 use crate::sys::{signal_mask, signals};
 
-/// The name of the socket among the files that a generation passes on. The NUL keeps it apart from names of the
-/// service.
+/// The name of the socket among the files that a generation passes on. No file of the service has a name with a NUL,
+/// `limits::OWN_FILE`.
 pub(crate) const NAME: &str = "supervisor\0";
 
 /// How many generations are remembered. Fewer can still wait to be reaped.

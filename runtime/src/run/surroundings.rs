@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::base::error::StartError;
 use crate::base::identity::PredecessorOffer;
 use crate::base::limits::no_thread;
 use crate::base::report::printable;
+use crate::between::passed_on;
 use crate::between::shared::Shared;
 use crate::config::environment::{Environment, HANDOVER, OwnVariables, SUPERVISOR};
 use crate::config::service::Service;
@@ -122,8 +122,10 @@ impl Surroundings {
             Some(at) => Some(files.remove(at).1),
             None => self.supervisor,
         };
+        // Another release may pass on more of its own than this one knows. The body gets only what is the service's.
+        files.retain(|(name, _)| !passed_on::is_own(name));
         if let Some(supervisor) = supervisor {
-            shared.passed_on().insert(supervise::NAME.to_owned(), Arc::new(supervisor));
+            shared.passed_on.set_own(supervise::NAME, supervisor);
         }
         let link = predecessor.zip(channel.take()).map(|(offered, channel)| {
             // In a test the end of the channel is the end of the service, as is that of a predecessor which is dead.

@@ -107,7 +107,7 @@ impl Plain {
             // Passes on the writing end of a pipe, and keeps the other.
             "pass" => {
                 let (reader, writer) = io::pipe().expect("a pipe");
-                self.upgrader.pass_on(argument, writer);
+                self.upgrader.pass_on(argument, writer).expect("the name is short");
                 self.pipes.lock().expect("unpoisoned").insert(argument.to_owned(), BufReader::new(reader));
                 "passed".to_owned()
             }

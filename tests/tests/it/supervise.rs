@@ -71,6 +71,26 @@ fn b1_each_generation_has_the_environment_and_the_umask_of_the_supervisor() {
     assert_eq!((look::environment(&third), look::umask(&third)), (before, "0027".to_owned()));
 }
 
+/// No name of the service reaches the socket to the supervisor, and no name that is refused refuses an upgrade.
+#[test]
+fn b12_a_service_cannot_replace_the_socket_to_the_supervisor() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim());
+    let mut client = service.open(&first);
+    for name in ["supervisor\0".to_owned(), "\0".to_owned(), "x".repeat(4097)] {
+        let refused = client.ask(&format!("pass {name}"));
+        assert!(refused.starts_with("err the name "), "{refused}");
+        assert_eq!(client.ask(&format!("withdraw {name}")), "withdrawn false");
+    }
+    assert_eq!(client.ask("pass supervisor"), "passed");
+    drop(client);
+    let second = upgrade(&service, &supervisor, &first);
+    let third = upgrade(&service, &supervisor, &second);
+    assert_eq!(service.connect().who(), (3, third.pid()));
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+}
+
 #[test]
 fn how_the_last_generation_ended_is_how_it_ends() {
     // What a body returns, at the stop; and a crash of a service that is alone.

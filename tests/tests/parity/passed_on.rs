@@ -18,7 +18,8 @@ use crate::{body, declared};
 fn a_pipe_is_passed_on() {
     let (reader, writer) = pipe().unwrap();
     let old =
-        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("test", writer))).unwrap();
+        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("test", writer).unwrap()))
+            .unwrap();
     let new = old.replace_blocking(
         declared(),
         body(|kit| {
@@ -44,8 +45,8 @@ fn all_that_was_passed_on_can_be_listed() {
         declared(),
         body(|kit| {
             assert_eq!(kit.inherited.iter().count(), 0, "a first process inherits nothing");
-            kit.upgrader.pass_on("test2", two);
-            kit.upgrader.pass_on("test1", one);
+            kit.upgrader.pass_on("test2", two).unwrap();
+            kit.upgrader.pass_on("test1", one).unwrap();
         }),
     )
     .unwrap();
@@ -76,7 +77,8 @@ fn a_socket_is_passed_on() {
     let path = dir.path().join("socket");
     let socket = UnixDatagram::bind(&path).unwrap();
     let old =
-        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("conn", socket))).unwrap();
+        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("conn", socket).unwrap()))
+            .unwrap();
     // It waits in the queue, which the successor has too.
     UnixDatagram::unbound().unwrap().send_to(b"hello", &path).unwrap();
     let new = old.replace_blocking(
@@ -110,7 +112,7 @@ fn a_connection_goes_on_in_the_successor() {
                 assert!(reader.buffer().is_empty(), "what was read ahead would be lost");
                 // Without its guard, the drain of this process does not wait for it.
                 let (stream, _guard) = reader.into_inner().into_inner();
-                upgrader.pass_on("connection", stream.try_clone().unwrap());
+                upgrader.pass_on("connection", stream.try_clone().unwrap()).unwrap();
                 write!(&stream, "1 {line}").unwrap();
             }
         })
@@ -164,7 +166,7 @@ fn an_async_body_passes_a_connection_on() {
             // Without its guard, the drain of this process does not wait for it.
             let (mut stream, guard) = reader.into_inner().into_inner();
             drop(guard);
-            upgrader.pass_on("connection", stream.as_fd().try_clone_to_owned().unwrap());
+            upgrader.pass_on("connection", stream.as_fd().try_clone_to_owned().unwrap()).unwrap();
             stream.write_all(format!("1 {line}").as_bytes()).await.unwrap();
             drop(stream);
             // The next one is the successor's.
@@ -214,8 +216,8 @@ fn a_name_is_passed_on_once_and_not_for_ever() {
     let old = testing::start_blocking(
         declared(),
         body(|kit| {
-            kit.upgrader.pass_on("name", one);
-            kit.upgrader.pass_on("name", two);
+            kit.upgrader.pass_on("name", one).unwrap();
+            kit.upgrader.pass_on("name", two).unwrap();
         }),
     )
     .unwrap();
@@ -243,14 +245,79 @@ fn a_name_is_passed_on_once_and_not_for_ever() {
     newer.stop();
 }
 
+#[test]
+fn b12_what_is_withdrawn_is_passed_on_no_more() {
+    let (first, one) = pipe().unwrap();
+    let (_second, two) = pipe().unwrap();
+    let old = testing::start_blocking(
+        declared(),
+        body(|kit| {
+            assert!(!kit.upgrader.withdraw("one"));
+            kit.upgrader.pass_on("one", one).unwrap();
+            kit.upgrader.pass_on("two", two).unwrap();
+        }),
+    )
+    .unwrap();
+    let upgrader = old.upgrader();
+    assert!(upgrader.withdraw("one"));
+    assert!(!upgrader.withdraw("one"));
+    // This process has closed its own.
+    assert_eq!(io::read_to_string(first).unwrap(), "");
+    let new = old.replace_blocking(
+        declared(),
+        body(|kit| {
+            let names: Vec<_> = kit.inherited.iter().map(|(name, _)| name.to_owned()).collect();
+            assert_eq!(names, ["two"]);
+        }),
+    );
+    let new = new.unwrap();
+    old.wait();
+    new.stop();
+}
+
+/// A conversion is code of the service: it may pass another descriptor on, or take as long as an upgrade.
+#[test]
+fn b12_the_conversions_may_use_the_upgrader() {
+    struct Late(Upgrader, File);
+    impl From<Late> for OwnedFd {
+        fn from(Late(upgrader, file): Late) -> Self {
+            upgrader.pass_on("inner", file.try_clone().unwrap()).unwrap();
+            assert!(upgrader.withdraw("inner"));
+            file.into()
+        }
+    }
+    impl From<&Late> for String {
+        fn from(Late(upgrader, _): &Late) -> Self {
+            assert!(!upgrader.withdraw("outer"));
+            "outer".to_owned()
+        }
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    // A lock that is taken twice keeps the service from serving.
+    std::thread::spawn(move || {
+        let old = testing::start_blocking(
+            declared(),
+            body(|kit| {
+                let late = || Late(kit.upgrader.clone(), File::open("/dev/null").unwrap());
+                kit.upgrader.pass_on(&late(), late()).unwrap();
+            }),
+        );
+        old.unwrap().stop();
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(processes::DEADLINE).expect("no lock is taken twice");
+}
+
 /// Go: `closeInherited`, which closes at `Ready` whatever was not asked for.
 #[test]
 fn what_a_successor_does_not_take_is_closed() {
     let closed = |takes_inherited: bool| -> PipeReader {
         let (reader, writer) = pipe().unwrap();
-        let old =
-            testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("unwanted", writer)))
-                .unwrap();
+        let old = testing::start_blocking(
+            declared(),
+            body(move |kit| kit.upgrader.pass_on("unwanted", writer).unwrap()),
+        )
+        .unwrap();
         let new = old.replace_blocking(declared(), move |start| {
             let inherited = takes_inherited.then(|| start.handle::<Inherited>()).transpose()?;
             drop(inherited);
@@ -278,7 +345,8 @@ fn what_a_successor_does_not_take_is_closed() {
 fn the_next_successor_gets_what_a_failed_one_got() {
     let (reader, writer) = pipe().unwrap();
     let old =
-        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("log", writer))).unwrap();
+        testing::start_blocking(declared(), body(move |kit| kit.upgrader.pass_on("log", writer).unwrap()))
+            .unwrap();
     let write = |kit: &mut crate::Kit, text: &str| {
         File::from(kit.inherited.take("log").unwrap()).write_all(text.as_bytes()).unwrap();
     };
@@ -308,8 +376,8 @@ fn what_is_passed_on_stays_blocking_or_not() {
     let old = testing::start_blocking(
         declared(),
         body(move |kit| {
-            kit.upgrader.pass_on("blocking", blocking);
-            kit.upgrader.pass_on("nonblocking", nonblocking);
+            kit.upgrader.pass_on("blocking", blocking).unwrap();
+            kit.upgrader.pass_on("nonblocking", nonblocking).unwrap();
         }),
     )
     .unwrap();
@@ -340,7 +408,7 @@ fn hundreds_of_files_are_passed_on() {
         declared(),
         body(|kit| {
             for number in 0..MANY {
-                kit.upgrader.pass_on(format!("file-{number:03}"), File::open("/dev/null").unwrap());
+                kit.upgrader.pass_on(format!("file-{number:03}"), File::open("/dev/null").unwrap()).unwrap();
             }
         }),
     )

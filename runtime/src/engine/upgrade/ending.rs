@@ -62,8 +62,8 @@ impl Engine {
 
     /// From now on the supervisor passes signals on to this process.
     fn tell_supervisor(&self) {
-        if let Some(supervisor) = self.shared.passed_on().get(supervise::NAME) {
-            supervise::tell(supervisor);
+        if let Some(supervisor) = self.shared.passed_on.own(supervise::NAME) {
+            supervise::tell(&supervisor);
         }
     }
 

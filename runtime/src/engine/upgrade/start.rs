@@ -11,7 +11,7 @@ use crate::engine::core::Engine;
 use crate::engine::neighbours::{DeadSuccessor, Successor};
 use crate::lifecycle::Event;
 use crate::outside::handover::channel::Channel;
-use crate::outside::handover::message::{MAX_DESCRIPTORS, MAX_FILE_NAME, Message, Speaker, parts};
+use crate::outside::handover::message::{Message, Speaker, parts};
 use crate::outside::pidfile::{self, Pidfile};
 use crate::outside::sockets::BoundSocket;
 use crate::outside::spawner::Image;
@@ -50,8 +50,7 @@ impl Engine {
         let speaker = Speaker::us(self.shared.generation, &self.settings.identity);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
-        let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on().clone().into_iter().unzip();
-        check_offer(self.listeners.sockets.len(), &names)?;
+        let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on.all().into_iter().unzip();
         check_budget(self.listeners.sockets.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         self.listeners.sockets.iter_mut().for_each(BoundSocket::save_options);
@@ -83,23 +82,6 @@ impl Engine {
 /// How many descriptors a successor has before it takes the offer: the standard streams and its channel.
 const OPEN_AT_EXEC: usize = 4;
 
-/// Checks an offer against the limits of the protocol, before a successor is started that would refuse it.
-fn check_offer(sockets: usize, names: &[String]) -> Result<(), String> {
-    let files = names.len();
-    if sockets + files > MAX_DESCRIPTORS {
-        return Err(format!(
-            "a successor takes at most {MAX_DESCRIPTORS} descriptors, and there are {sockets} sockets and {files} files passed on"
-        ));
-    }
-    match names.iter().find(|name| name.len() > MAX_FILE_NAME) {
-        None => Ok(()),
-        Some(name) => Err(format!(
-            "a file is passed on under a name of {} bytes; it may have at most {MAX_FILE_NAME}",
-            name.len()
-        )),
-    }
-}
-
 /// Checks an offer against the limit of open files, which a successor inherits. Without this a successor would notice only when
 /// it has lost some of the descriptors.
 fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
@@ -113,20 +95,4 @@ fn check_budget(sockets: usize, files: usize) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_no_successor_would_take_is_refused_by_its_number() {
-        let names = |count: usize| vec!["a".to_owned(); count];
-        check_offer(1, &names(MAX_DESCRIPTORS - 1)).unwrap();
-        let many = check_offer(1, &names(MAX_DESCRIPTORS)).unwrap_err();
-        assert!(many.contains("at most 65536") && many.contains("1 sockets and 65536 files"), "{many}");
-        check_offer(1, &["x".repeat(MAX_FILE_NAME)]).unwrap();
-        let long = check_offer(1, &["x".repeat(MAX_FILE_NAME + 1)]).unwrap_err();
-        assert!(long.contains("4097 bytes") && long.contains("at most 4096"), "{long}");
-    }
 }

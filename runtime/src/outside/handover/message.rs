@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::identity::Identity;
-use crate::base::limits::{MAX_LISTENERS, MAX_PIDFILE_SHOWN};
+use crate::base::limits::{MAX_FILE_NAME, MAX_LISTENERS, MAX_PASSED_ON, MAX_PIDFILE_SHOWN};
 use crate::base::report::printable;
 use crate::base::unadopted::Entry;
 
@@ -24,8 +24,6 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 pub(crate) const MAX_FDS: usize = 64;
 /// How many descriptors one offer may announce: our bound for what a peer can make this process expect.
 pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
-/// The longest name of a descriptor that is passed on, in bytes.
-pub(crate) const MAX_FILE_NAME: usize = 4096;
 
 /// The type of [`Message::Ping`], which an earlier release may not know.
 pub(crate) const PING: &str = "ping";
@@ -35,8 +33,10 @@ const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 
 // Both fit into one packet at their longest. `prepared` names every listener and the control socket, by the last places
 // of an offer, with a pid file in which JSON escapes each byte. And JSON may escape each byte of a name.
+// An offer has room for all sockets, the control socket, the files of the service, and the socket to the supervisor.
 const _: () = {
     assert!(MAX_DESCRIPTORS - 1 <= 65_535);
+    assert!(MAX_LISTENERS + 1 + MAX_PASSED_ON + 1 <= MAX_DESCRIPTORS);
     assert!(
         r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
             + (MAX_LISTENERS + 1) * "65535,".len()

@@ -322,6 +322,15 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
             )
         }
         "status" => serde_json::to_string(&victim.upgrader.status().await).expect("it is JSON"),
+        // Passes a file on under a name, which may have any character but a line feed.
+        "pass" => {
+            let file = std::fs::File::open("/dev/null").expect("/dev is there");
+            match victim.upgrader.pass_on(argument, file) {
+                Ok(()) => "passed".to_owned(),
+                Err(error) => format!("err {error}"),
+            }
+        }
+        "withdraw" => format!("withdrawn {}", victim.upgrader.withdraw(argument)),
         "stop" => {
             victim.upgrader.stop();
             "stopping".to_owned()
