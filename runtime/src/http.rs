@@ -66,6 +66,7 @@ use crate::net::{UnixListener, UnixStream};
 pub use activity::Connection;
 use activity::{Activity, is_quiet};
 use answer::Answering;
+use version::{Shaken, negotiated};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -87,7 +88,7 @@ mod sealed {
         fn shake_hands(
             &self,
             connection: Connection<Self::Stream>,
-        ) -> impl Future<Output = Result<Self::Io, BoxError>> + Send + 'static;
+        ) -> impl Future<Output = Result<Shaken<Self::Io>, BoxError>> + Send + 'static;
         fn shutdown(&self) -> Shutdown;
     }
 
@@ -124,8 +125,8 @@ macro_rules! listener {
             fn shake_hands(
                 &self,
                 connection: Connection<$stream>,
-            ) -> impl Future<Output = Result<Self::Io, BoxError>> + Send + 'static {
-                ready(Ok(connection))
+            ) -> impl Future<Output = Result<Shaken<Self::Io>, BoxError>> + Send + 'static {
+                ready(Ok(Shaken { io: connection, negotiated: None }))
             }
 
             fn shutdown(&self) -> Shutdown {
@@ -150,34 +151,71 @@ listener!(UnixListener, UnixStream);
 ///
 /// ```ignore
 /// let tls = tokio_rustls::TlsAcceptor::from(config);
-/// tableflip::http::serve(tableflip::http::with_handshake(https, move |stream| tls.accept(stream)), app).await
+/// let handshake = move |stream| tls.accept(stream);
+/// let https = tableflip::http::with_handshake(https, handshake, |stream| stream.get_ref().1.alpn_protocol());
+/// tableflip::http::serve(https, app).await
 /// ```
 ///
-/// The handshakes run concurrently with each other and with the accepts. For HTTP/2 the library has to offer `h2` by
-/// ALPN. The first bytes of a client show which version it speaks. A failed handshake ends only its own connection.
-pub fn with_handshake<L, F, H, T, E>(listener: L, handshake: F) -> WithHandshake<L, F>
+/// The handshakes run concurrently with each other and with the accepts. A failed handshake ends only its own
+/// connection.
+///
+/// For HTTP/2 the library has to offer `h2` by ALPN. `alpn` returns the protocol that a stream has negotiated, and this
+/// decision holds: after `h2` the connection is HTTP/2, after `http/1.1` (or `http/1.0`) it is HTTP/1.1, whatever the
+/// first bytes are. After any other protocol the connection ends. If nothing was negotiated, the first bytes show which
+/// version the client speaks. For a handshake without ALPN, `alpn` is `|_| None`:
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::io::{Read, Write};
+/// use tableflip::http::{serve, with_handshake};
+/// use tableflip::{Service, net::TcpListener, testing};
+/// use tokio::io::AsyncReadExt;
+///
+/// let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+/// let service = testing::start(Service::new().listen("http", "tcp://127.0.0.1:0"), |start| {
+///     let http: TcpListener = start.listener("http")?;
+///     // The handshake is one byte.
+///     let handshake = |mut stream: tableflip::http::Connection<_>| async move {
+///         stream.read_u8().await?;
+///         std::io::Result::Ok(stream)
+///     };
+///     Ok(serve(with_handshake(http, handshake, |_| None), app))
+/// })?;
+/// let mut client = std::net::TcpStream::connect(service.address("http").unwrap())?;
+/// client.write_all(b"!GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer)?;
+/// assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"));
+/// # service.stop();
+/// # Ok(())
+/// # }
+/// ```
+pub fn with_handshake<L, F, H, T, E, A>(listener: L, handshake: F, alpn: A) -> WithHandshake<L, F, A>
 where
     L: Listener,
     F: Fn(Connection<L::Stream>) -> H,
     H: Future<Output = Result<T, E>> + Send + 'static,
+    A: Fn(&T) -> Option<&[u8]>,
 {
-    WithHandshake { listener, handshake }
+    WithHandshake { listener, handshake, alpn }
 }
 
 /// The listener that [`with_handshake`] makes.
 #[derive(Clone)]
-pub struct WithHandshake<L, F> {
+pub struct WithHandshake<L, F, A> {
     listener: L,
     handshake: F,
+    alpn: A,
 }
 
-impl<L, F, H, T, E> sealed::Listener for WithHandshake<L, F>
+impl<L, F, H, T, E, A> sealed::Listener for WithHandshake<L, F, A>
 where
     L: Listener,
     F: Fn(Connection<L::Stream>) -> H + Send + Sync,
     H: Future<Output = Result<T, E>> + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     E: Into<BoxError>,
+    A: Fn(&T) -> Option<&[u8]> + Clone + Send + Sync + 'static,
 {
     type Stream = L::Stream;
     type Io = T;
@@ -189,9 +227,13 @@ where
     fn shake_hands(
         &self,
         connection: Connection<L::Stream>,
-    ) -> impl Future<Output = Result<T, BoxError>> + Send + 'static {
-        let handshake = (self.handshake)(connection);
-        async { handshake.await.map_err(Into::into) }
+    ) -> impl Future<Output = Result<Shaken<T>, BoxError>> + Send + 'static {
+        let (handshake, alpn) = ((self.handshake)(connection), self.alpn.clone());
+        async move {
+            let io = handshake.await.map_err(Into::into)?;
+            let negotiated = alpn(&io).map(negotiated).transpose()?;
+            Ok(Shaken { io, negotiated })
+        }
     }
 
     fn shutdown(&self) -> Shutdown {
@@ -199,7 +241,7 @@ where
     }
 }
 
-impl<L: fmt::Debug, F> fmt::Debug for WithHandshake<L, F> {
+impl<L: fmt::Debug, F, A> fmt::Debug for WithHandshake<L, F, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithHandshake").field("listener", &self.listener).finish_non_exhaustive()
     }
@@ -258,7 +300,7 @@ where
 }
 
 /// Serves an `axum::Router`, or any other [service](IntoService), by HTTP/1.1 and HTTP/2 on a managed listener. The
-/// first bytes of a connection show which version it speaks.
+/// first bytes of a connection show which version it speaks, unless a [handshake](with_handshake) has negotiated it.
 ///
 /// Returns `Ok` once the service is replaced or stopped and every HTTP connection has ended. A failure on one
 /// connection ends only that connection.

@@ -26,5 +26,6 @@ pub(crate) fn tls() -> Result<TlsAcceptor, Box<dyn Error>> {
 async fn main(https: TcpListener) -> Result<(), Box<dyn Error>> {
     let tls = tls()?;
     let app = Router::new().route("/", get(|| async { "Hello, World!" }));
-    Ok(serve(with_handshake(https, move |stream| tls.accept(stream)), app).await?)
+    let handshake = move |stream| tls.accept(stream);
+    Ok(serve(with_handshake(https, handshake, |stream| stream.get_ref().1.alpn_protocol()), app).await?)
 }

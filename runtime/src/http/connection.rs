@@ -19,7 +19,7 @@ use super::BoxError;
 use super::activity::{Activity, Version};
 use super::answer::Answering;
 use super::notice::Noticing;
-use super::version::detect;
+use super::version::{Shaken, detect};
 use crate::base::report::tell;
 use crate::between::drain::Shutdown;
 
@@ -42,7 +42,7 @@ pub(super) async fn serve<H, I, S, B>(
     activity: Arc<Activity>,
     mut shutdown: Shutdown,
 ) where
-    H: Future<Output = Result<I, BoxError>>,
+    H: Future<Output = Result<Shaken<I>, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -228,19 +228,19 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
     }
 }
 
-/// Shakes hands, detects the version of HTTP, and serves requests.
+/// Shakes hands, finds the version of HTTP, and serves requests.
 async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Arc<Activity>) -> Result<(), BoxError>
 where
-    H: Future<Output = Result<I, BoxError>>,
+    H: Future<Output = Result<Shaken<I>, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let io = io.await?;
+    let shaken = io.await?;
     activity.end_handshake();
-    let Some((version, io)) = detect(io, activity.clone()).await? else { return Ok(()) };
+    let Some((version, io)) = detect(shaken, activity.clone()).await? else { return Ok(()) };
     activity.set_version(version);
     match version {
         Version::Http1 => {
@@ -350,6 +350,7 @@ mod tests {
             let (stream, server) = tokio::io::duplex(1024);
             let activity = Arc::default();
             let io = handshake(Connection::new(server, Arc::clone(&activity)));
+            let io = async { Ok(Shaken { io: io.await?, negotiated: None }) };
             let (served, shared) = begin(io, activity);
             Self { stream, served: tokio::spawn(served), shared }
         }
@@ -380,7 +381,7 @@ mod tests {
     fn begin<I, H>(io: H, activity: Arc<Activity>) -> (impl Future<Output = ()>, Arc<Shared>)
     where
         I: Stream,
-        H: Future<Output = Result<Connection<I>, BoxError>>,
+        H: Future<Output = Result<Shaken<Connection<I>>, BoxError>>,
     {
         let shared = Arc::new(Shared::new(1, false, Duration::from_secs(30)).unwrap());
         let service = service_fn(|mut request: Request<Incoming>| async move {
@@ -528,7 +529,8 @@ mod tests {
                 let server = TcpStream::from_std(server).unwrap();
                 let activity = Arc::default();
                 let connection = Connection::new(server, Arc::clone(&activity));
-                let (served, shared) = begin(async { Ok(connection) }, activity);
+                let (served, shared) =
+                    begin(async { Ok(Shaken { io: connection, negotiated: None }) }, activity);
                 let mut served = pin!(served);
                 let write = |text: &str| (&client).write_all(text.as_bytes()).unwrap();
                 if !before.is_empty() {

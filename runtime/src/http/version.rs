@@ -1,4 +1,4 @@
-//! The version of HTTP on a connection, by its first bytes.
+//! The version of HTTP on a connection: the one that ALPN has negotiated, or else by its first bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -7,17 +7,42 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::BoxError;
 use super::activity::{Activity, Version};
 use crate::net::forward_write;
 
 /// The first bytes of an HTTP/2 client, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 begins so.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// A stream after its handshake.
+#[derive(Debug)]
+pub struct Shaken<I> {
+    pub(super) io: I,
+    /// The version that ALPN has negotiated, if it has negotiated one.
+    pub(super) negotiated: Option<Version>,
+}
+
+/// The version of a protocol of ALPN, RFC 7301. The names are those of IANA's registry.
+pub(super) fn negotiated(protocol: &[u8]) -> Result<Version, BoxError> {
+    match protocol {
+        b"h2" => Ok(Version::Http2),
+        b"http/1.1" | b"http/1.0" => Ok(Version::Http1),
+        other => Err(format!("ALPN has negotiated `{}`, which is not served", other.escape_ascii()).into()),
+    }
+}
+
 /// Reads until the version is clear. Returns `None` if the client leaves without a byte.
-pub(super) async fn detect<I>(mut io: I, activity: Arc<Activity>) -> io::Result<Option<(Version, Rewound<I>)>>
+///
+/// The first bytes are read even if the version was negotiated: a client that sends none is waited for in the same way.
+/// But they decide nothing then. hyper refuses bytes of another version, RFC 9113 section 3.4.
+pub(super) async fn detect<I>(
+    shaken: Shaken<I>,
+    activity: Arc<Activity>,
+) -> io::Result<Option<(Version, Rewound<I>)>>
 where
     I: AsyncRead + Unpin,
 {
+    let Shaken { mut io, negotiated } = shaken;
     let mut head = [0; PREFACE.len()];
     let mut length = 0;
     while length < head.len() && PREFACE.starts_with(&head[..length]) {
@@ -28,7 +53,8 @@ where
         }
         activity.begin();
     }
-    let version = if head == *PREFACE { Version::Http2 } else { Version::Http1 };
+    let seen = if head == *PREFACE { Version::Http2 } else { Version::Http1 };
+    let version = negotiated.unwrap_or(seen);
     Ok(Some((version, Rewound { head, left: 0..length, io, activity })))
 }
 
@@ -74,11 +100,12 @@ mod tests {
     use super::*;
 
     /// The version that is detected if `sent` arrives in pieces of at most `piece` bytes. Every byte can be read again.
-    async fn detected(sent: &[u8], piece: usize) -> Option<Version> {
+    async fn detected(negotiated: Option<Version>, sent: &[u8], piece: usize) -> Option<Version> {
         let (client, mut server) = tokio::io::duplex(piece);
         let all = sent.to_vec();
         tokio::spawn(async move { server.write_all(&all).await });
-        let (version, mut rewound) = detect(client, Arc::default()).await.unwrap()?;
+        let (version, mut rewound) =
+            detect(Shaken { io: client, negotiated }, Arc::default()).await.unwrap()?;
         let mut read = Vec::new();
         rewound.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, sent);
@@ -88,13 +115,40 @@ mod tests {
     #[tokio::test]
     async fn the_preface_is_http_2_and_all_else_is_not() {
         for piece in [1, 5, 24, 64] {
-            assert_eq!(detected(b"", piece).await, None);
-            assert_eq!(detected(&[&PREFACE[..], b"frames"].concat(), piece).await, Some(Version::Http2));
+            assert_eq!(detected(None, b"", piece).await, None);
+            assert_eq!(
+                detected(None, &[&PREFACE[..], b"frames"].concat(), piece).await,
+                Some(Version::Http2)
+            );
             for other in
                 ["G", "PRI", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\n\r\n"]
             {
-                assert_eq!(detected(other.as_bytes(), piece).await, Some(Version::Http1), "{other:?}");
+                assert_eq!(detected(None, other.as_bytes(), piece).await, Some(Version::Http1), "{other:?}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn e5_what_was_negotiated_holds_whatever_the_first_bytes_are() {
+        for version in [Version::Http1, Version::Http2] {
+            for piece in [1, 24, 64] {
+                assert_eq!(detected(Some(version), b"", piece).await, None);
+                for sent in
+                    [&PREFACE[..], b"GET / HTTP/1.1\r\n\r\n", b"P", b"PRI * HTTP/2.0\r\n\r\nSN", b"\0"]
+                {
+                    assert_eq!(detected(Some(version), sent, piece).await, Some(version), "{sent:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn e5_a_protocol_that_is_not_served_is_none_of_the_two() {
+        assert_eq!(negotiated(b"h2").unwrap(), Version::Http2);
+        assert_eq!(negotiated(b"http/1.1").unwrap(), Version::Http1);
+        for other in [&b""[..], b"H2", b"h2c", b"h3", b"http/2", b"HTTP/1.1", b"acme-tls/1", b"\xff\0"] {
+            let error = negotiated(other).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{}`", other.escape_ascii())), "{error}");
         }
     }
 }

@@ -37,7 +37,9 @@ pub(super) fn managed(service: Service) -> ExitCode {
         Ok(async move {
             announce(listener.local_addr()?, &upgrader);
             let tls = example::tls()?;
-            Result::Ok(serve(with_handshake(listener, move |stream| tls.accept(stream)), router()).await?)
+            let handshake = move |stream| tls.accept(stream);
+            let listener = with_handshake(listener, handshake, |stream| stream.get_ref().1.alpn_protocol());
+            Result::Ok(serve(listener, router()).await?)
         })
     })
 }

@@ -28,7 +28,10 @@ pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListen
     let served = match name.as_str() {
         "axum" => axum::serve(listener, router).with_graceful_shutdown(shutdown).await,
         "http" => tableflip::http::serve(listener, router).await,
-        _ => tableflip::http::serve(tableflip::http::with_handshake(listener, shake_hands), router).await,
+        _ => {
+            let listener = tableflip::http::with_handshake(listener, shake_hands, |_| None);
+            tableflip::http::serve(listener, router).await
+        }
     };
     served.expect("the listener is useful to the end");
 }
