@@ -1,15 +1,103 @@
 //! What the compiler says about the attribute: `ui/fail` has a file for each message, and `ui/pass` one for each way
 //! of writing a service.
 
+use std::collections::BTreeSet;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
-use std::path::Path;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use processes::is_slow_wanted;
+
+/// The part that always runs: a mistake in each part of the pipeline, with messages of the macro alone, and services of
+/// each flavour. All files take minutes, and most of `ui/fail` have words of the compiler, which change with its version.
+const ALWAYS: [&str; 12] = [
+    "fail/address_taken_twice",
+    "fail/duration_without_a_unit",
+    "fail/listener_without_a_parameter",
+    "fail/main_that_takes_self",
+    "fail/option_set_twice",
+    "fail/pidfile_that_is_empty",
+    "fail/two_mistakes_two_errors",
+    "fail/unknown_option_with_a_near_name",
+    "pass/async_body_with_a_managed_listener",
+    "pass/blocking_body",
+    "pass/every_option_as_a_literal",
+    "pass/names_of_the_prelude_shadowed",
+];
+
+/// The names of the files of `ui/fail` and `ui/pass` with this extension.
+fn names(extension: &str) -> BTreeSet<String> {
+    let ui = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
+    let files =
+        ["fail", "pass"].into_iter().flat_map(|folder| fs::read_dir(ui.join(folder)).expect("a folder"));
+    let paths = files.map(|file| file.expect("a file").path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|it| it == extension));
+    let name = |path: PathBuf| {
+        let name = path.with_extension("");
+        name.strip_prefix(&ui).expect("it is in there").to_str().expect("UTF-8").to_owned()
+    };
+    paths.map(name).collect()
+}
+
+/// The files that run, and what is said about the others.
+fn part(all: BTreeSet<String>, is_slow_wanted: bool) -> (BTreeSet<String>, String) {
+    let count = all.len();
+    if is_slow_wanted {
+        return (all, format!("all {count} files are compiled"));
+    }
+    let part: BTreeSet<_> = all.into_iter().filter(|name| ALWAYS.contains(&&**name)).collect();
+    let left_out = count - part.len();
+    let said = format!(
+        "{left_out} of {count} files are left out: they take minutes, and most have words of the compiler, which change \
+         with its version; SLOW_TESTS=1 compiles all"
+    );
+    (part, said)
+}
 
 #[test]
 fn ui() {
+    let (part, said) = part(names("rs"), is_slow_wanted());
+    // Past the capture of the output of tests.
+    writeln!(io::stderr(), "ui: {said}").expect("stderr can be written");
     let cases = trybuild::TestCases::new();
-    cases.pass("ui/pass/*.rs");
-    cases.compile_fail("ui/fail/*.rs");
+    for name in part {
+        let file = format!("ui/{name}.rs");
+        match name.starts_with("pass/") {
+            true => cases.pass(file),
+            false => cases.compile_fail(file),
+        }
+    }
+}
+
+#[test]
+fn c4_a_small_part_runs_always_and_all_if_wanted() {
+    let all = names("rs");
+    let (small, said) = part(all.clone(), false);
+    assert_eq!(small, ALWAYS.map(str::to_owned).into(), "each of them exists");
+    let count = all.len();
+    assert!(said.starts_with(&format!("{} of {count} files are left out: ", count - ALWAYS.len())), "{said}");
+    assert_eq!(part(all.clone(), true).0, all);
+}
+
+/// The part that always runs holds with every compiler.
+#[test]
+fn c4_the_small_part_has_no_words_of_the_compiler() {
+    let ui = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
+    for name in ALWAYS.iter().filter(|name| name.starts_with("fail/")) {
+        let shown = fs::read_to_string(ui.join(name).with_extension("stderr")).expect("a file");
+        let words = ["error[", "warning", "note:", "help:"];
+        let found: Vec<_> = words.iter().filter(|word| shown.contains(**word)).collect();
+        assert!(found.is_empty(), "{name} has {found:?}:\n{shown}");
+    }
+}
+
+/// A file without its words is not noticed by a run that leaves it out.
+#[test]
+fn c4_every_failure_has_its_words() {
+    let fail = |names: BTreeSet<String>| names.into_iter().filter(|name| name.starts_with("fail/"));
+    assert!(fail(names("rs")).eq(fail(names("stderr"))));
 }
 
 fn nightly(program: &str) -> Command {

@@ -1,19 +1,14 @@
 //! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of the first seven,
 //! eight weeks all of the others, and twelve weeks all of those under a service manager.
 
-use std::env;
 use std::io::{self, Write};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use processes::skip;
+use processes::{is_slow_wanted, skip};
 
 /// By how much the soak and the sweeps are shorter without `SLOW_TESTS` or `CI`.
 const FEWER: u64 = 10;
-
-fn is_slow_wanted() -> bool {
-    ["SLOW_TESTS", "CI"].iter().any(|name| env::var_os(name).is_some())
-}
 
 /// Runs the program, and shows what it has printed, in the output of CI as well.
 fn run(words: &[&str]) {
