@@ -79,6 +79,36 @@ pub(crate) fn began(in_proc: u32) -> Result<SystemTime, String> {
     began().ok_or_else(|| format!("{} does not say when it began", path.display()))
 }
 
+/// What the exit of a process means for its controlling terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtTerminal {
+    /// The process is in the foreground, and is a job of a shell: the shell takes the terminal back.
+    Job,
+    /// The process leads the session, so the terminal hangs up, credentials(7).
+    Leader,
+}
+
+impl AtTerminal {
+    /// Reads /proc/self/stat. `None` for a process that is not in the foreground of a terminal. Ctrl-C never reached
+    /// such a process.
+    pub(crate) fn find() -> Option<Self> {
+        Self::of(&fs::read("/proc/self/stat").ok()?)
+    }
+
+    /// All numbers are of one PID namespace, proc_pid_stat(5).
+    fn of(stat: &[u8]) -> Option<Self> {
+        // The name between, in brackets, may have any bytes.
+        let stat = String::from_utf8_lossy(stat);
+        let (pid, _) = stat.split_once(' ')?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(2);
+        let [group, session, terminal, foreground] = std::array::from_fn(|_| fields.next());
+        if terminal? == "0" || group != foreground {
+            return None;
+        }
+        Some(if session? == pid { Self::Leader } else { Self::Job })
+    }
+}
+
 /// A field of a file in /proc with one field a line. The file is bytes: a name may end within a character.
 pub(crate) fn field(text: &[u8], name: &str) -> Option<String> {
     let value = |line: &[u8]| {
@@ -142,5 +172,26 @@ mod tests {
         assert_eq!(field(text, "Tgid").as_deref(), Some("7"));
         assert_eq!(field(text, "SigCgt").as_deref(), Some("0000000000004001"));
         assert_eq!(field(text, "Sig"), None, "it is the whole name");
+    }
+
+    #[test]
+    fn d10_only_a_process_in_the_foreground_loses_its_terminal() {
+        for (stat, expected) in [
+            ("7 (svc) S 6 7 6 34816 7 0", Some(AtTerminal::Job)),
+            // A member of a pipeline, or the child of a wrapper such as `cargo run`.
+            ("8 (svc) S 6 7 6 34816 7 0", Some(AtTerminal::Job)),
+            ("6 (svc) S 1 6 6 34816 6 0", Some(AtTerminal::Leader)),
+            // A name may look like the fields after it.
+            ("7 (a) S 7 7 7 0 7) S 6 7 6 34816 7 0", Some(AtTerminal::Job)),
+            // In the background; in a session without a terminal; with a terminal that hung up.
+            ("7 (svc) S 6 7 6 34816 6 0", None),
+            ("7 (svc) S 6 7 7 0 -1 0", None),
+            ("7 (svc) S 6 7 6 0 -1 0", None),
+            ("7 (svc) S 6", None),
+            ("", None),
+        ] {
+            assert_eq!(AtTerminal::of(stat.as_bytes()), expected, "{stat}");
+        }
+        assert_eq!(AtTerminal::of(b"7 (\xff) S 6 7 6 34816 7 0"), Some(AtTerminal::Job));
     }
 }

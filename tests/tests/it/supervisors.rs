@@ -283,7 +283,7 @@ struct Shell<'d> {
 const PROMPT: &str = "at your service> ";
 
 impl<'d> Shell<'d> {
-    fn start(dir: &'d Dir) -> Self {
+    fn start(dir: &'d Dir, supervise: &str) -> Self {
         let (ours, theirs) = terminal();
         let (mut ours, mut out) = (File::from(ours), File::create(dir.join("out")).expect("a file"));
         let keyboard = ours.try_clone().expect("a descriptor");
@@ -292,7 +292,7 @@ impl<'d> Shell<'d> {
             .args(["--ctty", "sh", "-i"])
             .env("PS1", PROMPT)
             .env("TABLEFLIP_PIDFILE", dir.join("pid"))
-            .env("TABLEFLIP_SUPERVISE", "always")
+            .env("TABLEFLIP_SUPERVISE", supervise)
             .stdin(theirs.try_clone().expect("a descriptor"))
             .stdout(theirs.try_clone().expect("a descriptor"))
             .stderr(theirs)
@@ -320,6 +320,15 @@ impl<'d> Shell<'d> {
     fn wait_for_prompt(&self, number: usize) {
         self.dir.wait_until("prompt", || (self.prompts() >= number).then_some(()));
         assert_eq!(self.prompts(), number, "{}", self.screen());
+    }
+
+    /// The address of the first generation, which may have come after a prompt.
+    fn address_of_the_first(&self) -> String {
+        self.dir.wait_until("generation that serves", || {
+            let screen = self.screen();
+            let (line, _) = screen.split_once("generation 1 is process ")?.1.split_once('\n')?;
+            Some(line.split_once(" at ")?.1.trim_end().to_owned())
+        })
     }
 
     /// The process group that has the terminal.
@@ -361,7 +370,7 @@ impl Drop for Shell<'_> {
 #[test]
 fn a_terminal_is_the_services_until_it_has_drained() {
     let dir = Dir::new();
-    let shell = Shell::start(&dir);
+    let shell = Shell::start(&dir, "always");
     shell.wait_for_prompt(1);
     shell.press(concat!(env!("CARGO_BIN_EXE_unit"), "\n"));
     let address = dir.wait_until("a generation that serves", || addresses(&dir, 1).pop());
@@ -387,8 +396,71 @@ fn a_terminal_is_the_services_until_it_has_drained() {
     shell.wait_for_prompt(3);
     assert_eq!(shell.session(), [shell.process.id()], "the prompt comes when nothing is left");
     assert!(!dir.join("pid").exists());
+    assert!(!shell.screen().contains(WITHOUT_TERMINAL), "{}", shell.screen());
     shell.press("echo status $?\n");
     dir.wait_until("status of a service that was stopped", || {
         shell.screen().contains("\nstatus 0\r\n").then_some(())
     });
+}
+
+/// In both warnings about a terminal.
+const WITHOUT_TERMINAL: &str = "serves on without the terminal";
+
+/// Upgrades a service at a terminal. Its process, once its predecessor has exited.
+fn upgrade_at_terminal(address: &str, generation: u64) -> u32 {
+    let old = wait_until_it_serves(address, generation).parse().expect("a process ID");
+    signal(old, Signal::HUP).expect("it lives");
+    let new = wait_until_it_serves(address, generation + 1).parse().expect("a process ID");
+    find("end of the predecessor", || (!proc::is_running(old)).then_some(()));
+    new
+}
+
+#[test]
+fn d10_a_service_that_leaves_its_terminal_says_so_once() {
+    let dir = Dir::new();
+    let shell = Shell::start(&dir, "never");
+    shell.wait_for_prompt(1);
+    // In a pipeline of its own job, as a user may have it.
+    shell.press(concat!("(exec ", env!("CARGO_BIN_EXE_unit"), ")\n"));
+    let address = shell.address_of_the_first();
+    let second = upgrade_at_terminal(&address, 1);
+    shell.wait_for_prompt(2);
+    let said =
+        format!("process {second} {WITHOUT_TERMINAL}: once this process has exited, the shell goes on");
+    assert!(shell.screen().contains(&said), "{}", shell.screen());
+    assert!(shell.screen().contains(&format!("stop it with `kill {second}`")), "{}", shell.screen());
+    // The prompt is there, Ctrl-C reaches no service, and nothing is said a second time.
+    shell.press("\x03");
+    shell.wait_for_prompt(3);
+    let third = upgrade_at_terminal(&address, 2);
+    assert_eq!(shell.screen().matches(WITHOUT_TERMINAL).count(), 1, "{}", shell.screen());
+    signal(third, Signal::TERM).expect("it lives");
+    find("end of the service", || (!proc::is_running(third)).then_some(()));
+}
+
+/// Ctrl-C never reached a job in the background.
+#[test]
+fn d10_a_job_in_the_background_says_nothing_of_the_terminal() {
+    let dir = Dir::new();
+    let shell = Shell::start(&dir, "never");
+    shell.wait_for_prompt(1);
+    shell.press(concat!(env!("CARGO_BIN_EXE_unit"), " &\n"));
+    let address = shell.address_of_the_first();
+    let second = upgrade_at_terminal(&address, 1);
+    signal(second, Signal::TERM).expect("it lives");
+    find("end of the service", || (!proc::is_running(second)).then_some(()));
+    assert!(!shell.screen().contains(WITHOUT_TERMINAL), "{}", shell.screen());
+}
+
+#[test]
+fn d10_a_service_in_the_place_of_the_shell_says_that_the_terminal_hangs_up() {
+    let dir = Dir::new();
+    let shell = Shell::start(&dir, "never");
+    shell.wait_for_prompt(1);
+    shell.press(concat!("exec ", env!("CARGO_BIN_EXE_unit"), "\n"));
+    let address = shell.address_of_the_first();
+    let first = wait_until_it_serves(&address, 1).parse().expect("a process ID");
+    signal(first, Signal::HUP).expect("it lives");
+    let said = format!("{WITHOUT_TERMINAL}, which hangs up once this process has exited");
+    dir.wait_until("warning", || shell.screen().contains(&said).then_some(()));
 }

@@ -7,6 +7,8 @@ use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
 use crate::engine::ending;
 use crate::engine::neighbours::DeadSuccessor;
 use crate::lifecycle::{Failure, Phase, Refusal};
+use crate::outside::supervise;
+use crate::sys::proc::AtTerminal;
 
 impl Engine {
     pub(super) fn refuse(&mut self, refusal: Refusal) {
@@ -55,7 +57,7 @@ impl Engine {
                 let pid = successor.pid();
                 tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
                 let warnings = successor.warnings.clone();
-                for warning in &warnings {
+                for warning in warnings.iter().chain(&self.leaves_terminal(pid)) {
                     complain!(self.shared, WARN, "{warning}");
                 }
                 Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
@@ -92,6 +94,26 @@ impl Engine {
             reply.set(answer.clone());
         }
         self.tell_outcome();
+    }
+
+    /// What the user of a terminal sees once this process has exited. Only the first generation is a job of the shell: for a later
+    /// one the shell has the terminal. A supervisor stays the job.
+    fn leaves_terminal(&self, successor: u32) -> Option<String> {
+        let is_supervised = self.shared.passed_on.own(supervise::NAME).is_some();
+        if !self.is_process || self.shared.generation > 1 || is_supervised {
+            return None;
+        }
+        Some(match AtTerminal::find()? {
+            AtTerminal::Job => format!(
+                "process {successor} serves on without the terminal: once this process has exited, the shell goes on, and Ctrl-C \
+                 does not reach the service; stop it with `kill {successor}`, or set the option `supervise = \"always\"`, which \
+                 keeps the service in the foreground"
+            ),
+            AtTerminal::Leader => format!(
+                "process {successor} serves on without the terminal, which hangs up once this process has exited; set the option \
+                 `supervise = \"always\"` for a service that leads the session of its terminal"
+            ),
+        })
     }
 
     /// Why an upgrade failed. `reason` has the part that another process or the system said.
