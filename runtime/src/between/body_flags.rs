@@ -6,6 +6,8 @@ use crate::base::sync::primitives::{AtomicBool, AtomicUsize};
 
 /// Flags of the body. `Shutdown`'s documentation has the rule that they implement.
 pub(crate) struct BodyFlags {
+    /// Whether the body has begun, or never will: one of the three below.
+    begin: AtomicUsize,
     /// The body notices a drain and returns: it has awaited a `Shutdown`, or has a listener of `blocking`.
     notices_drain: AtomicBool,
     /// `http::serve` runs. A body that waits for the end of `http::serve` returns at a drain.
@@ -16,14 +18,30 @@ pub(crate) struct BodyFlags {
     shutdowns: AtomicUsize,
 }
 
+const NOT_BEGUN: usize = 0;
+const BEGUN: usize = 1;
+const NEVER: usize = 2;
+
 impl BodyFlags {
     pub(crate) fn new() -> Self {
         Self {
+            begin: AtomicUsize::new(NOT_BEGUN),
             notices_drain: AtomicBool::new(false),
             serves_http: AtomicBool::new(false),
             is_at_end: AtomicBool::new(false),
             shutdowns: AtomicUsize::new(0),
         }
+    }
+
+    /// The body begins. Returns false if the engine has decided to end without it: then it never begins.
+    pub(crate) fn begin(&self) -> bool {
+        self.begin.compare_exchange(NOT_BEGUN, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The engine ends without the body. Returns false if the body has begun by now.
+    pub(crate) fn forbid(&self) -> bool {
+        let before = self.begin.compare_exchange(NOT_BEGUN, NEVER, Ordering::AcqRel, Ordering::Acquire);
+        before != Err(BEGUN)
     }
 
     pub(crate) fn set_notices_drain(&self) {

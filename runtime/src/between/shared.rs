@@ -246,6 +246,16 @@ impl Shared {
         }
     }
 
+    /// The thread of `main` begins the body. Returns false if the engine ends without it.
+    pub(crate) fn begin_body(&self) -> bool {
+        self.body.begin()
+    }
+
+    /// The engine ends without the body, which never begins from now on. Returns false if the body has begun.
+    pub(crate) fn forbid_body(&self) -> bool {
+        self.body.forbid()
+    }
+
     /// Whether the body may be about to await its `Shutdown`. It then has one, has not awaited it, and does not wait at a
     /// retired listener.
     pub(crate) fn is_body_undecided(&self) -> bool {

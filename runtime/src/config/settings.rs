@@ -60,7 +60,6 @@ impl FromStr for Supervise {
 }
 
 /// The address of the control socket.
-#[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
 pub(crate) enum ControlAt {
     /// The declared address.
     Asked(Address),
@@ -98,6 +97,7 @@ impl Service {
         let preflight = values.bytes("preflight", self.preflight, check_command)?;
         let listeners = values.listeners(self.listeners)?;
         values.finish()?;
+        check_paths(pidfile.as_deref(), control.as_ref(), &listeners, directory)?;
         Ok(Settings {
             identity: self.identity,
             declared: listeners.len(),
@@ -255,6 +255,37 @@ impl Values {
     }
 }
 
+/// Fails if two of the files of the service have one path. One would replace the other.
+fn check_paths(
+    pidfile: Option<&Path>,
+    control: Option<&ControlAt>,
+    listeners: &[(String, Address)],
+    directory: &Path,
+) -> Result<(), StartError> {
+    let path_of = |address: &Address| address.path().map(|path| directory.join(path));
+    let control = control.and_then(|control| match control {
+        ControlAt::Asked(address) | ControlAt::Beside(Ok(address)) => path_of(address),
+        ControlAt::Beside(Err(_)) => None,
+    });
+    if let Some(path) = control.as_deref().filter(|path| Some(*path) == pidfile) {
+        let problem = format!("{path:?} is the pid file; give the control socket a path of its own");
+        return Err(StartError::Option { option: "control", problem });
+    }
+    for (name, address) in listeners {
+        let Some(path) = path_of(address) else { continue };
+        let other = if Some(&*path) == pidfile {
+            "the pid file"
+        } else if Some(&path) == control.as_ref() {
+            "the control socket"
+        } else {
+            continue;
+        };
+        let problem = format!("{path:?} is the path of {other}; give the listener a path of its own");
+        return Err(StartError::Listener { listener: name.clone(), problem });
+    }
+    Ok(())
+}
+
 fn check_identity(identity: &Identity) -> Result<(), StartError> {
     match identity.name.as_deref().filter(|name| !is_name(name)) {
         None => Ok(()),
@@ -357,6 +388,31 @@ mod tests {
 
     fn settle(service: Service) -> Settings {
         service.settle(Environment::default(), Path::new("/srv")).unwrap()
+    }
+
+    #[test]
+    fn no_two_files_of_a_service_have_one_path() {
+        let error = |service: Service| match service.settle(Environment::default(), Path::new("/srv")) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        let service = || Service::new().pidfile("a.pid");
+        let control = "\"/srv/a.pid\" is the pid file; give the control socket a path of its own";
+        assert!(error(service().control("a.pid")).ends_with(control));
+        assert!(error(service().control("/srv/a.pid")).ends_with(control));
+        let listener = "\"/srv/a.pid\" is the path of the pid file; give the listener a path of its own";
+        assert!(error(service().listen("a", "unix:///srv/a.pid?mode=600")).ends_with(listener));
+        let beside =
+            "\"/srv/a.control\" is the path of the control socket; give the listener a path of its own";
+        assert!(error(service().listen("a", "unix:///srv/a.control")).ends_with(beside));
+        assert!(
+            error(service().control("b").listen("a", "unix-dgram:///srv/b"))
+                .contains("\"/srv/b\" is the path of the control")
+        );
+        assert_eq!(
+            error(service().control("b").listen("a", "unix:///srv/a.control").listen("b", "unix:@a.pid")),
+            ""
+        );
     }
 
     #[test]

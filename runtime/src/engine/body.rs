@@ -57,12 +57,14 @@ impl Engine {
             Phase::Draining(_) => true,
             _ => false,
         };
-        // The body never runs, so there is nothing to finish.
-        if self.body.preparation != Preparation::Done {
-            return asked;
+        if !asked {
+            return false;
         }
-        asked
-            && self.shared.counted() == 0
+        // Without a body there is nothing to finish. The thread of `main` may begin the body at this moment, before its note is here.
+        if self.body.preparation != Preparation::Done && self.shared.forbid_body() {
+            return true;
+        }
+        self.shared.counted() == 0
             && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
     }
 

@@ -133,8 +133,8 @@ impl Engine {
         }
         self.shared.verdict.set(verdict);
         let status = if verdict == Verdict::Success { 0 } else { 1 };
-        if self.body.preparation == Preparation::UnderWay {
-            // The thread of `main` looks at no verdict before it has a body, which may take it long.
+        if self.body.preparation != Preparation::Failed && self.shared.forbid_body() {
+            // The thread of `main` looks at no verdict before it has a body, which may take it long. The body never begins.
             let _nothing_is_left_behind = self.shared.no_binding(LEAVE_TIMEOUT);
             signals::exit_now(status);
         }

@@ -58,7 +58,14 @@ impl Pidfile {
         if !self.staged.get() {
             self.stage()?;
         }
-        fs::rename(&self.beside, &self.path).inspect_err(|_| self.unstage())?;
+        let renamed = match fs::rename(&self.beside, &self.path) {
+            // Another process has removed the staged file, such as a successor that took this process for dead.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.stage().and_then(|()| fs::rename(&self.beside, &self.path))
+            }
+            renamed => renamed,
+        };
+        renamed.inspect_err(|_| self.unstage())?;
         self.staged.set(false);
         Ok(())
     }
@@ -154,6 +161,21 @@ mod tests {
         assert_eq!(new.named(), Some(200), "it names another process and stays");
         new.remove_if_names(&[200]).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// A successor that takes its predecessor for dead removes the file that the predecessor has staged for the way back.
+    #[test]
+    fn a_staged_file_that_another_process_removed_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("echo.pid");
+        let (old, new) = (Pidfile::new(path.clone(), 100), Pidfile::new(path, 200));
+        old.stage().unwrap();
+        new.publish().unwrap();
+        new.unstage_of(100);
+        old.publish().unwrap();
+        assert_eq!(new.named(), Some(100));
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(old.publish().unwrap_err().kind(), io::ErrorKind::NotFound, "there is no directory");
     }
 
     #[test]

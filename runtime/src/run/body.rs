@@ -47,6 +47,9 @@ where
         };
         Ok((runtime, body))
     })?;
+    if !shared.begin_body() {
+        return Ok(end_without_body(&shared, is_process));
+    }
     let ended = runtime.block_on(async {
         let mut verdict = std::pin::pin!(shared.verdict.wait());
         let mut heart = std::pin::pin!(beat(&shared));
@@ -170,6 +173,7 @@ where
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    let is_process = matches!(host, ServiceHost::Process);
     let (shared, (run, body)) = begin(service, host, |start| {
         let body = prepare(start)?;
         // 8 MiB, the usual stack of the main thread.
@@ -177,14 +181,24 @@ where
         Ok((start_thread(builder, Blocking::run)?, body))
     })?;
     let returned = Arc::new(Mutex::new(None));
-    // A stop before this point ends the service without its body.
-    if shared.verdict.get().is_none() {
-        run(Blocking { body, error_of, shared: shared.clone(), returned: returned.clone() });
+    if !shared.begin_body() {
+        return Ok(end_without_body(&shared, is_process));
     }
+    run(Blocking { body, error_of, shared: shared.clone(), returned: returned.clone() });
     let verdict = *shared.verdict.wait_blocking();
     shared.left.set(());
     let returned = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Ended { returned, verdict })
+}
+
+/// A stop has come before the body, which never begins. The engine ends the process, so the code after `Service::run` does not run.
+fn end_without_body<T>(shared: &Shared, is_process: bool) -> Ended<T> {
+    while is_process {
+        thread::park();
+    }
+    let verdict = *shared.verdict.wait_blocking();
+    shared.left.set(());
+    Ended { returned: None, verdict }
 }
 
 /// The work of a body's thread.

@@ -69,6 +69,30 @@ fn a_stop_that_comes_by_signal_and_by_the_predecessor() {
     service.wait_until_all_are_gone();
 }
 
+/// Either the body never begins, or the stop is a drain that waits for it. In between a body began, and was cut off without a word.
+#[test]
+fn a_stop_at_any_moment_of_a_start_ends_it_before_the_body_or_drains() {
+    let mut begun = 0;
+    for moment in 0..60 {
+        let dir = Dir::new();
+        let service = dir.victim().awaits_shutdown().plan("shutdown return 5").start();
+        let process = service.first();
+        // Spread over the time that a start takes.
+        std::thread::sleep(Duration::from_micros(250) * moment);
+        process.signal(Signal::TERM);
+        let exit = process.exit();
+        let has_begun = service.has_said(process, "init");
+        let expected: &[Exit] = match has_begun {
+            true => &[Exit::Status(5)],
+            // The signal came before the handlers.
+            false => &[Exit::Status(0), Exit::Signal(15)],
+        };
+        assert!(expected.contains(&exit), "{moment}: {exit:?}, the body has begun: {has_begun}");
+        begun += usize::from(has_begun);
+    }
+    assert!(begun > 0, "no stop came after the begin of the body");
+}
+
 /// A manager signals a wrapper and the service, and the wrapper passes on what it got. The engine waits at a gate until both have
 /// come.
 #[test]
