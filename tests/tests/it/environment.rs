@@ -64,7 +64,7 @@ fn a_pid_file_that_is_none_is_refused_by_the_name_of_its_variable() {
 #[test]
 fn a_variable_that_means_nothing_is_refused() {
     // A typing error is the most likely cause, so what there is is said as well.
-    assert_refused("TABLEFLIP_FOO", "1", &["unknown", "TABLEFLIP_PIDFILE", "TABLEFLIP_LISTEN_<NAME>"]);
+    assert_refused("TABLEFLIP_FOO", "1", &["unknown", "TABLEFLIP_PIDFILE", "TABLEFLIP_LISTEN_ECHO"]);
     assert_refused("TABLEFLIP_PROBATON", "1s", &["unknown", "TABLEFLIP_PROBATION"]);
     assert_refused("TABLEFLIP_LISTEN_OTHER", "127.0.0.1:0", &["unknown"]);
     assert_refused("TABLEFLIP_", "", &["unknown"]);
