@@ -167,15 +167,16 @@ listener!(UnixListener, UnixStream);
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::io::{Read, Write};
-/// use tableflip::http::{serve, with_handshake};
-/// use tableflip::{Service, net::TcpListener, testing};
+/// use tableflip::http::{Connection, serve, with_handshake};
+/// use tableflip::net::{TcpListener, TcpStream};
+/// use tableflip::{Service, testing};
 /// use tokio::io::AsyncReadExt;
 ///
 /// let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
 /// let service = testing::start(Service::new().listen("http", "tcp://127.0.0.1:0"), |start| {
 ///     let http: TcpListener = start.listener("http")?;
 ///     // The handshake is one byte.
-///     let handshake = |mut stream: tableflip::http::Connection<_>| async move {
+///     let handshake = |mut stream: Connection<TcpStream>| async move {
 ///         stream.read_u8().await?;
 ///         std::io::Result::Ok(stream)
 ///     };

@@ -135,7 +135,7 @@ fn a_nightly_compiler_shows_the_part_of_a_literal_that_is_wrong() {
     let services = options.iter().enumerate().map(|(number, (options, _))| {
         format!("#[tableflip_macros::main({options})]\nasync fn service_{number}(echo: TcpListener) {{}}\n")
     });
-    std::fs::write(&source, services.collect::<String>()).expect("it can be written");
+    fs::write(&source, services.collect::<String>()).expect("it can be written");
     let mut compile = nightly("rustc");
     compile.args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--color=never", "--out-dir"]);
     compile.arg(dir.path()).arg("--extern").arg(format!("tableflip_macros={}", attribute.display()));

@@ -193,8 +193,10 @@ where
 
 /// A stop has come before the body, which never begins. The engine ends the process, so the code after `Service::run` does not run.
 fn end_without_body<T>(shared: &Shared, is_process: bool) -> Ended<T> {
-    while is_process {
-        thread::park();
+    if is_process {
+        loop {
+            thread::park();
+        }
     }
     let verdict = *shared.verdict.wait_blocking();
     shared.left.set(());

@@ -36,7 +36,7 @@ const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 // An offer has room for all sockets, the control socket, the files of the service, and the socket to the supervisor.
 const _: () = {
     assert!(MAX_DESCRIPTORS - 1 <= 65_535);
-    assert!(MAX_LISTENERS + 1 + MAX_PASSED_ON + 1 <= MAX_DESCRIPTORS);
+    assert!(MAX_LISTENERS + MAX_PASSED_ON + 2 <= MAX_DESCRIPTORS);
     assert!(
         r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
             + (MAX_LISTENERS + 1) * "65535,".len()
