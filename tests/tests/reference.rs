@@ -378,7 +378,7 @@ const NO_REASONS: &[&str] = &[
     "the preflight command checks the release",
     "there is no control socket at {}; process {} is known by its pid file alone",
     "upgraded to generation {generation}, process {pid}, which served after {elapsed}",
-    "{new} has failed; process {old} takes over again",
+    "{new} is being ended",
     "{new} initialises",
     "{new} is dead; process {old} starts its own executable again",
     "{new} serves, on probation",

@@ -268,7 +268,7 @@ fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
         Phase::Upgrading => format!("{new} initialises"),
         Phase::HandingOver => format!("process {old} hands over to {new}"),
         Phase::Standby => format!("{new} serves, on probation"),
-        Phase::Reverting => format!("{new} has failed; process {old} takes over again"),
+        Phase::Reverting => format!("{new} is being ended"),
         Phase::Serving => format!("process {old} serves"),
         Phase::Draining => format!("process {old} finishes its connections"),
         Phase::Rescuing => format!("{new} is dead; process {old} starts its own executable again"),
