@@ -121,7 +121,13 @@ impl<'a> SameAddress<'a> {
     /// chosen.
     pub(crate) fn find(&self, unadopted: &VecDeque<Unadopted>, name: &str) -> Option<usize> {
         let is_any = matches!(self.address.place(), Place::Ip { port: 0, .. });
-        let fits = |it: &&Unadopted| !is_any || it.entry.name == name && it.entry.address.ends_with(":0");
+        // What the predecessor says of a socket must fit too, not only what the socket is.
+        let says_kind = |it: &Unadopted| {
+            it.entry.address.parse::<Address>().is_ok_and(|said| said.kind() == self.address.kind())
+        };
+        let fits = |it: &&Unadopted| {
+            says_kind(it) && (!is_any || it.entry.name == name && it.entry.address.ends_with(":0"))
+        };
         let is_one = |it: &Unadopted| {
             Some(it).filter(fits).is_some_and(|it| it.source.place().is_some() && self.is_of(it.fd.as_fd()))
         };
