@@ -282,7 +282,6 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor is ready",
     "the thread waits for its work",
     "there is neither of the two",
-    "neither a service manager nor a predecessor asks",
     "no socket comes with the process",
     "there is no runtime",
     "what concerns a successor never happens",

@@ -89,12 +89,17 @@ impl Pulse {
     }
 
     /// Asks the question. Returns whether a task takes it, now or later.
-    #[cfg_attr(not(upgrades), allow(dead_code, reason = "neither a service manager nor a predecessor asks"))]
     pub(crate) fn ask(&self) -> bool {
         // A swap and not a store: loom cannot order a store after the last swap in `taken`.
         self.asked.swap(true, Ordering::SeqCst);
         self.changed.notify(usize::MAX);
         self.has_taker.load(Ordering::SeqCst)
+    }
+
+    /// From now on a task will take the question.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn expect_taker(&self) {
+        self.has_taker.store(true, Ordering::SeqCst);
     }
 
     /// Waits for the question and takes it.

@@ -9,8 +9,11 @@ use crate::engine::core::Engine;
 use crate::engine::data::Preparation;
 use crate::lifecycle::{Drain, Event, Phase, Predecessor};
 
-/// How long after the begin of service a body that has a `Shutdown` may take to await it.
-const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after the begin of service a stop may come before the body has run for the first time.
+const YOUNG: Duration = Duration::from_secs(1);
+/// How long the runtime of a body, or the thread of one without a runtime, may take to come to its `Shutdown`.
+const RUNTIME_TIMEOUT: Duration = Duration::from_secs(1);
+const THREAD_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Engine {
     /// Looks at what the body has said, and at what is left to drain.
@@ -68,20 +71,22 @@ impl Engine {
             && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
     }
 
-    /// The body may be about to await its `Shutdown`, for which the drain would wait: the service is young, and a stop may come before the
-    /// first poll of the body, or of a task that has the `Shutdown`, is over.
+    /// At the begin of a drain the body of a young service may be about to await its `Shutdown`, and then the drain waits for the body: the
+    /// stop may come before the end of the first poll of the body, or of a task that has the `Shutdown`. The answer of the runtime
+    /// comes after both.
+    pub(super) fn let_body_decide(&mut self) {
+        let is_young = self.serving_since.is_none_or(|since| since.elapsed() < YOUNG);
+        let timeout = || if self.shared.pulse.ask() { RUNTIME_TIMEOUT } else { THREAD_TIMEOUT };
+        self.body.undecided_until = is_young.then(|| Instant::now() + timeout());
+    }
+
     fn is_undecided(&self) -> bool {
-        self.shared.is_body_undecided() && Instant::now() < self.undecided_until()
+        self.decided_by().is_some_and(|until| Instant::now() < until)
     }
 
     /// When a body that is undecided is not waited for any more.
     pub(super) fn decided_by(&self) -> Option<Instant> {
-        let is_asked = matches!(self.state.phase, Phase::Draining(_)) && self.is_undecided();
-        is_asked.then(|| self.undecided_until())
-    }
-
-    fn undecided_until(&self) -> Instant {
-        self.serving_since.unwrap_or(self.phase_since) + UNDECIDED_TIMEOUT
+        self.body.undecided_until.filter(|_| self.shared.is_body_undecided())
     }
 
     /// Warns of a body that has ended without a request: neither a supervisor nor a log could tell that end from one on request.

@@ -214,7 +214,10 @@ impl Engine {
             }
             Note::Upgrade(reply) => self.ask_for_upgrade(Some(reply)),
             Note::Stop => self.stop(None),
-            Note::Alive => self.hear_pulse(),
+            Note::Alive => {
+                self.body.undecided_until = None;
+                self.hear_pulse();
+            }
             Note::Status(reply) => {
                 reply.set(self.status());
                 self.wake_control();

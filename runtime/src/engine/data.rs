@@ -1,6 +1,7 @@
 //! What the engine knows of the body, of the listeners and of the requests.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::base::report::Thinned;
 use crate::base::returned::BodyEnd;
@@ -30,6 +31,8 @@ pub(super) struct Body {
     pub(super) ready: bool,
     pub(super) ready_dropped: bool,
     pub(super) returned: bool,
+    /// Until then a drain waits for a body that has a `Shutdown` and has not awaited it.
+    pub(super) undecided_until: Option<Instant>,
     pub(super) returned_fed: bool,
     pub(super) end: BodyEnd,
 }

@@ -72,6 +72,7 @@ impl Engine {
     pub(super) fn drain(&mut self) {
         self.shared.start_draining();
         self.retire();
+        self.let_body_decide();
         // Before this process has served, the paths of adopted sockets belong to the predecessor.
         let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
         let sockets = std::mem::take(&mut self.listeners.sockets);

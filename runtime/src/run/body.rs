@@ -51,6 +51,7 @@ where
         return Ok(end_without_body(&shared, is_process));
     }
     let ended = runtime.block_on(async {
+        shared.pulse.expect_taker();
         let mut verdict = std::pin::pin!(shared.verdict.wait());
         let mut heart = std::pin::pin!(beat(&shared));
         let mut body = Box::pin(body);
@@ -60,7 +61,6 @@ where
             if verdict.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            let Poll::Pending = heart.as_mut().poll(cx);
             let poll = || {
                 let _mark = BodyMark::new(&shared);
                 body.as_mut().poll(cx).map(|value| {
@@ -68,10 +68,13 @@ where
                     value
                 })
             };
-            match catch_unwind(AssertUnwindSafe(poll)) {
+            let polled = match catch_unwind(AssertUnwindSafe(poll)) {
                 Ok(poll) => poll.map(|value| Some(Ok(value))),
                 Err(panic) => Poll::Ready(Some(Err(panic))),
-            }
+            };
+            // After the body: a sign of life says that the body was polled.
+            let Poll::Pending = heart.as_mut().poll(cx);
+            polled
         })
         .await;
         // Before the note to the engine, so that the sockets of the body are closed by then.
