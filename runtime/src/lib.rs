@@ -225,10 +225,10 @@ pub use tableflip_macros::main;
 pub mod __private {
     #[cfg(upgrades)]
     pub use crate::outside::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
-    #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::private::check;
     pub use crate::private::{
         NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, package, readiness, takes,
         told,
     };
+    #[cfg(all(feature = "cli", upgrades))]
+    pub use crate::{private::check, sys::signals::UPGRADE_SIGNALS};
 }

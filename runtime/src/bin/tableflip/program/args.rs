@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::Signal;
+use tableflip::__private::UPGRADE_SIGNALS;
 
 use super::output::{Failure, Output};
 
@@ -153,11 +154,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
-    let known = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT, Signal::SIGWINCH];
-    known
-        .into_iter()
-        .find(|signal| signal.as_str() == text)
-        .ok_or_else(|| format!("expected one of {}", known.map(Signal::as_str).join(", ")))
+    let named = UPGRADE_SIGNALS.into_iter().find(|(name, _)| *name == text);
+    named
+        .map(|(_, signal)| signal)
+        .ok_or_else(|| format!("expected one of {}", UPGRADE_SIGNALS.map(|(name, _)| name).join(", ")))
 }
 
 pub(crate) fn completions(shell: clap_complete::Shell, output: &Output) -> Result<(), Failure> {
