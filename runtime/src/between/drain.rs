@@ -29,11 +29,12 @@ use crate::between::shared::{Counted, Shared};
 /// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
 ///   itself waits at the `accept` of a managed listener, which never ends.
 ///
-/// Any other body is dropped as soon as no stream and no guard is left. In the first second of
-/// service a drain also waits for a body that has a `Shutdown` and has not awaited it yet: its code, or the task that has the
-/// `Shutdown`, may not have run so far. So a clone that a task or a connection
+/// Any other body is dropped as soon as no stream and no guard is left. So a clone that a task or a connection
 /// awaits does not delay a drain. Give the `Shutdown` itself to the task that the body waits for, and a clone to every
 /// other task.
+///
+/// A drain in the first second of service may begin before the body has run for the first time. If the body has a `Shutdown`
+/// then, the drain first waits until the runtime has polled the body, for at most 1 s. A body on a thread gets 200 ms.
 #[derive(Debug)]
 pub struct Shutdown {
     shared: Arc<Shared>,

@@ -48,6 +48,7 @@ impl Engine {
             self.tell_unasked_end();
             self.feed(Event::BodyReturned);
         }
+        self.body.undecided_until.take_if(|until| *until <= Instant::now());
         if self.verdict.is_none() && self.is_drained() {
             self.feed(Event::Drained);
         }
@@ -68,7 +69,7 @@ impl Engine {
             return true;
         }
         self.shared.counted() == 0
-            && (self.body.returned || !self.shared.waits_for_body() && !self.is_undecided())
+            && (self.body.returned || !self.shared.waits_for_body() && self.decided_by().is_none())
     }
 
     /// At the begin of a drain the body of a young service may be about to await its `Shutdown`, and then the drain waits for the body: the
@@ -80,11 +81,8 @@ impl Engine {
         self.body.undecided_until = is_young.then(|| Instant::now() + timeout());
     }
 
-    fn is_undecided(&self) -> bool {
-        self.decided_by().is_some_and(|until| Instant::now() < until)
-    }
-
-    /// When a body that is undecided is not waited for any more.
+    /// When a body that is undecided is not waited for any more. [`look_at_body`](Self::look_at_body) forgets it then, and no other place
+    /// does: a wait that begins in between still has the deadline.
     pub(super) fn decided_by(&self) -> Option<Instant> {
         self.body.undecided_until.filter(|_| self.shared.is_body_undecided())
     }

@@ -74,13 +74,7 @@ impl Engine {
         let of_successor = self.neighbours.successor.as_ref().and_then(|successor| successor.next_look);
         let others =
             self.open_is_due().into_iter().chain(of_manager).chain(of_predecessor).chain(of_successor);
-        let deadline = self
-            .timers
-            .values()
-            .copied()
-            .chain(self.decided_by().filter(|at| *at > Instant::now()))
-            .chain(others)
-            .min();
+        let deadline = self.timers.values().copied().chain(self.decided_by()).chain(others).min();
         let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
             if channel.wants_to_send() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN }

@@ -20,8 +20,7 @@ pub(super) const REFUSAL_AT_END: UpgradeError = UpgradeError::Unsupported;
 
 impl Engine {
     pub(super) fn wait(&mut self) {
-        let deadline =
-            self.timers.values().copied().chain(self.decided_by().filter(|at| *at > Instant::now())).min();
+        let deadline = self.timers.values().copied().chain(self.decided_by()).min();
         self.shared.waker().wait(deadline);
         self.take_requests();
         self.look_at_body();
