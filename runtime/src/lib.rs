@@ -230,5 +230,5 @@ pub mod __private {
         told,
     };
     #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::{private::check, sys::signals::UPGRADE_SIGNALS};
+    pub use crate::private::{UPGRADE_SIGNALS, check};
 }

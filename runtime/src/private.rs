@@ -137,7 +137,7 @@ pub const fn check_readiness<const N: usize>(managed: [bool; N]) {
 }
 
 #[cfg(all(feature = "cli", upgrades))]
-pub use self::cli::check;
+pub use self::cli::{UPGRADE_SIGNALS, check};
 
 /// The code that the program `tableflip` shares with a service.
 #[cfg(all(feature = "cli", upgrades))]
@@ -152,6 +152,10 @@ mod cli {
     use crate::config::environment;
     use crate::outside::preflight::Check;
     use crate::sys::poll;
+    use crate::sys::signals::{self, Signal};
+
+    /// The signals that can be chosen to start an upgrade, by their names.
+    pub const UPGRADE_SIGNALS: [(&str, Signal); 5] = signals::UPGRADE_SIGNALS;
 
     /// Runs a command like that of `preflight`, in the working directory. The error is the failure, in words.
     pub fn check(command: &OsStr, executable: &Path, deadline: Instant) -> Result<(), String> {

@@ -54,7 +54,7 @@ pub(crate) fn take() -> Pending {
 }
 
 /// The signals that can be chosen to start an upgrade.
-pub const UPGRADE_SIGNALS: [(&str, Signal); 5] = [
+pub(crate) const UPGRADE_SIGNALS: [(&str, Signal); 5] = [
     ("SIGHUP", Signal::SIGHUP),
     ("SIGUSR1", Signal::SIGUSR1),
     ("SIGUSR2", Signal::SIGUSR2),
