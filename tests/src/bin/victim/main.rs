@@ -164,16 +164,21 @@ async fn body(
             }
         }
     }
+    let mut shutdown = victim.shutdown.clone();
+    let awaits = env::var_os("VICTIM_AWAIT").is_some();
+    if awaits {
+        // In the first poll of the body: a stop may come at its end.
+        poll_fn(|cx| Poll::Ready(_ = Pin::new(&mut shutdown).poll(cx))).await;
+    }
     // Without any of its own, an order to the body is what it waits for; with one thread, the tasks above run first.
     tokio::task::yield_now().await;
     victim.say("serve", "");
     plan.carry_out(victim.upgrader.generation(), "serve");
 
-    let awaits = env::var_os("VICTIM_AWAIT").is_some();
     loop {
         tokio::select! {
             // A future that is never polled is one that nobody awaited.
-            () = victim.shutdown.clone(), if awaits => {
+            () = &mut shutdown, if awaits => {
                 victim.say("shutdown", "");
                 let mut end = "return 0";
                 for verb in plan.at("shutdown") {

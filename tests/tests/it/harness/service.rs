@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Stdio};
@@ -11,6 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use processes::{adopt_orphans, pidfile};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::{Client, Command, DEADLINE, Gate, Process, Signal, add_to_plan};
 
@@ -25,8 +28,9 @@ pub(crate) struct Service {
 }
 
 /// The lines of all processes.
-#[derive(Default)]
 struct Heard {
+    /// The pipe that the processes write to.
+    pipe: OwnedFd,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -37,6 +41,8 @@ struct State {
     lines: Vec<Line>,
     /// All of them, as they came.
     transcript: String,
+    /// The begin of a line whose end is not read yet.
+    unfinished: Vec<u8>,
     processes: HashMap<u32, Process>,
     /// The addresses of the IP listeners, by name.
     addresses: HashMap<String, String>,
@@ -68,25 +74,55 @@ impl Line {
     }
 }
 
+impl State {
+    fn take_down(&mut self, line: &str) {
+        self.transcript.push_str(line);
+        if let Some(line) = Line::parse(line.trim_end_matches('\n')) {
+            // At the first word of a process, so that its number cannot be another's by now.
+            self.processes.entry(line.pid).or_insert_with(|| Process::open(line.pid));
+            if line.what == "listening" {
+                let (name, address) = line.text.split_once(' ').expect("a name and an address");
+                self.addresses.insert(name.to_owned(), address.to_owned());
+            }
+            self.lines.push(line);
+        }
+    }
+}
+
 impl Heard {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A test that fails while it waits has changed nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_down(&self, line: &str) {
+    /// Reads what is in the pipe, and waits until something is. False at its end.
+    ///
+    /// The wait is without the lock and the read with it. So a test that has the lock, and finds the pipe empty, has every line
+    /// that was written before.
+    fn read(&self) -> bool {
+        let mut pipe = [PollFd::new(&self.pipe, PollFlags::IN)];
+        let polled = poll(&mut pipe, None);
+        assert!(matches!(polled, Ok(_) | Err(Errno::INTR)), "poll: {polled:?}");
+        let mut block = [0; 4096];
         let mut state = self.lock();
-        state.transcript.push_str(line);
-        if let Some(line) = Line::parse(line.trim_end_matches('\n')) {
-            // At the first word of a process, so that its number cannot be another's by now.
-            state.processes.entry(line.pid).or_insert_with(|| Process::open(line.pid));
-            if line.what == "listening" {
-                let (name, address) = line.text.split_once(' ').expect("a name and an address");
-                state.addresses.insert(name.to_owned(), address.to_owned());
-            }
-            state.lines.push(line);
+        let length = rustix::io::read(&self.pipe, &mut block).expect("the pipe can be read");
+        state.ended = length == 0;
+        state.unfinished.extend_from_slice(&block[..length]);
+        while let Some(end) = state.unfinished.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = state.unfinished.drain(..=end).collect();
+            state.take_down(&String::from_utf8_lossy(&line));
         }
         self.changed.notify_all();
+        !state.ended
+    }
+
+    /// All lines that were written before this call.
+    fn transcript(&self) -> String {
+        let mut state = self.lock();
+        while !state.ended && rustix::io::ioctl_fionread(&self.pipe).expect("a pipe") > 0 {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.transcript.clone()
     }
 
     /// Waits until `look` finds something in what a process says.
@@ -139,21 +175,12 @@ impl Service {
         )]
         let mut child = start.spawn().unwrap_or_else(|error| panic!("cannot start {start:?}: {error}"));
         let first = Process::open(child.id());
-        let heard = Arc::new(Heard::default());
+        let pipe = child.stdout.take().expect("it is a pipe").into();
+        let heard = Arc::new(Heard { pipe, state: Mutex::default(), changed: Condvar::new() });
         heard.lock().processes.insert(first.pid(), first.clone());
-        let stdout = child.stdout.take().expect("it is a pipe");
         let reader = {
             let heard = heard.clone();
-            thread::spawn(move || {
-                let mut stdout = BufReader::new(stdout);
-                let mut line = Vec::new();
-                while matches!(stdout.read_until(b'\n', &mut line), Ok(n) if n > 0) {
-                    heard.take_down(&String::from_utf8_lossy(&line));
-                    line.clear();
-                }
-                heard.lock().ended = true;
-                heard.changed.notify_all();
-            })
+            thread::spawn(move || while heard.read() {})
         };
         Self { dir, first, heard, reader: Some(reader), lifeline: child.stdin.take() }
     }
@@ -221,7 +248,7 @@ impl Service {
         )
     }
 
-    /// Whether a process has said this so far, taken or not.
+    /// Whether a process has said this by now, taken or not.
     pub(crate) fn has_said(&self, process: &Process, what: &str) -> bool {
         let said = |line: Line| line.is(process, what);
         self.transcript().lines().filter_map(Line::parse).any(said)
@@ -229,7 +256,7 @@ impl Service {
 
     /// All lines so far.
     pub(crate) fn transcript(&self) -> String {
-        self.heard.lock().transcript.clone()
+        self.heard.transcript()
     }
 
     /// Waits until every process that has the stdout of the service is dead.
