@@ -11,7 +11,7 @@ use processes::is_readable_within;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tests::channel::listen_at;
 
-use crate::harness::{DEADLINE, Dir, Exit, Process, Service, Signal};
+use crate::harness::{DEADLINE, Dir, Exit, Process, Service, Signal, wait_until_refused};
 
 /// It serves alone, and is able to do all that a service can.
 #[track_caller]
@@ -265,8 +265,7 @@ fn a_stop_between_two_attempts_of_a_rescue_stops_the_service() {
     // K5. What is still in its hands nobody will accept.
     old.signal(Signal::HUP);
     service.wait_for(&old, "error", "upgrade refused: this process is terminating");
-    let refused = TcpStream::connect(service.address("echo")).unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    wait_until_refused(service.address("echo"));
     drop(before);
     assert_eq!(old.exit(), Exit::Status(0));
     assert_eq!(service.pidfile(), None);
