@@ -5,25 +5,28 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{ToTokens as _, TokenStreamExt as _, format_ident, quote};
-use syn::{Path, ReturnType, Type};
+use syn::{Expr, Path, ReturnType, Type};
 
 use crate::address::Kind;
 use crate::attr::Function;
-use crate::service::{Handle, Listener, Parameter, Role, Service, Setting, Value};
+use crate::literal::plain;
+use crate::service::{Config, Handle, Listener, Parameter, Role, Service, Setting, Value};
 use crate::types::{last_segment, usual_type};
 
 pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     let Function { attrs, vis, sig, body, .. } = function;
-    let Service { runtime, listeners, settings, parameters } = service;
+    let Service { runtime, listeners, settings, parameters, .. } = service;
     let name = &sig.ident;
     let checks = checks(service, function);
     // Each method has the span of the option: an editor shows the method's documentation there, and the compiler its errors
     // about the value.
-    let listens =
-        listeners.iter().map(|Listener { option, name, address, .. }| quote!(.#option(#name, #address)));
+    let listens = listeners.iter().map(|Listener { option, name, address, .. }| {
+        let address = borrowed(address);
+        quote!(.#option(#name, #address))
+    });
     let settings = settings.iter().map(|Setting { option, value }| {
         let value = match value {
-            Value::Expr(value) => value.to_token_stream(),
+            Value::Expr(value) => borrowed(value),
             Value::Flavor(variant) => {
                 let variant = format_ident!("{variant}");
                 quote!(#runtime::Flavor::#variant)
@@ -35,13 +38,17 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     // The hygiene of these variables keeps them apart from every name of the user, also from the name of the function.
     let start = start_variable(parameters);
     let variables: Vec<_> = parameters.iter().map(|parameter| local(&parameter.name.to_string())).collect();
-    let take = parameters.iter().zip(&variables).map(|(Parameter { ty, role, .. }, variable)| match role {
+    let take = parameters.iter().zip(&variables).map(|(Parameter { name, ty, role }, variable)| match role {
         Role::Listener(index) => {
             let listener = &listeners[*index].name;
             quote!(let #variable = #start.listener::<#ty>(#listener)?;)
         }
         Role::Handle(_) => quote!(let #variable = #start.handle::<#ty>()?;),
+        Role::Config | Role::Own => quote!(let #variable = #name;),
     });
+    let own = parameters.iter().filter(|parameter| parameter.role == Role::Own);
+    let own = own.map(|Parameter { name, ty, .. }| quote!(#name: #ty));
+    let config = configure(service);
     let call = quote!(#name(#(#variables),*));
     // The compiler reports at this call that the return type is no `Termination`, so the call has the span of that type.
     let returned = match &sig.output {
@@ -58,9 +65,10 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     let run = Ident::new(run, returned);
     quote! {
         #(#attrs)*
-        #vis fn #name() -> ::std::process::ExitCode {
+        #vis fn #name(#(#own),*) -> ::std::process::ExitCode {
             #sig #body
             #checks
+            #config
             #runtime::Service::new()
                 .package(#runtime::__private::package!())
                 #(#listens)*
@@ -70,6 +78,35 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
                     ::core::result::Result::Ok(#body_value)
                 })
         }
+    }
+}
+
+/// Loads the configuration into a variable that the options and the body use. The variable has the name of the option, with the span
+/// that the user wrote, so that the user's expressions find it.
+fn configure(service: &Service) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let Config { option, value } = service.config.as_ref()?;
+    let parameter = service.parameters.iter().find(|parameter| parameter.role == Role::Config);
+    let (variable, ty) = match parameter {
+        Some(Parameter { name, ty, .. }) => (name, Some(quote!(: #ty))),
+        None => (option, None),
+    };
+    let (loaded, code) = (local("loaded"), local("code"));
+    Some(quote! {
+        // The options and the body need not use it.
+        #[allow(unused_variables)]
+        let #variable #ty = match #runtime::configure(|| ::core::result::Result::Ok(#value)) {
+            ::core::result::Result::Ok(#loaded) => #loaded,
+            ::core::result::Result::Err(#code) => return #code,
+        };
+    })
+}
+
+/// The value of an option. A variable or a field is borrowed: an option reads the configuration, and the body takes it.
+fn borrowed(value: &Expr) -> TokenStream {
+    match plain(value) {
+        Expr::Path(_) | Expr::Field(_) | Expr::Index(_) => quote!(&#value),
+        _ => value.to_token_stream(),
     }
 }
 
@@ -123,7 +160,7 @@ fn checks(service: &Service, function: &Function) -> TokenStream {
     let Service { runtime, listeners, parameters, .. } = service;
     let taken = parameters.iter().filter_map(|Parameter { ty, role, .. }| match role {
         Role::Listener(index) => Some((ty, listeners[*index].kind)),
-        Role::Handle(_) => None,
+        Role::Handle(_) | Role::Config | Role::Own => None,
     });
 
     let kinds = taken.clone().filter_map(|(ty, kind)| {

@@ -8,6 +8,7 @@ use quote::quote;
 use syn::{FnArg, Signature};
 
 use crate::attr::Function;
+use crate::types::{handle, is_listener};
 
 /// For an item that is no function. The item stays unchanged.
 pub(crate) fn item(errors: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -18,14 +19,24 @@ pub(crate) fn item(errors: &TokenStream, item: &TokenStream) -> TokenStream {
 pub(crate) fn function(errors: &TokenStream, function: &Function) -> TokenStream {
     let Function { attrs, vis, sig, body, .. } = function;
     let name = &sig.ident;
+    let own: Vec<_> = sig.inputs.iter().filter(|input| *name != "main" && is_own(input)).collect();
     let sig = without_refused_parts(sig);
     quote! {
         #errors
         #(#attrs)*
-        #vis fn #name() -> ::std::process::ExitCode {
+        #vis fn #name(#(#own),*) -> ::std::process::ExitCode {
+            #[allow(unused_variables)]
             #sig #body
             ::std::process::ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether the caller of the function probably gives this argument. Then a missing parameter would be a second error.
+fn is_own(input: &FnArg) -> bool {
+    match input {
+        FnArg::Typed(parameter) => !is_listener(&parameter.ty) && handle(&parameter.ty).is_none(),
+        FnArg::Receiver(_) => false,
     }
 }
 

@@ -47,8 +47,7 @@ use proc_macro::TokenStream;
 /// An `async fn` runs on tokio, a plain `fn` on a thread without tokio. The body returns `()`, a `Result<(), E>` or
 /// any other [`Termination`](std::process::Termination).
 ///
-/// The function can have another name than `main`. It then becomes a function without parameters, which runs the service and
-/// returns its exit code. The service takes over the signals and the environment of the process, so call that function once, before
+/// The function can have another name than `main`. It then becomes a function which runs the service and returns its exit code. The service takes over the signals and the environment of the process, so call that function once, before
 /// the process has a second thread.
 ///
 /// # Options
@@ -59,6 +58,7 @@ use proc_macro::TokenStream;
 /// | option | value | default | environment |
 /// |---|---|---|---|
 /// | `name` | the name of the service: a successor with another name is refused | none | |
+/// | `config` | an expression that loads the [configuration](#configuration) | none | |
 /// | `listen` | a list of [entries](#listen-entries) | `[]` | `TABLEFLIP_LISTEN_<NAME>` |
 /// | `pidfile` | the path of the pid file, which names the serving process | none | `TABLEFLIP_PIDFILE` |
 /// | `control` | the path of the control socket, or `false` for none | the pid file with extension `control`; none without a pid file | `TABLEFLIP_CONTROL` |
@@ -71,18 +71,57 @@ use proc_macro::TokenStream;
 /// | `preflight` | a shell command that checks the new release before that release gets a socket; `"$0"` is the executable | none | `TABLEFLIP_PREFLIGHT` |
 /// | `flavor` | the runtime of an `async fn`: `"multi_thread"` or `"current_thread"` | `"multi_thread"` | |
 /// | `worker_threads` | the number of threads of a `"multi_thread"` runtime, at least 1 | one for each core | |
+/// | `runtime` | a function that changes the `tokio::runtime::Builder` of an `async fn` | none | |
 /// | `crate` | the absolute path of the runtime crate, if it is not `::tableflip` but a re-export | `::tableflip` | |
 ///
-/// * A path is a string literal or any expression that is `Into<PathBuf>`.
-/// * A command is a string literal or any expression that is `Into<OsString>`.
-/// * A duration is a string literal such as `"500ms"`, `"30s"` or `"1m 30s"`, which the compiler checks, or any expression of type
-///   [`Duration`](std::time::Duration).
-/// * A number of threads is a literal or any expression of type `usize`.
+/// A value is a literal, which the compiler checks, or an expression of the type of the option:
+///
+/// * a duration: text such as `"500ms"`, `"30s"` or `"1m 30s"`, or a [`Duration`](std::time::Duration)
+/// * a path, a command: text, a [`Path`](std::path::Path), an [`OsStr`](std::ffi::OsStr)
+/// * a number of threads: `usize` or `NonZeroUsize`
+/// * `upgrade_signal`, `overlap`, `supervise`, `flavor`: text, or `tableflip::UpgradeSignal`, `Overlap`, `Supervise`, `Flavor`
+///
+/// An expression may be of the owned or of the borrowed type, and of an `Option`: `None` leaves the option as it is. A variable or a
+/// field is borrowed, so the body can still take it.
+///
+/// # Configuration
+///
+/// The expression of `config` is evaluated once, before anything is bound or taken from a predecessor. Every other option can use
+/// its value, by the name `config`. The body gets the value as its parameter `config`, if it has one.
+///
+/// ```ignore
+/// use std::{fs, io};
+/// use tableflip::net::TcpListener;
+///
+/// struct Config {
+///     listen: String,
+/// }
+///
+/// impl Config {
+///     fn load() -> io::Result<Self> {
+///         Ok(Self { listen: fs::read_to_string("/etc/echo.conf")?.trim().to_owned() })
+///     }
+/// }
+///
+/// #[tableflip::main(config = Config::load()?, listen = [http = config.listen])]
+/// async fn main(config: Config, http: TcpListener) -> io::Result<()> {
+///     drop(config);
+///     http.accept().await.map(drop)
+/// }
+/// ```
+///
+/// The expression may use `?` with any error. Then the start ends: one line on stderr says why, and it is the reason of a failed
+/// upgrade. The expression may also end the process, as a parser of arguments does for `--help`. A successor evaluates the
+/// expression anew, with the arguments and the environment of the first start.
+///
+/// A function that is not called `main` may instead take the configuration as a parameter of its own: a parameter that is neither a
+/// listener nor a handle. The generated function has this parameter too. So `main` deals with subcommands, and calls the service.
 ///
 /// # Listen entries
 ///
-/// An entry is `name = address` or only an address. The address is a string literal, which the compiler checks, or any expression
-/// that yields a string or a `tableflip::Address`, which the start of the service checks.
+/// An entry is `name = address` or only an address. The address is a literal, which the compiler checks, or an expression, which the
+/// start of the service checks: text, a `tableflip::Address`, a [`SocketAddr`](std::net::SocketAddr), or the path of a Unix socket.
+/// A listener whose address is `None` is not opened, and the body takes it as an `Option`.
 ///
 /// ```text
 /// tcp://HOST:PORT        bare HOST:PORT is the same    HOST may be a name, an IPv4 or a [bracketed IPv6] address
@@ -100,11 +139,13 @@ use proc_macro::TokenStream;
 ///
 /// Each parameter of the body is a plain name with a type. Name and type decide what the parameter is:
 ///
+/// * The parameter `config` is the value of the option `config`.
 /// * A parameter with the name of an entry is that listener. The two names must be equal: the entry for a parameter `_echo` has the
 ///   name `_echo` too.
 /// * A `Shutdown`, `Ready`, `Upgrader`, `Listeners` or `Inherited` is a handle. The macro knows a handle by the last
 ///   segment of its path, so an import cannot rename it.
 /// * The other parameters take the entries without a name, in order. Each of these listeners has the name of its parameter.
+/// * In a function that is not called `main`, further parameters are its own. Each entry then has a name.
 ///
 /// In a body with `Listeners` an entry with a name needs no parameter: `Listeners::declared` takes it, before the service is
 /// ready.
@@ -124,7 +165,7 @@ use proc_macro::TokenStream;
 /// * an option that does not exist, is set twice or does not fit the function, or a value of the wrong form;
 /// * an address that does not parse, or that another listener has;
 /// * a listener without a parameter, unless it has a name and the body takes `Listeners`;
-/// * a parameter that is neither a listener nor a handle;
+/// * a parameter of `main` that is neither a listener nor a handle nor the configuration;
 /// * a type that does not fit the kind of its listener, if the address is a literal;
 /// * only raw listeners and neither `Ready` nor `Listeners`, because nothing then reports that the service is ready;
 /// * a function that is generic or `const`, `unsafe` or `extern`, or that takes `self`.

@@ -9,11 +9,18 @@ use crate::address::Kind;
 pub(crate) struct Service {
     /// The path of the runtime crate.
     pub(crate) runtime: Path,
+    pub(crate) config: Option<Config>,
     pub(crate) listeners: Vec<Listener>,
     /// In the order in which the user wrote them.
     pub(crate) settings: Vec<Setting>,
     /// In the order of the signature.
     pub(crate) parameters: Vec<Parameter>,
+}
+
+/// The configuration: it is loaded first, and every option may use it by the name of the option.
+pub(crate) struct Config {
+    pub(crate) option: Ident,
+    pub(crate) value: Expr,
 }
 
 /// One call `.listen(name, address)`.
@@ -50,6 +57,10 @@ pub(crate) enum Role {
     /// The index of the listener.
     Listener(usize),
     Handle(Handle),
+    /// The configuration.
+    Config,
+    /// A parameter of the function's own: the generated function has it too.
+    Own,
 }
 
 /// A type of the runtime that is no listener. `Other` needs no treatment of its own.

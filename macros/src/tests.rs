@@ -235,7 +235,7 @@ fn every_option() {
                 crate::reexport::Service::new()
                     .package(crate::reexport::__private::package!())
                     .listen("a", "127.0.0.1:7000")
-                    .listen("admin", ADMIN)
+                    .listen("admin", &ADMIN)
                     .name("a")
                     .pidfile(directory().join("a.pid"))
                     .control(false)
@@ -293,7 +293,7 @@ fn a_mistake_leaves_the_function_to_the_editor() {
         "pub const extern \"C\" fn main(self, echo: TcpListener) -> io::Result<()> { echo.accept() }",
         &expect![[r#"
             ::core::compile_error! {
-                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `name`, `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `crate`"
+                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `name`, `config`, `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `runtime`, `crate`"
             }
             ::core::compile_error! {
                 "expected a number of threads from 1, or an expression of type `usize`"
@@ -308,6 +308,7 @@ fn a_mistake_leaves_the_function_to_the_editor() {
                 "`main` cannot take `self`"
             }
             pub fn main() -> ::std::process::ExitCode {
+                #[allow(unused_variables)]
                 fn main(echo: TcpListener) -> io::Result<()> {
                     echo.accept()
                 }

@@ -1,7 +1,7 @@
 //! What the name of a parameter type says. The macro sees no more of a type than its path.
 
 use proc_macro2::Ident;
-use syn::Type;
+use syn::{GenericArgument, PathArguments, Type};
 
 use crate::address::Kind;
 use crate::service::Handle;
@@ -34,6 +34,19 @@ pub(crate) fn plain_type(ty: &Type) -> &Type {
         Type::Group(group) => plain_type(&group.elem),
         Type::Paren(paren) => plain_type(&paren.elem),
         ty => ty,
+    }
+}
+
+/// Whether the name of the type is that of a listener. `Option<TcpListener>` is one too.
+pub(crate) fn is_listener(ty: &Type) -> bool {
+    let Type::Path(path) = plain_type(ty) else { return false };
+    let Some(segment) = path.path.segments.last() else { return false };
+    match &segment.arguments {
+        PathArguments::AngleBracketed(arguments) if segment.ident == "Option" => arguments
+            .args
+            .iter()
+            .any(|argument| matches!(argument, GenericArgument::Type(ty) if is_listener(ty))),
+        _ => Kind::ALL.iter().any(|kind| segment.ident == usual_type(*kind)),
     }
 }
 

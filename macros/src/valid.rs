@@ -32,7 +32,7 @@ pub(crate) fn service(attr: &Attr, function: &Function, errors: Errors) -> Resul
     if listen_is_known {
         draft.assign(&mut candidates, signature_is_known, &function.sig);
     }
-    let Draft { errors, runtime, entries, settings, .. } = draft;
+    let Draft { errors, runtime, config, entries, settings, .. } = draft;
     errors.finish()?;
 
     // Without an error every parameter has its role, and every entry its parameter or a `Listeners`.
@@ -42,7 +42,7 @@ pub(crate) fn service(attr: &Attr, function: &Function, errors: Errors) -> Resul
         .collect();
     let listeners = entries.into_iter().enumerate();
     let listeners = listeners.map(|(index, entry)| listener(index, entry, &parameters)).collect();
-    Ok(Service { runtime: runtime.unwrap_or_else(default_runtime), listeners, settings, parameters })
+    Ok(Service { runtime: runtime.unwrap_or_else(default_runtime), config, listeners, settings, parameters })
 }
 
 /// An entry without a name has the name of its parameter.

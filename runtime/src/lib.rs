@@ -73,6 +73,37 @@
 //! }
 //! ```
 //!
+//! # Configuration
+//!
+//! The option `config` loads the configuration of the service, before anything is bound or taken. Every option and the
+//! body can use it. An error is one line on stderr, and the reason of a failed upgrade.
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use tableflip::net::TcpListener;
+//!
+//! struct Config {
+//!     listen: SocketAddr,
+//!     greeting: String,
+//! }
+//!
+//! impl Config {
+//!     fn load() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+//!         let listen = std::env::var("LISTEN")?.parse()?;
+//!         Ok(Self { listen, greeting: std::fs::read_to_string("/etc/greeting")? })
+//!     }
+//! }
+//!
+//! #[tableflip::main(config = Config::load()?, listen = [http = config.listen])]
+//! async fn main(config: Config, http: TcpListener) -> std::io::Result<()> {
+//!     drop(config.greeting);
+//!     http.accept().await.map(drop)
+//! }
+//! ```
+//!
+//! [`configure`] does the same for the builder. A function that is not called `main` may have parameters of its own, which
+//! its options can use.
+//!
 //! # When a process ends
 //!
 //! Once a process is replaced or stopped, its managed listeners hand out no more connections. The process ends when no
@@ -207,7 +238,7 @@ pub mod testing;
 mod private;
 
 pub use base::address::{Address, Host, Kind, Options, ParseAddressError, Place};
-pub use base::error::{PassOnError, StartError, UpgradeError};
+pub use base::error::{Failure, ParseOptionError, PassOnError, StartError, UpgradeError, UpgradeStep};
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};
@@ -215,10 +246,13 @@ pub use between::handles::{Inherited, Ready, Upgrader};
 pub use between::listeners::Listeners;
 pub use between::note::Upgraded;
 pub use between::params::{FromHandle, FromListener, ListenerSocket, Start};
-pub use config::convert::{IntoAddress, IntoControl, IntoDuration};
 #[cfg(feature = "tokio")]
-pub use config::service::Flavor;
+pub use config::choices::Flavor;
+pub use config::choices::{Supervise, UpgradeSignal};
+pub use config::convert::{ControlPath, Setting};
 pub use config::service::Service;
+pub use lifecycle::Overlap;
+pub use run::service::configure;
 pub use tableflip_macros::main;
 
 #[doc(hidden)]

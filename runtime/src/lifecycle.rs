@@ -65,4 +65,5 @@ mod table;
 pub(crate) use action::{Action, End, Failure, Refusal, StartFailure};
 pub(crate) use event::{Event, Timer};
 pub(crate) use phase::{Drain, Phase, Rescue};
-pub(crate) use state::{Followed, Known, Overlap, Predecessor, State};
+pub use state::Overlap;
+pub(crate) use state::{Followed, Known, Predecessor, State};

@@ -8,14 +8,14 @@
 //! | `sources.rs` | the listeners: adopted, or bound; the control socket |
 //! | `host.rs` | a process, or a test |
 //! | `body.rs` | runs the body until the verdict of the engine |
-//! | `service.rs` | `Service::run`, `Service::run_blocking` and the exit code |
+//! | `service.rs` | `configure`, `Service::run`, `Service::run_blocking` and the exit code |
 
 pub(crate) mod begin;
 pub(crate) mod body;
 pub(crate) mod host;
 #[cfg(upgrades)]
 mod offer;
-mod service;
+pub(crate) mod service;
 #[cfg_attr(not(upgrades), path = "portable/run/sources.rs")]
 mod sources;
 #[cfg_attr(not(upgrades), path = "portable/run/surroundings.rs")]

@@ -43,30 +43,37 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Program`] runs a service as it stands: the `main` that the attribute has written, or one that calls
+//! [`Service::run`]. Its options need not be repeated in the test.
 
 use std::fmt;
 #[cfg(feature = "tokio")]
 use std::future::Future;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use socket2::SockRef;
 
-use crate::base::error::{StartError, UpgradeError};
+use crate::base::error::{Failure, StartError, UpgradeError, UpgradeStep, chain};
 use crate::between::handles::Upgrader;
 use crate::between::params::Start;
 use crate::between::shared::{Shared, Verdict};
+use crate::config::environment::Environment;
 use crate::config::service::Service;
 use crate::outside::sockets::BoundSocket;
-use crate::run::body::{self, Ended};
-use crate::run::host::ServiceHost;
+use crate::run::body;
+use crate::run::host::{Ended, ServiceHost};
 use crate::sys::fd::OwnedFd;
 
+mod program;
 #[cfg(upgrades)]
 mod spawner;
 mod successor;
 
+pub use program::Program;
 use successor::{Next, ThreadChild};
 
 /// A service that runs inside a test. Dropping this value ends the service at once, as SIGKILL ends a process.
@@ -87,11 +94,13 @@ type Addresses = Vec<(String, Option<SocketAddr>)>;
 #[cfg(feature = "tokio")]
 pub fn start<F, B>(service: Service, prepare: F) -> Result<Running<B::Output>, StartError>
 where
-    F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+    F: FnOnce(&mut Start) -> Result<B, Failure> + Send + 'static,
     B: Future<Output: Send + 'static>,
 {
-    OnThread::start(None, move |host| body::run_async(service, host, prepare, |_| None))
-        .wait_until_it_serves()
+    OnThread::start(Environment::default(), None, move |host| {
+        body::run_async(service, host, prepare, |_| None)
+    })
+    .wait_until_it_serves()
 }
 
 /// Starts a service whose body is a closure, and waits until it serves.
@@ -101,12 +110,14 @@ where
 /// The error that [`Service::run_blocking`] would print on stderr.
 pub fn start_blocking<F, B, T>(service: Service, prepare: F) -> Result<Running<T>, StartError>
 where
-    F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+    F: FnOnce(&mut Start) -> Result<B, Failure> + Send + 'static,
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    OnThread::start(None, move |host| body::run_blocking(service, host, prepare, |_| None))
-        .wait_until_it_serves()
+    OnThread::start(Environment::default(), None, move |host| {
+        body::run_blocking(service, host, prepare, |_| None)
+    })
+    .wait_until_it_serves()
 }
 
 impl<T: Send + 'static> Running<T> {
@@ -132,10 +143,10 @@ impl<T: Send + 'static> Running<T> {
     #[cfg(feature = "tokio")]
     pub fn replace<F, B>(&self, service: Service, prepare: F) -> Result<Running<B::Output>, UpgradeError>
     where
-        F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+        F: FnOnce(&mut Start) -> Result<B, Failure> + Send + 'static,
         B: Future<Output: Send + 'static>,
     {
-        self.replace_by(move |host| body::run_async(service, host, prepare, |_| None))
+        self.replace_by(Environment::default(), move |host| body::run_async(service, host, prepare, |_| None))
     }
 
     /// The twin of `replace` for a body that is a closure.
@@ -145,20 +156,33 @@ impl<T: Send + 'static> Running<T> {
     /// As for `replace`.
     pub fn replace_blocking<F, B, U>(&self, service: Service, prepare: F) -> Result<Running<U>, UpgradeError>
     where
-        F: FnOnce(&mut Start) -> Result<B, StartError> + Send + 'static,
+        F: FnOnce(&mut Start) -> Result<B, Failure> + Send + 'static,
         B: FnOnce() -> U + Send + 'static,
         U: Send + 'static,
     {
-        self.replace_by(move |host| body::run_blocking(service, host, prepare, |_| None))
+        self.replace_by(Environment::default(), move |host| {
+            body::run_blocking(service, host, prepare, |_| None)
+        })
+    }
+
+    /// Upgrades to another program, as SIGHUP upgrades to a new executable. See [`replace_blocking`](Self::replace_blocking).
+    ///
+    /// # Errors
+    ///
+    /// As for `replace`.
+    pub fn replace_program(&self, program: Program) -> Result<Running<ExitCode>, UpgradeError> {
+        let (environment, run) = program.into_parts();
+        self.replace_by(environment, run)
     }
 
     fn replace_by<U: Send + 'static>(
         &self,
+        environment: Environment,
         run: impl FnOnce(ServiceHost) -> Result<Ended<U>, StartError> + Send + 'static,
     ) -> Result<Running<U>, UpgradeError> {
         let (sender, receiver) = mpsc::channel();
         self.next.set(Some(Box::new(move |channel| {
-            let successor = OnThread::start(Some(channel), run);
+            let successor = OnThread::start(environment, Some(channel), run);
             let child = successor.child.clone();
             // The receiver lives until the upgrade has its outcome.
             match sender.send(successor) {
@@ -169,9 +193,12 @@ impl<T: Send + 'static> Running<T> {
         self.next.set(None);
         outcome?;
         let successor = receiver.try_recv().map_err(|_| UpgradeError::Failed {
+            step: UpgradeStep::Spawn,
             reason: "another upgrade took the place of this one".to_owned(),
         })?;
-        successor.wait_until_it_serves().map_err(|error| UpgradeError::Failed { reason: error.to_string() })
+        successor
+            .wait_until_it_serves()
+            .map_err(|error| UpgradeError::Failed { step: UpgradeStep::Start, reason: chain(&error) })
     }
 
     /// Stops the service gracefully, as SIGTERM does, and waits for its end. Returns the same as [`wait`](Self::wait).
@@ -224,6 +251,7 @@ struct OnThread<T> {
 
 impl<T: Send + 'static> OnThread<T> {
     fn start(
+        environment: Environment,
         parent: Option<OwnedFd>,
         run: impl FnOnce(ServiceHost) -> Result<Ended<T>, StartError> + Send + 'static,
     ) -> Self {
@@ -242,7 +270,7 @@ impl<T: Send + 'static> OnThread<T> {
                 }
             }
         };
-        let host = next.host(parent, Box::new(report));
+        let host = next.host(environment, parent, Box::new(report));
         let life = Life { child: child.clone() };
         let thread = thread::spawn(move || {
             let _life = life;
@@ -313,7 +341,7 @@ mod tests {
         Service::new().listen("greet", "tcp://127.0.0.1:0").probation("0s").upgrade_timeout("10s")
     }
 
-    fn greet(greeting: &'static str) -> impl FnOnce(&mut Start) -> Result<Body, StartError> {
+    fn greet(greeting: &'static str) -> impl FnOnce(&mut Start) -> Result<Body, Failure> {
         move |start| {
             let listener: TcpListener = start.listener("greet")?;
             Ok(Box::new(move || {
@@ -350,7 +378,7 @@ mod tests {
         let declared = (0..=MAX_LISTENERS).fold(Service::new(), listen);
         let refused = start_blocking(declared, greet("many")).map(drop).unwrap_err().to_string();
         assert_eq!(refused, format!("option `listen`: {problem}"));
-        let refused = start_blocking(Service::new(), |start| -> Result<Body, StartError> {
+        let refused = start_blocking(Service::new(), |start| -> Result<Body, Failure> {
             let listeners: crate::Listeners = start.handle()?;
             let used = ("used".to_owned(), "tcp://127.0.0.1:0".parse().unwrap());
             start.shared.pool().as_mut().unwrap().used = vec![used; MAX_LISTENERS];
@@ -426,11 +454,10 @@ mod tests {
         assert_eq!(ask(address).unwrap(), "old");
 
         // However long its error is.
-        let wordy = old.replace_blocking(declared(), |_| -> Result<Body, StartError> {
-            Err(StartError::NotReady("x".repeat(1 << 20)))
-        });
+        let wordy = old
+            .replace_blocking(declared(), |_| -> Result<Body, Failure> { Err("x".repeat(1 << 20).into()) });
         let reason = wordy.map(drop).unwrap_err().to_string();
-        assert!(reason.contains("the successor could not start: not ready: xxx"), "{}", reason.len());
+        assert!(reason.contains("the successor could not start: xxx"), "{}", reason.len());
         assert_eq!(ask(address).unwrap(), "old");
 
         let panicking = old.replace_blocking(declared(), |start| {
@@ -547,8 +574,8 @@ mod tests {
     fn a_successor_whose_preparation_panics_leaves_the_old_one_serving() {
         in_time(|| {
             let old = start_blocking(declared(), greet("old")).unwrap();
-            let panicking = old
-                .replace_blocking(declared(), |_| -> Result<Body, StartError> { panic!("no configuration") });
+            let panicking =
+                old.replace_blocking(declared(), |_| -> Result<Body, Failure> { panic!("no configuration") });
             let reason = panicking.map(|_| ()).unwrap_err().to_string();
             let expected = "the successor could not start: its preparation panicked: no configuration";
             assert_eq!(reason, expected);

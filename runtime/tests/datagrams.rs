@@ -5,13 +5,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tableflip::testing::{self, Running};
-use tableflip::{Service, Start, StartError};
+use tableflip::{Failure, Service, Start};
 
 fn declared() -> Service {
     Service::new().listen("dns", "udp://127.0.0.1:0").probation("0s")
 }
 
-fn in_a_thread(generation: u8) -> impl FnOnce(&mut Start) -> Result<Body, StartError> {
+fn in_a_thread(generation: u8) -> impl FnOnce(&mut Start) -> Result<Body, Failure> {
     move |start| {
         let socket: tableflip::blocking::UdpSocket = start.listener("dns")?;
         Ok(Box::new(move || {
@@ -68,7 +68,7 @@ fn each_datagram_is_read_once_by_tasks() {
     use std::future::Future;
 
     type Prepared = std::pin::Pin<Box<dyn Future<Output = ()>>>;
-    fn in_a_task(generation: u8) -> impl FnOnce(&mut Start) -> Result<Prepared, StartError> {
+    fn in_a_task(generation: u8) -> impl FnOnce(&mut Start) -> Result<Prepared, Failure> {
         move |start| {
             let socket: tableflip::net::UdpSocket = start.listener("dns")?;
             Ok(Box::pin(async move {

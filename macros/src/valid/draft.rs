@@ -6,7 +6,7 @@ use syn::{Expr, Path};
 
 use crate::address::Address;
 use crate::attr::Errors;
-use crate::service::{Setting, Value};
+use crate::service::{Config, Setting, Value};
 
 /// The longest name of a listener, and of a service, in bytes; the runtime has the same limit.
 pub(super) const MAX_NAME: usize = 64;
@@ -16,6 +16,7 @@ pub(super) const MAX_NAME: usize = 64;
 pub(super) struct Draft {
     pub(super) errors: Errors,
     pub(super) runtime: Option<Path>,
+    pub(super) config: Option<Config>,
     pub(super) entries: Vec<Entry>,
     /// Set when an entry could not be read. Its name is unknown, so any parameter may be its listener.
     pub(super) listen_in_doubt: bool,

@@ -7,7 +7,7 @@ use super::draft::{Draft, MAX_NAME};
 use super::listen::take_listen;
 use crate::attr::{Attr, AttrOption};
 use crate::literal::{inside, literal, plain, string, word};
-use crate::service::Value;
+use crate::service::{Config, Value};
 use crate::suggest::nearest;
 
 /// Every option: its name, which is also the name of the method of the runtime's `Service`, and the function that takes its value.
@@ -16,6 +16,7 @@ use crate::suggest::nearest;
 /// method of `Service` and a field of `Settings`. The UI files list all options.
 const OPTIONS: &[(&str, Take)] = &[
     ("name", take_name),
+    ("config", take_config),
     ("listen", take_listen),
     ("pidfile", take_path),
     ("control", take_control),
@@ -28,6 +29,7 @@ const OPTIONS: &[(&str, Take)] = &[
     ("preflight", take_command),
     ("flavor", take_flavor),
     ("worker_threads", take_worker_threads),
+    ("runtime", take_runtime),
     ("crate", take_crate),
 ];
 
@@ -85,10 +87,10 @@ impl Draft {
     /// Checks the options of tokio's runtime against the function and against each other.
     pub(super) fn check_runtime_options(&mut self, sig: &Signature) {
         let find = |name: &str| self.settings.iter().find(|setting| setting.option == name);
-        let (flavor, worker_threads) = (find("flavor"), find("worker_threads"));
+        let (flavor, worker_threads, runtime) = (find("flavor"), find("worker_threads"), find("runtime"));
         let mut errors = Vec::new();
         if sig.asyncness.is_none() {
-            for setting in [flavor, worker_threads].into_iter().flatten() {
+            for setting in [flavor, worker_threads, runtime].into_iter().flatten() {
                 let message = format!(
                     "the option `{}` is for an `async fn`; a plain `fn` runs without tokio",
                     setting.option
@@ -123,6 +125,15 @@ fn take_name(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
         return Err(Error::new_spanned(value, message));
     }
     draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_config(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    if literal(value).is_some() {
+        let message = "expected an expression that loads the configuration, such as `Config::load()?`";
+        return Err(Error::new_spanned(value, message));
+    }
+    draft.config = Some(Config { option: option.clone(), value: value.clone() });
     Ok(())
 }
 
@@ -189,12 +200,18 @@ fn take_supervise(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()>
 }
 
 fn take_word(draft: &mut Draft, option: &Ident, value: &Expr, words: &[&str]) -> Result<()> {
-    word(value, words.iter().copied())?;
+    if literal(value).is_some() {
+        word(value, words.iter().copied())?;
+    }
     draft.set(option, Value::Expr(value.clone()));
     Ok(())
 }
 
 fn take_flavor(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    if literal(value).is_none() {
+        draft.set(option, Value::Expr(value.clone()));
+        return Ok(());
+    }
     let name = word(value, FLAVORS.iter().map(|(name, _)| *name))?;
     let variant = FLAVORS.iter().find(|(flavor, _)| *flavor == name).map_or("", |(_, variant)| variant);
     draft.set(option, Value::Flavor(variant));
@@ -209,6 +226,15 @@ fn take_worker_threads(draft: &mut Draft, option: &Ident, value: &Expr) -> Resul
             let message = "expected a number of threads from 1, or an expression of type `usize`";
             return Err(Error::new_spanned(value, message));
         }
+    }
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_runtime(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    if literal(value).is_some() {
+        let message = "expected a function that changes the builder of the runtime, such as `|builder| { builder.thread_name(\"http\"); }`";
+        return Err(Error::new_spanned(value, message));
     }
     draft.set(option, Value::Expr(value.clone()));
     Ok(())

@@ -1,4 +1,4 @@
-//! The role of each parameter: a listener or a handle.
+//! The role of each parameter: a listener, a handle, the configuration, or a parameter of the function's own.
 
 use proc_macro2::Ident;
 use syn::{Error, Signature};
@@ -8,15 +8,24 @@ use super::signature::Candidate;
 use crate::address::{Address, Kind};
 use crate::service::{Handle, Role};
 use crate::suggest::nearest;
-use crate::types::{handle, usual_address, usual_type};
+use crate::types::{handle, is_listener, usual_address, usual_type};
 
 impl Draft {
     /// Gives every parameter its role, and reports the parameters without a role and the entries without a parameter.
     pub(super) fn assign(&mut self, candidates: &mut [Candidate], signature_is_known: bool, sig: &Signature) {
         for candidate in &mut *candidates {
-            let listener = self.named(&candidate.name).map(Role::Listener);
-            candidate.role = listener.or_else(|| handle(&candidate.ty).map(Role::Handle));
+            let config = self.is_config(&candidate.name).then_some(Role::Config);
+            let listener = || self.named(&candidate.name).map(Role::Listener);
+            candidate.role = config.or_else(listener).or_else(|| handle(&candidate.ty).map(Role::Handle));
         }
+        let of_config = self.config.as_ref().and_then(|config| self.named(&config.option));
+        if let Some(name) = of_config.and_then(|at| self.entries[at].name.clone()) {
+            let message =
+                "the listener `config` has the name of the option `config`; give the listener another name";
+            self.errors.push(Error::new(name.span(), message));
+            return;
+        }
+        self.assign_own(candidates, sig);
         let mut unnamed = (0..self.entries.len()).filter(|index| self.entries[*index].name.is_none());
         for candidate in candidates.iter_mut().filter(|candidate| candidate.role.is_none()) {
             candidate.role = unnamed.next().map(Role::Listener);
@@ -32,7 +41,7 @@ impl Draft {
             match candidate.role {
                 None => errors.push(self.no_entry(candidate, &mut left_over)),
                 Some(Role::Listener(_)) => errors.extend(unfit_name(&candidate.name)),
-                Some(Role::Handle(_)) => {}
+                Some(Role::Handle(_) | Role::Config | Role::Own) => {}
             }
         }
         for entry in left_over.into_iter().map(|index| &self.entries[index]) {
@@ -45,6 +54,30 @@ impl Draft {
             }
         }
         errors.into_iter().for_each(|error| self.errors.push(error));
+    }
+
+    fn is_config(&self, name: &Ident) -> bool {
+        self.config.as_ref().is_some_and(|config| config.option == plain_name(name))
+    }
+
+    /// A function that is called by another may have parameters of its own. Each entry then has a name, so that a listener is not
+    /// taken for one of them. A `main` has no caller.
+    fn assign_own(&mut self, candidates: &mut [Candidate], sig: &Signature) {
+        let has_no_role = |candidate: &&mut Candidate| candidate.role.is_none();
+        let unnamed = self.entries.iter().filter(|entry| entry.name.is_none()).count();
+        let without_role = candidates.iter_mut().filter(has_no_role).count();
+        if sig.ident == "main" || without_role <= unnamed {
+            return;
+        }
+        for candidate in candidates.iter_mut().filter(has_no_role).filter(|it| !is_listener(&it.ty)) {
+            candidate.role = Some(Role::Own);
+        }
+        let left = candidates.iter_mut().filter(has_no_role).count();
+        for entry in self.entries.iter().filter(|entry| entry.name.is_none()).skip(left) {
+            let message = "this entry needs a name, `name = \"...\"`: the function has parameters of its own, and only a name shows \
+                           which parameter is the listener";
+            self.errors.push(Error::new_spanned(&entry.address, message));
+        }
     }
 
     /// The error for a parameter without a role. A listener without a parameter is probably part of the same mistake: one error
@@ -63,6 +96,9 @@ impl Draft {
                 left_over.remove(at);
                 format!("name the parameter `{}`, as the entry that no parameter takes", names[at])
             }
+            None if self.config.is_some() && !is_listener(&parameter.ty) => {
+                "name the parameter `config` if it is the configuration".to_owned()
+            }
             None => {
                 let entry = format!("{typed} = \"{}\"", usual_address(&parameter.ty));
                 let add = if self.entries.is_empty() {
@@ -70,7 +106,12 @@ impl Draft {
                 } else {
                     format!("add `{entry}` to `listen`")
                 };
-                format!("{add}, or take a handle such as `Shutdown`")
+                match (&self.config, is_listener(&parameter.ty)) {
+                    (None, false) => format!(
+                        "{add}, take a handle such as `Shutdown`, or load a configuration with the option `config`"
+                    ),
+                    _ => format!("{add}, or take a handle such as `Shutdown`"),
+                }
             }
         };
         Error::new(parameter.name.span(), format!("no `listen` entry is named `{typed}`; {fix}"))

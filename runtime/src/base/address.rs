@@ -5,7 +5,7 @@
 //! library.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
@@ -30,7 +30,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
+    pub(crate) const ALL: [Kind; 5] =
+        [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
 
     /// The scheme that asks for this kind, without `://`.
     pub const fn scheme(self) -> &'static str {
@@ -70,6 +71,14 @@ pub enum Host {
     V4(Ipv4Addr),
     /// An IPv6 address, written in brackets.
     V6(Ipv6Addr),
+    /// An IPv6 address that is valid on one network interface only: `[fe80::1%eth0]`, RFC 4007.
+    #[non_exhaustive]
+    V6Scoped {
+        /// The address.
+        ip: Ipv6Addr,
+        /// The interface: its name or its number.
+        scope: String,
+    },
 }
 
 impl fmt::Display for Host {
@@ -78,6 +87,7 @@ impl fmt::Display for Host {
             Host::Name(name) => f.write_str(name),
             Host::V4(ip) => write!(f, "{ip}"),
             Host::V6(ip) => write!(f, "[{ip}]"),
+            Host::V6Scoped { ip, scope } => write!(f, "[{ip}%{scope}]"),
         }
     }
 }
@@ -214,7 +224,7 @@ fn parse_word(text: &str) -> Result<String, String> {
 
 fn parse_device(text: &str) -> Result<String, String> {
     // IFNAMSIZ is 16, with the final NUL, netdevice(7).
-    if text.is_empty() || text.len() > 15 || text.contains(|c: char| c.is_whitespace() || c == '/') {
+    if text.is_empty() || text.len() > 15 || text.contains(|c: char| c.is_whitespace() || "/%".contains(c)) {
         return Err("expected the name of a network interface, such as `eth0`".to_owned());
     }
     Ok(text.to_owned())
@@ -262,6 +272,13 @@ impl Address {
         }
     }
 
+    /// Makes the port of an IP address any free one.
+    pub(crate) fn free_port(&mut self) {
+        if let Place::Ip { port, .. } = &mut self.place {
+            *port = 0;
+        }
+    }
+
     /// Whether both addresses have the same identity. It allocates nothing.
     pub(crate) fn is_at(&self, other: &Address) -> bool {
         self.kind == other.kind && self.place == other.place
@@ -277,6 +294,28 @@ impl Address {
             Place::Path(path) => format!("{scheme}://{path}"),
             Place::Abstract(name) => format!("{scheme}:@{name}"),
         }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    /// The TCP address, without options.
+    fn from(address: SocketAddr) -> Self {
+        let host = match address.ip() {
+            IpAddr::V4(ip) => Host::V4(ip),
+            IpAddr::V6(ip) => match scope_of(address) {
+                0 => Host::V6(ip),
+                scope => Host::V6Scoped { ip, scope: scope.to_string() },
+            },
+        };
+        let place = Place::Ip { host, port: address.port() };
+        Self { kind: Kind::Tcp, place, options: Options::default() }
+    }
+}
+
+fn scope_of(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
     }
 }
 
@@ -381,15 +420,9 @@ fn parse_ip(base: &str, start: usize, kind: Kind) -> Result<Place, ParseAddressE
         let Some(close) = authority.find(']') else {
             return Err(ParseAddressError::new("the bracket of the IPv6 address is not closed", whole));
         };
-        let inside = &authority[1..close];
-        let Ok(ip) = inside.parse::<Ipv6Addr>() else {
-            return Err(ParseAddressError::new(
-                format!("`{inside}` is not an IPv6 address"),
-                start + 1..start + close,
-            ));
-        };
+        let host = parse_v6(&authority[1..close], start + 1)?;
         match authority[close + 1..].strip_prefix(':') {
-            Some(port) => (Host::V6(ip), port, start + close + 2),
+            Some(port) => (host, port, start + close + 2),
             None => return Err(missing_port(kind, whole)),
         }
     } else {
@@ -422,6 +455,28 @@ fn parse_ip(base: &str, start: usize, kind: Kind) -> Result<Place, ParseAddressE
             format!("`{port}` is not a port; expected a number from 0 to 65535"),
             port_at..base.len(),
         )),
+    }
+}
+
+/// Parses what stands in the brackets, which begins at `start`.
+fn parse_v6(inside: &str, start: usize) -> Result<Host, ParseAddressError> {
+    let end = start + inside.len();
+    let (ip, scope) = match inside.split_once('%') {
+        Some((ip, scope)) => (ip, Some(scope)),
+        None => (inside, None),
+    };
+    let Ok(ip) = ip.parse::<Ipv6Addr>() else {
+        return Err(ParseAddressError::new(format!("`{inside}` is not an IPv6 address"), start..end));
+    };
+    match scope {
+        None => Ok(Host::V6(ip)),
+        Some(scope) => match parse_device(scope) {
+            Ok(scope) => Ok(Host::V6Scoped { ip, scope }),
+            Err(expected) => Err(ParseAddressError::new(
+                format!("`{scope}` is not the scope of an IPv6 address; {expected}"),
+                end - scope.len()..end,
+            )),
+        },
     }
 }
 
@@ -553,6 +608,10 @@ mod tests {
             ("http://127.0.0.1:80", "http"),
             ("tcp://[::1:80", "[::1:80"),
             ("udp://[fe80::x]:53", "fe80::x"),
+            ("udp://[fe80::x%eth0]:53", "fe80::x%eth0"),
+            ("udp://[fe80::1%]:53", ""),
+            ("udp://[fe80::1%eth0%1]:53", "eth0%1"),
+            ("[fe80::1%a-name-of-16-chs]:53", "a-name-of-16-chs"),
             ("tcp://[::1]?backlog=5", "[::1]"),
             ("localhost?backlog=5", "localhost"),
             ("tcp://:80?backlog=5", ":80"),

@@ -1,5 +1,7 @@
 //! The errors of the public interface.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -24,12 +26,37 @@ pub enum UpgradeError {
     /// This process has been replaced, or is stopping.
     #[error("this process is terminating")]
     Terminating,
-    /// The successor could not be started, or failed in its start or in its probation.
+    /// The upgrade failed in one of its steps.
     #[error("{reason}")]
+    #[non_exhaustive]
     Failed {
+        /// The step that failed.
+        step: UpgradeStep,
         /// The reason, in words.
         reason: String,
     },
+}
+
+/// A step of an upgrade, in which it can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UpgradeStep {
+    /// The check of the new release by the option `preflight`.
+    Preflight,
+    /// The start of the process of the successor.
+    Spawn,
+    /// The start of the service in the successor: it exited, reported an error, or went into the background.
+    Start,
+    /// The comparison of both services: the successor is another service.
+    Identity,
+    /// The time for the successor to become ready.
+    Readiness,
+    /// The handover: the channel between the processes broke, or the successor gave no answer.
+    Handover,
+    /// The probation: the successor ended, or gave no sign of life.
+    Probation,
+    /// A stop of the service ended the upgrade.
+    Stop,
 }
 
 /// Why a service could not start.
@@ -39,6 +66,7 @@ pub enum StartError {
     /// A `TABLEFLIP_` variable has an unusable value or is unknown, or a variable of the service manager has an
     /// unusable value.
     #[error("environment variable `{variable}`: {problem}")]
+    #[non_exhaustive]
     Environment {
         /// The name of the variable.
         variable: String,
@@ -47,6 +75,7 @@ pub enum StartError {
     },
     /// An option of the service has an unusable value.
     #[error("option `{option}`: {problem}")]
+    #[non_exhaustive]
     Option {
         /// The name of the option.
         option: &'static str,
@@ -54,7 +83,8 @@ pub enum StartError {
         problem: String,
     },
     /// A listen address does not parse.
-    #[error("listener `{listener}`: `{text}`: {source}")]
+    #[error("listener `{listener}`: `{text}` is no address")]
+    #[non_exhaustive]
     Address {
         /// The name of the listener.
         listener: String,
@@ -64,7 +94,8 @@ pub enum StartError {
         source: ParseAddressError,
     },
     /// A listener could not be bound.
-    #[error("listener `{listener}`: cannot {action} {address}: {source}")]
+    #[error("listener `{listener}`: cannot {action} {address}")]
+    #[non_exhaustive]
     Bind {
         /// The name of the listener.
         listener: String,
@@ -81,6 +112,7 @@ pub enum StartError {
         path.display(),
         program.display()
     )]
+    #[non_exhaustive]
     Running {
         /// The pid file.
         path: PathBuf,
@@ -91,6 +123,7 @@ pub enum StartError {
     },
     /// Two listeners have the same name or address, or the body asks for a listener that is not declared.
     #[error("listener `{listener}`: {problem}")]
+    #[non_exhaustive]
     Listener {
         /// The name of the listener.
         listener: String,
@@ -104,13 +137,17 @@ pub enum StartError {
     #[error("not ready: {0}")]
     NotReady(String),
     /// A system call failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}")]
+    #[non_exhaustive]
     System {
         /// The call that failed, as a verb.
         action: &'static str,
         /// The error of the system.
         source: io::Error,
     },
+    /// The service's own error: of its configuration, or of the preparation of its body.
+    #[error(transparent)]
+    Service(Box<dyn Error + Send + Sync>),
 }
 
 /// Why [`Upgrader::pass_on`](crate::Upgrader::pass_on) does not pass a descriptor on.
@@ -119,6 +156,7 @@ pub enum StartError {
 pub enum PassOnError {
     /// The name is too long.
     #[error("the name of the descriptor has {length} bytes; it may have at most {limit}")]
+    #[non_exhaustive]
     LongName {
         /// The length of the name, in bytes.
         length: usize,
@@ -127,16 +165,94 @@ pub enum PassOnError {
     },
     /// The name has a NUL. Such names belong to this crate.
     #[error("the name {name:?} has a NUL, as the names of tableflip's own descriptors have")]
+    #[non_exhaustive]
     ReservedName {
         /// The name.
         name: String,
     },
     /// An offer has no room for another descriptor.
     #[error("{limit} descriptors are passed on, and there is no room for another; withdraw one")]
+    #[non_exhaustive]
     TooMany {
         /// The greatest number.
         limit: usize,
     },
+}
+
+/// Any error that ends the preparation of a service: `?` makes it from an error, from a text, and from the error types of
+/// `anyhow` and `eyre`.
+///
+/// It becomes a [`StartError`]: this crate's own errors stay as they are, others become [`StartError::Service`].
+///
+/// ```
+/// # use tableflip::{Service, net::TcpListener};
+/// # fn run() -> std::process::ExitCode {
+/// Service::new().listen("http", "tcp://127.0.0.1:7000").run(|start| {
+///     let http: TcpListener = start.listener("http")?;
+///     let page = std::fs::read_to_string("/srv/index.html")?;
+///     if page.is_empty() {
+///         return Err("/srv/index.html is empty".into());
+///     }
+///     Ok(async move { drop((http, page)) })
+/// })
+/// # }
+/// ```
+// It is no `std::error::Error`: then the conversion from any error would conflict with that from itself, as in `anyhow::Error`.
+pub struct Failure(StartError);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(match error.into().downcast::<StartError>() {
+            Ok(error) => *error,
+            Err(error) => StartError::Service(error),
+        })
+    }
+}
+
+impl Failure {
+    /// The error of the start. (A `From` for [`StartError`] would make `?` ambiguous in every closure that returns one.)
+    pub fn into_error(self) -> StartError {
+        self.0
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(&self.0))
+    }
+}
+
+/// The text of an error and of its sources. Some errors of other crates quote their source: it is not repeated.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Why a text is not the value of an option: the values that the option has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{expected}")]
+pub struct ParseOptionError {
+    expected: String,
+}
+
+impl ParseOptionError {
+    pub(crate) fn new(expected: String) -> Self {
+        Self { expected }
+    }
 }
 
 impl StartError {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::error::{StartError, chain};
+
 /// The process that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who {
@@ -116,8 +118,8 @@ impl Thinned {
 
 /// The last line of a process that could not start. The process may not know its generation. The predecessor logs the
 /// same reason with the process ID.
-pub(crate) fn cannot_start(error: &dyn fmt::Display) {
-    to_stderr(format_args!("cannot start: {error}"));
+pub(crate) fn cannot_start(error: &StartError) {
+    to_stderr(format_args!("cannot start: {}", chain(error)));
 }
 
 /// Complains about something in a supervisor, which has no generation.

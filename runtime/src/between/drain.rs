@@ -385,8 +385,8 @@ mod tests {
         use tokio::task::{LocalSet, spawn_local};
 
         use super::*;
+        use crate::Flavor;
         use crate::net::TcpListener;
-        use crate::{Flavor, StartError};
 
         fn service() -> Service {
             Service::new().listen("echo", "tcp://127.0.0.1:0").drain_timeout(DRAIN).upgrade_timeout("60s")
@@ -434,7 +434,7 @@ mod tests {
                 let running = testing::start(service().flavor(flavor), move |start| {
                     let ready = start.handle::<crate::Ready>()?;
                     let parts = Parts { echo: start.listener("echo")?, shutdown: start.handle()?, sender };
-                    Ok::<_, StartError>(async move {
+                    Ok(async move {
                         ready.notify();
                         body(parts).await;
                         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -467,7 +467,7 @@ mod tests {
                 let running = testing::start(service(), move |start| {
                     let ready = start.handle::<crate::Ready>()?;
                     let parts = Parts { echo: start.listener("echo")?, shutdown: start.handle()?, sender };
-                    Ok::<_, StartError>(async move {
+                    Ok(async move {
                         ready.notify();
                         parts.report();
                         until_raised(&parts.shutdown);

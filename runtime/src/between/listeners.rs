@@ -11,7 +11,7 @@ use crate::between::note::Note;
 use crate::between::params::{FromHandle, FromListener, Start, check_kind, make};
 use crate::between::pool::Pool;
 use crate::between::shared::Shared;
-use crate::config::convert::IntoAddress;
+use crate::config::convert::{Setting, declared};
 #[cfg(upgrades)]
 use crate::outside::sockets::SameAddress;
 use crate::outside::sockets::{self, BoundSocket};
@@ -62,7 +62,7 @@ impl Listeners {
     ///
     /// The address does not parse, or the system cannot bind it. The name or the address is in use in this process. `T` is not for
     /// this kind of socket. The service is ready, or has 10,000 listeners.
-    pub fn bind<T: FromListener>(&self, name: &str, address: impl IntoAddress) -> Result<T, StartError> {
+    pub fn bind<T: FromListener>(&self, name: &str, address: impl Setting<Address>) -> Result<T, StartError> {
         self.obtain(name, address, |address| sockets::bind(name, address))
     }
 
@@ -76,7 +76,7 @@ impl Listeners {
     pub fn bind_with<T, S>(
         &self,
         name: &str,
-        address: impl IntoAddress,
+        address: impl Setting<Address>,
         make_socket: impl FnOnce(&Address) -> io::Result<S>,
     ) -> Result<T, StartError>
     where
@@ -103,7 +103,7 @@ impl Listeners {
     pub fn take<T: FromListener>(
         &self,
         name: &str,
-        address: impl IntoAddress,
+        address: impl Setting<Address>,
     ) -> Result<Option<T>, StartError> {
         let address = self.parse(name, address)?;
         if self.is_declared(name, &address) {
@@ -122,7 +122,7 @@ impl Listeners {
     pub fn add(
         &self,
         name: &str,
-        address: impl IntoAddress,
+        address: impl Setting<Address>,
         fd: impl Into<OwnedFd>,
     ) -> Result<(), StartError> {
         let address = self.parse(name, address)?;
@@ -133,7 +133,7 @@ impl Listeners {
     fn obtain<T: FromListener>(
         &self,
         name: &str,
-        address: impl IntoAddress,
+        address: impl Setting<Address>,
         bind: impl FnOnce(&Address) -> Result<BoundSocket, StartError>,
     ) -> Result<T, StartError> {
         let address = self.parse(name, address)?;
@@ -163,12 +163,12 @@ impl Listeners {
         self.shared.pool().iter().any(|pool| pool.declared.iter().any(is_same))
     }
 
-    fn parse(&self, name: &str, address: impl IntoAddress) -> Result<Address, StartError> {
+    fn parse(&self, name: &str, address: impl Setting<Address>) -> Result<Address, StartError> {
         check_name(name)?;
-        address.into_address().map_err(|(text, source)| StartError::Address {
+        let address = declared(address).map_err(|unusable| unusable.of_listener(name.to_owned()))?;
+        address.ok_or_else(|| StartError::Listener {
             listener: name.to_owned(),
-            text,
-            source,
+            problem: "its address is `None`".to_owned(),
         })
     }
 

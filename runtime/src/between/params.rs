@@ -40,6 +40,12 @@ pub trait FromListener: Sized {
     ///
     /// The error of the system. For example, the runtime cannot register the descriptor.
     fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self>;
+
+    /// The value for a listener that is declared without an address. Only an `Option` has one.
+    #[doc(hidden)]
+    fn unopened() -> Option<Self> {
+        None
+    }
 }
 
 /// A handle that a body can take as a parameter.
@@ -57,11 +63,15 @@ pub trait FromHandle: Sized {
     fn from_handle(start: &mut Start) -> Self;
 }
 
+const UNOPENED: &str = "its address is `None`, so the body has to take it as an `Option`";
+
 /// Makes the parameters of a body. [`Service`](crate::Service) gives it to the closure that prepares the body.
 pub struct Start {
     pub(crate) shared: Arc<Shared>,
     /// The declared listeners.
     pub(crate) sockets: Vec<BoundSocket>,
+    /// The names of the listeners that are declared without an address.
+    unopened: Vec<String>,
     /// The names of the listeners that the body has taken.
     pub(crate) taken: Vec<String>,
     pub(crate) gates: Vec<Arc<dyn GateControl>>,
@@ -76,10 +86,20 @@ impl Start {
     pub(crate) fn new(
         shared: Arc<Shared>,
         sockets: Vec<BoundSocket>,
+        unopened: Vec<String>,
         unadopted: VecDeque<Unadopted>,
         files: Vec<(String, OwnedFd)>,
     ) -> Self {
-        Self { shared, sockets, taken: Vec::new(), gates: Vec::new(), manual_ready: false, unadopted, files }
+        Self {
+            shared,
+            sockets,
+            unopened,
+            taken: Vec::new(),
+            gates: Vec::new(),
+            manual_ready: false,
+            unadopted,
+            files,
+        }
     }
 
     /// Takes the listener of this name.
@@ -92,7 +112,10 @@ impl Start {
         let fail =
             |problem: &str| StartError::Listener { listener: name.to_owned(), problem: problem.to_owned() };
         let Some(socket) = self.sockets.iter().find(|socket| socket.name == name) else {
-            return Err(fail(NOT_DECLARED));
+            return match self.unopened.iter().any(|unopened| unopened == name) {
+                true => T::unopened().ok_or_else(|| fail(UNOPENED)),
+                false => Err(fail(NOT_DECLARED)),
+            };
         };
         if self.taken.iter().any(|taken| taken == name) {
             return Err(fail(TAKEN));
@@ -239,6 +262,20 @@ impl fmt::Debug for ListenerSocket<'_> {
             .field("address", &self.socket.address)
             .field("generation", &self.shared.generation)
             .finish_non_exhaustive()
+    }
+}
+
+/// A listener that the configuration may leave out: `None` if its address is `None`.
+impl<T: FromListener> FromListener for Option<T> {
+    const MANAGED: bool = T::MANAGED;
+    const KINDS: &'static [Kind] = T::KINDS;
+
+    fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
+        T::from_listener(socket).map(Some)
+    }
+
+    fn unopened() -> Option<Self> {
+        Some(None)
     }
 }
 

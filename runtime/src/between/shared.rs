@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::base::address::{Address, Place};
-use crate::base::error::{StartError, UpgradeError};
+use crate::base::error::{StartError, UpgradeError, chain};
 use crate::base::limits::no_thread;
 use crate::base::report::{Who, panic_message, printable};
 use crate::base::status::Status;
@@ -163,7 +163,7 @@ impl Shared {
         prepare: impl FnOnce() -> Result<P, StartError>,
     ) -> Result<P, StartError> {
         match catch_unwind(AssertUnwindSafe(prepare)) {
-            Ok(prepared) => prepared.inspect_err(|error| self.fail_start(&error.to_string())),
+            Ok(prepared) => prepared.inspect_err(|error| self.fail_start(&chain(error))),
             Err(panic) => {
                 self.fail_start(&format!("its preparation panicked: {}", panic_message(&*panic)));
                 resume_unwind(panic)

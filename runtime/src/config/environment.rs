@@ -68,6 +68,8 @@ pub(crate) fn variable(option: &str) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     variables: Vec<(String, OsString)>,
+    /// A declared IP listener gets any free port, unless a variable has its address. So do the services of a test.
+    pub(crate) has_free_ports: bool,
 }
 
 /// The variables that the parent of this process has set for this process alone.
@@ -135,7 +137,17 @@ impl Environment {
             remove(name)
         };
         let own = OwnVariables { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
-        (Self { variables }, own)
+        (Self { variables, has_free_ports: false }, own)
+    }
+
+    /// The variables that a test sets for a service.
+    pub(crate) fn of_test(variables: Vec<(String, OsString)>) -> Self {
+        Self { variables, has_free_ports: true }
+    }
+
+    /// Whether a variable is set, and not yet taken.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.variables.iter().any(|(known, _)| known == name)
     }
 
     /// Takes a variable and parses it.

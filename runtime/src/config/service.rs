@@ -1,13 +1,21 @@
 //! The builder of a service. `settings.rs` checks the declared values when the service starts.
 
 use std::ffi::OsString;
+#[cfg(feature = "tokio")]
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::address::Address;
+use crate::base::error::StartError;
 use crate::base::identity::Identity;
 #[cfg(upgrades)]
 use crate::base::limits::is_name;
-use crate::config::convert::{DeclaredAddress, IntoAddress, IntoControl, IntoDuration};
+#[cfg(feature = "tokio")]
+use crate::config::choices::Flavor;
+use crate::config::choices::{Supervise, UpgradeSignal};
+use crate::config::convert::{ControlPath, Declared, Setting, declared};
+use crate::lifecycle::Overlap;
 
 /// A service, with its listeners and options. The attribute expands to a call of this builder.
 ///
@@ -37,34 +45,45 @@ use crate::config::convert::{DeclaredAddress, IntoAddress, IntoControl, IntoDura
 #[derive(Debug)]
 #[must_use = "a service does nothing until it is run"]
 pub struct Service {
-    pub(super) listeners: Vec<(String, DeclaredAddress)>,
+    /// A listener whose address is `None` is not opened.
+    pub(super) listeners: Vec<(String, Declared<Address>)>,
     pub(super) pidfile: Option<PathBuf>,
-    pub(super) control: Option<Result<OsString, String>>,
-    pub(super) upgrade_timeout: Result<Duration, String>,
-    pub(super) probation: Result<Duration, String>,
-    pub(super) drain_timeout: Result<Duration, String>,
-    pub(super) upgrade_signal: String,
-    pub(super) overlap: String,
-    pub(super) supervise: String,
+    pub(super) control: Option<ControlPath>,
+    pub(super) upgrade_timeout: Duration,
+    pub(super) probation: Duration,
+    pub(super) drain_timeout: Duration,
+    pub(super) upgrade_signal: UpgradeSignal,
+    pub(super) overlap: Overlap,
+    pub(super) supervise: Supervise,
     pub(super) preflight: Option<OsString>,
     pub(super) version: Option<String>,
     pub(super) identity: Identity,
+    /// The options with an unusable value. The start reports the first of them that no variable overrides.
+    pub(super) unusable: Vec<(&'static str, StartError)>,
     #[cfg(feature = "tokio")]
-    pub(crate) flavor: Flavor,
-    #[cfg(feature = "tokio")]
-    pub(crate) worker_threads: Option<usize>,
+    pub(crate) tokio: Tokio,
 }
 
-/// The kind of tokio runtime that an `async fn main` runs on.
+/// How the runtime of an `async fn main` is built.
 #[cfg(feature = "tokio")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Flavor {
-    /// `flavor = "multi_thread"`: a pool of threads, one for each core or as many as `worker_threads` says.
-    #[default]
-    MultiThread,
-    /// `flavor = "current_thread"`: the thread of `main` alone.
-    CurrentThread,
+#[derive(Default)]
+pub(crate) struct Tokio {
+    pub(crate) flavor: Flavor,
+    pub(crate) worker_threads: Option<usize>,
+    pub(crate) hook: Option<Hook>,
+}
+
+#[cfg(feature = "tokio")]
+type Hook = Box<dyn FnOnce(&mut tokio::runtime::Builder) + Send>;
+
+#[cfg(feature = "tokio")]
+impl fmt::Debug for Tokio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokio")
+            .field("flavor", &self.flavor)
+            .field("worker_threads", &self.worker_threads)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Service {
@@ -74,19 +93,18 @@ impl Service {
             listeners: Vec::new(),
             pidfile: None,
             control: None,
-            upgrade_timeout: Ok(Duration::from_secs(60)),
-            probation: Ok(Duration::from_secs(3)),
-            drain_timeout: Ok(Duration::from_secs(30)),
-            upgrade_signal: "SIGHUP".to_owned(),
-            overlap: "refuse".to_owned(),
-            supervise: "auto".to_owned(),
+            upgrade_timeout: Duration::from_secs(60),
+            probation: Duration::from_secs(3),
+            drain_timeout: Duration::from_secs(30),
+            upgrade_signal: UpgradeSignal::default(),
+            overlap: Overlap::default(),
+            supervise: Supervise::default(),
             preflight: None,
             version: None,
             identity: Identity::default(),
+            unusable: Vec::new(),
             #[cfg(feature = "tokio")]
-            flavor: Flavor::default(),
-            #[cfg(feature = "tokio")]
-            worker_threads: None,
+            tokio: Tokio::default(),
         }
     }
 
@@ -97,21 +115,34 @@ impl Service {
     /// as a warning.
     ///
     /// No environment variable overrides the name: a successor inherits the environment, whatever program it is.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.identity.name = Some(name.into());
+    pub fn name(mut self, name: impl Setting<String>) -> Self {
+        if let Some(name) = self.value("name", name) {
+            self.identity.name = Some(name);
+        }
         self
     }
 
-    /// Declares a listener. The name has letters, digits, `_` and `-`. The address is an [`Address`](crate::Address) or
-    /// its text.
-    pub fn listen(mut self, name: impl Into<String>, address: impl IntoAddress) -> Self {
-        self.listeners.push((name.into(), address.into_address()));
+    /// Declares a listener. The name has letters, digits, `_` and `-`. The address is an [`Address`], a text, a
+    /// [`SocketAddr`](std::net::SocketAddr) or the path of a Unix socket.
+    ///
+    /// With the address `None` the listener is not opened. The body takes an optional listener as an `Option`:
+    ///
+    /// ```no_run
+    /// # use tableflip::{Service, net::TcpListener};
+    /// # let admin: Option<std::net::SocketAddr> = None;
+    /// Service::new().listen("admin", admin).run(|start| {
+    ///     let admin: Option<TcpListener> = start.listener("admin")?;
+    ///     Ok(async move { drop(admin) })
+    /// });
+    /// ```
+    pub fn listen(mut self, name: impl Into<String>, address: impl Setting<Address>) -> Self {
+        self.listeners.push((name.into(), declared(address)));
         self
     }
 
     /// The pid file: it names the process that serves. A relative path is relative to the first working directory.
-    pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
-        self.pidfile = Some(path.into());
+    pub fn pidfile(mut self, path: impl Setting<PathBuf>) -> Self {
+        self.pidfile = self.value("pidfile", path).or(self.pidfile);
         self
     }
 
@@ -120,53 +151,49 @@ impl Service {
     ///
     /// Default: the pid file with the extension `control`; none without a pid file. The control socket exists on Linux
     /// only.
-    pub fn control(mut self, path: impl IntoControl) -> Self {
-        self.control = Some(path.into_control());
+    pub fn control(mut self, path: impl Setting<ControlPath>) -> Self {
+        self.control = self.value("control", path).or(self.control);
         self
     }
 
     /// The time in which a successor must become ready. Default: 60 s.
-    pub fn upgrade_timeout(mut self, timeout: impl IntoDuration) -> Self {
-        self.upgrade_timeout = timeout.into_duration();
+    pub fn upgrade_timeout(mut self, timeout: impl Setting<Duration>) -> Self {
+        self.upgrade_timeout = self.value("upgrade_timeout", timeout).unwrap_or(self.upgrade_timeout);
         self
     }
 
     /// The probation: how long a successor that serves is watched. If it dies in this time, its predecessor serves
     /// again. Default: 3 s.
-    pub fn probation(mut self, probation: impl IntoDuration) -> Self {
-        self.probation = probation.into_duration();
+    pub fn probation(mut self, probation: impl Setting<Duration>) -> Self {
+        self.probation = self.value("probation", probation).unwrap_or(self.probation);
         self
     }
 
     /// The time in which open connections may finish after this process is replaced or stopped. Default: 30 s.
-    pub fn drain_timeout(mut self, timeout: impl IntoDuration) -> Self {
-        self.drain_timeout = timeout.into_duration();
+    pub fn drain_timeout(mut self, timeout: impl Setting<Duration>) -> Self {
+        self.drain_timeout = self.value("drain_timeout", timeout).unwrap_or(self.drain_timeout);
         self
     }
 
-    /// The signal that starts an upgrade: `SIGHUP`, `SIGUSR1`, `SIGUSR2`, `SIGQUIT` or `SIGWINCH`. Default: `SIGHUP`.
-    pub fn upgrade_signal(mut self, name: impl Into<String>) -> Self {
-        self.upgrade_signal = name.into();
+    /// The signal that starts an upgrade. Default: SIGHUP.
+    pub fn upgrade_signal(mut self, signal: impl Setting<UpgradeSignal>) -> Self {
+        self.upgrade_signal = self.value("upgrade_signal", signal).unwrap_or(self.upgrade_signal);
         self
     }
 
-    /// What a request for an upgrade does while the predecessor still drains. Default: `refuse`.
-    ///
-    /// * `refuse` fails with [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
-    /// * `wait` starts the upgrade once the predecessor is gone.
-    /// * `hasten` does the same, and ends the predecessor's drain within 1 s.
-    pub fn overlap(mut self, overlap: impl Into<String>) -> Self {
-        self.overlap = overlap.into();
+    /// What a request for an upgrade does while the predecessor still drains. Default: [`Overlap::Refuse`].
+    pub fn overlap(mut self, overlap: impl Setting<Overlap>) -> Self {
+        self.overlap = self.value("overlap", overlap).unwrap_or(self.overlap);
         self
     }
 
-    /// Whether the first process stays as the supervisor of the generations, with its process ID. `auto` does so if it
-    /// is PID 1, as in a container. The other values are `always` and `never`. Default: `auto`.
+    /// Whether the first process stays as the supervisor of the generations, with its process ID. Default:
+    /// [`Supervise::Auto`].
     ///
     /// The supervisor forwards signals to the generation that serves and reaps orphans. It exits with the status of the
     /// last generation.
-    pub fn supervise(mut self, when: impl Into<String>) -> Self {
-        self.supervise = when.into();
+    pub fn supervise(mut self, when: impl Setting<Supervise>) -> Self {
+        self.supervise = self.value("supervise", when).unwrap_or(self.supervise);
         self
     }
 
@@ -178,15 +205,23 @@ impl Service {
     ///
     /// The command shares the time of [`upgrade_timeout`](Self::upgrade_timeout). After that time its process group is
     /// killed.
-    pub fn preflight(mut self, command: impl Into<OsString>) -> Self {
-        self.preflight = Some(command.into());
+    pub fn preflight(mut self, command: impl Setting<OsString>) -> Self {
+        self.preflight = self.value("preflight", command).or(self.preflight);
         self
     }
 
     /// The version of the service, for its [status](crate::Status). The attribute sets the version of the package.
-    pub fn version<'a>(mut self, version: impl Into<Option<&'a str>>) -> Self {
-        self.version = version.into().map(str::to_owned);
+    pub fn version(mut self, version: impl Setting<String>) -> Self {
+        self.version = self.value("version", version).or(self.version);
         self
+    }
+
+    /// The value of an option. `None` leaves the option as it is. The start reports an unusable value.
+    fn value<T>(&mut self, option: &'static str, value: impl Setting<T>) -> Option<T> {
+        declared(value).unwrap_or_else(|unusable| {
+            self.unusable.push((option, unusable.of_option(option)));
+            None
+        })
     }
 
     /// What the attribute knows of the package and the binary.
@@ -198,15 +233,32 @@ impl Service {
 
     /// The flavor of the tokio runtime. Default: multi-thread.
     #[cfg(feature = "tokio")]
-    pub fn flavor(mut self, flavor: Flavor) -> Self {
-        self.flavor = flavor;
+    pub fn flavor(mut self, flavor: impl Setting<Flavor>) -> Self {
+        self.tokio.flavor = self.value("flavor", flavor).unwrap_or(self.tokio.flavor);
         self
     }
 
     /// The number of threads of a multi-thread runtime. Default: one for each core.
     #[cfg(feature = "tokio")]
-    pub fn worker_threads(mut self, threads: usize) -> Self {
-        self.worker_threads = Some(threads);
+    pub fn worker_threads(mut self, threads: impl Setting<usize>) -> Self {
+        self.tokio.worker_threads = self.value("worker_threads", threads).or(self.tokio.worker_threads);
+        self
+    }
+
+    /// Changes the builder of the tokio runtime: the names and the stacks of its threads, its metrics. The builder has the
+    /// flavor and the number of threads by then. After the call the drivers for I/O and time are enabled, and the runtime is
+    /// built.
+    ///
+    /// ```no_run
+    /// # let service = tableflip::Service::new();
+    /// service.runtime(|builder| {
+    ///     builder.thread_name("http").max_blocking_threads(64);
+    /// })
+    /// # ;
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn runtime(mut self, change: impl FnOnce(&mut tokio::runtime::Builder) + Send + 'static) -> Self {
+        self.tokio.hook = Some(Box::new(change));
         self
     }
 

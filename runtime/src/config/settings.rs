@@ -7,15 +7,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::base::address::Address;
-use crate::base::error::StartError;
+use crate::base::error::{ParseOptionError, StartError};
 use crate::base::identity::Identity;
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, is_name, too_many_listeners, what_a_name_is};
 use crate::base::report::printable;
-use crate::config::convert::{DeclaredAddress, parse_duration};
+use crate::config::choices::Supervise;
+use crate::config::convert::{ControlPath, Declared, has_question_mark, parse_duration};
 use crate::config::environment::{self, Environment};
 use crate::config::service::Service;
 use crate::lifecycle::Overlap;
-use crate::sys::signals::{self, Signal};
+use crate::sys::signals::Signal;
 
 /// A [`Service`] with the environment applied.
 pub(crate) struct Settings {
@@ -24,7 +25,9 @@ pub(crate) struct Settings {
     /// How many listeners are declared. They are the first in the engine's list.
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) declared: usize,
-    pub(crate) listeners: Vec<(String, Address)>,
+    pub(crate) listeners: Listeners,
+    /// The names of the listeners that are declared without an address.
+    pub(crate) unopened: Vec<String>,
     pub(crate) pidfile: Option<PathBuf>,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no control socket"))]
     pub(crate) control: Option<ControlAt>,
@@ -37,27 +40,8 @@ pub(crate) struct Settings {
     pub(crate) version: Option<String>,
 }
 
-/// Whether the first process stays as a supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Supervise {
-    /// Only as PID 1.
-    Auto,
-    Always,
-    Never,
-}
-
-impl FromStr for Supervise {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err("expected one of auto, always, never".to_owned()),
-        }
-    }
-}
+/// The names and the addresses of listeners.
+pub(crate) type Listeners = Vec<(String, Address)>;
 
 /// The address of the control socket.
 pub(crate) enum ControlAt {
@@ -89,23 +73,27 @@ impl Service {
             drain: values.duration("drain_timeout", self.drain_timeout)?,
         };
         check_identity(&self.identity)?;
-        let UpgradeSignal(upgrade_signal) = values.word("upgrade_signal", &self.upgrade_signal)?;
-        let overlap = values.word("overlap", &self.overlap)?;
-        let supervise = values.word("supervise", &self.supervise)?;
+        let upgrade_signal = values.choice("upgrade_signal", self.upgrade_signal)?;
+        let overlap = values.choice("overlap", self.overlap)?;
+        let supervise = values.choice("supervise", self.supervise)?;
         let pidfile = values.pidfile(self.pidfile, directory)?;
         let control = values.control(self.control, pidfile.as_deref(), directory)?;
         let preflight = values.bytes("preflight", self.preflight, check_command)?;
-        let listeners = values.listeners(self.listeners)?;
+        let (listeners, unopened) = values.listeners(self.listeners)?;
+        if let Some(error) = values.first_in_effect(self.unusable) {
+            return Err(error);
+        }
         values.finish()?;
         check_paths(pidfile.as_deref(), control.as_ref(), &listeners, directory)?;
         Ok(Settings {
             identity: self.identity,
             declared: listeners.len(),
             listeners,
+            unopened,
             pidfile,
             control,
             timeouts,
-            upgrade_signal,
+            upgrade_signal: upgrade_signal.number(),
             overlap,
             supervise,
             preflight,
@@ -121,46 +109,44 @@ struct Values {
     of_listeners: Vec<String>,
     /// The variables of the options.
     of_options: Vec<String>,
+    /// The options whose variable is set.
+    overridden: Vec<&'static str>,
 }
 
 impl Values {
     fn new(environment: Environment) -> Self {
-        Self { environment, of_listeners: Vec::new(), of_options: Vec::new() }
+        Self { environment, of_listeners: Vec::new(), of_options: Vec::new(), overridden: Vec::new() }
     }
 
     /// The name of the variable of an option.
-    fn variable(&mut self, option: &str) -> String {
+    fn variable(&mut self, option: &'static str) -> String {
         let variable = environment::variable(option);
         self.of_options.push(variable.clone());
+        if self.environment.has(&variable) {
+            self.overridden.push(option);
+        }
         variable
     }
 
-    fn duration(
-        &mut self,
-        option: &'static str,
-        declared: Result<Duration, String>,
-    ) -> Result<Duration, StartError> {
+    fn duration(&mut self, option: &'static str, declared: Duration) -> Result<Duration, StartError> {
         let variable = self.variable(option);
-        match self.environment.parse::<EnvironmentDuration>(&variable)? {
-            Some(EnvironmentDuration(duration)) => Ok(duration),
-            None => declared.map_err(|problem| StartError::Option { option, problem }),
-        }
+        let set = self.environment.parse::<EnvironmentDuration>(&variable)?;
+        Ok(set.map_or(declared, |EnvironmentDuration(duration)| duration))
     }
 
     /// An option that takes one of a few words.
-    fn word<T: FromStr<Err = String>>(
-        &mut self,
-        option: &'static str,
-        declared: &str,
-    ) -> Result<T, StartError> {
+    fn choice<T>(&mut self, option: &'static str, declared: T) -> Result<T, StartError>
+    where
+        T: FromStr<Err = ParseOptionError>,
+    {
         let variable = self.variable(option);
-        match self.environment.parse(&variable)? {
-            Some(value) => Ok(value),
-            None => declared.parse().map_err(|problem| StartError::Option {
-                option,
-                problem: format!("`{declared}`: {problem}"),
-            }),
-        }
+        Ok(self.environment.parse(&variable)?.unwrap_or(declared))
+    }
+
+    /// The error of the first option whose declared value is unusable, and in effect.
+    fn first_in_effect(&self, unusable: Vec<(&'static str, StartError)>) -> Option<StartError> {
+        let mut unusable = unusable.into_iter();
+        unusable.find(|(option, _)| !self.overridden.contains(option)).map(|(_, error)| error)
     }
 
     /// An option that takes any bytes.
@@ -195,12 +181,14 @@ impl Values {
 
     fn control(
         &mut self,
-        declared: Option<Result<OsString, String>>,
+        declared: Option<ControlPath>,
         pidfile: Option<&Path>,
         directory: &Path,
     ) -> Result<Option<ControlAt>, StartError> {
-        let declared =
-            declared.transpose().map_err(|problem| StartError::Option { option: "control", problem })?;
+        let declared = declared.map(|declared| match declared {
+            ControlPath::Off => "false".into(),
+            ControlPath::At(path) => path.into_os_string(),
+        });
         let control = self.bytes("control", declared, |path| match path.to_str() {
             Some("false") => Ok(None),
             Some("") => Err("it is empty; `false` is for no control socket".to_owned()),
@@ -212,14 +200,16 @@ impl Values {
         })
     }
 
+    /// The listeners with their addresses, and the names of those without one.
     fn listeners(
         &mut self,
-        declared: Vec<(String, DeclaredAddress)>,
-    ) -> Result<Vec<(String, Address)>, StartError> {
+        declared: Vec<(String, Declared<Address>)>,
+    ) -> Result<(Listeners, Vec<String>), StartError> {
         if declared.len() > MAX_LISTENERS {
             return Err(StartError::Option { option: "listen", problem: too_many_listeners() });
         }
-        let mut listeners: Vec<(String, Address)> = Vec::new();
+        let mut listeners = Listeners::new();
+        let (mut unopened, mut of_any_port) = (Vec::new(), Vec::new());
         let mut variables = HashMap::new();
         for (name, declared) in declared {
             check_name(&name)?;
@@ -233,20 +223,27 @@ impl Values {
                 }));
             }
             self.of_listeners.push(variable.clone());
+            let is_of_any_port = self.environment.has_free_ports && !self.environment.has(&variable);
             let address = match self.environment.parse::<Address>(&variable)? {
-                Some(address) => address,
-                None => declared.map_err(|(text, source)| StartError::Address {
-                    listener: name.clone(),
-                    text,
-                    source,
-                })?,
+                Some(address) => Some(address),
+                None => declared.map_err(|unusable| unusable.of_listener(name.clone()))?,
+            };
+            let Some(address) = address else {
+                unopened.push(name);
+                continue;
             };
             if let Some((other, _)) = listeners.iter().find(|(_, other)| collide(other, &address)) {
                 return Err(fail(format!("it has the address of `{other}`, {}", address.identity())));
             }
+            of_any_port.extend(is_of_any_port.then_some(listeners.len()));
             listeners.push((name, address));
         }
-        Ok(listeners)
+        // Last, because of two listeners without a port of their own none has the address of the other.
+        for at in of_any_port {
+            let (_, address) = &mut listeners[at];
+            address.free_port();
+        }
+        Ok((listeners, unopened))
     }
 
     /// Fails if a variable with the prefix is left: it belongs to no option and no listener.
@@ -308,7 +305,7 @@ fn check_command(command: OsString) -> Result<OsString, String> {
 fn control_at(path: &Path) -> Result<Address, String> {
     let text = path.to_str().ok_or_else(|| format!("{path:?} is not UTF-8"))?;
     if text.contains('?') {
-        return Err(format!("{path:?} has a `?`, which begins the options of an address"));
+        return Err(has_question_mark(path));
     }
     format!("unix://{text}?mode=600").parse().map_err(|error| format!("{path:?}: {error}"))
 }
@@ -336,41 +333,13 @@ impl FromStr for EnvironmentDuration {
     }
 }
 
-impl FromStr for Overlap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "refuse" => Ok(Self::Refuse),
-            "wait" => Ok(Self::Wait),
-            "hasten" => Ok(Self::Hasten),
-            _ => Err("expected one of refuse, wait, hasten".to_owned()),
-        }
-    }
-}
-
-struct UpgradeSignal(Signal);
-
-impl FromStr for UpgradeSignal {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match signals::UPGRADE_SIGNALS.iter().find(|(name, _)| *name == text) {
-            Some((_, signal)) => Ok(Self(*signal)),
-            None => {
-                let names: Vec<_> = signals::UPGRADE_SIGNALS.iter().map(|(name, _)| *name).collect();
-                Err(format!("expected one of {}", names.join(", ")))
-            }
-        }
-    }
-}
-
 #[cfg(upgrades)]
 #[cfg(test)]
 mod tests {
     use super::*;
     #[cfg(feature = "tokio")]
-    use crate::config::service::Flavor;
+    use crate::config::choices::Flavor;
+    use crate::config::choices::UpgradeSignal;
 
     /// The default of each option in the table of docs/reference.md.
     fn documented() -> HashMap<String, String> {
@@ -425,11 +394,11 @@ mod tests {
         #[cfg(feature = "tokio")]
         {
             assert_eq!(
-                (documented("flavor"), service.flavor),
+                (documented("flavor"), service.tokio.flavor),
                 ("multi_thread".to_owned(), Flavor::MultiThread)
             );
             // tokio chooses the number: `body.rs` has a test of it.
-            let threads = (documented("worker_threads"), service.worker_threads);
+            let threads = (documented("worker_threads"), service.tokio.worker_threads);
             assert_eq!(threads, ("one for each core".to_owned(), None));
         }
         let settings = settle(service);
@@ -441,8 +410,8 @@ mod tests {
         assert_eq!(duration(documented("upgrade_timeout")), settings.timeouts.upgrade);
         assert_eq!(duration(documented("probation")), settings.timeouts.probation);
         assert_eq!(duration(documented("drain_timeout")), settings.timeouts.drain);
-        let UpgradeSignal(signal) = documented("upgrade_signal").parse().unwrap();
-        assert_eq!(signal, settings.upgrade_signal);
+        let signal: UpgradeSignal = documented("upgrade_signal").parse().unwrap();
+        assert_eq!(signal.number(), settings.upgrade_signal);
         assert_eq!(documented("overlap").parse(), Ok(settings.overlap));
         assert_eq!(documented("supervise").parse(), Ok(settings.supervise));
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::base::error::chain;
 use crate::base::report::complain;
 use crate::base::returned::BodyEnd;
 use crate::between::gate_control::CONTROL_SOCKET;
@@ -28,7 +29,7 @@ impl Engine {
                 let unadopted = match self.shared.close_pool() {
                     Ok(unadopted) => unadopted,
                     Err(error) => {
-                        self.reason = Some(error.to_string());
+                        self.reason = Some(chain(&error));
                         return self.feed(Event::NotReady);
                     }
                 };

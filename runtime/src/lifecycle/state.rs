@@ -40,13 +40,15 @@ impl Predecessor {
     }
 }
 
-/// The answer to a request to upgrade while the predecessor lives.
+/// The answer to a request to upgrade while the predecessor still drains. As text: `refuse`, `wait` or `hasten`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum Overlap {
+pub enum Overlap {
+    /// The request fails with [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
     #[default]
     Refuse,
+    /// The upgrade starts once the predecessor is gone.
     Wait,
-    /// Wait, and ask the predecessor to end soon.
+    /// As `Wait`, and the predecessor ends its drain within 1 s.
     Hasten,
 }
 

@@ -336,6 +336,7 @@ mod tests {
     use nix::libc;
 
     use super::*;
+    use crate::base::error::chain;
     use crate::sys::fault;
 
     fn variables(count: &str, names: &str) -> Variables {
@@ -421,7 +422,7 @@ mod tests {
             variables.connect(&mut Vec::new()).map(drop).unwrap_err()
         });
         let said = "cannot make a socket to talk to the service manager: Too many open files";
-        assert!(error.to_string().starts_with(said), "{error}");
+        assert!(chain(&error).starts_with(said), "{error:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::base::address::Address;
-use crate::base::error::StartError;
+use crate::base::error::{Failure, StartError};
 use crate::base::limits::ENGINE_THREAD;
 use crate::base::report::cannot_start;
 use crate::between::note::{Note, Prepared};
@@ -23,13 +23,13 @@ use crate::outside::pidfile::Pidfile;
 use crate::outside::sockets::BoundSocket;
 use crate::run::host::{ServiceHost, Started};
 use crate::run::sources::SocketSources;
-use crate::run::surroundings::{PredecessorChannel, Surroundings, say_failed};
+use crate::run::surroundings::{self, PredecessorChannel, Surroundings, say_failed};
 
 /// Takes all steps of a start. An error goes to stderr and to the predecessor.
 pub(crate) fn begin<P>(
     service: Service,
     host: ServiceHost,
-    prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+    prepare: impl FnOnce(&mut Start) -> Result<P, Failure>,
 ) -> Result<(Arc<Shared>, P), StartError> {
     let mut channel = None;
     let is_process = matches!(host, ServiceHost::Process);
@@ -45,6 +45,19 @@ pub(crate) fn begin<P>(
             cannot_start(error);
         }
     })
+}
+
+/// Ends a start before the service is declared. The error goes to stderr and to the predecessor.
+pub(crate) fn refuse(host: ServiceHost, error: &StartError) {
+    let is_process = matches!(host, ServiceHost::Process);
+    let mut channel = None;
+    // The error of the caller is the cause.
+    match surroundings::meet_predecessor(host, &mut channel) {
+        Ok(()) | Err(_) => say_failed(channel, error),
+    }
+    if is_process {
+        cannot_start(error);
+    }
 }
 
 /// Starts the engine, which owns the channel to the predecessor from then on.
@@ -66,17 +79,18 @@ fn start_engine(
     if !surroundings.has_predecessor() {
         shared.predecessor_gone.set(());
     }
-    let listeners = mem::take(&mut settings.listeners);
+    let (listeners, unopened) = (mem::take(&mut settings.listeners), mem::take(&mut settings.unopened));
     let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
     let (neighbours, sources) = surroundings.divide(&shared, &mut settings, is_process, channel);
     let process = Process { shared: shared.clone(), settings, pidfile, is_process };
     run(Engine::new(process, neighbours));
-    Ok((shared, Opening { listeners, sources, started }))
+    Ok((shared, Opening { listeners, unopened, sources, started }))
 }
 
 /// The part of a start that the engine runs beside.
 struct Opening {
     listeners: Vec<(String, Address)>,
+    unopened: Vec<String>,
     sources: SocketSources,
     started: Option<Started>,
 }
@@ -87,7 +101,7 @@ impl Opening {
     fn prepare<P>(
         mut self,
         shared: &Arc<Shared>,
-        prepare: impl FnOnce(&mut Start) -> Result<P, StartError>,
+        prepare: impl FnOnce(&mut Start) -> Result<P, Failure>,
     ) -> Result<P, StartError> {
         let sockets = open_listeners(self.listeners, &mut self.sources, shared)?;
         self.sources.open_control(&sockets, shared)?;
@@ -95,8 +109,8 @@ impl Opening {
             started(shared, &sockets);
         }
         let (unadopted, files) = self.sources.left_over();
-        let mut start = Start::new(shared.clone(), sockets, unadopted, files);
-        let prepared = prepare(&mut start)?;
+        let mut start = Start::new(shared.clone(), sockets, self.unopened, unadopted, files);
+        let prepared = prepare(&mut start).map_err(Failure::into_error)?;
         start.check()?;
         let Start { gates, manual_ready, unadopted, .. } = start;
         let inherited = self.sources.finish(unadopted, shared);
@@ -137,8 +151,10 @@ mod tests {
     use nix::libc;
 
     use super::*;
+    use crate::base::error::chain;
     use crate::base::identity::Identity;
     use crate::between::shared::Verdict;
+    use crate::config::environment::Environment;
     use crate::outside::handover::channel::{Channel, Received};
     use crate::outside::handover::message::{Message, Speaker};
     use crate::outside::preflight::Check;
@@ -169,7 +185,15 @@ mod tests {
             Message::Offer { speaker, sockets: 0, files: 0, executable: None, umask: None, pidfile: None };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[BoundSocket]| ());
-        (predecessor, ServiceHost::Test { parent: Some(parent), spawner: Box::new(NoSpawner), started })
+        (
+            predecessor,
+            ServiceHost::Test {
+                environment: Environment::default(),
+                parent: Some(parent),
+                spawner: Box::new(NoSpawner),
+                started,
+            },
+        )
     }
 
     /// The predecessor gets the reason, and the bound paths are removed.
@@ -180,9 +204,9 @@ mod tests {
         let (mut predecessor, host) = predecessor();
         let service = Service::new().listen("http", path.to_str().unwrap());
         let begun = fault::failing(libc::SYS_clone3, Errno::EAGAIN, || {
-            begin(service, host, |start| start.listener::<blocking::UnixListener>("http")).map(drop)
+            begin(service, host, |start| Ok(start.listener::<blocking::UnixListener>("http")?)).map(drop)
         });
-        let error = begun.unwrap_err().to_string();
+        let error = chain(&begun.unwrap_err());
         assert!(error.starts_with("cannot start a thread: "), "{error}");
         let mut heard = Vec::new();
         loop {
@@ -202,7 +226,7 @@ mod tests {
         let (_predecessor, host) = predecessor();
         // The engine thread inherits the filter of this thread.
         let shared = fault::failing(libc::SYS_sendmsg, Errno::EMSGSIZE, || {
-            let (shared, ready) = begin(Service::new(), host, Start::handle::<Ready>).unwrap();
+            let (shared, ready) = begin(Service::new(), host, |start| Ok(start.handle::<Ready>()?)).unwrap();
             ready.notify();
             shared
         });

@@ -1,26 +1,25 @@
 //! Runs the body of a service, on tokio or on a thread, from its start to the verdict of the engine.
 
+#[cfg(feature = "tokio")]
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::base::error::StartError;
+#[cfg(feature = "tokio")]
+use crate::base::error::chain;
+use crate::base::error::{Failure, StartError};
 use crate::base::report::panic_message;
 use crate::base::returned::BodyEnd;
 use crate::between::drain::BodyMark;
 use crate::between::note::Note;
 use crate::between::params::Start;
-use crate::between::shared::{Shared, Verdict, start_thread};
+use crate::between::shared::{Shared, start_thread};
 use crate::config::service::Service;
+#[cfg(feature = "tokio")]
+use crate::config::service::Tokio;
 use crate::run::begin::begin;
-use crate::run::host::ServiceHost;
-
-/// The end of a service.
-pub(crate) struct Ended<T> {
-    /// The value that the body returned, or its panic. `None` if the body was dropped.
-    pub(crate) returned: Option<thread::Result<T>>,
-    pub(crate) verdict: Verdict,
-}
+use crate::run::host::{Ended, ServiceHost};
 
 /// Runs a service whose body is a future.
 #[cfg(feature = "tokio")]
@@ -31,15 +30,15 @@ pub(crate) fn run_async<F, B>(
     error_of: fn(&B::Output) -> Option<String>,
 ) -> Result<Ended<B::Output>, StartError>
 where
-    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    F: FnOnce(&mut Start) -> Result<B, Failure>,
     B: Future,
 {
     use std::task::Poll;
 
-    let (flavor, threads) = (service.flavor, service.worker_threads.take());
+    let tokio = mem::take(&mut service.tokio);
     let is_process = matches!(host, ServiceHost::Process);
     let (shared, (runtime, body)) = begin(service, host, |start| {
-        let runtime = runtime(flavor, threads, is_process.then_some(&start.shared))?;
+        let runtime = runtime(tokio, is_process.then_some(&start.shared))?;
         let body = {
             // The types of tokio register with the runtime in which they are made.
             let _entered = runtime.enter();
@@ -103,24 +102,23 @@ async fn beat(shared: &Arc<Shared>) -> std::convert::Infallible {
 
 /// Builds the runtime. `process` is `None` if the service runs in a test.
 #[cfg(feature = "tokio")]
-fn runtime(
-    flavor: crate::config::service::Flavor,
-    threads: Option<usize>,
-    process: Option<&Arc<Shared>>,
-) -> Result<tokio::runtime::Runtime, StartError> {
-    use crate::config::service::Flavor;
+fn runtime(tokio: Tokio, process: Option<&Arc<Shared>>) -> Result<tokio::runtime::Runtime, StartError> {
+    use crate::config::choices::Flavor;
 
-    let mut builder = match flavor {
+    let mut builder = match tokio.flavor {
         Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread(),
         Flavor::CurrentThread => tokio::runtime::Builder::new_current_thread(),
     };
-    match threads {
+    match tokio.worker_threads {
         Some(0) => {
             let problem = "expected at least 1".to_owned();
             return Err(StartError::Option { option: "worker_threads", problem });
         }
         Some(threads) => _ = builder.worker_threads(threads),
         None => {}
+    }
+    if let Some(change) = tokio.hook {
+        change(&mut builder);
     }
     let mut build = || builder.enable_all().build();
     let built = match process {
@@ -154,7 +152,7 @@ fn ending_at_a_panic<T>(shared: &Arc<Shared>, start: impl FnOnce() -> T) -> T {
         let limits = if problem.contains("thread") { THREAD_LIMITS } else { DESCRIPTOR_LIMIT };
         let error =
             StartError::system("start the tokio runtime")(io::Error::other(format!("{problem}: {limits}")));
-        shared.fail_start(&error.to_string());
+        shared.fail_start(&chain(&error));
         cannot_start(&error);
         signals::exit_now(1);
     }));
@@ -172,7 +170,7 @@ pub(crate) fn run_blocking<F, B, T>(
     error_of: fn(&T) -> Option<String>,
 ) -> Result<Ended<T>, StartError>
 where
-    F: FnOnce(&mut Start) -> Result<B, StartError>,
+    F: FnOnce(&mut Start) -> Result<B, Failure>,
     B: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {

@@ -4,13 +4,14 @@
 use std::future::Future;
 use std::process::{ExitCode, Termination};
 
-use crate::base::error::StartError;
+use crate::base::error::{Failure, StartError};
 use crate::base::returned::{Returned, ReturnedWithError};
 use crate::between::params::Start;
 use crate::between::shared::Verdict;
 use crate::config::service::Service;
-use crate::run::body::{self, Ended};
-use crate::run::host::ServiceHost;
+use crate::run::begin;
+use crate::run::body;
+use crate::run::host::{self, Ended, Outcome};
 
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
@@ -37,13 +38,10 @@ impl Service {
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
-        F: FnOnce(&mut Start) -> Result<B, StartError>,
+        F: FnOnce(&mut Start) -> Result<B, Failure>,
         B: Future<Output: Returned>,
     {
-        exit_code(body::run_async(self, ServiceHost::Process, prepare, B::Output::error).map(|ended| Ended {
-            returned: ended.returned.map(|returned| returned.map(Termination::report)),
-            verdict: ended.verdict,
-        }))
+        end(body::run_async(self, host::of_main(), prepare, B::Output::error))
     }
 
     /// Runs the service on its own thread, without tokio, until it is replaced or stopped.
@@ -52,7 +50,7 @@ impl Service {
     /// the process.
     pub fn run_blocking<F, B, T>(self, prepare: F) -> ExitCode
     where
-        F: FnOnce(&mut Start) -> Result<B, StartError>,
+        F: FnOnce(&mut Start) -> Result<B, Failure>,
         B: FnOnce() -> T + Send + 'static,
         T: Returned,
     {
@@ -66,22 +64,71 @@ impl Service {
                 }
             })
         };
-        let ended = body::run_blocking(self, ServiceHost::Process, prepare, ReturnedWithError::error);
-        exit_code(ended.map(|ended| Ended {
-            returned: ended.returned.map(|returned| returned.map(Termination::report)),
-            verdict: ended.verdict,
-        }))
+        end(body::run_blocking(self, host::of_main(), prepare, ReturnedWithError::error))
     }
 }
 
+/// Loads the configuration of a service, before the service is declared.
+///
+/// Call it in `main`, before [`Service::run`]. Nothing is bound or taken by then, so `load` may also end the process, as
+/// a parser of arguments does for `--help`. If `load` fails, the error is one line on stderr and the reason of a failed
+/// upgrade: the predecessor serves on.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+/// use tableflip::{Service, net::TcpListener};
+///
+/// fn main() -> ExitCode {
+///     let config = match tableflip::configure(|| {
+///         let text = std::fs::read_to_string("/etc/echo.conf")?;
+///         Ok(text.trim().parse::<std::net::SocketAddr>()?)
+///     }) {
+///         Ok(config) => config,
+///         Err(exit_code) => return exit_code,
+///     };
+///     Service::new().listen("echo", config).run(|start| {
+///         let echo: TcpListener = start.listener("echo")?;
+///         Ok(async move { drop(echo) })
+///     })
+/// }
+/// ```
+///
+/// In a test, [`testing::Program::config`](crate::testing::Program::config) takes the place of `load`.
+///
+/// # Errors
+///
+/// The exit code of the process, 1, if `load` failed.
+pub fn configure<C: 'static>(load: impl FnOnce() -> Result<C, Failure>) -> Result<C, ExitCode> {
+    let config = match host::config_of_test() {
+        Ok(Some(config)) => Ok(config),
+        Ok(None) => load().map_err(Failure::into_error),
+        Err(error) => Err(error),
+    };
+    config.map_err(|error| {
+        begin::refuse(host::of_main(), &error);
+        end(Err::<Ended<ExitCode>, _>(error))
+    })
+}
+
+/// The end of the service: the exit code of its process, or the outcome of its test.
+fn end<T: Termination>(ended: Result<Ended<T>, StartError>) -> ExitCode {
+    let ended = ended.map(|ended| Ended {
+        returned: ended.returned.map(|returned| returned.map(Termination::report)),
+        verdict: ended.verdict,
+    });
+    let code = exit_code(&ended);
+    host::leave_outcome(ended);
+    code
+}
+
 /// The exit code of a process whose service has ended.
-fn exit_code(ended: Result<Ended<ExitCode>, StartError>) -> ExitCode {
+fn exit_code(ended: &Outcome) -> ExitCode {
     match ended {
         Err(_) => ExitCode::FAILURE,
         // The exit code of std after a panic of `main`.
         Ok(Ended { returned: Some(Err(_)), .. }) => ExitCode::from(101),
         Ok(Ended { verdict: Verdict::Failure, .. }) => ExitCode::FAILURE,
-        Ok(Ended { returned: Some(Ok(code)), .. }) => code,
+        Ok(Ended { returned: Some(Ok(code)), .. }) => *code,
         Ok(Ended { returned: None, verdict: Verdict::Success }) => ExitCode::SUCCESS,
         Ok(Ended { returned: None, verdict: Verdict::OfBody }) => ExitCode::FAILURE,
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::base::address::{Address, Host, Place};
-use crate::base::error::StartError;
+use crate::base::error::{StartError, chain};
 use crate::base::report::printable;
 use crate::base::unadopted::{self, Entry, Source, Unadopted};
 use crate::between::gate_control::CONTROL_SOCKET;
@@ -201,7 +201,7 @@ impl SocketSources {
             Ok(socket) if socket.is_cut_off() => match bind() {
                 Ok(socket) => socket,
                 Err(error) => {
-                    self.warnings.push(error.to_string());
+                    self.warnings.push(chain(&error));
                     return Ok(());
                 }
             },
@@ -257,7 +257,7 @@ fn is_in_the_way(passed: &Passed, address: &Address) -> bool {
 fn overlap(bound: &Address, address: &Address) -> bool {
     let ip = |host: &Host| match host {
         Host::V4(ip) => Some(IpAddr::V4(*ip)),
-        Host::V6(ip) => Some(IpAddr::V6(*ip).to_canonical()),
+        Host::V6(ip) | Host::V6Scoped { ip, .. } => Some(IpAddr::V6(*ip).to_canonical()),
         Host::Name(_) => None,
     };
     match (bound.place(), address.place()) {
@@ -355,7 +355,7 @@ mod tests {
         let passed = vec![stored("late", late), stored("unix", UnixListener::bind(path).unwrap())];
         let wanted = vec![declared("http", format!("tcp://{}", foreign.local_addr().unwrap()))];
         let mut sources = SocketSources::new(Vec::new(), passed, Some(manager));
-        let error = open_listeners(wanted, &mut sources, &shared()).err().unwrap().to_string();
+        let error = chain(&open_listeners(wanted, &mut sources, &shared()).err().unwrap());
         assert!(error.contains("in use"), "{error}");
         let holder = std::process::id().to_string();
         assert!(error.contains(&holder), "who has it is said: {error}");

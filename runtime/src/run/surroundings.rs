@@ -5,15 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::base::error::StartError;
-use crate::base::identity::PredecessorOffer;
+use crate::base::error::{StartError, chain};
+use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::limits::no_thread;
 use crate::base::report::printable;
 use crate::between::passed_on;
 use crate::between::shared::Shared;
+use crate::config::choices::Supervise;
 use crate::config::environment::{Environment, HANDOVER, OwnVariables, SUPERVISOR};
 use crate::config::service::Service;
-use crate::config::settings::{Settings, Supervise};
+use crate::config::settings::Settings;
 use crate::engine::{Neighbours, PredecessorLink};
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
@@ -37,7 +38,7 @@ pub(super) type PredecessorChannel = Option<Channel>;
 pub(super) fn say_failed(channel: PredecessorChannel, error: &StartError) {
     if let Some(mut channel) = channel {
         // A predecessor that is gone needs no answer.
-        match channel.send(&Message::Failed { reason: printable(&error.to_string()) }) {
+        match channel.send(&Message::Failed { reason: printable(&chain(error)) }) {
             Ok(()) | Err(_) => {}
         }
     }
@@ -77,8 +78,8 @@ impl Surroundings {
                 let (settings, surroundings) = of_process(service, channel)?;
                 Ok((settings, surroundings, None))
             }
-            ServiceHost::Test { parent, spawner, started } => {
-                let (settings, surroundings) = of_test(service, parent, spawner, channel)?;
+            ServiceHost::Test { environment, parent, spawner, started } => {
+                let (settings, surroundings) = of_test(service, environment, parent, spawner, channel)?;
                 Ok((settings, surroundings, Some(started)))
             }
         }
@@ -158,14 +159,13 @@ fn unwatched(pid: u32, error: &io::Error) -> String {
 
 fn of_test(
     service: Service,
+    environment: Environment,
     parent: Option<OwnedFd>,
     spawner: Box<dyn Spawner>,
     channel: &mut PredecessorChannel,
 ) -> Result<(Settings, Surroundings), StartError> {
-    let identity = service.identity();
-    let take = |fd| take_offer(channel.insert(Channel::new(fd)), &identity, &StartError::Handover);
-    let offer = parent.map(take).transpose()?;
-    let settings = service.settle(Environment::default(), Path::new("/"))?;
+    let offer = parent.map(|fd| take_offer_of_test(fd, &service.identity(), channel)).transpose()?;
+    let settings = service.settle(environment, Path::new("/"))?;
     let surroundings = Surroundings {
         offer,
         spawner,
@@ -180,20 +180,59 @@ fn of_test(
     Ok((settings, surroundings))
 }
 
+fn take_offer_of_test(
+    fd: OwnedFd,
+    identity: &Identity,
+    channel: &mut PredecessorChannel,
+) -> Result<Offer, StartError> {
+    take_offer(channel.insert(Channel::new(fd)), identity, &StartError::Handover)
+}
+
+/// Takes the channel to the predecessor, for a start that has failed already.
+pub(super) fn meet_predecessor(
+    host: ServiceHost,
+    channel: &mut PredecessorChannel,
+) -> Result<(), StartError> {
+    let identity = Identity::default();
+    match host {
+        ServiceHost::Process => Inheritance::take(&identity, channel).map(drop),
+        ServiceHost::Test { parent: Some(parent), .. } => {
+            take_offer_of_test(parent, &identity, channel).map(drop)
+        }
+        ServiceHost::Test { parent: None, .. } => Ok(()),
+    }
+}
+
+/// What the parent of this process has given it.
+struct Inheritance {
+    environment: Environment,
+    variables: Variables,
+    descriptors: Descriptors,
+    offer: Option<Offer>,
+}
+
+impl Inheritance {
+    fn take(identity: &Identity, channel: &mut PredecessorChannel) -> Result<Self, StartError> {
+        let (environment, ours) = Environment::take();
+        let variables = Variables::take();
+        let descriptors = Descriptors::take(&ours, &variables, channel)?;
+        let take = |(channel, value): (&mut Channel, OsString)| {
+            take_offer(channel, identity, &|problem| bad_variable(HANDOVER, &value, &problem))
+        };
+        let offer = channel.as_mut().zip(ours.handover).map(take).transpose()?;
+        Ok(Self { environment, variables, descriptors, offer })
+    }
+}
+
 /// The order matters: the process has one thread until the signals are installed.
 fn of_process(
     service: Service,
     channel: &mut PredecessorChannel,
 ) -> Result<(Settings, Surroundings), StartError> {
     let mut blocked = signal_mask::block().map_err(StartError::system("block signals"))?;
-    let (environment, ours) = Environment::take();
-    let variables = Variables::take();
-    let Descriptors { supervisor, passed } = Descriptors::take(&ours, &variables, channel)?;
-    let identity = service.identity();
-    let take = |(channel, value): (&mut Channel, OsString)| {
-        take_offer(channel, &identity, &|problem| bad_variable(HANDOVER, &value, &problem))
-    };
-    let offer = channel.as_mut().zip(ours.handover).map(take).transpose()?;
+    let Inheritance { environment, variables, descriptors, offer } =
+        Inheritance::take(&service.identity(), channel)?;
+    let Descriptors { supervisor, passed } = descriptors;
     let executable = offer.as_ref().and_then(|offer| offer.executable.clone());
     let umask = offer.as_ref().and_then(|offer| offer.umask);
     let mut launch = Launch::new(executable, umask, variables.for_successor())

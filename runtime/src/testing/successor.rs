@@ -8,6 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::kill;
 use crate::between::shared::Shared;
+use crate::config::environment::Environment;
 use crate::run::host::{ServiceHost, Started};
 use crate::sys::fd::OwnedFd;
 
@@ -28,11 +29,17 @@ impl Next {
     }
 
     /// Where the predecessor of this service runs.
-    pub(super) fn host(&self, parent: Option<OwnedFd>, started: Started) -> ServiceHost {
+    pub(super) fn host(
+        &self,
+        environment: Environment,
+        parent: Option<OwnedFd>,
+        started: Started,
+    ) -> ServiceHost {
         // Where a process cannot be upgraded, no service has a channel.
         #[cfg(not(upgrades))]
         drop(parent);
         ServiceHost::Test {
+            environment,
             #[cfg(upgrades)]
             parent,
             #[cfg(upgrades)]

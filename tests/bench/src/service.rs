@@ -64,7 +64,7 @@ pub(crate) fn empty_body(flavor: &str) -> ExitCode {
 /// A service that is upgraded as often as it is asked.
 pub(crate) fn service(flavor: Flavor) -> Service {
     Service::new()
-        .flavor(flavor.into())
+        .flavor(tableflip::Flavor::from(flavor))
         .probation(Duration::from_millis(1))
         .drain_timeout(Duration::from_secs(10))
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use tableflip::net::{TcpListener, TcpStream};
-use tableflip::{Flavor, Service, StartError, Upgrader};
+use tableflip::{Flavor, Service, Upgrader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::{Instant, sleep_until};
@@ -109,6 +109,6 @@ async fn answer(mut connection: TcpStream, me: String, upgrader: Upgrader) -> io
     Ok(())
 }
 
-fn cannot_say(error: io::Error) -> StartError {
-    StartError::System { action: "say where it listens", source: error }
+fn cannot_say(error: io::Error) -> String {
+    format!("cannot say where it listens: {error}")
 }

@@ -126,3 +126,78 @@ fn what_goes_wrong_is_on_stderr() {
     assert_eq!(service.connect_unix("echo").ask("hello"), "hello");
     assert_eq!(service.pidfile(), Some(pid));
 }
+
+/// The configuration file of the service `configured`.
+fn configure(dir: &Dir, text: &str) {
+    fs::write(dir.join("svc.conf"), text).unwrap();
+}
+
+fn configured<'a>(dir: &'a Dir, argument: &str) -> Command<'a> {
+    dir.copy(env!("CARGO_BIN_EXE_configured"), "svc");
+    dir.command(dir.join("svc")).arg(argument)
+}
+
+#[test]
+fn an_upgrade_takes_the_configuration_of_that_moment() {
+    let dir = Dir::new();
+    configure(&dir, "echo echo\ngreeting hello\n");
+    let service = configured(&dir, "svc.conf").start();
+    let first = wait_for_pidfile(&dir, &service, None);
+    assert_eq!(service.connect_unix("echo").ask("?"), "hello");
+    configure(&dir, "greeting good day\necho echo\n");
+    service.first().signal(Signal::HUP);
+    wait_for_pidfile(&dir, &service, Some(first));
+    assert_eq!(service.connect_unix("echo").ask("?"), "good day");
+}
+
+#[test]
+fn an_upgrade_fails_for_the_error_of_the_configuration() {
+    for (text, problem) in [
+        (Some("echo echo\n"), "there is no `greeting`"),
+        (Some("greeting hello\n"), "there is no `echo`"),
+        (None, "cannot read svc.conf: No such file or directory (os error 2)"),
+    ] {
+        let dir = Dir::new();
+        configure(&dir, "echo echo\ngreeting hello\n");
+        let service = configured(&dir, "svc.conf").start();
+        let pid = wait_for_pidfile(&dir, &service, None);
+        match text {
+            Some(text) => configure(&dir, text),
+            None => fs::remove_file(dir.join("svc.conf")).unwrap(),
+        }
+        service.first().signal(Signal::HUP);
+        let failed = format!(
+            "tableflip: [generation 1, pid {pid}] upgrade failed: the successor could not start: {problem}; it was process "
+        );
+        dir.wait_until("line on stderr", || service.log().contains(&failed).then_some(()));
+        assert!(
+            service.log().contains(&format!("tableflip: cannot start: {problem}\n")),
+            "{}",
+            service.log()
+        );
+        assert_eq!(service.connect_unix("echo").ask("?"), "hello");
+        assert_eq!(service.pidfile(), Some(pid));
+    }
+}
+
+#[test]
+fn a_start_without_a_configuration_binds_nothing() {
+    for (argument, exit, said) in [
+        ("--help", 0, ""),
+        (
+            "nothing.conf",
+            1,
+            "tableflip: cannot start: cannot read nothing.conf: No such file or directory (os error 2)\n",
+        ),
+    ] {
+        let dir = Dir::new();
+        let service = configured(&dir, argument).start();
+        assert_eq!(service.first().exit(), Exit::Status(exit));
+        service.wait_until_all_are_gone();
+        assert_eq!(service.log(), said);
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["log", "svc"]);
+    }
+}

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use tableflip::testing::{self, Running};
-use tableflip::{Ready, Service, Start, StartError, UpgradeError, blocking, net};
+use tableflip::{Failure, Ready, Service, Start, UpgradeError, blocking, net};
 use tests::client::wait_until_refused;
 use tokio::io::AsyncWriteExt;
 
@@ -21,7 +21,7 @@ fn listening() -> Service {
     declared().listen("hello", "tcp://localhost:0")
 }
 
-fn hello(start: &mut Start) -> Result<Box<dyn FnOnce() + Send>, StartError> {
+fn hello(start: &mut Start) -> Result<Box<dyn FnOnce() + Send>, Failure> {
     let listener: blocking::TcpListener = start.listener("hello")?;
     let generation = start.handle::<tableflip::Upgrader>()?.generation();
     Ok(Box::new(move || {

@@ -26,7 +26,7 @@ mod ways;
 use std::sync::mpsc;
 
 use processes::DEADLINE;
-use tableflip::{Inherited, Listeners, Ready, Service, Shutdown, Start, StartError, Upgrader};
+use tableflip::{Failure, Inherited, Listeners, Ready, Service, Shutdown, Start, Upgrader};
 
 /// A service without listeners, whose timeouts no test waits for.
 fn declared() -> Service {
@@ -46,7 +46,7 @@ struct Kit {
 /// What goes wrong in it is a panic, which fails the start; the test reads it there.
 fn body<T: 'static>(
     initialise: impl FnOnce(&mut Kit) -> T + Send + 'static,
-) -> impl FnOnce(&mut Start) -> Result<Box<dyn FnOnce() -> T + Send>, StartError> + Send + 'static {
+) -> impl FnOnce(&mut Start) -> Result<Box<dyn FnOnce() -> T + Send>, Failure> + Send + 'static {
     move |start| {
         let ready: Ready = start.handle()?;
         let mut kit = Kit {

@@ -1,6 +1,6 @@
 //! The texts for the operator and the body: refusals, outcomes and reasons.
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{UpgradeError, UpgradeStep};
 use crate::base::report::{complain, tell};
 use crate::between::note::Upgraded;
 use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
@@ -63,7 +63,10 @@ impl Engine {
                 Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
             }
             // It passed its probation and died at that moment. The death is the next event.
-            (Ok(()), None) => Err(UpgradeError::Failed { reason: "the successor exited".to_owned() }),
+            (Ok(()), None) => {
+                let reason = "the successor exited".to_owned();
+                Err(UpgradeError::Failed { step: UpgradeStep::Probation, reason })
+            }
             (Err(failure), _) => {
                 let mut reason = self.failure(failure);
                 let of_successor = match &mut self.neighbours.successor {
@@ -87,7 +90,7 @@ impl Engine {
                 self.neighbours.upgrade.counts.failed += 1;
                 self.neighbours.upgrade.counts.last_failure = Some(reason.clone());
                 self.tell_manager_of_failure(&reason);
-                Err(UpgradeError::Failed { reason })
+                Err(UpgradeError::Failed { step: step_of(failure), reason })
             }
         };
         for reply in self.neighbours.upgrade.waiting.drain(..) {
@@ -170,6 +173,19 @@ impl Engine {
         let DeadSuccessor { pid, last_words, .. } =
             std::mem::take(&mut self.neighbours.upgrade.dead_successor);
         last_of(pid, last_words)
+    }
+}
+
+fn step_of(failure: Failure) -> UpgradeStep {
+    match failure {
+        Failure::Check | Failure::CheckTime => UpgradeStep::Preflight,
+        Failure::Spawn => UpgradeStep::Spawn,
+        Failure::Exited | Failure::Reported | Failure::Background => UpgradeStep::Start,
+        Failure::Refused => UpgradeStep::Identity,
+        Failure::NotReady => UpgradeStep::Readiness,
+        Failure::ChannelLost | Failure::NoAnswer => UpgradeStep::Handover,
+        Failure::Probation | Failure::Over | Failure::Silent => UpgradeStep::Probation,
+        Failure::Unwatched | Failure::Stopped => UpgradeStep::Stop,
     }
 }
 

@@ -3,7 +3,6 @@
 #[cfg(upgrades)]
 use std::collections::VecDeque;
 use std::io;
-#[cfg(upgrades)]
 use std::net::SocketAddr;
 #[cfg(upgrades)]
 use std::os::fd::AsFd;
@@ -16,6 +15,7 @@ use socket2::{SockAddr, SockRef};
 
 #[cfg(upgrades)]
 use super::bind::resolve;
+use super::bind::scope_id;
 use super::bound::BoundSocket;
 use super::create::{socket_type, try_live_options};
 #[cfg(unix)]
@@ -160,6 +160,10 @@ fn is_at(bound: &SockAddr, address: &Address) -> bool {
                 // `::ffff:127.0.0.1` is 127.0.0.1 on the network.
                 Host::V4(ip) => bound.ip().to_canonical() == *ip,
                 Host::V6(ip) => bound.ip().to_canonical() == ip.to_canonical(),
+                Host::V6Scoped { ip, scope } => {
+                    let scope = scope_id(scope).ok();
+                    matches!(bound, SocketAddr::V6(at) if at.ip() == ip && scope == Some(at.scope_id()))
+                }
                 // The addresses of a name may have changed since the bind.
                 Host::Name(_) => true,
             };

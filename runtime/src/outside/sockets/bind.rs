@@ -1,7 +1,7 @@
 //! Binds the address of a listener.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, SocketAddrV6, ToSocketAddrs};
 #[cfg(unix)]
 use std::path::Path;
 
@@ -136,8 +136,23 @@ pub(super) fn resolve(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(match host {
         Host::V4(ip) => vec![(*ip, port).into()],
         Host::V6(ip) => vec![(*ip, port).into()],
+        Host::V6Scoped { ip, scope } => vec![SocketAddrV6::new(*ip, port, 0, scope_id(scope)?).into()],
         Host::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
     })
+}
+
+/// The number of a network interface, which may be given by its name, RFC 4007 section 11.2.
+pub(super) fn scope_id(scope: &str) -> io::Result<u32> {
+    match scope.parse() {
+        Ok(number) => Ok(number),
+        #[cfg(target_os = "linux")]
+        Err(_) => Ok(nix::net::if_::if_nametoindex(scope)?),
+        #[cfg(not(target_os = "linux"))]
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "on this platform the scope of an IPv6 address is the number of an interface, not its name",
+        )),
+    }
 }
 
 /// Binds the first of the addresses of a name that can be bound, as std and tokio do.
@@ -161,6 +176,23 @@ mod tests {
 
     use super::super::create::socket_type;
     use super::*;
+
+    #[test]
+    fn b4_the_scope_of_an_address_is_a_name_or_a_number() {
+        let at = |text: &str| match text.parse::<Address>().unwrap().place() {
+            Place::Ip { host, port } => resolve(host, *port).map_err(|error| error.kind()),
+            _ => unreachable!("it is an IP address"),
+        };
+        // The loopback interface is the first in each network namespace.
+        let one = |ip: &str| Ok(vec![SocketAddrV6::new(ip.parse().unwrap(), 80, 0, 1).into()]);
+        assert_eq!(at("[fe80::1%lo]:80"), one("fe80::1"));
+        assert_eq!(at("udp://[fe80::1%1]:80"), one("fe80::1"));
+        assert!(at("[fe80::1%no-such]:80").is_err());
+        let address =
+            Address::from(SocketAddr::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 1)));
+        assert_eq!(address.to_string(), "tcp://[fe80::1%1]:80");
+        assert_eq!(address.to_string().parse(), Ok(address));
+    }
 
     /// Both start in one process, as close together as possible.
     #[test]

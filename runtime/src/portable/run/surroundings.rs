@@ -7,9 +7,10 @@ use std::path::Path;
 use crate::base::error::{StartError, UpgradeError};
 use crate::base::limits::no_thread;
 use crate::between::shared::Shared;
+use crate::config::choices::Supervise;
 use crate::config::environment::{Environment, HANDOVER, SUPERVISOR};
 use crate::config::service::Service;
-use crate::config::settings::{Settings, Supervise};
+use crate::config::settings::Settings;
 use crate::engine::Neighbours;
 use crate::outside::pidfile::Pidfile;
 use crate::run::host::{ServiceHost, Started};
@@ -19,6 +20,14 @@ use crate::sys::signals;
 pub(super) type PredecessorChannel = Option<Infallible>;
 
 pub(super) fn say_failed(_channel: PredecessorChannel, _error: &StartError) {}
+
+#[expect(clippy::unnecessary_wraps, reason = "its twin takes a channel")]
+pub(super) fn meet_predecessor(
+    _host: ServiceHost,
+    _channel: &mut PredecessorChannel,
+) -> Result<(), StartError> {
+    Ok(())
+}
 
 pub(super) struct Surroundings;
 
@@ -30,8 +39,8 @@ impl Surroundings {
     ) -> Result<(Settings, Self, Option<Started>), StartError> {
         match host {
             ServiceHost::Process => Ok((of_process(service)?, Self, None)),
-            ServiceHost::Test { started } => {
-                Ok((service.settle(Environment::default(), Path::new("/"))?, Self, Some(started)))
+            ServiceHost::Test { environment, started } => {
+                Ok((service.settle(environment, Path::new("/"))?, Self, Some(started)))
             }
         }
     }
