@@ -237,7 +237,7 @@ pub mod testing;
 
 mod private;
 
-pub use base::address::{Address, Host, Kind, Options, ParseAddressError, Place};
+pub use base::address::Address;
 pub use base::error::{Failure, ParseOptionError, PassOnError, StartError, UpgradeError, UpgradeStep};
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
@@ -254,6 +254,11 @@ pub use config::service::Service;
 pub use lifecycle::Overlap;
 pub use run::service::configure;
 pub use tableflip_macros::main;
+
+/// The parts of an [`Address`].
+pub mod address {
+    pub use crate::base::address::{Address, Host, Kind, Options, ParseAddressError, Place};
+}
 
 #[doc(hidden)]
 pub mod __private {

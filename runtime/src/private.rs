@@ -41,7 +41,10 @@ macro_rules! __takes {
     ($type:ty, $kind:ident) => {
         const _: () = {
             use $crate::__private::NotAListener as _;
-            $crate::__private::check_kinds(<$crate::__private::Type<$type>>::KINDS, $crate::Kind::$kind)
+            $crate::__private::check_kinds(
+                <$crate::__private::Type<$type>>::KINDS,
+                $crate::address::Kind::$kind,
+            )
         };
     };
 }

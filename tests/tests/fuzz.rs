@@ -8,7 +8,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use tableflip::{Address, ParseAddressError, Service};
+use tableflip::Service;
+use tableflip::address::{Address, Options, ParseAddressError};
 
 /// How many cases each property is tried with.
 const CASES: u32 = 10_000;
@@ -51,7 +52,7 @@ fn address_or_error(text: &str) -> Result<bool, TestCaseError> {
             let identity = identity.map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert_eq!(identity.identity(), address.identity());
             prop_assert_eq!((identity.kind(), identity.place()), (address.kind(), address.place()));
-            prop_assert_eq!(identity.options(), &tableflip::Options::default());
+            prop_assert_eq!(identity.options(), &Options::default());
             Ok(true)
         }
         Err(error) => {

@@ -6,7 +6,7 @@ use crate::base::error::{PassOnError, UpgradeError};
 use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::note::{Note, UpgradeReply, Upgraded};
-use crate::between::params::{FromHandle, Start};
+use crate::between::params::{FromHandle, Seal, Start};
 use crate::between::shared::Shared;
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
@@ -40,7 +40,7 @@ impl Drop for Ready {
 impl FromHandle for Ready {
     const READY: bool = true;
 
-    fn from_handle(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start, _: Seal) -> Self {
         start.manual_ready = true;
         Ready { shared: Some(start.shared.clone()) }
     }
@@ -179,7 +179,7 @@ impl Upgrader {
 }
 
 impl FromHandle for Upgrader {
-    fn from_handle(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start, _: Seal) -> Self {
         Upgrader::new(start.shared.clone())
     }
 }
@@ -210,7 +210,7 @@ impl Inherited {
 }
 
 impl FromHandle for Inherited {
-    fn from_handle(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start, _: Seal) -> Self {
         Inherited { files: std::mem::take(&mut start.files) }
     }
 }

@@ -8,7 +8,7 @@ use crate::base::error::StartError;
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, too_many_listeners};
 use crate::base::unadopted::{self, Entry, Unadopted};
 use crate::between::note::Note;
-use crate::between::params::{FromHandle, FromListener, Start, check_kind, make};
+use crate::between::params::{FromHandle, FromListener, Seal, Start, check_kind, make};
 use crate::between::pool::Pool;
 use crate::between::shared::Shared;
 use crate::config::convert::{Setting, declared};
@@ -263,7 +263,7 @@ fn too_late(name: &str) -> StartError {
 }
 
 impl FromHandle for Listeners {
-    fn from_handle(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start, _: Seal) -> Self {
         let names = |socket: &BoundSocket| (socket.name.clone(), socket.address.clone());
         let used = start.sockets.iter().map(names).collect();
         let is_left = |socket: &&BoundSocket| !start.taken.contains(&socket.name);

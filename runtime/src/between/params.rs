@@ -48,7 +48,11 @@ pub trait FromListener: Sized {
     }
 }
 
-/// A handle that a body can take as a parameter.
+/// No other crate can name this type, so none can implement [`FromHandle`].
+#[derive(Clone, Copy, Debug)]
+pub struct Seal(());
+
+/// A handle that a body can take as a parameter. The crate has all of them: no other crate can implement this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither a listener nor a handle",
     label = "not a type for a parameter",
@@ -60,7 +64,8 @@ pub trait FromHandle: Sized {
     const READY: bool = false;
 
     /// Makes the handle.
-    fn from_handle(start: &mut Start) -> Self;
+    #[doc(hidden)]
+    fn from_handle(start: &mut Start, seal: Seal) -> Self;
 }
 
 const UNOPENED: &str = "its address is `None`, so the body has to take it as an `Option`";
@@ -134,7 +139,7 @@ impl Start {
     ///
     /// None today. The `Result` lets the attribute treat every parameter alike.
     pub fn handle<T: FromHandle>(&mut self) -> Result<T, StartError> {
-        Ok(T::from_handle(self))
+        Ok(T::from_handle(self, Seal(())))
     }
 
     /// Checks what must be true before the body may run.
@@ -338,7 +343,7 @@ raw_tokio! {
 }
 
 impl FromHandle for Shutdown {
-    fn from_handle(start: &mut Start) -> Self {
+    fn from_handle(start: &mut Start, _: Seal) -> Self {
         Shutdown::given(start.shared.clone())
     }
 }

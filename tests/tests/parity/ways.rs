@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use processes::DEADLINE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use tableflip::address::Kind;
 use tableflip::testing::{self, Running};
 use tableflip::{
-    Address, FromListener, Kind, ListenerSocket, Listeners, Ready, Service, Shutdown, Start, StartError,
-    Upgrader, blocking, net,
+    Address, FromListener, ListenerSocket, Listeners, Ready, Service, Shutdown, Start, StartError, Upgrader,
+    blocking, net,
 };
 use tokio::io::AsyncWriteExt;
 
