@@ -133,6 +133,10 @@
 //! SIGTERM or Ctrl-C ends the process at once. SIGTERMs within a second of the first signal count as one, because a
 //! wrapper and the service manager may both send it. Ctrl-C counts each time.
 //!
+//! A body that installs a handler of its own for these signals, before the service is ready, gets them as well. With the
+//! crate `ctrlc` this means before the first accept, or before [`Ready::notify`]; later `ctrlc::set_handler` fails.
+//! Ctrl-C that was ignored when the first process began is ignored by every generation.
+//!
 //! A request that cannot be served is refused, and the log has the reason: not ready yet, an upgrade is in progress,
 //! the predecessor is still draining, terminating.
 //!

@@ -9,6 +9,7 @@ use crate::between::gate_control::CONTROL_SOCKET;
 use crate::engine::core::Engine;
 use crate::engine::data::Preparation;
 use crate::lifecycle::{Drain, Event, Phase, Predecessor};
+use crate::sys::signals;
 
 /// How long after the begin of service a stop may come before the body has run for the first time.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -34,6 +35,9 @@ impl Engine {
                     }
                 };
                 self.close_unadopted(unadopted);
+                if self.is_process {
+                    signals::settle(self.settings.upgrade_signal);
+                }
                 self.take_requests();
                 self.feed(Event::Ready);
             } else if self.body.ready_dropped && matches!(self.body.end, BodyEnd::Returned) {

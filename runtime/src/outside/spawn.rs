@@ -7,7 +7,8 @@
 //! own children alone, and kills a main process that is no child at once (M1). So the successor must be the manager's
 //! child from the beginning, whichever process is a subreaper. No process in between has to exit first.
 //!
-//! A successor gets the arguments, the working directory, the environment and the umask of the first process.
+//! A successor gets the arguments, the working directory, the environment and the umask of the first process, and ignores the
+//! signals of a terminal that the first process was started with ignored.
 //! docs/operations.md has the table of all that a process inherits.
 #![allow(unsafe_code)]
 
@@ -43,6 +44,8 @@ pub(crate) struct Launch {
     /// Without the variables that belong to one process, and without those in `of_manager`.
     environment: Vec<(OsString, OsString)>,
     umask: Mode,
+    /// The signals that the first process was started with ignored, of those that a terminal sends.
+    ignored: SigSet,
     /// The file that this process runs. It stays valid when its path is replaced.
     image: File,
     /// The variables of a service manager for processes of the service. Other children do not get them.
@@ -77,7 +80,7 @@ impl Siblings {
 
 impl Launch {
     /// `inherited` is the executable that the predecessor passes on: the first process resolved it. `first_umask` is
-    /// the umask of that process. It must be called while the process has one thread.
+    /// the umask of that process. It must be called while the process has one thread, and before it has signal handlers.
     pub(crate) fn new(
         inherited: Option<PathBuf>,
         first_umask: Option<u32>,
@@ -99,8 +102,20 @@ impl Launch {
             }
         };
         let umask = first_umask.map_or_else(own_umask, Mode::from_bits_truncate) & ALL_PERMISSIONS;
+        let ignored = signals::TERMINAL_SIGNALS.into_iter().filter(|signal| signals::is_ignored(*signal));
+        let ignored = ignored.collect();
         let siblings = Siblings::Never;
-        Ok(Self { executable, arguments, directory, environment, umask, image, of_manager, siblings })
+        Ok(Self {
+            executable,
+            arguments,
+            directory,
+            environment,
+            umask,
+            ignored,
+            image,
+            of_manager,
+            siblings,
+        })
     }
 
     pub(crate) fn set_siblings(&mut self, siblings: Siblings) {
@@ -184,6 +199,7 @@ impl Launch {
             environment: &pointers(&environment),
             directory: &directory,
             umask: self.umask.bits(),
+            ignored: self.ignored,
             blocked: *setup.blocked.as_ref(),
             own_group: setup.own_group,
             passed: &passed_numbers,
@@ -330,6 +346,7 @@ struct Job<'a> {
     environment: &'a [*mut libc::c_char],
     directory: &'a CStr,
     umask: libc::mode_t,
+    ignored: SigSet,
     blocked: libc::sigset_t,
     own_group: bool,
     /// The descriptors that it inherits under their numbers.
@@ -393,6 +410,10 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     let job = unsafe { &mut *job.cast::<Job<'_>>() };
     for signal in 1..=libc::SIGRTMAX() {
         set_default(signal);
+    }
+    for signal in &job.ignored {
+        // SAFETY: SIG_IGN is no code, and signal(3) is one system call for these signals.
+        unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
     }
     let result = set_up(job);
     let call = result.err().unwrap_or(EXECVE);
@@ -523,6 +544,7 @@ mod tests {
             environment: &pointers(&[]),
             directory: c"/",
             umask: 0o022,
+            ignored: SigSet::empty(),
             blocked: *SigSet::empty().as_ref(),
             own_group: false,
             passed: &[],

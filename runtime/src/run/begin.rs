@@ -24,6 +24,7 @@ use crate::outside::sockets::BoundSocket;
 use crate::run::host::{ServiceHost, Started};
 use crate::run::sources::SocketSources;
 use crate::run::surroundings::{self, PredecessorChannel, Surroundings, say_failed};
+use crate::sys::signals::{self, Signal};
 
 /// Takes all steps of a start. An error goes to stderr and to the predecessor.
 pub(crate) fn begin<P>(
@@ -79,12 +80,13 @@ fn start_engine(
     if !surroundings.has_predecessor() {
         shared.predecessor_gone.set(());
     }
+    let upgrade_signal = is_process.then_some(settings.upgrade_signal);
     let (listeners, unopened) = (mem::take(&mut settings.listeners), mem::take(&mut settings.unopened));
     let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
     let (neighbours, sources) = surroundings.divide(&shared, &mut settings, is_process, channel);
     let process = Process { shared: shared.clone(), settings, pidfile, is_process };
     run(Engine::new(process, neighbours));
-    Ok((shared, Opening { listeners, unopened, sources, started }))
+    Ok((shared, Opening { listeners, unopened, sources, started, upgrade_signal }))
 }
 
 /// The part of a start that the engine runs beside.
@@ -93,6 +95,8 @@ struct Opening {
     unopened: Vec<String>,
     sources: SocketSources,
     started: Option<Started>,
+    /// The upgrade signal of a process.
+    upgrade_signal: Option<Signal>,
 }
 
 impl Opening {
@@ -113,6 +117,12 @@ impl Opening {
         let prepared = prepare(&mut start).map_err(Failure::into_error)?;
         start.check()?;
         let Start { gates, manual_ready, unadopted, .. } = start;
+        let is_ready_at_once = !manual_ready && gates.is_empty() && shared.pool().is_none();
+        if let Some(upgrade) = self.upgrade_signal.filter(|_| is_ready_at_once) {
+            // Here and not in the engine: whether the body is too late for a handler of `ctrlc` does not depend on which of the
+            // two threads is faster.
+            signals::settle(upgrade);
+        }
         let inherited = self.sources.finish(unadopted, shared);
         shared.post(Note::Prepared(Box::new(Prepared { gates, manual_ready, inherited })));
         Ok(prepared)

@@ -4,6 +4,10 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+#[cfg(upgrades)]
+pub(crate) use handlers::{TERMINAL_SIGNALS, is_ignored};
+#[cfg(unix)]
+pub(crate) use handlers::{install, settle};
 #[cfg(unix)]
 use nix::libc;
 #[cfg(unix)]
@@ -21,11 +25,41 @@ use crate::sys::wake;
 #[path = "../portable/sys/windows.rs"]
 mod windows;
 
-/// How often each signal was delivered since the last [`take`]. A count, not a queue: two hundred SIGHUPs in a second cost
-/// no memory, and none of them pushes a SIGTERM out.
-static UPGRADES: AtomicU32 = AtomicU32::new(0);
-static TERMINATES: AtomicU32 = AtomicU32::new(0);
-static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+#[cfg(unix)]
+mod handlers;
+
+/// How often a signal was delivered. A count, not a queue: two hundred SIGHUPs in a second cost no memory, and none of
+/// them pushes a SIGTERM out.
+struct Count {
+    /// It only grows. So a handler sees whether another handler has counted the same signal, whatever the engine takes.
+    delivered: AtomicU32,
+    taken: AtomicU32,
+}
+
+static UPGRADES: Count = Count::new();
+static TERMINATES: Count = Count::new();
+static INTERRUPTS: Count = Count::new();
+
+impl Count {
+    const fn new() -> Self {
+        Self { delivered: AtomicU32::new(0), taken: AtomicU32::new(0) }
+    }
+
+    fn delivered(&self) -> u32 {
+        self.delivered.load(Ordering::SeqCst)
+    }
+
+    fn add(&self) {
+        self.delivered.fetch_add(1, Ordering::SeqCst);
+        wake::from_handler();
+    }
+
+    /// How often the signal was delivered since the last call. Only the engine calls it.
+    fn take(&self) -> u32 {
+        let delivered = self.delivered();
+        delivered.wrapping_sub(self.taken.swap(delivered, Ordering::SeqCst))
+    }
+}
 
 /// The signals that were delivered since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,11 +80,7 @@ impl Pending {
 }
 
 pub(crate) fn take() -> Pending {
-    Pending {
-        upgrades: UPGRADES.swap(0, Ordering::AcqRel),
-        terminates: TERMINATES.swap(0, Ordering::AcqRel),
-        interrupts: INTERRUPTS.swap(0, Ordering::AcqRel),
-    }
+    Pending { upgrades: UPGRADES.take(), terminates: TERMINATES.take(), interrupts: INTERRUPTS.take() }
 }
 
 /// The signals that can be chosen to start an upgrade.
@@ -62,34 +92,18 @@ pub(crate) const UPGRADE_SIGNALS: [(&str, Signal); 5] = [
     ("SIGWINCH", Signal::SIGWINCH),
 ];
 
-/// Installs the handlers. Where no upgrade is possible the process has one for `upgrade` too: the request is answered, and does
-/// not kill the process.
-#[cfg(unix)]
-pub(crate) fn install(upgrade: Signal) -> io::Result<()> {
-    // Another crate may have turned on ctrlc's feature `termination`, which takes SIGTERM and SIGHUP as well, and
-    // fails if one of them is ignored (nohup). Our handlers come last, and win.
-    set_action(Signal::SIGTERM, SigHandler::SigDfl)?;
-    let hangup_before = set_action(Signal::SIGHUP, SigHandler::SigDfl)?;
-    install_ctrl_c()?;
-    set_action(Signal::SIGTERM, SigHandler::Handler(on_terminate))?;
-    set_action(Signal::SIGHUP, hangup_before)?;
-    set_action(upgrade, SigHandler::Handler(on_upgrade))?;
+/// Windows never sends the other signals, and [`settle`] sets the handler of Ctrl-C.
+#[cfg(windows)]
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn install(_upgrade: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Installs the handler of Ctrl-C. Windows never sends the other signals.
+/// Sets the handler of Ctrl-C, unless the body has set one with the crate `ctrlc`. Until then Ctrl-C ends the process.
 #[cfg(windows)]
-pub(crate) fn install(_upgrade: Signal) -> io::Result<()> {
-    install_ctrl_c()
-}
-
-fn install_ctrl_c() -> io::Result<()> {
-    match ctrlc::try_set_handler(|| count_signal(&INTERRUPTS)) {
-        // Ctrl-C is not ours if the parent ignores it, such as a shell that put the job in the background, or if the program
-        // has a handler of its own.
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-        Err(ctrlc::Error::System(error)) => Err(error),
-        Err(error) => Err(io::Error::other(error)),
+pub(crate) fn settle(_upgrade: Signal) {
+    match ctrlc::set_handler(|| INTERRUPTS.add()) {
+        Ok(()) | Err(_) => {}
     }
 }
 
@@ -98,24 +112,9 @@ fn install_ctrl_c() -> io::Result<()> {
 pub(crate) fn set_action(signal: Signal, handler: SigHandler) -> io::Result<SigHandler> {
     // SA_RESTART: no read or write of the service fails with EINTR because of our handlers.
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handlers below touch only atomics, errno and write(2), all of which signal-safety(7) allows.
+    // SAFETY: the callers set no handler of their own, only the default action.
     let before = unsafe { sigaction(signal, &action) }?;
     Ok(before.handler())
-}
-
-#[cfg(unix)]
-extern "C" fn on_upgrade(_: libc::c_int) {
-    count_signal(&UPGRADES);
-}
-
-#[cfg(unix)]
-extern "C" fn on_terminate(_: libc::c_int) {
-    count_signal(&TERMINATES);
-}
-
-fn count_signal(count: &AtomicU32) {
-    count.fetch_add(1, Ordering::SeqCst);
-    wake::from_handler();
 }
 
 /// Ends the process the way `signal` ends a process without a handler.

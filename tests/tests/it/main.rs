@@ -11,6 +11,7 @@ mod failures;
 mod fake_predecessor;
 mod fake_successor;
 mod forks;
+mod handlers;
 mod harness;
 mod http;
 mod http2;

@@ -287,33 +287,8 @@ fn sighup_is_left_alone_if_another_signal_upgrades() {
     assert_eq!(service.served_by(), process.pid());
 }
 
-/// The feature `termination` of ctrlc takes SIGTERM and SIGHUP as well, and another crate of the tree may turn it on.
-#[test]
-fn another_crate_that_turns_on_ctrlcs_termination() {
-    let dir = Dir::new();
-    let (service, old) = dir.victim().env("VICTIM_CTRLC", "1").serve();
-    // This package does: before ours are installed, all three are ctrlc's.
-    let caught = u64::from_str_radix(&service.wait(&old, "caught").text, 16).unwrap();
-    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
-        assert_ne!(
-            caught & 1 << (signal.as_raw() - 1),
-            0,
-            "{signal:?} is not ctrlc's: the test shows nothing"
-        );
-    }
-    // Ctrl-C is taken by the program itself; an upgrade and a stop are ours.
-    old.signal(Signal::INT);
-    service.wait(&old, "ctrlc");
-    let new = service.upgrade(&old);
-    assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(service.served_by(), new.pid());
-    new.signal(Signal::TERM);
-    assert_eq!(new.exit(), Exit::Status(0));
-    assert!(!service.has_said(&new, "ctrlc"));
-    assert_eq!(service.pidfile(), None);
-}
-
-/// And a program that does not use ctrlc itself has all three from us.
+/// The feature `termination` of ctrlc takes SIGTERM and SIGHUP as well, and another crate of the tree may turn it on. A program that
+/// does not use ctrlc itself has all three from us.
 #[test]
 fn ctrlcs_termination_without_a_handler_of_the_program() {
     for signal in [Signal::TERM, Signal::INT] {

@@ -3,8 +3,11 @@
 
 use std::env;
 use std::fs::File;
+use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use nix::libc;
@@ -62,6 +65,14 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             rustix::process::setsid().expect("a fork leads no process group");
             go_on_in_a_fork();
         }
+        // Sets a handler with the crate `ctrlc`, and says what comes to it.
+        "ctrlc" => {
+            let set = ctrlc::set_handler(move || say(generation, "ctrlc", ""));
+            say(generation, "ctrlc-set", set.map_or_else(|error| format!("{error:?}"), |()| "ok".to_owned()));
+            say(generation, "caught", processes::proc::status("self", "SigCgt").expect("/proc is mounted"));
+        }
+        // Sets a handler of C for a signal, of this number, and says how often it was called.
+        "sigaction" => handle_signal(generation, argument.parse().expect("the number of a signal")),
         // Becomes another program, which knows nothing of the service.
         "become" => {
             let error = Command::new(argument).arg("1000").exec();
@@ -73,6 +84,33 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+/// The pipe from the handler of [`handle_signal`] to its thread.
+static HANDLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    let byte = signal.to_ne_bytes();
+    // SAFETY: write(2) may be called in a handler, and the buffer is as long as is said.
+    let written = unsafe { libc::write(HANDLED.load(Ordering::SeqCst), byte.as_ptr().cast(), byte.len()) };
+    assert_eq!(written, 4);
+}
+
+fn handle_signal(generation: u64, number: i32) {
+    if HANDLED.load(Ordering::SeqCst) < 0 {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        HANDLED.store(writer.into_raw_fd(), Ordering::SeqCst);
+        thread::spawn(move || {
+            let mut byte = [0; 4];
+            while reader.read_exact(&mut byte).is_ok() {
+                say(generation, "handled", i32::from_ne_bytes(byte));
+            }
+        });
+    }
+    let handler: extern "C" fn(libc::c_int) = on_signal;
+    // SAFETY: the handler does what signal-safety(7) allows.
+    let before = unsafe { libc::signal(number, handler as usize) };
+    assert_ne!(before, libc::SIG_ERR);
 }
 
 fn open_more(count: usize) {

@@ -2,8 +2,7 @@
 //!
 //! What it is: `VICTIM_LISTEN` has one listener a line, `NAME ADDRESS`; `VICTIM_READY`, `VICTIM_AWAIT` and
 //! `VICTIM_CURRENT_THREAD`, where set, make its body take `Ready`, await `Shutdown`, and run on one thread;
-//! `VICTIM_CTRLC` and `VICTIM_TOKIO_SIGNALS` make it handle signals itself, the usual ways. All else is set by the
-//! variables of the crate under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
+//! `VICTIM_TOKIO_SIGNALS` makes it handle signals by tokio. All else is set by the variables of the crate under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
 //! A client sends lines, or datagrams that are one; [`answer`] has what can be asked for. A listener of the name `http` speaks
 //! HTTP: `web.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
@@ -36,10 +35,6 @@ fn main() -> ExitCode {
     let plan = Plan::take();
     say(0, "main", "");
     plan.carry_out(0, "main");
-    if env::var_os("VICTIM_CTRLC").is_some() {
-        ctrlc::set_handler(|| say(0, "ctrlc", "")).expect("it is the first");
-        say(0, "caught", caught_signals());
-    }
 
     let mut service = Service::new().version("7.7.7");
     let mut listeners = Vec::new();
@@ -95,11 +90,6 @@ fn declared(plan: &Plan) -> Vec<String> {
         }
     }
     declared
-}
-
-/// The mask of the signals that this process has handlers for, proc_pid_status(5).
-fn caught_signals() -> String {
-    processes::proc::status("self", "SigCgt").expect("/proc is mounted")
 }
 
 struct Victim {

@@ -1,0 +1,251 @@
+//! The signal handlers of a service, and what else in the process handles the same signals.
+//!
+//! From the first instruction each signal is counted by a handler of this file. Until the service is ready the body may
+//! install handlers of its own, with the crate `ctrlc`, which has one slot for a process, with tokio or in another way.
+//! Then [`settle`] chains: this file and the other handler both get the signal.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::{Count, INTERRUPTS, Signal, TERMINATES, UPGRADES};
+
+/// The signals that a terminal sends. A shell has a background job ignore the first two, and nohup(1) has a program
+/// ignore the third. Every generation ignores what the first one ignored.
+#[cfg(upgrades)]
+pub(crate) const TERMINAL_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+
+/// Ctrl-C was ignored at the start. A body that asks for it gets it, and the service does not.
+static IS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the action of a signal is to ignore it.
+#[cfg(upgrades)]
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    action(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Installs the handlers. Where no upgrade is possible the process has one for `upgrade` too: the request is answered, and
+/// does not kill the process.
+///
+/// Ctrl-C that is ignored stays ignored. SIGTERM and the upgrade signal are the service's in any case: an operator who
+/// sends one of them means it.
+pub(crate) fn install(upgrade: Signal) -> io::Result<()> {
+    let interrupt = action(Signal::SIGINT)?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, upgrade] {
+        let before = action(signal)?;
+        match before.sa_sigaction {
+            libc::SIG_IGN if signal == Signal::SIGINT => IS_IGNORED.store(true, Ordering::SeqCst),
+            libc::SIG_DFL | libc::SIG_IGN => set(signal, &ours(on_signal))?,
+            // `main` has installed a handler before it runs the service.
+            _ => set(signal, &EARLY.chained(signal, &before, &interrupt))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes the handlers final when the service is ready: those that the body has installed meanwhile are chained, and the
+/// slot of `ctrlc` is taken if it is still free. A handler that the body sets later with `ctrlc` would replace these ones,
+/// and is refused by `ctrlc`.
+///
+/// With its feature `termination`, which another crate may have turned on, `ctrlc` takes SIGTERM and SIGHUP as well. For
+/// a moment it would count them as Ctrl-C. A process that is not ready refuses an upgrade anyway, so this is called
+/// before the process is ready.
+pub(crate) fn settle(upgrade: Signal) {
+    static IS_SETTLED: AtomicBool = AtomicBool::new(false);
+    // A second chain could lead back to its own handler, by way of one that was installed in between.
+    if IS_SETTLED.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let mut signals = vec![Signal::SIGINT, Signal::SIGTERM, upgrade];
+    if upgrade != Signal::SIGHUP {
+        signals.push(Signal::SIGHUP);
+    }
+    // Ctrl-C last: a handler that tokio installs after this look is lost.
+    signals.reverse();
+    let before: Vec<_> = signals.iter().filter_map(|signal| Some((*signal, action(*signal).ok()?))).collect();
+    let Some((_, interrupt)) = before.last().copied() else { return };
+    let is_counted = !IS_IGNORED.load(Ordering::SeqCst);
+    let slot = ctrlc::set_handler(move || {
+        if is_counted {
+            INTERRUPTS.add();
+        }
+    });
+    let is_taken_now = slot.is_ok();
+    for (signal, before) in before {
+        let Ok(now) = action(signal) else { continue };
+        let is_changed = now.sa_sigaction != before.sa_sigaction;
+        if signal == Signal::SIGINT && is_taken_now && before.sa_sigaction == on_signal as Handler as usize {
+            // The thread of `ctrlc` counts Ctrl-C from now on.
+            continue;
+        }
+        // The handler of `ctrlc` has no SA_SIGINFO. Any other one, such as that of tokio, was installed at this moment.
+        let is_of_slot = is_changed && is_taken_now && now.sa_flags & libc::SA_SIGINFO == 0;
+        let there = if is_of_slot { before } else { now };
+        let wanted = match there.sa_sigaction {
+            handler if is_ours(handler) => there,
+            // With another upgrade signal SIGHUP belongs to the program.
+            _ if signal == Signal::SIGHUP && upgrade != signal => there,
+            _ if signal == Signal::SIGINT && !is_counted => there,
+            libc::SIG_DFL | libc::SIG_IGN if signal == Signal::SIGINT => there,
+            libc::SIG_DFL | libc::SIG_IGN => ours(on_signal),
+            _ => LATE.chained(signal, &there, &interrupt),
+        };
+        if wanted.sa_sigaction == now.sa_sigaction {
+            continue;
+        }
+        // It fails only for a number that is no signal.
+        match set(signal, &wanted) {
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// A handler as SA_SIGINFO has it, sigaction(2).
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    count(signal).add();
+}
+
+extern "C" fn on_early(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    EARLY.handle(signal, info, context);
+}
+
+extern "C" fn on_late(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    LATE.handle(signal, info, context);
+}
+
+fn is_ours(handler: usize) -> bool {
+    [on_signal as Handler, on_early, on_late].iter().any(|ours| *ours as usize == handler)
+}
+
+fn count(signal: libc::c_int) -> &'static Count {
+    match signal {
+        libc::SIGINT => &INTERRUPTS,
+        libc::SIGTERM => &TERMINATES,
+        _ => &UPGRADES,
+    }
+}
+
+/// The handlers of others that ours call. A handler that is chained after the service is ready may itself call a handler
+/// of this file, which was there before it, so the two have different places.
+static EARLY: Chain = Chain::new(on_early);
+static LATE: Chain = Chain::new(on_late);
+
+struct Chain {
+    handler: Handler,
+    interrupt: Previous,
+    terminate: Previous,
+    upgrade: Previous,
+}
+
+/// A handler that was installed before ours.
+struct Previous {
+    /// The address of the function, or 0.
+    handler: AtomicUsize,
+    /// Whether it has three arguments, SA_SIGINFO.
+    has_info: AtomicBool,
+}
+
+impl Previous {
+    const fn none() -> Self {
+        Self { handler: AtomicUsize::new(0), has_info: AtomicBool::new(false) }
+    }
+}
+
+impl Chain {
+    const fn new(handler: Handler) -> Self {
+        let (interrupt, terminate, upgrade) = (Previous::none(), Previous::none(), Previous::none());
+        Self { handler, interrupt, terminate, upgrade }
+    }
+
+    fn of(&self, signal: libc::c_int) -> &Previous {
+        match signal {
+            libc::SIGINT => &self.interrupt,
+            libc::SIGTERM => &self.terminate,
+            _ => &self.upgrade,
+        }
+    }
+
+    /// The action that counts a signal and calls the handler of `before`.
+    ///
+    /// `ctrlc` hears Ctrl-C alone, though with `termination` it has taken SIGTERM and SIGHUP too: with a handler that ends
+    /// the process every upgrade would. It has one function for all of them, without SA_SIGINFO.
+    fn chained(
+        &self,
+        signal: Signal,
+        before: &libc::sigaction,
+        interrupt: &libc::sigaction,
+    ) -> libc::sigaction {
+        let has_info = before.sa_flags & libc::SA_SIGINFO != 0;
+        if signal != Signal::SIGINT && !has_info && before.sa_sigaction == interrupt.sa_sigaction {
+            return ours(on_signal);
+        }
+        let previous = self.of(signal as libc::c_int);
+        previous.has_info.store(has_info, Ordering::SeqCst);
+        previous.handler.store(before.sa_sigaction, Ordering::SeqCst);
+        let mut action = ours(self.handler);
+        // The stack and the mask that the other handler needs.
+        action.sa_flags |= before.sa_flags & libc::SA_ONSTACK;
+        action.sa_mask = before.sa_mask;
+        action
+    }
+
+    /// Calls the handler that was there before, and counts the signal. That handler may have called one of ours, as that
+    /// of tokio does, which has counted the signal then.
+    fn handle(&self, signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let count = count(signal);
+        let counted = count.delivered();
+        self.of(signal).call(signal, info, context);
+        if count.delivered() == counted {
+            count.add();
+        }
+    }
+}
+
+impl Previous {
+    fn call(&self, signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let handler = self.handler.load(Ordering::SeqCst);
+        if handler == 0 {
+            return;
+        }
+        if self.has_info.load(Ordering::SeqCst) {
+            // SAFETY: the address is that of a handler with three arguments: it was installed with SA_SIGINFO.
+            let handler: Handler = unsafe { mem::transmute::<usize, Handler>(handler) };
+            handler(signal, info, context);
+        } else {
+            // SAFETY: the address is that of a handler with one argument: it was installed without SA_SIGINFO.
+            let handler = unsafe { mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
+            handler(signal);
+        }
+    }
+}
+
+/// The action of one of our handlers. SA_RESTART: no read or write of the service fails with EINTR because of it.
+fn ours(handler: Handler) -> libc::sigaction {
+    // SAFETY: zeroes are an action without flags and with an empty mask.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    action
+}
+
+fn action(signal: Signal) -> io::Result<libc::sigaction> {
+    let mut action = MaybeUninit::zeroed();
+    // SAFETY: without a new action sigaction(2) only stores the present one.
+    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, ptr::null(), action.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded.
+    Ok(unsafe { action.assume_init() })
+}
+
+fn set(signal: Signal, action: &libc::sigaction) -> io::Result<()> {
+    // SAFETY: our handlers touch only atomics, errno and write(2), all of which signal-safety(7) allows, and call a handler
+    // that was installed for this signal. Any other action was in force before.
+    Errno::result(unsafe { libc::sigaction(signal as libc::c_int, action, ptr::null_mut()) })?;
+    Ok(())
+}
