@@ -137,6 +137,9 @@
 //! crate `ctrlc` this means before the first accept, or before [`Ready::notify`]; later `ctrlc::set_handler` fails.
 //! Ctrl-C that was ignored when the first process began is ignored by every generation.
 //!
+//! A SIGHUP is a hang-up if the terminal was closed, and stops the service. It means nothing to a service that was started
+//! with SIGHUP ignored, as by nohup(1). Otherwise SIGHUP is a request to upgrade.
+//!
 //! A request that cannot be served is refused, and the log has the reason: not ready yet, an upgrade is in progress,
 //! the predecessor is still draining, terminating.
 //!

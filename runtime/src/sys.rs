@@ -8,6 +8,8 @@ pub(crate) mod wake;
 pub(crate) mod fault;
 pub(crate) mod fd;
 #[cfg(upgrades)]
+pub(crate) mod hangup;
+#[cfg(upgrades)]
 pub(crate) mod outgoing;
 #[cfg(upgrades)]
 pub(crate) mod pidfd;

@@ -281,6 +281,9 @@ impl Engine {
         for _ in 0..std::mem::take(&mut self.requests.signals.terminates) {
             self.stop(Some(Signal::SIGTERM));
         }
+        if std::mem::take(&mut self.requests.signals.hangups) > 0 {
+            self.stop(Some(Signal::SIGHUP));
+        }
     }
 
     /// Feeds one event, and the events that its actions cause.

@@ -18,12 +18,16 @@ impl Stops {
     /// Notes a signal that came at this time. Returns whether it is a second request.
     ///
     /// Ctrl-C after another signal always is one: a person presses it, and means it, and a terminal sends it to the whole
-    /// process group before any process of it can pass it on.
+    /// process group before any process of it can pass it on. A hang-up never is one: the shell and the kernel both send it, the
+    /// kernel when the shell exits.
     pub(crate) fn is_second(&mut self, signal: Signal, now: Instant) -> bool {
         let Some(first) = self.first else {
             self.first = Some(now);
             return false;
         };
+        if signal == Signal::SIGHUP {
+            return false;
+        }
         signal == Signal::SIGINT || now.saturating_duration_since(first) >= BURST
     }
 }
@@ -42,7 +46,7 @@ mod tests {
 
     #[test]
     fn b8_sigterms_of_a_burst_are_one_request_and_a_later_one_is_the_second() {
-        use Signal::{SIGINT, SIGTERM};
+        use Signal::{SIGHUP, SIGINT, SIGTERM};
         assert_eq!(seconds(&[(SIGTERM, 0), (SIGTERM, 0), (SIGTERM, 999)]), [false; 3]);
         assert_eq!(seconds(&[(SIGTERM, 0), (SIGTERM, 1000)]), [false, true]);
         // The time is that since the first: signals without end do not keep it from ending.
@@ -51,5 +55,11 @@ mod tests {
         assert_eq!(seconds(&[(SIGINT, 0), (SIGTERM, 5)]), [false, false]);
         assert_eq!(seconds(&[(SIGINT, 0), (SIGINT, 5)]), [false, true], "somebody presses it twice");
         assert_eq!(seconds(&[(SIGTERM, 0), (SIGINT, 5)]), [false, true]);
+        assert_eq!(
+            seconds(&[(SIGHUP, 0), (SIGHUP, 60_000)]),
+            [false, false],
+            "a shell may take long to exit"
+        );
+        assert_eq!(seconds(&[(SIGHUP, 0), (SIGTERM, 60_000)]), [false, true]);
     }
 }

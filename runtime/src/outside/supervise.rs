@@ -22,13 +22,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, recvmsg, send,
     setsockopt, socketpair, sockopt,
 };
 
 use crate::base::report::{RateLimit, complain_as_supervisor};
+use crate::sys::hangup::{self, Sender};
 use crate::sys::pidfd;
 use crate::sys::poll;
 use crate::sys::proc;
@@ -59,6 +60,7 @@ pub(crate) fn tell(supervisor: &OwnedFd) {
 ///
 /// The first generation could not be started.
 pub(crate) fn run(
+    upgrade: Signal,
     start: impl FnOnce(BorrowedFd<'_>) -> io::Result<(u32, OwnedFd)>,
 ) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
@@ -69,7 +71,7 @@ pub(crate) fn run(
     setsockopt(&ours, sockopt::PassCred, &true)?;
     let first = start(theirs.as_fd())?;
     drop(theirs);
-    let mut supervisor = Supervisor::new(signals, ours, GenerationProcess::new(first));
+    let mut supervisor = Supervisor::new(upgrade, signals, ours, GenerationProcess::new(first));
     loop {
         let mut fds = [
             PollFd::new(supervisor.signals.as_fd(), PollFlags::POLLIN),
@@ -120,8 +122,12 @@ impl GenerationProcess {
 }
 
 struct Supervisor {
+    /// The upgrade signal of the service.
+    upgrade: Signal,
     signals: SignalFd,
     service: OwnedFd,
+    /// The terminal has hung up.
+    has_hung_up: bool,
     /// The generations that are not reaped, in the order in which they served. The last one serves.
     generations: VecDeque<GenerationProcess>,
     /// The process that reported that it serves, until the supervisor follows it.
@@ -137,11 +143,13 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(signals: SignalFd, service: OwnedFd, first: GenerationProcess) -> Self {
+    fn new(upgrade: Signal, signals: SignalFd, service: OwnedFd, first: GenerationProcess) -> Self {
         let generations = VecDeque::from([first]);
         Self {
+            upgrade,
             signals,
             service,
+            has_hung_up: false,
             generations,
             announced: None,
             last: None,
@@ -214,9 +222,25 @@ impl Supervisor {
     fn read_signals(&mut self) -> Vec<libc::c_int> {
         let mut asked = Vec::new();
         while let Ok(Some(info)) = self.signals.read_signal() {
-            asked.extend(i32::try_from(info.ssi_signo));
+            let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
+            match signal == self.upgrade as i32 && self.is_hangup(&info) {
+                // For a generation it would be the SIGHUP of an operator. The shell and the kernel both send one.
+                true if hangup::is_nothing() || std::mem::replace(&mut self.has_hung_up, true) => {}
+                true => asked.push(libc::SIGTERM),
+                false => asked.push(signal),
+            }
         }
         asked
+    }
+
+    fn is_hangup(&self, info: &siginfo) -> bool {
+        let pid = libc::pid_t::try_from(info.ssi_pid).unwrap_or_default();
+        self.upgrade == Signal::SIGHUP
+            && match hangup::sender(info.ssi_code, pid) {
+                Sender::Kernel => true,
+                Sender::Leader => hangup::is_terminal_gone(),
+                Sender::Operator => false,
+            }
     }
 
     fn pass_on(&mut self, asked: Vec<libc::c_int>) {
@@ -323,7 +347,7 @@ mod tests {
         let signals = SignalFd::new(&SigSet::empty()).unwrap();
         let us = process::id();
         let first = GenerationProcess::new((us, pidfd::open(us).unwrap()));
-        (Supervisor::new(signals, ours, first), theirs)
+        (Supervisor::new(Signal::SIGHUP, signals, ours, first), theirs)
     }
 
     #[test]

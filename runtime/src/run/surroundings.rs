@@ -28,6 +28,7 @@ use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
 use crate::run::host::{ServiceHost, Started};
 use crate::run::offer::{Offer, bad_variable, inherit_socket, take_offer};
 use crate::run::sources::SocketSources;
+use crate::sys::hangup;
 use crate::sys::pidfd;
 use crate::sys::signal_mask::{self, Blocked};
 
@@ -233,6 +234,9 @@ fn of_process(
     let Inheritance { environment, variables, descriptors, offer } =
         Inheritance::take(&service.identity(), channel)?;
     let Descriptors { supervisor, passed } = descriptors;
+    if offer.as_ref().is_some_and(|offer| hangup::is_led_by(offer.parent)) {
+        hangup::pass_over();
+    }
     let executable = offer.as_ref().and_then(|offer| offer.executable.clone());
     let umask = offer.as_ref().and_then(|offer| offer.umask);
     let mut launch = Launch::new(executable, umask, variables.for_successor())
@@ -246,7 +250,7 @@ fn of_process(
             let passed = PassedDescriptors { descriptors, variables };
             launch.start_supervised(socket, settings.upgrade_signal, passed)
         };
-        match supervise::run(start) {
+        match supervise::run(settings.upgrade_signal, start) {
             Err(error) => return Err(StartError::system("supervise the service")(error)),
         }
     }

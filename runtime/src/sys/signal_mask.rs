@@ -4,6 +4,7 @@ use std::io;
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, pthread_sigmask};
 
+use crate::sys::hangup;
 use crate::sys::signals::{self, Signal, UPGRADE_SIGNALS};
 
 /// The signals that the service may handle, blocked until [`install`](Self::install). The drop delivers the signals that came
@@ -44,6 +45,7 @@ pub(crate) fn block() -> nix::Result<Blocked> {
     {
         ours.add(signal);
     }
+    hangup::note_start();
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ours), Some(&mut before))?;
     Ok(Blocked { before })

@@ -39,6 +39,10 @@ struct Count {
 static UPGRADES: Count = Count::new();
 static TERMINATES: Count = Count::new();
 static INTERRUPTS: Count = Count::new();
+/// The terminal has hung up.
+static HANGUPS: Count = Count::new();
+/// SIGHUP of the leader of the session, which is a hang-up if the terminal is gone.
+static OF_LEADER: Count = Count::new();
 
 impl Count {
     const fn new() -> Self {
@@ -69,6 +73,8 @@ pub(crate) struct Pending {
     pub(crate) terminates: u32,
     /// Ctrl-C.
     pub(crate) interrupts: u32,
+    /// The terminal has hung up.
+    pub(crate) hangups: u32,
 }
 
 impl Pending {
@@ -76,11 +82,25 @@ impl Pending {
         self.upgrades += more.upgrades;
         self.terminates += more.terminates;
         self.interrupts += more.interrupts;
+        self.hangups += more.hangups;
     }
 }
 
 pub(crate) fn take() -> Pending {
-    Pending { upgrades: UPGRADES.take(), terminates: TERMINATES.take(), interrupts: INTERRUPTS.take() }
+    let mut pending = Pending {
+        upgrades: UPGRADES.take(),
+        terminates: TERMINATES.take(),
+        interrupts: INTERRUPTS.take(),
+        hangups: HANGUPS.take(),
+    };
+    let of_leader = OF_LEADER.take();
+    #[cfg(upgrades)]
+    if of_leader > 0 && crate::sys::hangup::is_terminal_gone() {
+        pending.hangups += if crate::sys::hangup::is_nothing() { 0 } else { of_leader };
+        return pending;
+    }
+    pending.upgrades += of_leader;
+    pending
 }
 
 /// The signals that can be chosen to start an upgrade.

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use processes::Process;
 use processes::proc::{self, Stat};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::harness::load::{Load, ask};
 use crate::harness::terminal::terminal;
@@ -272,24 +273,48 @@ fn runit_sees_one_process_through_every_upgrade() {
     assert!(!dir.join("run/echo.pid").exists());
 }
 
+/// Copies what is on a terminal until the pipe is closed, or no process has the other end of the terminal: EIO.
+fn copy_until(closed: &PipeReader, mut terminal: File, out: &mut File) {
+    let mut buffer = [0; 4096];
+    loop {
+        let mut fds = [PollFd::new(&terminal, PollFlags::IN), PollFd::new(closed, PollFlags::IN)];
+        poll(&mut fds, None).expect("poll");
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        match terminal.read(&mut buffer) {
+            Ok(length @ 1..) => out.write_all(&buffer[..length]).expect("a file"),
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
 /// A shell with job control, at a terminal of its own. All that was on the terminal is in the file `out`.
 struct Shell<'d> {
     dir: &'d Dir,
     process: Child,
-    keyboard: File,
+    /// None once the terminal is closed.
+    keyboard: Option<File>,
     screen: Option<JoinHandle<()>>,
+    /// Its end ends the thread of the screen.
+    open: Option<PipeWriter>,
 }
 
 const PROMPT: &str = "at your service> ";
 
 impl<'d> Shell<'d> {
     fn start(dir: &'d Dir, supervise: &str) -> Self {
+        Self::of(dir, supervise, "sh", &["-i"])
+    }
+
+    fn of(dir: &'d Dir, supervise: &str, program: &str, args: &[&str]) -> Self {
         let (ours, theirs) = terminal();
-        let (mut ours, mut out) = (File::from(ours), File::create(dir.join("out")).expect("a file"));
+        let (ours, mut out) = (File::from(ours), File::create(dir.join("out")).expect("a file"));
         let keyboard = ours.try_clone().expect("a descriptor");
         // It leads a session of its own, whose terminal this is.
         let process = command("setsid", dir)
-            .args(["--ctty", "sh", "-i"])
+            .args(["--ctty", program])
+            .args(args)
             .env("PS1", PROMPT)
             .env("TABLEFLIP_PIDFILE", dir.join("pid"))
             .env("TABLEFLIP_SUPERVISE", supervise)
@@ -298,15 +323,20 @@ impl<'d> Shell<'d> {
             .stderr(theirs)
             .spawn()
             .expect("setsid");
-        let screen = thread::spawn(move || match io::copy(&mut ours, &mut out) {
-            // EIO once nobody has the other end.
-            Ok(_) | Err(_) => {}
-        });
-        Self { dir, process, keyboard, screen: Some(screen) }
+        let (closed, open) = io::pipe().expect("a pipe");
+        let screen = thread::spawn(move || copy_until(&closed, ours, &mut out));
+        Self { dir, process, keyboard: Some(keyboard), screen: Some(screen), open: Some(open) }
+    }
+
+    /// Closes the terminal, as its window is closed.
+    fn hang_up(&mut self) {
+        self.open = None;
+        self.screen.take().expect("it is open").join().expect("it does not panic");
+        self.keyboard = None;
     }
 
     fn press(&self, keys: &str) {
-        (&self.keyboard).write_all(keys.as_bytes()).expect("it has room");
+        self.keyboard.as_ref().expect("it is open").write_all(keys.as_bytes()).expect("it has room");
     }
 
     fn screen(&self) -> String {
@@ -325,7 +355,7 @@ impl<'d> Shell<'d> {
     /// The address of the first generation, which may have come after a prompt.
     fn address_of_the_first(&self) -> String {
         self.dir.wait_until("generation that serves", || {
-            let screen = self.screen();
+            let screen = self.screen() + &fs::read_to_string(self.dir.join("said")).unwrap_or_default();
             let (line, _) = screen.split_once("generation 1 is process ")?.1.split_once('\n')?;
             Some(line.split_once(" at ")?.1.trim_end().to_owned())
         })
@@ -361,6 +391,7 @@ impl Drop for Shell<'_> {
             session.is_empty().then_some(())
         });
         self.process.wait().expect("it is a child");
+        self.open = None;
         if let Some(screen) = self.screen.take() {
             screen.join().expect("it does not panic");
         }
@@ -463,4 +494,107 @@ fn d10_a_service_in_the_place_of_the_shell_says_that_the_terminal_hangs_up() {
     signal(first, Signal::HUP).expect("it lives");
     let said = format!("{WITHOUT_TERMINAL}, which hangs up once this process has exited");
     dir.wait_until("warning", || shell.screen().contains(&said).then_some(()));
+}
+
+/// The service has stopped in order: its connections were finished, and its pid file is gone.
+fn assert_stops(dir: &Dir, pid: u32, client: Client) {
+    client.close();
+    find("end of the service", || (!proc::is_running(pid)).then_some(()));
+    assert!(!dir.join("pid").exists(), "it ended in order");
+}
+
+/// A job in the foreground gets the SIGHUP of the kernel. One in the background gets that of the shell, sent with kill(2).
+#[test]
+fn b7_a_terminal_that_is_closed_stops_the_service() {
+    for (shell, job, supervise) in [
+        ("sh", "", "never"),
+        ("sh", "exec ", "never"),
+        ("bash", "", "never"),
+        ("bash", " &", "never"),
+        ("sh", "", "always"),
+        ("sh", "exec ", "always"),
+        ("bash", " &", "always"),
+    ] {
+        let dir = Dir::new();
+        let args: &[&str] = if shell == "bash" { &["--norc", "--noprofile", "-i"] } else { &["-i"] };
+        let mut terminal = Shell::of(&dir, supervise, shell, args);
+        terminal.wait_for_prompt(1);
+        let unit = env!("CARGO_BIN_EXE_unit");
+        terminal.press(&if job.starts_with(' ') {
+            format!("{unit}{job}\n")
+        } else {
+            format!("{job}{unit}\n")
+        });
+        let address = terminal.address_of_the_first();
+        let pid = wait_until_it_serves(&address, 1).parse().expect("a process ID");
+        let mut client = Client::tcp(&address);
+        client.who();
+        terminal.hang_up();
+        let refused = || TcpStream::connect(&address).is_err().then_some(());
+        find("a service that accepts nothing", refused);
+        assert_eq!(client.who().1, pid, "{shell} {job} {supervise}: it finishes what is open");
+        assert_stops(&dir, pid, client);
+    }
+}
+
+/// What nohup(1) starts survives its terminal, in every generation, and an operator may still ask for an upgrade.
+#[test]
+fn b7_a_hang_up_is_nothing_where_sighup_was_ignored() {
+    for (job, supervise) in [("", "never"), (" &", "never"), ("", "always")] {
+        let dir = Dir::new();
+        let mut terminal = Shell::of(&dir, supervise, "bash", &["--norc", "--noprofile", "-i"]);
+        terminal.wait_for_prompt(1);
+        terminal.press(&format!(
+            "nohup {} >{} 2>&1{job}\n",
+            env!("CARGO_BIN_EXE_unit"),
+            dir.join("said").display()
+        ));
+        let address = terminal.address_of_the_first();
+        let second = upgrade_at_terminal(&address, 1);
+        terminal.hang_up();
+        find("end of the shell", || (!proc::is_running(terminal.process.id())).then_some(()));
+        let third = upgrade_at_terminal(&address, 2);
+        assert_ne!(second, third);
+        signal(third, Signal::TERM).expect("it lives");
+        find("end of the service", || (!proc::is_running(third)).then_some(()));
+    }
+}
+
+/// An operator's SIGHUP is an upgrade, from the shell of the terminal, and from another place when the terminal is gone.
+#[test]
+fn b7_a_sighup_of_an_operator_is_an_upgrade() {
+    let dir = Dir::new();
+    let mut terminal = Shell::of(&dir, "never", "bash", &["--norc", "--noprofile", "-i"]);
+    terminal.wait_for_prompt(1);
+    // Without the terminal, writing to it fails.
+    terminal.press(&format!("{} >{} 2>&1 &\n", env!("CARGO_BIN_EXE_unit"), dir.join("said").display()));
+    let address = terminal.address_of_the_first();
+    let first: u32 = wait_until_it_serves(&address, 1).parse().expect("a process ID");
+    terminal.press("kill -HUP %1\n");
+    let second: u32 = wait_until_it_serves(&address, 2).parse().expect("a process ID");
+    find("end of the predecessor", || (!proc::is_running(first)).then_some(()));
+    // Once the shell has said that the job has ended, it sends the process group of the job nothing more.
+    terminal.press("\n");
+    dir.wait_until("end of the job", || terminal.screen().contains("Done").then_some(()));
+    terminal.hang_up();
+    find("end of the shell", || (!proc::is_running(terminal.process.id())).then_some(()));
+    let third = upgrade_at_terminal(&address, 2);
+    assert_ne!(second, third);
+    signal(third, Signal::TERM).expect("it lives");
+    find("end of the service", || (!proc::is_running(third)).then_some(()));
+}
+
+/// The exit of a predecessor that leads the session hangs the terminal up: the service goes on without it.
+#[test]
+fn b7_the_exit_of_a_predecessor_is_no_hang_up_of_the_service() {
+    let dir = Dir::new();
+    let shell = Shell::start(&dir, "never");
+    shell.wait_for_prompt(1);
+    shell.press(&format!("exec {} >{} 2>&1\n", env!("CARGO_BIN_EXE_unit"), dir.join("said").display()));
+    let address = shell.address_of_the_first();
+    let second = upgrade_at_terminal(&address, 1);
+    let third = upgrade_at_terminal(&address, 2);
+    assert_ne!(second, third);
+    signal(third, Signal::TERM).expect("it lives");
+    find("end of the service", || (!proc::is_running(third)).then_some(()));
 }

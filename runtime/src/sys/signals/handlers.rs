@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::{Count, INTERRUPTS, Signal, TERMINATES, UPGRADES};
+use super::{Count, HANGUPS, INTERRUPTS, OF_LEADER, Signal, TERMINATES, UPGRADES};
+#[cfg(upgrades)]
+use crate::sys::hangup::{self, Sender};
 
 /// The signals that a terminal sends. A shell has a background job ignore the first two, and nohup(1) has a program
 /// ignore the third. Every generation ignores what the first one ignored.
@@ -108,8 +110,10 @@ pub(crate) fn settle(upgrade: Signal) {
 /// A handler as SA_SIGINFO has it, sigaction(2).
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
 
-extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    count(signal).add();
+extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if let Some(count) = count(signal, info) {
+        count.add();
+    }
 }
 
 extern "C" fn on_early(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -124,12 +128,32 @@ fn is_ours(handler: usize) -> bool {
     [on_signal as Handler, on_early, on_late].iter().any(|ours| *ours as usize == handler)
 }
 
-fn count(signal: libc::c_int) -> &'static Count {
+/// Where a signal is counted. A hang-up may mean nothing.
+fn count(signal: libc::c_int, info: *mut libc::siginfo_t) -> Option<&'static Count> {
     match signal {
-        libc::SIGINT => &INTERRUPTS,
-        libc::SIGTERM => &TERMINATES,
-        _ => &UPGRADES,
+        libc::SIGINT => Some(&INTERRUPTS),
+        libc::SIGTERM => Some(&TERMINATES),
+        libc::SIGHUP => count_of_hangup(info),
+        _ => Some(&UPGRADES),
     }
+}
+
+#[cfg(upgrades)]
+fn count_of_hangup(info: *mut libc::siginfo_t) -> Option<&'static Count> {
+    // SAFETY: the kernel has made it, for a handler with SA_SIGINFO.
+    let Some(info) = (unsafe { info.as_ref() }) else { return Some(&UPGRADES) };
+    // SAFETY: the kernel sets the field for a signal of a process, and clears it for its own.
+    match hangup::sender(info.si_code, unsafe { info.si_pid() }) {
+        Sender::Kernel if hangup::is_nothing() => None,
+        Sender::Kernel => Some(&HANGUPS),
+        Sender::Leader => Some(&OF_LEADER),
+        Sender::Operator => Some(&UPGRADES),
+    }
+}
+
+#[cfg(not(upgrades))]
+fn count_of_hangup(_: *mut libc::siginfo_t) -> Option<&'static Count> {
+    Some(&UPGRADES)
 }
 
 /// The handlers of others that ours call. A handler that is chained after the service is ready may itself call a handler
@@ -199,10 +223,10 @@ impl Chain {
     /// Calls the handler that was there before, and counts the signal. That handler may have called one of ours, as that
     /// of tokio does, which has counted the signal then.
     fn handle(&self, signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        let count = count(signal);
-        let counted = count.delivered();
+        let count = count(signal, info);
+        let counted = count.map(Count::delivered);
         self.of(signal).call(signal, info, context);
-        if count.delivered() == counted {
+        if let Some(count) = count.filter(|count| Some(count.delivered()) == counted) {
             count.add();
         }
     }
