@@ -160,10 +160,11 @@
 //! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
 //!
 //! Under systemd the process also reads the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). It
-//! removes them, so that no program that the service starts takes them for its own.
+//! removes them, so that no program that the service starts takes them for its own. A process that has several threads
+//! by then removes nothing: code in another thread may read the environment.
 //!
-//! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are internal. A process sets them for a process that it starts, and
-//! that process removes them.
+//! `TABLEFLIP_HANDOVER` and `TABLEFLIP_SUPERVISOR` are internal. A process sets them for a process that it starts. They
+//! name that process, and another one passes over them.
 //!
 //! # Under systemd
 //!

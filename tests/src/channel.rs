@@ -53,6 +53,8 @@ impl Channel {
     /// The end that this process was started with. It is taken once.
     pub fn inherited() -> Self {
         let number = env::var(HANDOVER).expect("a predecessor sets the variable");
+        let (number, addressee) = number.split_once(':').unwrap_or((&number, ""));
+        assert!(addressee.is_empty() || addressee == std::process::id().to_string(), "{addressee}");
         let number = number.parse().expect("the number of a descriptor");
         // SAFETY: the number came through exec and is open, and nobody else in this process takes it.
         Self { fd: unsafe { OwnedFd::from_raw_fd(number) } }

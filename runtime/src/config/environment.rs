@@ -79,9 +79,8 @@ pub(crate) struct OwnVariables {
     pub(crate) supervisor: Option<OsString>,
 }
 
-/// Takes variables out of the environment.
-///
-/// Must be called while the process has one thread.
+/// Takes variables out of the environment, so that no child of the service finds them. A process with several threads
+/// only reads them.
 #[cfg(upgrades)]
 pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
     names.map(remove)
@@ -115,17 +114,24 @@ fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
     Some((OsString::from_vec(name), OsString::from_vec(value)))
 }
 
+/// C code in another thread may read the environment at any moment, getenv(3). So a variable is removed only if there is
+/// no other thread. Each variable that means one process names that process for this case.
 fn remove(name: &str) -> Option<OsString> {
     let value = env::var_os(name)?;
-    // SAFETY: the process has one thread, so no other thread reads or writes the environment.
-    unsafe { env::remove_var(name) };
+    if has_one_thread() {
+        // SAFETY: no other thread reads or writes the environment, and only this one could start another.
+        unsafe { env::remove_var(name) };
+    }
     Some(value)
 }
 
+/// Whether the process has one thread. Where that cannot be read, it may have more.
+fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}
+
 impl Environment {
-    /// Reads the variables, and removes those that belong to this process alone.
-    ///
-    /// Must be called while the process has one thread.
+    /// Reads the variables, and removes those that belong to this process alone if the process has one thread.
     pub(crate) fn take() -> (Self, OwnVariables) {
         // No option has a name that is not UTF-8: such a variable is refused later, in its printable form.
         let ours = |(name, value): (OsString, OsString)| (name.to_string_lossy().into_owned(), value);

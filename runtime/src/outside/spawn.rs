@@ -33,6 +33,7 @@ use crate::outside::hint;
 use crate::outside::preflight::Check;
 use crate::outside::spawner::{Child, Image, Spawner};
 use crate::sys::pidfd;
+use crate::sys::proc;
 use crate::sys::signals;
 
 /// How this process was started, recorded before anything can change it.
@@ -80,7 +81,7 @@ impl Siblings {
 
 impl Launch {
     /// `inherited` is the executable that the predecessor passes on: the first process resolved it. `first_umask` is
-    /// the umask of that process. It must be called while the process has one thread, and before it has signal handlers.
+    /// the umask of that process. It must be called before the process has signal handlers.
     pub(crate) fn new(
         inherited: Option<PathBuf>,
         first_umask: Option<u32>,
@@ -183,7 +184,6 @@ impl Launch {
             .cloned()
             .chain(self.of_manager.iter().map(|(name, value)| (name.into(), value.clone())))
             .chain(passed.variables.iter().map(|(name, value)| (name.into(), value.clone())))
-            .chain([(variable.into(), number.to_string().into())])
             .map(|(mut name, value)| {
                 name.push("=");
                 name.push(value);
@@ -193,10 +193,12 @@ impl Launch {
         let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
         let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
+        let mut own = OwnVariable::new(variable, number);
         let job = Job {
             program: &program,
             arguments: &pointers(&arguments),
-            environment: &pointers(&environment),
+            environment: &mut with_place(pointers(&environment)),
+            own: &mut own,
             directory: &directory,
             umask: self.umask.bits(),
             ignored: self.ignored,
@@ -305,8 +307,14 @@ const OWN_EXECUTABLE: &str = "/proc/self/exe";
 /// The bits that a umask has, umask(2).
 const ALL_PERMISSIONS: Mode = Mode::from_bits_truncate(0o777);
 
-/// The umask of this process. Only setting it reads it, umask(2). With one thread no file is made in between.
+/// The umask of this process, proc_pid_status(5). Without /proc only setting it reads it, umask(2), and another thread
+/// might make a file in between.
 fn own_umask() -> Mode {
+    let shown =
+        proc::read(Path::new("/proc/self/status")).ok().and_then(|status| proc::field(&status, "Umask"));
+    if let Some(umask) = shown.and_then(|umask| libc::mode_t::from_str_radix(&umask, 8).ok()) {
+        return Mode::from_bits_truncate(umask);
+    }
     let own = umask(Mode::from_bits_truncate(0o077));
     umask(own);
     own
@@ -334,6 +342,46 @@ fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> 
     texts.map(|text| c_string(&text)).collect()
 }
 
+/// The variable of a process that names it as the addressee: `NAME=NUMBER:PID`. Only the clone knows the process ID, and
+/// writes it.
+struct OwnVariable {
+    text: Vec<u8>,
+    pid_at: usize,
+}
+
+impl OwnVariable {
+    fn new(name: &str, number: RawFd) -> Self {
+        let mut text = format!("{name}={number}:").into_bytes();
+        let pid_at = text.len();
+        text.resize(pid_at + MAX_PID + 1, 0);
+        Self { text, pid_at }
+    }
+
+    /// The variable of the process of this ID. It allocates nothing.
+    fn of(&mut self, mut pid: u32) -> *mut libc::c_char {
+        let mut digits = [0; MAX_PID];
+        let mut first = MAX_PID;
+        while pid > 0 && first > 0 {
+            first -= 1;
+            digits[first] = b'0' + (pid % 10) as u8;
+            pid /= 10;
+        }
+        for (to, digit) in self.text[self.pid_at..].iter_mut().zip(&digits[first..]) {
+            *to = *digit;
+        }
+        self.text.as_mut_ptr().cast()
+    }
+}
+
+/// The digits of the greatest process ID.
+const MAX_PID: usize = 10;
+
+/// The list with a place for the own variable before its end.
+fn with_place(mut list: Vec<*mut libc::c_char>) -> Vec<*mut libc::c_char> {
+    list.push(ptr::null_mut());
+    list
+}
+
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
@@ -343,7 +391,9 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
 struct Job<'a> {
     program: &'a CStr,
     arguments: &'a [*mut libc::c_char],
-    environment: &'a [*mut libc::c_char],
+    /// The last place but one is for the own variable.
+    environment: &'a mut [*mut libc::c_char],
+    own: &'a mut OwnVariable,
     directory: &'a CStr,
     umask: libc::mode_t,
     ignored: SigSet,
@@ -414,6 +464,11 @@ extern "C" fn execute(job: *mut libc::c_void) -> libc::c_int {
     for signal in &job.ignored {
         // SAFETY: SIG_IGN is no code, and signal(3) is one system call for these signals.
         unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
+    }
+    // SAFETY: getpid takes nothing and cannot fail.
+    let own = job.own.of(unsafe { libc::getpid() }.unsigned_abs());
+    if let [.., place, _end] = &mut *job.environment {
+        *place = own;
     }
     let result = set_up(job);
     let call = result.err().unwrap_or(EXECVE);
@@ -538,10 +593,12 @@ mod tests {
     fn run(program: &CStr, argument: &CStr, change: impl FnOnce(&mut Job<'_>)) -> io::Result<StartedProcess> {
         let channel = File::open("/dev/null").unwrap();
         let arguments = [program.to_owned(), argument.to_owned()];
+        let mut own = OwnVariable::new("OWN", channel.as_raw_fd());
         let mut job = Job {
             program,
             arguments: &pointers(&arguments),
-            environment: &pointers(&[]),
+            environment: &mut with_place(pointers(&[])),
+            own: &mut own,
             directory: c"/",
             umask: 0o022,
             ignored: SigSet::empty(),
@@ -571,6 +628,29 @@ mod tests {
             assert_eq!(error.unwrap_err().raw_os_error(), Some(errno as i32));
             assert_eq!(children(), "", "{errno}");
         }
+    }
+
+    #[test]
+    fn b11_the_variable_of_a_process_names_that_process() {
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let path = CString::new(output.path().as_os_str().as_bytes()).unwrap();
+        let process = run(c"/bin/sh", &path, |job| {
+            let arguments: &'static [CString] = Box::leak(Box::new([
+                c"sh".to_owned(),
+                c"-c".to_owned(),
+                CString::new(format!("echo $$ $OWN >{}", output.path().display())).unwrap(),
+            ]));
+            job.arguments = Box::leak(pointers(arguments).into_boxed_slice());
+        });
+        let process = process.unwrap();
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        crate::sys::poll::until(&mut fds, None).unwrap();
+        assert_eq!(process.reap().as_deref(), Some("exited with status 0"));
+        let text = fs::read_to_string(output.path()).unwrap();
+        let (pid, own) = text.trim().split_once(' ').unwrap();
+        let (number, addressee) = own.split_once(':').unwrap();
+        assert!(number.parse::<RawFd>().is_ok());
+        assert_eq!((pid, pid.to_owned()), (addressee, process.pid().to_string()));
     }
 
     /// The numbers are those of the child, not of this process.

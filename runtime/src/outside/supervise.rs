@@ -235,8 +235,10 @@ impl Supervisor {
 
     fn is_hangup(&self, info: &siginfo) -> bool {
         let pid = libc::pid_t::try_from(info.ssi_pid).unwrap_or_default();
+        // Another thread of this process may have sent it on.
+        let code = if info.ssi_code == libc::SI_QUEUE { info.ssi_errno } else { info.ssi_code };
         self.upgrade == Signal::SIGHUP
-            && match hangup::sender(info.ssi_code, pid) {
+            && match hangup::sender(code, pid) {
                 Sender::Kernel => true,
                 Sender::Leader => hangup::is_terminal_gone(),
                 Sender::Operator => false,

@@ -57,8 +57,6 @@ pub(crate) struct Variables {
 
 impl Variables {
     /// Takes the variables out of the environment, so that no child of the service uses them.
-    ///
-    /// Must be called while the process has one thread.
     pub(crate) fn take() -> Self {
         let [notify, watchdog, watchdog_pid, listen_pid, listen_pidfdid, listen_fds, listen_names] =
             environment::take(environment::OF_MANAGER);

@@ -55,15 +55,27 @@ impl Offer {
     }
 }
 
-/// Takes the socket that the variable names: one of a pair of Unix sockets of this service.
+/// Takes the socket that the variable names: one of a pair of Unix sockets of this service. The value is the number of the
+/// descriptor, a colon and the process ID of the addressee.
+///
+/// `None` if the variable is for another process: a child of a service with several threads, which has left the variable
+/// in its environment. The descriptor is closed in it. A release that is a script which waits for the service is the
+/// addressee, and lets the service inherit the descriptor, so the process ID alone decides nothing.
 pub(super) fn inherit_socket(
     numbers: &mut Numbers,
     variable: &'static str,
     value: &OsStr,
-) -> Result<OwnedFd, StartError> {
+) -> Result<Option<OwnedFd>, StartError> {
     let bad_variable = |problem: &str| bad_variable(variable, value, problem);
-    let number = value.to_str().and_then(|text| text.parse::<RawFd>().ok()).filter(|number| *number >= 0);
-    let number = number.ok_or_else(|| bad_variable("not the number of a descriptor"))?;
+    let parse = |text: &str| -> Option<(RawFd, Option<u32>)> {
+        let (number, addressee) = match text.split_once(':') {
+            Some((number, addressee)) => (number, Some(addressee.parse().ok()?)),
+            None => (text, None),
+        };
+        Some((number.parse().ok().filter(|number| *number >= 0)?, addressee))
+    };
+    let parsed = value.to_str().and_then(parse);
+    let (number, addressee) = parsed.ok_or_else(|| bad_variable("not the number of a descriptor"))?;
     let is_channel = |fd: BorrowedFd<'_>| -> nix::Result<bool> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
@@ -74,7 +86,11 @@ pub(super) fn inherit_socket(
         Ok(false) => Err("the descriptor is not a handover channel".to_owned()),
         Err(errno) => Err(format!("the descriptor is not a handover channel: {}", io::Error::from(errno))),
     };
-    numbers.take(variable, number, is_wanted).map_err(|problem| bad_variable(&problem))
+    match numbers.take(variable, number, is_wanted) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(_) if addressee.is_some_and(|addressee| addressee != std::process::id()) => Ok(None),
+        Err(problem) => Err(bad_variable(&problem)),
+    }
 }
 
 /// The error of an internal variable that no process of this service has set.
@@ -168,9 +184,19 @@ mod tests {
             let error = refusal(value);
             assert!(error.contains(&format!("\"{value}\": no such descriptor")), "{error}");
         }
-        for value in ["-1", "2147483648", "x", ""] {
+        for value in ["-1", "2147483648", "x", "", "7:", ":7", "7:x", "7:1:1", "-1:1", "7:-1"] {
             let error = refusal(value);
             assert!(error.contains("not the number of a descriptor"), "{error}");
         }
+    }
+
+    #[test]
+    fn b11_what_is_for_another_process_is_passed_over() {
+        let inherit = |value: &str| inherit_socket(&mut Numbers::default(), HANDOVER, value.as_ref());
+        assert!(inherit("70000:1").unwrap().is_none());
+        assert!(inherit("0:1").unwrap().is_none());
+        let ours = format!("70000:{}", std::process::id());
+        let error = inherit(&ours).unwrap_err().to_string();
+        assert!(error.contains(&format!("{ours:?}: no such descriptor")), "{error}");
     }
 }

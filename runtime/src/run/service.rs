@@ -16,9 +16,10 @@ use crate::run::host::{self, Ended, Outcome};
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
     ///
-    /// Call `run` before the process has a second thread. It removes variables from the environment: its own, and those of
-    /// a service manager. It also blocks signals for all threads that start later. Start threads, such as a log writer, in
-    /// `prepare` or in the body.
+    /// Call `run` before the process has a second thread, if you can, and start threads such as a log writer in `prepare` or in
+    /// the body. With one thread `run` removes its own variables and those of a service manager from the environment, and loses no
+    /// signal. With several it removes nothing, so the processes that the service starts find these variables, and a signal that
+    /// comes before `run` has installed its handlers has its default action.
     ///
     /// `prepare` takes the parameters of the body and returns the body. If the start fails, `run` prints the reason on
     /// stderr and sends it to the predecessor. A predecessor serves on.

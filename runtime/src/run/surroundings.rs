@@ -225,7 +225,8 @@ impl Inheritance {
     }
 }
 
-/// The order matters: the process has one thread until the signals are installed.
+/// The order matters. A process with one thread loses no signal, and its children find no variable that means it alone.
+/// It may have more: the thread of a handler of `ctrlc`, or those of an allocator.
 fn of_process(
     service: Service,
     channel: &mut PredecessorChannel,
@@ -346,11 +347,11 @@ impl Descriptors {
     ) -> Result<Self, StartError> {
         let mut numbers = Numbers::default();
         if let Some(value) = &ours.handover {
-            channel.replace(Channel::new(inherit_socket(&mut numbers, HANDOVER, value)?));
+            *channel = inherit_socket(&mut numbers, HANDOVER, value)?.map(Channel::new);
         }
         let supervisor = ours.supervisor.as_ref();
         let supervisor =
-            supervisor.map(|value| inherit_socket(&mut numbers, SUPERVISOR, value)).transpose()?;
+            supervisor.map(|value| inherit_socket(&mut numbers, SUPERVISOR, value)).transpose()?.flatten();
         let passed = variables.passed(supervisor.is_some(), &mut numbers)?;
         Ok(Self { supervisor, passed })
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use crate::sys::hangup;
 use crate::sys::signals::{self, Signal, UPGRADE_SIGNALS};
@@ -51,8 +51,8 @@ pub(crate) fn block() -> nix::Result<Blocked> {
     Ok(Blocked { before })
 }
 
-/// Blocks the signals that a supervisor passes on, and SIGCHLD, which gets its default action: ignored, the kernel would reap the
-/// children itself. The set leaves out the signals of a fault of the process, and those by which a shell stops the job.
+/// Blocks the signals that a supervisor passes on, and SIGCHLD, in this thread. If one of them comes to another thread, that thread
+/// sends it to this one. The handler has another effect for SIGCHLD: ignored, the kernel would reap the children itself. The set leaves out the signals of a fault of the process, and those by which a shell stops the job.
 pub(crate) fn block_all() -> io::Result<SigSet> {
     let mut signals = SigSet::all();
     for own in [
@@ -70,6 +70,6 @@ pub(crate) fn block_all() -> io::Result<SigSet> {
         signals.remove(own);
     }
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&signals), None)?;
-    signals::set_action(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    signals::relay_to_this_thread(&signals)?;
     Ok(signals)
 }

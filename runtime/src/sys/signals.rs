@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 #[cfg(upgrades)]
-pub(crate) use handlers::{TERMINAL_SIGNALS, is_ignored};
+pub(crate) use handlers::{TERMINAL_SIGNALS, is_ignored, relay_to_this_thread};
 #[cfg(unix)]
 pub(crate) use handlers::{install, settle};
 #[cfg(unix)]

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 
-use crate::harness::{Command, Dir, Exit};
+use crate::harness::{Command, Dir, Exit, Process, Service};
 
 /// Starts a service that cannot start; returns the line that it said on stderr.
 #[track_caller]
@@ -82,6 +82,54 @@ fn a_stray_handover_is_refused() {
     for value in ["999", "70000", "0", "1", "2"] {
         assert_refused(NAME, value, &[&format!("{value:?}"), "no such descriptor", "unset it"]);
     }
+}
+
+/// As LISTEN_PID does. A child of a service with several threads finds the variable.
+#[test]
+fn b11_what_is_for_another_process_is_passed_over() {
+    for variable in ["TABLEFLIP_HANDOVER", "TABLEFLIP_SUPERVISOR"] {
+        let dir = Dir::new();
+        let (service, process) = dir.victim().env(variable, "999:1").serve();
+        assert_eq!(service.connect().who(), (1, process.pid()));
+        let new = service.upgrade(&process);
+        assert_eq!(service.connect().who(), (2, new.pid()));
+        let script = format!("export {variable}=999:$$; exec \"$@\"");
+        let dir = Dir::new();
+        let line = refusal(dir.victim().started_by("sh", &["-c", &script, "sh"]), &dir);
+        assert!(line.contains("no such descriptor"), "{line}");
+    }
+}
+
+/// C code may read the environment in another thread: with one, nothing is removed. A child finds the variables, and they
+/// name their addressee.
+#[test]
+fn b11_the_environment_of_a_process_with_threads_stays_as_it_is() {
+    let dir = Dir::new();
+    let found = |service: &Service, process: &Process| {
+        assert_eq!(service.connect().ask("do run found env"), "done");
+        service.wait(process, "ran");
+        let text = std::fs::read_to_string(dir.join("found")).unwrap();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        (value("TABLEFLIP_HANDOVER="), value("LISTEN_PID="), value("LISTEN_FDS="))
+    };
+    let one = "1".to_owned();
+    let command = dir.victim().env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
+    let (service, old) = command.plan("main thread").serve();
+    assert_eq!(found(&service, &old), (None, Some(one.clone()), Some(one)));
+    service.plan("main thread");
+    let new = service.upgrade(&old);
+    let (handover, pid, fds) = found(&service, &new);
+    let handover = handover.expect("it is left");
+    assert!(handover.ends_with(&format!(":{}", new.pid())), "{handover}");
+    assert_eq!((pid, fds), (None, None), "a successor does not get them");
+    service.wait(&new, "alone");
+    let third = service.upgrade(&new);
+    assert_eq!(found(&service, &third), (None, None, None), "it has one thread");
+    // A service that the body starts is the first of its kind.
+    let inner = dir.victim().env("TABLEFLIP_HANDOVER", handover);
+    drop(service);
+    let (service, process) = inner.serve();
+    assert_eq!(service.connect().who(), (1, process.pid()));
 }
 
 /// A descriptor of that number there is, but it is not a channel, or there is nobody on its other end.

@@ -222,7 +222,9 @@ fn a10_the_channel_has_a_low_number() {
         let variables = fs::read_to_string(new.proc("environ")).unwrap();
         let mut variables = variables.split('\0');
         let number = variables.find_map(|variable| variable.strip_prefix("TABLEFLIP_HANDOVER=")).unwrap();
+        let (number, addressee) = number.split_once(':').unwrap();
         assert!(number.parse::<u32>().unwrap() < 1024, "{number}");
+        assert_eq!(addressee, new.pid().to_string());
         for (number, target) in [("3", "/dev/zero"), ("5", "/dev/null")] {
             assert_eq!(fs::read_link(new.proc("fd").join(number)).unwrap().to_str(), Some(target));
         }

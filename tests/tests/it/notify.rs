@@ -420,7 +420,9 @@ fn b1_a_sibling_has_the_environment_and_the_umask_of_the_first_start() {
     assert_eq!(look::environment(&new), before);
     let variables = std::fs::read_to_string(new.proc("environ")).unwrap();
     let number = variables.split('\0').find_map(|variable| variable.strip_prefix("TABLEFLIP_HANDOVER="));
-    assert!(number.unwrap().parse::<u32>().unwrap() < 1024, "{number:?}");
+    let (number, addressee) = number.unwrap().split_once(':').unwrap();
+    assert!(number.parse::<u32>().unwrap() < 1024, "{number:?}");
+    assert_eq!(addressee, new.pid().to_string());
 }
 
 /// A script that waits for the service is the child of the manager, which would not wait for the service at a stop.

@@ -51,6 +51,20 @@ fn it_keeps_its_process_id_through_upgrades_and_ends_like_the_last_generation() 
     assert_eq!(service.pidfile(), None);
 }
 
+/// B11. Each signal may come to the other thread, which has not blocked it.
+#[test]
+fn b11_a_supervisor_with_another_thread_misses_no_signal() {
+    let dir = Dir::new();
+    let (service, supervisor, first) = supervised(dir.victim().plan("main thread"));
+    let mut old = first;
+    for _ in 0..3 {
+        old = upgrade(&service, &supervisor, &old);
+    }
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.exit(), Exit::Status(0));
+    service.assert_over();
+}
+
 /// B1. The first start is the supervisor's.
 #[test]
 fn b1_each_generation_has_the_environment_and_the_umask_of_the_supervisor() {

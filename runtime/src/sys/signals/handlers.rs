@@ -8,10 +8,14 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ptr;
+#[cfg(upgrades)]
+use std::sync::atomic::AtomicI32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
+#[cfg(upgrades)]
+use nix::{sys::signal::SigSet, unistd::gettid};
 
 use super::{Count, HANGUPS, INTERRUPTS, OF_LEADER, Signal, TERMINATES, UPGRADES};
 #[cfg(upgrades)]
@@ -105,6 +109,44 @@ pub(crate) fn settle(upgrade: Signal) {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// The thread that [`relay`] sends signals to.
+#[cfg(upgrades)]
+static RECEIVER: AtomicI32 = AtomicI32::new(0);
+
+/// Has every other thread send these signals to this one, which has blocked them and reads them by signalfd(2).
+#[cfg(upgrades)]
+pub(crate) fn relay_to_this_thread(signals: &SigSet) -> io::Result<()> {
+    RECEIVER.store(gettid().as_raw(), Ordering::SeqCst);
+    for signal in signals {
+        match set(signal, &ours(relay)) {
+            Ok(()) => {}
+            // SIGKILL and SIGSTOP have no handler.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends the signal on, and what the kernel has said of its sender. To another thread no code of the kernel may be sent,
+/// rt_tgsigqueueinfo(2): it goes in the place of `si_errno`, which no signal uses.
+#[cfg(upgrades)]
+extern "C" fn relay(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let before = Errno::last_raw();
+    let receiver = RECEIVER.load(Ordering::SeqCst);
+    // SAFETY: the kernel has made it.
+    if let Some(mut info) = unsafe { info.as_ref() }.copied() {
+        (info.si_errno, info.si_code) = (info.si_code, libc::SI_QUEUE);
+        // SAFETY: getpid takes nothing.
+        let process = unsafe { libc::getpid() };
+        let info = ptr::from_mut(&mut info);
+        // SAFETY: the pointer is valid.
+        let _: libc::c_long =
+            unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, receiver, signal, info) };
+    }
+    Errno::set_raw(before);
 }
 
 /// A handler as SA_SIGINFO has it, sigaction(2).

@@ -65,6 +65,12 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             rustix::process::setsid().expect("a fork leads no process group");
             go_on_in_a_fork();
         }
+        // Another thread, which waits for as long as the process lives.
+        "thread" => drop(thread::spawn(|| {
+            loop {
+                thread::park()
+            }
+        })),
         // Sets a handler with the crate `ctrlc`, and says what comes to it.
         "ctrlc" => {
             let set = ctrlc::set_handler(move || say(generation, "ctrlc", ""));
