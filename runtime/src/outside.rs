@@ -7,6 +7,8 @@ pub(crate) mod handover;
 pub(crate) mod hint;
 #[cfg(upgrades)]
 pub(crate) mod inherited;
+#[cfg(upgrades)]
+mod loader;
 pub(crate) mod pidfile;
 #[cfg(upgrades)]
 pub(crate) mod preflight;

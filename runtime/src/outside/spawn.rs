@@ -30,6 +30,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::config::environment::{self, HANDOVER, SUPERVISOR};
 use crate::outside::hint;
+use crate::outside::loader::Loader;
 use crate::outside::preflight::Check;
 use crate::outside::spawner::{Child, Image, Spawner};
 use crate::sys::pidfd;
@@ -49,6 +50,8 @@ pub(crate) struct Launch {
     ignored: SigSet,
     /// The file that this process runs. It stays valid when its path is replaced.
     image: File,
+    /// What has loaded the program, if `image` is not the program.
+    loader: Option<Loader>,
     /// The variables of a service manager for processes of the service. Other children do not get them.
     of_manager: Vec<(&'static str, OsString)>,
     siblings: Siblings,
@@ -92,9 +95,11 @@ impl Launch {
         let directory = logical_directory()?;
         let image = File::options().read(true).custom_flags(libc::O_PATH).open(OWN_EXECUTABLE);
         let image = image.map_err(hint::own_executable)?;
-        let executable = match inherited.filter(|path| path.is_absolute()) {
-            Some(path) => path,
-            None => {
+        let loader = Loader::find(&arguments);
+        let executable = match (inherited.filter(|path| path.is_absolute()), &loader) {
+            (Some(path), _) => path,
+            (None, Some(loader)) => loader.program(&directory),
+            (None, None) => {
                 let running = image.metadata()?;
                 let path = env::var_os("PATH").unwrap_or_default();
                 let named = arguments.first().and_then(|name| resolve(name, &path, &directory, &running));
@@ -114,6 +119,7 @@ impl Launch {
             umask,
             ignored,
             image,
+            loader,
             of_manager,
             siblings,
         })
@@ -162,10 +168,12 @@ impl Launch {
         setup: ChildSetup,
         passed: &PassedDescriptors,
     ) -> Result<StartedProcess, SpawnError> {
-        let path = match image {
-            Image::Release => self.executable.clone(),
+        let path = match (image, &self.loader) {
+            (Image::Release, None) => self.executable.clone(),
+            // The loader itself takes the program from its path, for a rescue as well.
+            (_, Some(loader)) => loader.path.clone(),
             // The child resolves it before close-on-exec closes the descriptor.
-            Image::Own => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+            (Image::Own, None) => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
         };
         let failed =
             |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
@@ -191,7 +199,12 @@ impl Launch {
             });
         let program = c_string(path.as_os_str()).map_err(failed)?;
         let directory = c_string(self.directory.as_os_str()).map_err(failed)?;
-        let arguments = c_strings(self.arguments.iter().cloned()).map_err(failed)?;
+        if let (Image::Release, Some(_)) = (image, &self.loader) {
+            // The loader would say it on stderr, and exit with status 127.
+            File::open(&self.executable).map_err(|source| self.cannot_load(source))?;
+        }
+        let arguments = self.loader.as_ref().map_or(&self.arguments, |loader| &loader.arguments);
+        let arguments = c_strings(arguments.iter().cloned()).map_err(failed)?;
         let environment = c_strings(environment).map_err(failed)?;
         let mut own = OwnVariable::new(variable, number);
         let job = Job {
@@ -213,6 +226,11 @@ impl Launch {
             EXECVE => failed(errno.into()),
             call => SpawnError::Call { executable: path.clone(), source: hint::start(call, errno) },
         })
+    }
+
+    fn cannot_load(&self, source: io::Error) -> SpawnError {
+        let source = hint::execute(&self.executable, source);
+        SpawnError::Exec { executable: self.executable.clone(), source }
     }
 
     fn no_directory(&self, source: io::Error) -> SpawnError {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Command, Dir, Exit, Process, Service, Signal};
+use crate::harness::{Command, Dir, Exit, Process, Service, Signal, skip};
 use crate::look;
 
 /// An upgrade to the executable that is there by now.
@@ -452,4 +452,44 @@ fn m20_the_image_that_worked_is_started_though_its_file_is_deleted() {
     dir.copy_of_victim("svc");
     let last = upgrade(&service, &rescued);
     assert!(look::runs(&last, &path));
+}
+
+/// B6. /proc/self/exe is the loader, ld.so(8).
+#[test]
+fn b6_a_service_that_was_started_through_the_loader() {
+    let Some(loader) = loader() else {
+        return skip("the loader of this machine is not found");
+    };
+    for options in [&[][..], &["--argv0", "another"], &["--library-path", "/usr/lib"]] {
+        let dir = Dir::new();
+        let path = dir.copy_of_victim("svc");
+        let command = dir.victim().binary(&path).started_by(&loader, options);
+        let (service, first) = command.arg("an argument").serve();
+        let arguments = look::arguments(&first);
+        let second = upgrade(&service, &first);
+        assert_eq!(look::arguments(&second), arguments);
+        // A new release at the path is what the next process runs.
+        fs::remove_file(&path).unwrap();
+        first_error(&service, &second, &path);
+        dir.copy_of_victim("next");
+        fs::rename(dir.join("next"), &path).unwrap();
+        let third = upgrade(&service, &second);
+        let maps = fs::read_to_string(third.proc("maps")).unwrap();
+        assert!(maps.contains(path.to_str().unwrap()) && !maps.contains("(deleted)"), "{maps}");
+        assert_eq!(service.served_by(), third.pid());
+    }
+}
+
+/// The release is not there: the reason names it.
+fn first_error(service: &Service, old: &Process, path: &Path) {
+    old.signal(Signal::HUP);
+    let reason = service.wait_for_failure(old);
+    assert!(reason.contains(path.to_str().unwrap()) && reason.contains("No such file"), "{reason}");
+}
+
+/// The dynamic loader that the kernel starts for the programs of this machine.
+fn loader() -> Option<String> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let is_loader = |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"));
+    maps.lines().filter_map(|line| line.split(' ').next_back()).find(is_loader).map(str::to_owned)
 }
