@@ -50,6 +50,15 @@ impl Numbers {
     }
 }
 
+/// Closes the descriptor of this number at an exec, if it is open.
+pub(crate) fn close_on_exec(number: RawFd) {
+    if number > libc::STDERR_FILENO {
+        // SAFETY: fcntl with F_SETFD takes any number, and says EBADF if it is not open. The flag changes nothing for other code
+        // of this process.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;

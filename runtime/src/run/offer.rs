@@ -14,9 +14,10 @@ use crate::base::error::StartError;
 use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::printable;
 use crate::base::unadopted::Entry;
+use crate::config::environment::{HANDOVER, SUPERVISOR};
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
-use crate::outside::inherited::Numbers;
+use crate::outside::inherited::{self, Numbers};
 use crate::outside::supervise;
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
@@ -67,15 +68,7 @@ pub(super) fn inherit_socket(
     value: &OsStr,
 ) -> Result<Option<OwnedFd>, StartError> {
     let bad_variable = |problem: &str| bad_variable(variable, value, problem);
-    let parse = |text: &str| -> Option<(RawFd, Option<u32>)> {
-        let (number, addressee) = match text.split_once(':') {
-            Some((number, addressee)) => (number, Some(addressee.parse().ok()?)),
-            None => (text, None),
-        };
-        Some((number.parse().ok().filter(|number| *number >= 0)?, addressee))
-    };
-    let parsed = value.to_str().and_then(parse);
-    let (number, addressee) = parsed.ok_or_else(|| bad_variable("not the number of a descriptor"))?;
+    let (number, addressee) = parse(value).ok_or_else(|| bad_variable("not the number of a descriptor"))?;
     let is_channel = |fd: BorrowedFd<'_>| -> nix::Result<bool> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
@@ -91,6 +84,23 @@ pub(super) fn inherit_socket(
         Err(_) if addressee.is_some_and(|addressee| addressee != std::process::id()) => Ok(None),
         Err(problem) => Err(bad_variable(&problem)),
     }
+}
+
+/// The number of the descriptor, and the addressee.
+fn parse(value: &OsStr) -> Option<(RawFd, Option<u32>)> {
+    let text = value.to_str()?;
+    let (number, addressee) = match text.split_once(':') {
+        Some((number, addressee)) => (number, Some(addressee.parse().ok()?)),
+        None => (text, None),
+    };
+    Some((number.parse().ok().filter(|number| *number >= 0)?, addressee))
+}
+
+/// Keeps the channels of this process from the programs that it executes before its service runs. Such a program would hold a
+/// channel open after the death of this process.
+pub(super) fn keep_from_children() {
+    let values = [HANDOVER, SUPERVISOR].into_iter().filter_map(std::env::var_os);
+    values.filter_map(|value| parse(&value)).for_each(|(number, _)| inherited::close_on_exec(number));
 }
 
 /// The error of an internal variable that no process of this service has set.
@@ -172,7 +182,6 @@ fn at_most(offered: usize, sent: usize, what: &str) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::environment::HANDOVER;
 
     /// A process may have more descriptors than a port has numbers.
     #[test]

@@ -100,6 +100,7 @@ impl Service {
 ///
 /// The exit code of the process, 1, if `load` failed.
 pub fn configure<C: 'static>(load: impl FnOnce() -> Result<C, Failure>) -> Result<C, ExitCode> {
+    begin::keep_from_children();
     let config = match host::config_of_test() {
         Ok(Some(config)) => Ok(config),
         Ok(None) => load().map_err(Failure::into_error),

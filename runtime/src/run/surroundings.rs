@@ -26,6 +26,7 @@ use crate::outside::spawner::Spawner;
 use crate::outside::supervise;
 use crate::outside::systemd::{self, Manager, Passed, Variables, Whereabouts};
 use crate::run::host::{ServiceHost, Started};
+pub(super) use crate::run::offer::keep_from_children;
 use crate::run::offer::{Offer, bad_variable, inherit_socket, take_offer};
 use crate::run::sources::SocketSources;
 use crate::sys::hangup;

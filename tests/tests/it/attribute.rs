@@ -148,6 +148,10 @@ fn an_upgrade_takes_the_configuration_of_that_moment() {
     service.first().signal(Signal::HUP);
     wait_for_pidfile(&dir, &service, Some(first));
     assert_eq!(service.connect_unix("echo").ask("?"), "good day");
+    // The program that the successor executed had the channel to the predecessor no more than that of the first process.
+    let children = fs::read_to_string(dir.join("children")).unwrap();
+    let (of_first, of_successor) = children.trim_end().split_once('\n').unwrap();
+    assert_eq!(of_successor, of_first);
 }
 
 #[test]
