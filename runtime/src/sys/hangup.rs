@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::sys::signals::{Signal, is_ignored};
-
 static HAD_TERMINAL: AtomicBool = AtomicBool::new(false);
 static IS_NOTHING: AtomicBool = AtomicBool::new(false);
 
@@ -26,11 +24,11 @@ pub(crate) enum Sender {
     Operator,
 }
 
-/// Notes whether there is a terminal, and whether a hang-up means anything. It must be called before there are signal
-/// handlers.
-pub(crate) fn note_start() {
+/// Notes whether there is a terminal, and whether a hang-up means anything: it does not if SIGHUP is ignored. It must be
+/// called before there are signal handlers.
+pub(crate) fn note_start(is_ignored: bool) {
     HAD_TERMINAL.store(open_terminal().is_ok(), Ordering::SeqCst);
-    IS_NOTHING.store(is_ignored(Signal::SIGHUP), Ordering::SeqCst);
+    IS_NOTHING.store(is_ignored, Ordering::SeqCst);
 }
 
 /// Whether this process leads the session of this one.

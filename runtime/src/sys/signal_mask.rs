@@ -45,7 +45,7 @@ pub(crate) fn block() -> nix::Result<Blocked> {
     {
         ours.add(signal);
     }
-    hangup::note_start();
+    hangup::note_start(signals::is_ignored(Signal::SIGHUP));
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ours), Some(&mut before))?;
     Ok(Blocked { before })

