@@ -83,7 +83,10 @@ impl Attr {
         }
         // Parse a fork: after a mistake `skip_option` has to begin at the start of the value.
         let ahead = input.fork();
-        let value = ahead.parse::<Expr>()?;
+        let value = ahead.parse::<Expr>().map_err(|error| {
+            let form = if name == "listen" { "[name = \"tcp://HOST:PORT\"]" } else { "\"...\"" };
+            Error::new(error.span(), format!("{error}; the form is `{name} = {form}`"))
+        })?;
         input.advance_to(&ahead);
         self.options[at].value = Some(value);
         if input.is_empty() || input.parse::<Option<Token![,]>>()?.is_some() {

@@ -173,13 +173,17 @@ fn checks(service: &Service, function: &Function) -> TokenStream {
     let mut types = taken.map(|(ty, _)| ty).peekable();
     let sets_readiness =
         |parameter: &Parameter| matches!(parameter.role, Role::Handle(Handle::Ready | Handle::Listeners));
-    let in_doubt = types.peek().is_some() && !parameters.iter().any(sets_readiness);
-    let readiness = in_doubt.then(|| {
+    let check = match parameters.iter().any(sets_readiness) {
+        true => quote!(#runtime::__private::fits!),
+        false => quote!(#runtime::__private::readiness!),
+    };
+    let bodies = types.peek().is_some().then(|| {
         let parentheses = function.sig.paren_token.span.join();
-        check_at(parentheses, parentheses, &quote!(#runtime::__private::readiness!), quote!(#(#types),*))
+        let body = if function.sig.asyncness.is_some() { quote!(async) } else { quote!(plain) };
+        check_at(parentheses, parentheses, &check, quote!(#body #(#types),*))
     });
 
-    kinds.chain(readiness).map(|check| quote!(#check;)).collect()
+    kinds.chain(bodies).map(|check| quote!(#check;)).collect()
 }
 
 /// Whether the name of the type shows that it fits this kind of listener.

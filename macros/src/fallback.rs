@@ -9,6 +9,7 @@ use syn::{FnArg, Signature};
 
 use crate::attr::Function;
 use crate::types::{handle, is_listener};
+use crate::valid::is_entry_point;
 
 /// For an item that is no function. The item stays unchanged.
 pub(crate) fn item(errors: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -18,6 +19,7 @@ pub(crate) fn item(errors: &TokenStream, item: &TokenStream) -> TokenStream {
 /// For a function with a mistake in its signature or in its attribute.
 pub(crate) fn function(errors: &TokenStream, function: &Function) -> TokenStream {
     let Function { attrs, vis, sig, body, .. } = function;
+    let attrs = attrs.iter().filter(|attribute| !is_entry_point(attribute));
     let name = &sig.ident;
     let own: Vec<_> = sig.inputs.iter().filter(|input| *name != "main" && is_own(input)).collect();
     let sig = without_refused_parts(sig);

@@ -23,7 +23,7 @@ fn one_listener() {
                 async fn main(echo: TcpListener) -> io::Result<()> {
                     serve(echo).await
                 }
-                ::tableflip::__private::readiness!(TcpListener);
+                ::tableflip::__private::readiness!(async TcpListener);
                 ::tableflip::Service::new()
                     .package(::tableflip::__private::package!())
                     .listen("echo", "tcp://127.0.0.1:7000")
@@ -45,39 +45,40 @@ fn three_listeners_and_two_handles() {
         attr,
         item,
         &expect![[r#"
-        fn main() -> ::std::process::ExitCode {
-            async fn main(
-                http: TcpListener,
-                admin: UnixListener,
-                dns: UdpSocket,
-                stop: Shutdown,
-                ready: Ready,
-            ) {}
-            ::tableflip::Service::new()
-                .package(::tableflip::__private::package!())
-                .listen("http", "0.0.0.0:80")
-                .listen("admin", "/run/admin.sock")
-                .listen("dns", "udp://0.0.0.0:53")
-                .run(|start| {
-                    let http = start.listener::<TcpListener>("http")?;
-                    let admin = start.listener::<UnixListener>("admin")?;
-                    let dns = start.listener::<UdpSocket>("dns")?;
-                    let stop = start.handle::<Shutdown>()?;
-                    let ready = start.handle::<Ready>()?;
-                    ::core::result::Result::Ok(main(http, admin, dns, stop, ready))
-                })
-        }
-    "#]],
+            fn main() -> ::std::process::ExitCode {
+                async fn main(
+                    http: TcpListener,
+                    admin: UnixListener,
+                    dns: UdpSocket,
+                    stop: Shutdown,
+                    ready: Ready,
+                ) {}
+                ::tableflip::__private::fits!(async TcpListener, UnixListener, UdpSocket);
+                ::tableflip::Service::new()
+                    .package(::tableflip::__private::package!())
+                    .listen("http", "0.0.0.0:80")
+                    .listen("admin", "/run/admin.sock")
+                    .listen("dns", "udp://0.0.0.0:53")
+                    .run(|start| {
+                        let http = start.listener::<TcpListener>("http")?;
+                        let admin = start.listener::<UnixListener>("admin")?;
+                        let dns = start.listener::<UdpSocket>("dns")?;
+                        let stop = start.handle::<Shutdown>()?;
+                        let ready = start.handle::<Ready>()?;
+                        ::core::result::Result::Ok(main(http, admin, dns, stop, ready))
+                    })
+            }
+        "#]],
     );
-    assert_adds_at_most_15_lines(attr, item);
+    assert_adds_at_most(16, attr, item);
 }
 
 /// Compared with the function of the user.
 #[track_caller]
-fn assert_adds_at_most_15_lines(attr: &str, item: &str) {
+fn assert_adds_at_most(lines: usize, attr: &str, item: &str) {
     let function = prettyplease::unparse(&syn::parse_str(item).expect("parses"));
     let added = expand(attr, item).lines().count() - function.lines().count();
-    assert!(added <= 15, "{added} lines are generated");
+    assert!(added <= lines, "{added} lines are generated");
 }
 
 #[test]
@@ -88,27 +89,27 @@ fn three_listeners_and_a_pid_file() {
         attr,
         item,
         &expect![[r#"
-        fn main() -> ::std::process::ExitCode {
-            async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket) {
-                serve(http, admin, dns).await
+            fn main() -> ::std::process::ExitCode {
+                async fn main(http: TcpListener, admin: UnixListener, dns: UdpSocket) {
+                    serve(http, admin, dns).await
+                }
+                ::tableflip::__private::readiness!(async TcpListener, UnixListener, UdpSocket);
+                ::tableflip::Service::new()
+                    .package(::tableflip::__private::package!())
+                    .listen("http", "0.0.0.0:80")
+                    .listen("admin", "/run/admin.sock")
+                    .listen("dns", "udp://0.0.0.0:53")
+                    .pidfile("/run/a.pid")
+                    .run(|start| {
+                        let http = start.listener::<TcpListener>("http")?;
+                        let admin = start.listener::<UnixListener>("admin")?;
+                        let dns = start.listener::<UdpSocket>("dns")?;
+                        ::core::result::Result::Ok(main(http, admin, dns))
+                    })
             }
-            ::tableflip::__private::readiness!(TcpListener, UnixListener, UdpSocket);
-            ::tableflip::Service::new()
-                .package(::tableflip::__private::package!())
-                .listen("http", "0.0.0.0:80")
-                .listen("admin", "/run/admin.sock")
-                .listen("dns", "udp://0.0.0.0:53")
-                .pidfile("/run/a.pid")
-                .run(|start| {
-                    let http = start.listener::<TcpListener>("http")?;
-                    let admin = start.listener::<UnixListener>("admin")?;
-                    let dns = start.listener::<UdpSocket>("dns")?;
-                    ::core::result::Result::Ok(main(http, admin, dns))
-                })
-        }
-    "#]],
+        "#]],
     );
-    assert_adds_at_most_15_lines(attr, item);
+    assert_adds_at_most(15, attr, item);
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_blocking_body() {
                 fn main(mut echo: TcpListener, shutdown: Shutdown) -> io::Result<()> {
                     serve(&mut echo, shutdown)
                 }
-                ::tableflip::__private::readiness!(TcpListener);
+                ::tableflip::__private::readiness!(plain TcpListener);
                 ::tableflip::Service::new()
                     .package(::tableflip::__private::package!())
                     .listen("echo", "tcp://127.0.0.1:7000")
@@ -231,7 +232,7 @@ fn every_option() {
                 async fn serve(a: TcpListener, admin: OwnedFd, upgrader: tableflip::Upgrader) {
                     #![deny(missing_docs)]
                 }
-                crate::reexport::__private::readiness!(TcpListener, OwnedFd);
+                crate::reexport::__private::readiness!(async TcpListener, OwnedFd);
                 crate::reexport::Service::new()
                     .package(crate::reexport::__private::package!())
                     .listen("a", "127.0.0.1:7000")
@@ -269,7 +270,7 @@ fn an_unknown_type_is_checked_by_the_compiler() {
                 fn main(a: my::Socket, b: Sequenced, c: Anything) {}
                 ::tableflip::__private::takes!(my::Socket, Udp);
                 ::tableflip::__private::takes!(Sequenced, UnixSeqpacket);
-                ::tableflip::__private::readiness!(my::Socket, Sequenced, Anything);
+                ::tableflip::__private::readiness!(plain my::Socket, Sequenced, Anything);
                 ::tableflip::Service::new()
                     .package(::tableflip::__private::package!())
                     .listen("a", "udp://[::1]:53")
@@ -326,4 +327,41 @@ fn a_mistake_leaves_the_function_to_the_editor() {
         struct Main;
     "#]],
     );
+}
+
+/// The fallback has no second entry point, which would be a second error.
+#[test]
+fn d11_an_entry_point_below_is_refused() {
+    for (attribute, message) in [
+        (
+            "#[tokio::main]",
+            "remove `#[tokio::main]`: `#[tableflip::main]` runs an `async fn` on tokio by itself",
+        ),
+        (
+            "#[::actix_web::main]",
+            "remove `#[::actix_web::main]`: `#[tableflip::main]` runs an `async fn` on tokio by itself",
+        ),
+        (
+            "#[async_std::test]",
+            "remove `#[async_std::test]`: `#[tableflip::main]` runs an `async fn` on tokio by itself",
+        ),
+        (
+            "#[rocket::launch]",
+            "remove `#[rocket::launch]`: `#[tableflip::main]` runs an `async fn` on tokio by itself",
+        ),
+        ("#[main]", "remove `#[main]`: `#[tableflip::main]` runs an `async fn` on tokio by itself"),
+        ("#[tableflip::main(name = \"a\")]", "the attribute `#[tableflip::main]` stands here twice"),
+    ] {
+        let expansion = expand("", &format!("#[allow(unused)] {attribute} async fn main() {{}}"));
+        assert!(expansion.contains(&format!("{message:?}")), "{expansion}");
+        assert_eq!(expansion.matches("compile_error").count(), 1, "{expansion}");
+        assert!(
+            expansion.contains("#[allow(unused)]") && !expansion.contains(&format!("{attribute}\n")),
+            "{expansion}"
+        );
+    }
+    for attribute in ["#[test]", "#[core::prelude::v1::test]", "#[instrument]", "#[other::main_loop]"] {
+        let expansion = expand("", &format!("{attribute} async fn main() {{}}"));
+        assert!(!expansion.contains("compile_error"), "{attribute}: {expansion}");
+    }
 }

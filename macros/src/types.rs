@@ -61,6 +61,12 @@ pub(crate) fn usual_type(kind: Kind) -> &'static str {
     }
 }
 
+/// Whether the name is that of the usual type for some kind of listener.
+pub(crate) fn is_usual_type(ty: &Type) -> bool {
+    let kinds = [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram];
+    kinds.into_iter().any(|kind| last_segment(ty).is_some_and(|name| name == usual_type(kind)))
+}
+
 /// The form of the usual address for a listener of this type.
 pub(crate) fn usual_address(ty: &Type) -> &'static str {
     let is = |kind| last_segment(ty).is_some_and(|name| name == usual_type(kind));

@@ -7,8 +7,10 @@
 //! | `valid/listen.rs` | the entries of the option `listen` |
 //! | `valid/signature.rs` | the qualifiers and the parameters of the function |
 //! | `valid/roles.rs` | the role of each parameter |
+//! | `valid/entry_points.rs` | other attributes that make an entry point of the function |
 
 mod draft;
+mod entry_points;
 mod listen;
 mod options;
 mod roles;
@@ -20,6 +22,7 @@ use syn::Path;
 use crate::attr::{Attr, Errors, Function};
 use crate::service::{Listener, Parameter, Role, Service};
 use draft::{Draft, Entry, plain_name};
+pub(crate) use entry_points::is_entry_point;
 use signature::Candidate;
 
 /// The service that the attribute and the function declare. `Err` has the tokens that report every mistake.
@@ -28,6 +31,7 @@ pub(crate) fn service(attr: &Attr, function: &Function, errors: Errors) -> Resul
     let listen_is_known = draft.take_options(attr);
     draft.check_runtime_options(&function.sig);
     draft.check_qualifiers(function);
+    draft.check_entry_points(function);
     let (mut candidates, signature_is_known) = draft.candidates(&function.sig);
     if listen_is_known {
         draft.assign(&mut candidates, signature_is_known, &function.sig);

@@ -24,6 +24,11 @@ mod listener;
 mod polled_gate;
 mod stream;
 
+use crate::between::params::BodyKind;
+
+/// An accept blocks its thread.
+const BODY: BodyKind = BodyKind::Blocking;
+
 pub use datagram::UdpSocket;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;

@@ -256,10 +256,12 @@ impl<L: fmt::Debug, F, A> fmt::Debug for WithHandshake<L, F, A> {
     message = "`{Self}` is no service for HTTP",
     label = "not a service",
     note = "what is served is `Clone` and `Send`, and a `tower_service::Service` or a `hyper::service::Service` over \
-            `Request<hyper::body::Incoming>`"
+            `Request<hyper::body::Incoming>`",
+    note = "a router with a state is given it first: `router.with_state(state)`"
 )]
 pub trait IntoService<Kind>: sealed::IntoService<Kind> {}
 
+#[diagnostic::do_not_recommend]
 impl<Kind, S: sealed::IntoService<Kind>> IntoService<Kind> for S {}
 
 /// A `tower_service::Service`.

@@ -253,7 +253,7 @@ pub use between::drain::{Guard, Shutdown};
 pub use between::handles::{Inherited, Ready, Upgrader};
 pub use between::listeners::Listeners;
 pub use between::note::Upgraded;
-pub use between::params::{FromHandle, FromListener, ListenerSocket, Start};
+pub use between::params::{BodyKind, FromHandle, FromListener, ListenerSocket, Start};
 #[cfg(feature = "tokio")]
 pub use config::choices::Flavor;
 pub use config::choices::{Supervise, UpgradeSignal};
@@ -273,8 +273,8 @@ pub mod __private {
     #[cfg(upgrades)]
     pub use crate::outside::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
     pub use crate::private::{
-        NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, package, readiness, takes,
-        told,
+        NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, fits, in_async_fn,
+        in_plain_fn, package, readiness, takes, told,
     };
     #[cfg(all(feature = "cli", upgrades))]
     pub use crate::private::{UPGRADE_SIGNALS, check};

@@ -7,6 +7,11 @@ mod gated;
 mod listener;
 mod stream;
 
+use crate::between::params::BodyKind;
+
+/// The types register with the runtime.
+const BODY: BodyKind = BodyKind::Async;
+
 pub use datagram::UdpSocket;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;

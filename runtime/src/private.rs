@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use crate::base::address::Kind;
 use crate::base::returned::ReturnedWithError;
-use crate::between::params::FromListener;
+use crate::between::params::{BodyKind, FromListener};
 
 /// Has the constants of [`FromListener`] for any type. For a `FromListener` the inherent constants win over those of
 /// [`NotAListener`].
@@ -19,6 +19,8 @@ pub struct Type<T>(PhantomData<T>);
 impl<T: FromListener> Type<T> {
     pub const MANAGED: bool = T::MANAGED;
     pub const KINDS: &'static [Kind] = T::KINDS;
+    pub const IN_ASYNC_FN: bool = !matches!(T::BODY, BodyKind::Blocking);
+    pub const IN_PLAIN_FN: bool = !matches!(T::BODY, BodyKind::Async);
 }
 
 /// The constants of a type that is not a [`FromListener`]. They pass every check here, because the compiler reports that
@@ -27,6 +29,8 @@ pub trait NotAListener {
     const MANAGED: bool = true;
     const KINDS: &'static [Kind] =
         &[Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket];
+    const IN_ASYNC_FN: bool = true;
+    const IN_PLAIN_FN: bool = true;
 }
 
 impl<T> NotAListener for Type<T> {}
@@ -49,17 +53,63 @@ macro_rules! __takes {
     };
 }
 
-/// Fails to compile if these types are all raw, in a body that takes no `Ready`.
+/// Fails to compile unless each of these types is for this body. The error is one of a trait, so that it stands at the tokens of
+/// the type: a panic would stand at the call of this macro.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fits {
+    (async $($type:ty),*) => {
+        const _: () = {
+            use $crate::__private::NotAListener as _;
+            $($crate::__private::in_async_fn::<$type, { <$crate::__private::Type<$type>>::IN_ASYNC_FN }>();)*
+        };
+    };
+    (plain $($type:ty),*) => {
+        const _: () = {
+            use $crate::__private::NotAListener as _;
+            $($crate::__private::in_plain_fn::<$type, { <$crate::__private::Type<$type>>::IN_PLAIN_FN }>();)*
+        };
+    };
+}
+
+/// Fails to compile if these types are all raw, in a body that takes no `Ready`, and if one of them is not for this body.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __readiness {
-    ($($type:ty),*) => {
+    ($body:tt $($type:ty),*) => {
+        $crate::__private::fits!($body $($type),*);
         const _: () = {
             use $crate::__private::NotAListener as _;
             $crate::__private::check_readiness([$(<$crate::__private::Type<$type>>::MANAGED),*])
         };
     };
 }
+
+/// Every type, if `FITS`.
+#[diagnostic::on_unimplemented(
+    message = "an `async fn` cannot take a listener as `{Self}`",
+    label = "blocks the thread of the runtime",
+    note = "take the type of the same name of `tableflip::net`, or make the function a plain `fn`"
+)]
+pub trait InAsyncFn<const FITS: bool> {}
+
+#[diagnostic::do_not_recommend]
+impl<T> InAsyncFn<true> for T {}
+
+pub const fn in_async_fn<T: InAsyncFn<FITS>, const FITS: bool>() {}
+
+/// Every type, if `FITS`.
+#[diagnostic::on_unimplemented(
+    message = "a plain `fn` cannot take a listener as `{Self}`",
+    label = "needs the runtime of tokio",
+    note = "make the function an `async fn`, or take the type of the same name of `tableflip::blocking`"
+)]
+pub trait InPlainFn<const FITS: bool> {}
+
+#[diagnostic::do_not_recommend]
+impl<T> InPlainFn<true> for T {}
+
+pub const fn in_plain_fn<T: InPlainFn<FITS>, const FITS: bool>() {}
 
 /// The package and the binary of the caller. An example has the name of a binary as well; a test and a library have none.
 #[doc(hidden)]
@@ -100,7 +150,7 @@ pub fn told<T>(returned: T, error: Option<String>) -> ReturnedWithError<T> {
     ReturnedWithError::new(returned, error)
 }
 
-pub use {__package as package, __readiness as readiness, __takes as takes};
+pub use {__fits as fits, __package as package, __readiness as readiness, __takes as takes};
 
 pub use crate::config::service::Package;
 

@@ -352,8 +352,9 @@ fn every_message_of_the_compiler_has_its_file() {
         let source = read(&file);
         messages.extend(literals(source.split("#[cfg(test)]\nmod tests").next().unwrap()));
     }
-    let directory = root().join("tests/ui/fail");
-    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let directories = ["tests/ui/fail", "tests/ui/without_tokio"].map(|directory| root().join(directory));
+    let files = directories.into_iter().flat_map(|directory| fs::read_dir(directory).unwrap());
+    let files = files.map(|entry| entry.unwrap().path());
     let shown: Vec<_> = files
         .filter(|file| file.extension().is_some_and(|extension| extension == "stderr"))
         .map(|file| read(file).split_whitespace().collect::<Vec<_>>().join(" "))

@@ -27,6 +27,41 @@ const ALWAYS: [&str; 12] = [
     "pass/names_of_the_prelude_shadowed",
 ];
 
+/// The mistakes that come first when one writes a service from the documentation alone: the file of `ui/fail`, and the words of its
+/// error that name the fix.
+const NATURAL_MISTAKES: [(&str, &str); 30] = [
+    ("address_that_is_a_port", "expected `tcp://HOST:PORT`"),
+    ("address_that_is_a_number", "expected an address in quotes, such as \"tcp://127.0.0.1:7000\""),
+    ("address_without_a_host", "write `0.0.0.0` or `[::]` for every address of the machine"),
+    ("address_with_an_unknown_scheme", "expected one of `tcp`, `udp`, `unix`"),
+    ("address_of_a_relative_unix_path", "`unix:///path`"),
+    ("address_taken_twice", "this address is already taken by the listener `echo`"),
+    ("listen_without_brackets", "expected a list: `listen = [name = \"tcp://HOST:PORT\"]`"),
+    ("listen_in_braces", "expected a list: `listen = [name = \"tcp://HOST:PORT\"]`"),
+    ("listen_as_a_call", "expected a value: `listen = ...`"),
+    ("listen_entry_with_a_colon", "the form is `listen = [name = \"tcp://HOST:PORT\"]`"),
+    ("listen_entry_that_is_a_tuple", "expected an entry: `name = \"tcp://HOST:PORT\"`"),
+    ("listen_entry_with_a_quoted_name", "expected the name of a parameter"),
+    ("listener_without_a_parameter", "add `admin: UnixListener` to the parameters of `main`"),
+    ("parameter_and_no_listen_at_all", "declare `listen = ["),
+    ("parameter_named_otherwise_than_its_listener", "name the parameter `"),
+    ("parameter_that_is_a_reference", "expected the type without `&`"),
+    ("parameter_of_a_type_that_is_no_listener", "managed: `TcpListener`"),
+    ("tcp_address_taken_as_a_udp_socket", "this type is not for a `tcp://` address"),
+    ("only_raw_listeners_without_ready", "take one of them as a managed type"),
+    ("listener_for_tasks_in_a_plain_fn", "make the function an `async fn`, or take"),
+    ("listener_for_threads_in_an_async_fn", "take the type of the same name of `tableflip::net`"),
+    ("main_of_tokio_below", "remove `#[tokio::main]`"),
+    ("main_of_tokio_above", "remove the attribute above that starts a runtime"),
+    ("handle_under_another_name", "take a handle under its own name, such as `Shutdown`"),
+    ("body_that_returns_something_else", "a body returns `()`, a `Result<(), E>`"),
+    ("unknown_option_with_a_near_name", "did you mean `pidfile`?"),
+    ("comma_missing_between_options", "expected `,`"),
+    ("pidfile_without_quotes", "the form is `pidfile = \"...\"`"),
+    ("duration_that_is_a_number", "expected a duration such as \"500ms\""),
+    ("upgrade_signal_that_stops_the_service", "expected one of \"SIGHUP\""),
+];
+
 /// The names of the files of `ui/fail` and `ui/pass` with this extension.
 fn names(extension: &str) -> BTreeSet<String> {
     let ui = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
@@ -100,6 +135,22 @@ fn c4_every_failure_has_its_words() {
     assert!(fail(names("rs")).eq(fail(names("stderr"))));
 }
 
+#[test]
+fn thirty_natural_mistakes_have_one_error_each_that_names_the_fix() {
+    let ui = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui/fail");
+    let mut wrong = Vec::new();
+    for (name, fix) in NATURAL_MISTAKES {
+        let shown = fs::read_to_string(ui.join(name).with_extension("stderr")).expect("a file");
+        let errors = shown.lines().filter(|line| line.starts_with("error")).count();
+        if errors != 1 || !shown.contains(fix) {
+            wrong.push(format!("{name} has {errors} errors, without {fix:?}?\n{shown}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let names: BTreeSet<_> = NATURAL_MISTAKES.map(|(name, _)| name).into();
+    assert_eq!(names.len(), NATURAL_MISTAKES.len(), "each of them counts once");
+}
+
 fn nightly(program: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", program]);
@@ -116,7 +167,17 @@ fn a_nightly_compiler_shows_the_part_of_a_literal_that_is_wrong() {
     // What the crate needs is there, for it has been built.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nightly");
     let mut build = nightly("cargo");
-    build.args(["build", "--quiet", "--locked", "--offline", "-p", "tableflip-macros", "--target-dir"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--offline",
+        "-p",
+        "tableflip-macros",
+        "--features",
+        "tokio",
+        "--target-dir",
+    ]);
     assert!(build.arg(&target).status().expect("it runs").success(), "it is built");
     let attribute = target.join(format!("debug/{DLL_PREFIX}tableflip_macros{DLL_SUFFIX}"));
     let options = [
@@ -149,4 +210,32 @@ fn a_nightly_compiler_shows_the_part_of_a_literal_that_is_wrong() {
         let at = carets.find('^').expect("it is underlined");
         assert_eq!(&line[at..at + carets.matches('^').count()], part, "{said}");
     }
+}
+
+/// The files of `ui/without_tokio`, with a `tableflip` of their own that has no features. That takes half a minute.
+#[test]
+fn d11_a_crate_without_tokio_is_told_the_feature() {
+    if !is_slow_wanted() {
+        return processes::skip("SLOW_TESTS=1 compiles a tableflip without features");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let manifest = format!(
+        "[package]\nname = \"without-tokio\"\nedition = \"2024\"\n[workspace]\n[[bin]]\nname = \"async_fn\"\npath = {:?}\n\
+         [dependencies]\ntableflip = {{ path = {:?}, default-features = false }}\n",
+        root.join("tests/ui/without_tokio/async_fn.rs"),
+        root.join("runtime"),
+    );
+    fs::write(dir.path().join("Cargo.toml"), manifest).expect("it can be written");
+    fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).expect("it can be copied");
+    let mut check = Command::new(env!("CARGO"));
+    check.args(["check", "--quiet", "--offline", "--color=never", "--target-dir"]);
+    check.arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-tokio")).current_dir(dir.path());
+    let output = check.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error")).collect();
+    let expected = fs::read_to_string(root.join("tests/ui/without_tokio/async_fn.stderr")).expect("a file");
+    assert_eq!(errors[0], expected.lines().next().expect("a line"), "{said}");
+    // The other one is the summary of cargo.
+    assert!(errors.len() == 2 && errors[1].starts_with("error: could not compile"), "{said}");
 }

@@ -51,6 +51,9 @@ fn entry(element: &Expr) -> Result<(Option<&Ident>, &Expr)> {
             }
             left => return Err(Error::new_spanned(left, "expected the name of a parameter")),
         },
+        Expr::Tuple(_) => {
+            return Err(Error::new_spanned(element, "expected an entry: `name = \"tcp://HOST:PORT\"`"));
+        }
         _ => (None, element),
     };
     Ok((name, address))

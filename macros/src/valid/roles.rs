@@ -108,9 +108,9 @@ impl Draft {
                 };
                 match (&self.config, is_listener(&parameter.ty)) {
                     (None, false) => format!(
-                        "{add}, take a handle such as `Shutdown`, or load a configuration with the option `config`"
+                        "{add}, take a handle under its own name, such as `Shutdown`, or load a configuration with the option `config`"
                     ),
-                    _ => format!("{add}, or take a handle such as `Shutdown`"),
+                    _ => format!("{add}, or take a handle under its own name, such as `Shutdown`"),
                 }
             }
         };

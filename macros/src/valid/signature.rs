@@ -6,7 +6,10 @@ use syn::{Error, FnArg, Pat, Result, Safety, Signature, Type};
 use super::draft::Draft;
 use crate::attr::Function;
 use crate::service::Role;
-use crate::types::plain_type;
+use crate::types::{handle, is_usual_type, plain_type};
+
+/// Whether the runtime crate can run an `async fn`.
+const HAS_TOKIO: bool = cfg!(any(feature = "tokio", test));
 
 /// A parameter before its role is known.
 pub(super) struct Candidate {
@@ -20,6 +23,11 @@ impl Draft {
     pub(super) fn check_qualifiers(&mut self, function: &Function) {
         let Function { defaultness, sig, .. } = function;
         let name = &sig.ident;
+        if let (Some(token), false) = (sig.asyncness, HAS_TOKIO) {
+            let message = "an `async fn` needs the feature `tokio` of the crate `tableflip`; without that feature write a \
+                           plain `fn`";
+            self.errors.push(Error::new(token.span, message));
+        }
         let unsafety = match &sig.safety {
             Safety::Unsafe(token) => Some(token.span),
             Safety::Safe(token) => Some(token.span),
@@ -94,6 +102,15 @@ fn candidate(input: &FnArg, sig: &Signature) -> Result<Candidate> {
             &parameter.ty,
             "expected a named type, such as `tableflip::net::TcpListener`",
         )),
+        Type::Reference(reference) if is_ours(&reference.elem) => Err(Error::new_spanned(
+            &parameter.ty,
+            "expected the type without `&`: the body owns its listeners and handles",
+        )),
         _ => Ok(Candidate { name: name.clone(), ty: (*parameter.ty).clone(), role: None }),
     }
+}
+
+/// Whether the name of the type is that of a handle or of the usual type for a listener.
+fn is_ours(ty: &Type) -> bool {
+    handle(ty).is_some() || is_usual_type(ty)
 }

@@ -63,13 +63,31 @@ impl<T> ReturnedWithError<T> {
     }
 }
 
-impl<T: Termination> Termination for ReturnedWithError<T> {
+impl<T: BodyValue> Termination for ReturnedWithError<T> {
     fn report(self) -> ExitCode {
-        self.returned.report()
+        self.returned.exit_code()
     }
 }
 
-impl<T: Termination> Returned for ReturnedWithError<T> {
+/// Every [`Termination`]. The compiler names this trait where a body under the attribute returns something else.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a body cannot return `{Self}`",
+    label = "not what a body returns",
+    note = "a body returns `()`, a `Result<(), E>` with an error that is `Debug`, or another `std::process::Termination`"
+)]
+pub trait BodyValue {
+    fn exit_code(self) -> ExitCode;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Termination> BodyValue for T {
+    fn exit_code(self) -> ExitCode {
+        self.report()
+    }
+}
+
+impl<T: BodyValue> Returned for ReturnedWithError<T> {
     fn error(&self) -> Option<String> {
         self.error.clone()
     }

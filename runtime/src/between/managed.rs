@@ -15,6 +15,7 @@ pub(crate) fn gated<T: Send + Sync + 'static>(socket: ListenerSocket<'_>, io: Ar
 }
 
 /// A type that a body takes as a listener. `$part` does the work: it is made of a [`ListenerSocket`], and has a `local_addr`.
+/// The module above has the constant `BODY`.
 ///
 /// [`ListenerSocket`]: crate::between::params::ListenerSocket
 macro_rules! managed_type {
@@ -42,6 +43,7 @@ macro_rules! managed_type {
         impl crate::between::params::FromListener for $name {
             const MANAGED: bool = true;
             const KINDS: &'static [crate::base::address::Kind] = &[crate::base::address::Kind::$kind];
+            const BODY: crate::between::params::BodyKind = super::BODY;
 
             fn from_listener(socket: crate::between::params::ListenerSocket<'_>) -> std::io::Result<Self> {
                 Ok(Self { $part: std::sync::Arc::new(<$type>::new(socket)?) })

@@ -26,13 +26,16 @@ use crate::sys::fd::{self, BorrowedFd, OwnedFd};
     message = "a listener cannot be taken as `{Self}`",
     label = "not a type for a listener",
     note = "managed: `TcpListener`, `UnixListener`, `UdpSocket` and `UnixDatagram` of `tableflip::net` and `tableflip::blocking`",
-    note = "raw: the types of `tokio::net`, `std::net` and `std::os::unix::net`, and `std::os::fd::OwnedFd`"
+    note = "raw: the types of `tokio::net`, `std::net` and `std::os::unix::net`, and `std::os::fd::OwnedFd`",
+    note = "a handle keeps its name: with `use tableflip::Shutdown as Stop` the attribute does not know it"
 )]
 pub trait FromListener: Sized {
     /// Whether the first accept or receive shows that the service is ready.
     const MANAGED: bool = false;
     /// The kinds of socket that this type can be.
     const KINDS: &'static [Kind];
+    /// The body that this type is for. The attribute refuses the type in the other body.
+    const BODY: BodyKind = BodyKind::Any;
 
     /// Makes the value from the socket.
     ///
@@ -46,6 +49,18 @@ pub trait FromListener: Sized {
     fn unopened() -> Option<Self> {
         None
     }
+}
+
+/// The kind of body that a listener type is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyKind {
+    /// An `async fn` and a plain `fn`.
+    Any,
+    /// An `async fn`: the type registers with the runtime of tokio.
+    Async,
+    /// A plain `fn`: the type blocks the thread that calls it.
+    Blocking,
 }
 
 /// No other crate can name this type, so none can implement [`FromHandle`].
@@ -179,8 +194,23 @@ pub(crate) fn make<T: FromListener>(
 ) -> Result<T, StartError> {
     check_kind::<T>(&socket.name, &socket.address)?;
     let fail = |problem: String| StartError::Listener { listener: socket.name.clone(), problem };
+    if T::BODY == BodyKind::Async && !is_on_tokio() {
+        return Err(fail(NO_RUNTIME.to_owned()));
+    }
     T::from_listener(ListenerSocket { socket, shared, gates })
         .map_err(|error| fail(format!("cannot prepare it: {error}")))
+}
+
+/// A type of tokio panics where there is no runtime.
+const NO_RUNTIME: &str = "its type needs the runtime of tokio, and there is none here; start the service with `run`, \
+                          or take a type of `tableflip::blocking`";
+
+fn is_on_tokio() -> bool {
+    #[cfg(feature = "tokio")]
+    return tokio::runtime::Handle::try_current().is_ok();
+    // The type of another crate may have a runtime of its own.
+    #[cfg(not(feature = "tokio"))]
+    return true;
 }
 
 pub(crate) fn check_kind<T: FromListener>(name: &str, address: &Address) -> Result<(), StartError> {
@@ -273,6 +303,7 @@ impl fmt::Debug for ListenerSocket<'_> {
 /// A listener that the configuration may leave out: `None` if its address is `None`.
 impl<T: FromListener> FromListener for Option<T> {
     const MANAGED: bool = T::MANAGED;
+    const BODY: BodyKind = T::BODY;
     const KINDS: &'static [Kind] = T::KINDS;
 
     fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
@@ -322,6 +353,7 @@ macro_rules! raw_tokio {
     ($($type:ty: $std:ty, $kind:ident;)*) => {$(
         impl FromListener for $type {
             const KINDS: &'static [Kind] = &[Kind::$kind];
+            const BODY: BodyKind = BodyKind::Async;
 
             fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
                 Self::from_std(<$std>::from(socket.duplicate()?))

@@ -235,6 +235,30 @@ mod tests {
         assert!(!path.exists(), "it was bound, and no other process removes it");
     }
 
+    /// tokio itself panics there.
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn d11_a_listener_that_needs_the_runtime_fails_the_start_without_one() {
+        fn take<T: crate::FromListener>() -> String {
+            let (_predecessor, host) = predecessor();
+            let service = Service::new().listen("http", "tcp://127.0.0.1:0");
+            begin(service, host, |start| start.listener::<T>("http").map(drop)).unwrap_err().to_string()
+        }
+        let expected = "listener `http`: its type needs the runtime of tokio, and there is none here; start the service with \
+                        `run`, or take a type of `tableflip::blocking`";
+        assert_eq!(take::<crate::net::TcpListener>(), expected);
+        assert_eq!(take::<tokio::net::TcpListener>(), expected);
+        let (_predecessor, host) = predecessor();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let service = Service::new().listen("http", "tcp://127.0.0.1:0").listen("raw", "tcp://127.0.0.1:0");
+        begin(service, host, |start| {
+            let _entered = runtime.enter();
+            start.listener::<crate::net::TcpListener>("http")?;
+            start.listener::<tokio::net::TcpListener>("raw").map(drop)
+        })
+        .unwrap();
+    }
+
     /// The predecessor lives, and would wait for `prepared` until its deadline.
     #[test]
     fn a_start_that_cannot_be_told_the_predecessor_ends() {

@@ -286,10 +286,8 @@ fn offered_by_manager(passed: Passed) -> Unadopted {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixListener};
-
-    use nix::sys::socket::accept;
 
     use super::*;
     use crate::run::begin::open_listeners;
@@ -335,7 +333,7 @@ mod tests {
         assert_eq!(bound, [("http", true), ("other", false)]);
         assert_eq!(sources.passed.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["late"]);
         assert_eq!(heard.join().unwrap(), ["FDSTOREREMOVE=1\nFDNAME=tableflip.http", "BARRIER=1"]);
-        assert!(accept(opened[1].fd.as_raw_fd()).is_ok(), "{client:?} is there still");
+        assert!(sockets::accept(opened[1].fd.as_fd()).is_ok(), "{client:?} is there still");
     }
 
     fn shared() -> Shared {

@@ -1,0 +1,3 @@
+#[tableflip::main]
+#[tableflip::main(pidfile = "/run/name.pid")]
+async fn main() {}

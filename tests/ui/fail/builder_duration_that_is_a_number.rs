@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    tableflip::Service::new().drain_timeout(30).run(|_| Ok(async {}))
+}

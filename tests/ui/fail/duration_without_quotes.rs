@@ -1,0 +1,2 @@
+#[tableflip::main(drain_timeout = 30s)]
+async fn main() {}

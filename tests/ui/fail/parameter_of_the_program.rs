@@ -1,0 +1,6 @@
+struct Args;
+
+#[tableflip::main(pidfile = "/run/name.pid")]
+async fn main(args: Args) {
+    drop(args);
+}

@@ -1,0 +1,2 @@
+#[tableflip::main(pidfile = /run/name.pid)]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(upgrade_signal = "usr2")]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(supervise = true)]
+async fn main() {}
