@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use processes::is_slow_wanted;
+use tests::package;
 
 /// The part that always runs: a mistake in each part of the pipeline, with messages of the macro alone, and services of
 /// each flavour. All files take minutes, and most of `ui/fail` have words of the compiler, which change with its version.
@@ -212,29 +213,24 @@ fn a_nightly_compiler_shows_the_part_of_a_literal_that_is_wrong() {
     }
 }
 
-/// The files of `ui/without_tokio`, with a `tableflip` of their own that has no features. That takes half a minute.
+/// The file of `ui/without_tokio`, with a `tableflip` of their own that has no features. That takes half a minute.
 #[test]
 fn d11_a_crate_without_tokio_is_told_the_feature() {
     if !is_slow_wanted() {
         return processes::skip("SLOW_TESTS=1 compiles a tableflip without features");
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in the workspace");
+    let files = package::workspace().join("tests/ui/without_tokio");
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let manifest = format!(
-        "[package]\nname = \"without-tokio\"\nedition = \"2024\"\n[workspace]\n[[bin]]\nname = \"async_fn\"\npath = {:?}\n\
-         [dependencies]\ntableflip = {{ path = {:?}, default-features = false }}\n",
-        root.join("tests/ui/without_tokio/async_fn.rs"),
-        root.join("runtime"),
-    );
-    fs::write(dir.path().join("Cargo.toml"), manifest).expect("it can be written");
-    fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).expect("it can be copied");
-    let mut check = Command::new(env!("CARGO"));
-    check.args(["check", "--quiet", "--offline", "--color=never", "--target-dir"]);
-    check.arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-tokio")).current_dir(dir.path());
+    let runtime = package::workspace().join("runtime");
+    let tableflip = format!("tableflip = {{ path = {runtime:?}, default-features = false }}");
+    let main = fs::read_to_string(files.join("async_fn.rs")).expect("a file");
+    package::write(dir.path(), "without-tokio", &tableflip, &main);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-tokio");
+    let mut check = package::cargo(dir.path(), "check", &target);
     let output = check.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error")).collect();
-    let expected = fs::read_to_string(root.join("tests/ui/without_tokio/async_fn.stderr")).expect("a file");
+    let expected = fs::read_to_string(files.join("async_fn.stderr")).expect("a file");
     assert_eq!(errors[0], expected.lines().next().expect("a line"), "{said}");
     // The other one is the summary of cargo.
     assert!(errors.len() == 2 && errors[1].starts_with("error: could not compile"), "{said}");
