@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::base::address::{Address, Kind};
 use crate::base::error::StartError;
+use crate::base::report::tell;
 use crate::base::unadopted::Unadopted;
 use crate::between::drain::Shutdown;
 use crate::between::gate_control::GateControl;
@@ -22,6 +23,15 @@ use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 ///
 /// `std::net::TcpListener`, `tokio::net::TcpListener`, their Unix twins and `OwnedFd` (on Windows `OwnedSocket`) are
 /// *raw*: the descriptor and nothing else. Another crate adds a type by wrapping one of these.
+///
+/// Prefer a managed type. Nothing keeps a body from taking connections from a raw listener:
+///
+/// * In an upgrade the predecessor and the successor *both* take from it, from the start of the successor until the
+///   predecessor's body stops by itself on [`Shutdown`]. So both releases serve through the whole probation.
+/// * A library that stops on `Shutdown` may drop a connection that it has accepted at that very moment. Its client
+///   sees the connection close.
+///
+/// The log says once which listener is raw, at the level `INFO`.
 #[diagnostic::on_unimplemented(
     message = "a listener cannot be taken as `{Self}`",
     label = "not a type for a listener",
@@ -197,8 +207,20 @@ pub(crate) fn make<T: FromListener>(
     if T::BODY == BodyKind::Async && !is_on_tokio() {
         return Err(fail(NO_RUNTIME.to_owned()));
     }
-    T::from_listener(ListenerSocket { socket, shared, gates })
-        .map_err(|error| fail(format!("cannot prepare it: {error}")))
+    let count = gates.len();
+    let made = T::from_listener(ListenerSocket { socket, shared, gates })
+        .map_err(|error| fail(format!("cannot prepare it: {error}")))?;
+    // A type of another crate is what it wraps: a managed type has registered its gate.
+    if cfg!(upgrades) && gates.len() == count && shared.is_first_raw_type() {
+        tell!(
+            shared,
+            INFO,
+            "listener `{}` is taken as a raw type: in an upgrade both processes take from it until the probation is \
+             over; a managed type, of `tableflip::net` or `tableflip::blocking`, serves in one process at a time",
+            socket.name
+        );
+    }
+    Ok(made)
 }
 
 /// A type of tokio panics where there is no runtime.

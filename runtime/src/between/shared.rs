@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) passed_on: PassedOn,
     draining: AtomicBool,
     body: BodyFlags,
+    /// The log has had the line about a listener that is taken as a raw type.
+    raw_type_told: AtomicBool,
     /// A predecessor or a successor lives and has the same sockets.
     #[cfg(upgrades)]
     shares_sockets: AtomicBool,
@@ -109,6 +111,7 @@ impl Shared {
             passed_on: PassedOn::default(),
             draining: AtomicBool::new(false),
             body: BodyFlags::new(),
+            raw_type_told: AtomicBool::new(false),
             #[cfg(upgrades)]
             shares_sockets: AtomicBool::new(had_predecessor),
             handed_over: AtomicBool::new(false),
@@ -244,6 +247,11 @@ impl Shared {
         if self.draining.load(Ordering::SeqCst) {
             self.wake();
         }
+    }
+
+    /// Whether this is the first call: the first listener that is taken as a raw type.
+    pub(crate) fn is_first_raw_type(&self) -> bool {
+        !self.raw_type_told.swap(true, Ordering::Relaxed)
     }
 
     /// The thread of `main` begins the body. Returns false if the engine ends without it.
