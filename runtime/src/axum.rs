@@ -1,4 +1,4 @@
-//! The managed listeners as listeners of `axum::serve` (feature `axum`).
+//! The managed listeners as listeners of `axum::serve` (feature `axum-08`).
 //!
 //! `axum::serve(listener, app).with_graceful_shutdown(shutdown)` closes idle connections at the drain. A request that
 //! crosses that close is lost. `tableflip::http::serve(listener, app)` loses none.

@@ -44,7 +44,7 @@
 //!
 //! * a *managed* type, which stops handing out connections by itself: of `net` in an `async fn`, of [`blocking`] in a
 //!   plain `fn`
-//! * a raw type of std or tokio
+//! * a raw type of std or tokio, from which both processes of an upgrade take connections: see [`FromListener`]
 //!
 //! The other parameters are handles:
 //!
@@ -114,6 +114,7 @@
 //! * The `Shutdown` that the body was given, and not a clone, is awaited anywhere.
 //! * The body serves by `http::serve`.
 //! * The body takes a listener of [`blocking`], because the calls of such a listener end.
+//! * The body itself waits for the next connection of an `incoming()` of `net`, which ends.
 //!
 //! Any other body is dropped. At `drain_timeout` the process aborts everything that is left. A body that blocks its
 //! thread does not keep the process alive. A body that returns before it is asked to ends the process at once. The log
@@ -204,7 +205,9 @@
 //!
 //! * `tokio` (default): `async fn main`, and the managed types of `net`.
 //! * `http`: `http::serve`, which serves HTTP/1.1 and HTTP/2 and loses no request at a drain.
-//! * `axum`: the managed listeners are listeners of `axum::serve`.
+//! * `axum-08`: the managed listeners are listeners of `axum::serve` of axum 0.8, and `http::serve` fills in its
+//!   `ConnectInfo`.
+//! * `futures-03`: `net::Incoming` is a `Stream` of futures-core 0.3.
 //! * `cli`: the program `tableflip`; `cargo install tableflip --features cli`.
 //!
 //! # What it is not
@@ -234,7 +237,7 @@ pub mod blocking;
 #[cfg(feature = "tokio")]
 pub mod net;
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "axum-08")]
 mod axum;
 #[cfg(feature = "http")]
 pub mod http;
@@ -252,6 +255,7 @@ pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};
 pub use between::handles::{Inherited, Ready, Upgrader};
 pub use between::listeners::Listeners;
+pub use between::managed::ListeningSocket;
 pub use between::note::Upgraded;
 pub use between::params::{BodyKind, FromHandle, FromListener, ListenerSocket, Start};
 #[cfg(feature = "tokio")]

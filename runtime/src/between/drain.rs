@@ -26,6 +26,7 @@ use crate::between::shared::{Counted, Shared};
 /// * The `Shutdown` that the body was given, and not a clone of it, is awaited anywhere. An example is a task that the body waits
 ///   for: `let served = tokio::spawn(serve(shutdown)); served.await; clean_up()`.
 /// * The body takes a listener of [`blocking`](crate::blocking), because the calls of such a listener end at a drain.
+/// * The body itself waits for the next connection of an `incoming()` of `net`, which ends at a drain.
 /// * The body runs `http::serve`, which ends at a drain. An `http::serve` in a task counts too, except in one case: the body
 ///   itself waits at the `accept` of a managed listener, which never ends.
 ///
@@ -211,13 +212,25 @@ fn is_in_body(shared: &Shared) -> bool {
 /// Never ready: a call that waits at a retired managed listener waits here.
 #[cfg(feature = "tokio")]
 pub(crate) async fn never<T>(shared: &Shared) -> T {
-    std::future::poll_fn(|_| {
-        if let Some(mark) = body_of(shared) {
-            BODY.set(Some(InBody { is_at_end: true, ..mark }));
-        }
-        Poll::Pending
-    })
-    .await
+    std::future::poll_fn(|_| poll_never(shared)).await
+}
+
+/// [`never`] for a `poll_` method.
+#[cfg(feature = "tokio")]
+pub(crate) fn poll_never<T>(shared: &Shared) -> Poll<T> {
+    if let Some(mark) = body_of(shared) {
+        BODY.set(Some(InBody { is_at_end: true, ..mark }));
+    }
+    Poll::Pending
+}
+
+/// Notes that this thread waits for what ends at a drain. If that is the body's own code, the body will return, and the drain
+/// waits for it.
+#[cfg(feature = "tokio")]
+pub(crate) fn note_end_awaited(shared: &Shared) {
+    if is_in_body(shared) {
+        shared.wait_for_body();
+    }
 }
 
 /// A5: for which bodies a drain waits.
@@ -457,6 +470,29 @@ mod tests {
                 parts.report();
                 let shutdown = parts.shutdown;
                 tokio::task::spawn_blocking(move || shutdown.wait()).await.unwrap();
+            });
+        }
+
+        /// Takes connections until they end, and reports after the first poll.
+        fn take_incoming(parts: &Parts) -> impl Future<Output = ()> + Send + 'static {
+            let mut incoming = parts.echo.incoming();
+            let (shutdown, mut to) = (parts.shutdown.clone(), Some(parts.sender.clone()));
+            std::future::poll_fn(move |cx| {
+                let polled = incoming.poll_next(cx).map(|end| assert!(end.is_none()));
+                if let Some(to) = to.take() {
+                    report(&shutdown, &to);
+                }
+                polled
+            })
+        }
+
+        #[test]
+        fn a_body_whose_incoming_connections_end_is_waited_for() {
+            stop_body(true, |parts| async move { take_incoming(&parts).await });
+            // Not a task beside the body.
+            stop_body(false, |parts| async move {
+                tokio::spawn(take_incoming(&parts));
+                std::future::pending::<()>().await;
             });
         }
 

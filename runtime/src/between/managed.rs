@@ -1,10 +1,11 @@
 //! What every managed type has, of `net` and of `blocking`.
 
-#[cfg(any(feature = "tokio", not(upgrades)))]
+use std::fmt;
 use std::sync::Arc;
 
 #[cfg(any(feature = "tokio", not(upgrades)))]
 use crate::between::{gate::Gate, params::ListenerSocket};
+use crate::sys::fd::{self, AsFd, BorrowedFd};
 
 /// The gate of a listener, which the engine controls from now on.
 #[cfg(any(feature = "tokio", not(upgrades)))]
@@ -14,19 +15,89 @@ pub(crate) fn gated<T: Send + Sync + 'static>(socket: ListenerSocket<'_>, io: Ar
     gate
 }
 
+/// The socket of a managed listener, for socket options and for system calls of your own. It is `AsFd`, on Windows
+/// `AsSocket`, so `socket2::SockRef::from(&listener.socket()?)` has the options.
+///
+/// It keeps the socket open until it is dropped, so drop it soon. A process closes its listener at a drain while the
+/// managed listener lives on. Meanwhile clients would wait in the queue of a socket that stays open. This is why the managed
+/// listener itself is not `AsFd`.
+///
+/// An accept from it, or a change of O_NONBLOCK, bypasses the upgrade: see [`ListenerSocket`](crate::ListenerSocket).
+#[must_use = "it only keeps the socket open"]
+pub struct ListeningSocket {
+    socket: Arc<dyn AsFd + Send + Sync>,
+}
+
+impl ListeningSocket {
+    pub(crate) fn new(socket: Arc<impl AsFd + Send + Sync + 'static>) -> Self {
+        Self { socket }
+    }
+
+    fn borrow(&self) -> BorrowedFd<'_> {
+        fd::borrow(&*self.socket)
+    }
+}
+
+impl fmt::Debug for ListeningSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ListeningSocket").field(&self.borrow()).finish()
+    }
+}
+
+/// The descriptor of a type, borrowed from what is open for as long as the value is.
+macro_rules! as_descriptor {
+    ([$($generics:tt)*] $type:ty, |$this:ident| $borrowed:expr) => {
+        #[cfg(unix)]
+        impl<$($generics)*> std::os::fd::AsFd for $type {
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                let $this = self;
+                $borrowed
+            }
+        }
+
+        #[cfg(unix)]
+        impl<$($generics)*> std::os::fd::AsRawFd for $type {
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                std::os::fd::AsFd::as_fd(self).as_raw_fd()
+            }
+        }
+
+        #[cfg(windows)]
+        impl<$($generics)*> std::os::windows::io::AsSocket for $type {
+            fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+                let $this = self;
+                $borrowed
+            }
+        }
+
+        #[cfg(windows)]
+        impl<$($generics)*> std::os::windows::io::AsRawSocket for $type {
+            fn as_raw_socket(&self) -> std::os::windows::io::RawSocket {
+                std::os::windows::io::AsSocket::as_socket(self).as_raw_socket()
+            }
+        }
+    };
+}
+
+pub(crate) use as_descriptor;
+
+as_descriptor! { [] ListeningSocket, |this| this.borrow() }
+
 /// A type that a body takes as a listener. `$part` does the work: it is made of a [`ListenerSocket`], and has a `local_addr`.
 /// The module above has the constant `BODY`.
+/// `$own` belongs to one handle, and a clone has a new one.
 ///
 /// [`ListenerSocket`]: crate::between::params::ListenerSocket
 macro_rules! managed_type {
     (
-        $(#[$doc:meta])* $name:ident, $kind:ident, $part:ident: $type:ty, $address:ty,
+        $(#[$doc:meta])* $name:ident, $kind:ident, $part:ident: $type:ty $(; $own:ident: $own_type:ty)?, $address:ty,
         $(#[$error:meta])*
     ) => {
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $name {
             $part: std::sync::Arc<$type>,
+            $($own: $own_type,)?
         }
 
         impl $name {
@@ -46,7 +117,10 @@ macro_rules! managed_type {
             const BODY: crate::between::params::BodyKind = super::BODY;
 
             fn from_listener(socket: crate::between::params::ListenerSocket<'_>) -> std::io::Result<Self> {
-                Ok(Self { $part: std::sync::Arc::new(<$type>::new(socket)?) })
+                Ok(Self {
+                    $part: std::sync::Arc::new(<$type>::new(socket)?),
+                    $($own: <$own_type>::default(),)?
+                })
             }
         }
 

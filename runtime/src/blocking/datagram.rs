@@ -7,9 +7,10 @@ use std::os::unix::net::SocketAddr as UnixSocketAddr;
 use std::sync::Arc;
 
 use super::polled_gate::{PolledGate, wait_until_writable};
-use crate::between::managed::managed_type;
+use crate::between::managed::{as_descriptor, managed_type};
 use crate::between::params::ListenerSocket;
 use crate::outside::sockets::StdDatagram;
+use crate::sys::fd;
 
 /// A datagram socket of std behind a gate.
 struct Datagrams<S> {
@@ -50,6 +51,9 @@ macro_rules! managed {
             /// The first call of [`recv_from`](Self::recv_from) tells that the service is ready to serve it. Receiving
             /// begins once the service is active, pauses while a successor is on probation, and ends when this process
             /// drains. Sending works to the end, so that every received datagram can be answered.
+            ///
+            /// It is `AsFd`, on Windows `AsSocket`. A receive by way of the descriptor bypasses the pause and the drain.
+            /// Socket options are safe: `socket2::SockRef::from(&socket)` has them.
             $name, $kind, datagrams: Datagrams<$std>, $addr,
             /// Every error of the system.
         }
@@ -74,6 +78,8 @@ macro_rules! managed {
                 self.datagrams.send_to(data, target)
             }
         }
+
+        as_descriptor! { [] $name, |this| fd::borrow(&*this.datagrams.io) }
     };
 }
 

@@ -16,7 +16,7 @@ use super::UnixStream;
 use super::polled_gate::PolledGate;
 use crate::base::address::Address;
 use crate::between::gate;
-use crate::between::managed::managed_type;
+use crate::between::managed::{ListeningSocket, managed_type};
 use crate::between::params::ListenerSocket;
 use crate::between::shared::Counted;
 use crate::outside::sockets::{self, StdListener};
@@ -63,6 +63,10 @@ impl<L: StdListener> Acceptor<L> {
         }
     }
 
+    fn socket(&self) -> io::Result<ListeningSocket> {
+        self.gate.gate.io().map(ListeningSocket::new).ok_or_else(gate::given_up)
+    }
+
     fn local_addr(&self) -> io::Result<L::Address> {
         let io = self.gate.gate.io().ok_or_else(gate::given_up)?;
         L::bound_to(&SockRef::from(&*io).local_addr()?)
@@ -95,8 +99,19 @@ macro_rules! managed {
             }
 
             /// The connections, one after the other; it ends once this process is replaced or stopped.
+            ///
+            /// It does not end at the beginning of a probation: this process accepts again if the successor fails.
             pub fn incoming(&self) -> Incoming<'_, $name> {
                 Incoming { listener: self }
+            }
+
+            /// The listening socket, for socket options.
+            ///
+            /// # Errors
+            ///
+            /// `NotConnected` once this process has given the listener up for good.
+            pub fn socket(&self) -> io::Result<ListeningSocket> {
+                self.acceptor.socket()
             }
         }
 
@@ -112,6 +127,7 @@ macro_rules! managed {
 
 /// The connections of a listener, made by its `incoming`.
 #[derive(Debug)]
+#[must_use = "iterators are lazy: it accepts nothing until `next` is called"]
 pub struct Incoming<'a, L> {
     listener: &'a L,
 }
@@ -125,4 +141,53 @@ managed! {
 managed! {
     /// A managed listener for Unix stream sockets.
     UnixListener, Unix, UnixStream, std::os::unix::net::UnixListener, UnixSocketAddr
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::between::params::make;
+    use crate::between::shared::Shared;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn the_incoming_connections_end_at_a_drain_and_not_at_a_pause() {
+        let shared = Arc::new(Shared::new(1, false, Duration::ZERO).unwrap());
+        let (socket, mut gates) =
+            (sockets::bind("it", &"tcp://127.0.0.1:0".parse().unwrap()).unwrap(), Vec::new());
+        let listener: TcpListener = make(&socket, &shared, &mut gates).unwrap();
+        let (gate, by_then) = (gates.pop().unwrap(), || Instant::now() + Duration::from_secs(2));
+        let address = listener.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect(address).unwrap();
+        let options = listener.socket().unwrap();
+        assert_eq!(SockRef::from(&options).local_addr().unwrap().as_socket(), Some(address));
+        drop(options);
+        let (send, accepted) = mpsc::channel();
+        thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                listener.incoming().for_each(|stream| {
+                    let mut stream = stream.unwrap();
+                    // By `DerefMut`, and `AsFd`.
+                    std::ops::DerefMut::deref_mut(&mut stream).set_nodelay(true).unwrap();
+                    send.send(SockRef::from(&stream).tcp_nodelay().unwrap()).unwrap();
+                });
+            });
+            gate.open();
+            let _first = connect();
+            assert_eq!(accepted.recv_timeout(DEADLINE), Ok(true));
+            assert!(gate.close(by_then()));
+            let _second = connect();
+            assert!(accepted.recv_timeout(Duration::from_millis(50)).is_err(), "a successor is on probation");
+            assert!(!server.is_finished());
+            // It has failed.
+            gate.open();
+            assert_eq!(accepted.recv_timeout(DEADLINE), Ok(true));
+            assert!(gate.retire(by_then()));
+        });
+        assert_eq!(listener.socket().unwrap_err().kind(), io::ErrorKind::NotConnected);
+    }
 }

@@ -1,18 +1,20 @@
 //! The streams that a drain waits for.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::between::drain::Guard;
+use crate::between::managed::as_descriptor;
 use crate::between::shared::Counted;
+use crate::sys::fd;
 
 macro_rules! counted_stream {
     ($(#[$doc:meta])* $name:ident, $std:ty) => {
         $(#[$doc])*
         ///
-        /// It is the stream of std, by `Deref` and as `Read` and `Write`, and one thing more: a drain waits until it
-        /// and every clone of it is dropped.
+        /// It is the stream of std, by `Deref` and as `Read`, `Write` and `AsFd` (on Windows `AsSocket`), and one thing
+        /// more: a drain waits until it and every clone of it is dropped.
         #[derive(Debug)]
         pub struct $name {
             io: $std,
@@ -46,6 +48,14 @@ macro_rules! counted_stream {
                 &self.io
             }
         }
+
+        impl DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut $std {
+                &mut self.io
+            }
+        }
+
+        as_descriptor! { [] $name, |this| fd::borrow(&this.io) }
 
         impl Read for &$name {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -6,21 +6,20 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use event_listener::listener;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::task::coop;
 
+use super::within_budget;
 use crate::base::address::Address;
-use crate::between::drain;
 use crate::between::gate::{self, Gate, GateState};
-use crate::between::managed::gated;
+use crate::between::managed::{ListeningSocket, gated};
 use crate::between::params::ListenerSocket;
-use crate::between::shared::Counted;
+use crate::between::shared::{Counted, Shared};
 use crate::outside::sockets::{self, StdDatagram, StdListener};
 
 /// A listening socket behind a gate, of this type of std.
@@ -37,8 +36,8 @@ impl<L: StdListener> Acceptor<L> {
         Ok(Self { gate: gated(socket, Arc::new(io)), address, kind: PhantomData })
     }
 
-    /// The next connection. Pending while the gate is closed, and for ever once it is retired.
-    pub(super) async fn accept<S>(&self) -> io::Result<(S, L::Address, Counted)>
+    /// The next connection. Pending while the gate is closed, and `None` once it is retired.
+    pub(super) async fn accept<S>(&self) -> io::Result<Option<(S, L::Address, Counted)>>
     where
         S: TryFrom<L::Stream, Error = io::Error>,
     {
@@ -54,10 +53,11 @@ impl<L: StdListener> Acceptor<L> {
                 Ok((stream, peer, self.gate.shared().count()))
             });
             match accepted.await {
-                Ok((stream, peer, counted)) => {
+                Ok(None) => return Ok(None),
+                Ok(Some((stream, peer, counted))) => {
                     let Some((stream, peer)) = L::accepted(stream, &peer) else { continue };
                     match stream.try_into() {
-                        Ok(stream) => return Ok((stream, peer, counted)),
+                        Ok(stream) => return Ok(Some((stream, peer, counted))),
                         // epoll_ctl(2) has no memory for it, and tokio has closed it.
                         Err(error) => self.wait_for_resources(error).await?,
                     }
@@ -72,6 +72,10 @@ impl<L: StdListener> Acceptor<L> {
         let pause = self.gate.recover(io.as_ref().map(|io| io.get_ref().as_fd()), &self.address, error)?;
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+
+    pub(super) fn socket(&self) -> io::Result<ListeningSocket> {
+        self.gate.io().map(ListeningSocket::new).ok_or_else(gate::given_up)
     }
 
     pub(super) fn local_addr(&self) -> io::Result<L::Address> {
@@ -94,12 +98,31 @@ impl<S: StdDatagram + AsRawFd> Datagrams<S> {
         Ok(Self { gate: gated(socket, io.clone()), io })
     }
 
-    pub(super) async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, S::Address)> {
-        read_through(&self.gate, |_| Ok(()), |socket| socket.recv_from(buffer)).await
+    /// The next datagram. `None` if there is none, or the gate is not open.
+    pub(super) fn try_recv_from(&self, buffer: &mut [u8]) -> Option<io::Result<(usize, S::Address)>> {
+        attempt_through(&self.gate, |socket| socket.recv_from(buffer))
     }
 
-    pub(super) async fn send_to(&self, data: &[u8], target: S::Address) -> io::Result<usize> {
-        self.io.async_io(Interest::WRITABLE, |socket| socket.send_to(data, &target)).await
+    /// Waits until the socket is readable and the gate open. Returns false once the gate is retired.
+    pub(super) async fn readable(&self) -> io::Result<bool> {
+        readable_through(&self.gate, |_| Ok(())).await
+    }
+
+    pub(super) fn try_send_to(&self, data: &[u8], target: &S::Address) -> io::Result<usize> {
+        self.io.try_io(Interest::WRITABLE, |socket| socket.send_to(data, target))
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        // Only an attempt that finds the socket full clears its readiness.
+        self.io.writable().await.map(|mut guard| guard.retain_ready())
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        self.gate.shared()
+    }
+
+    pub(super) fn socket(&self) -> &S {
+        self.io.get_ref()
     }
 
     pub(super) fn local_addr(&self) -> io::Result<S::Address> {
@@ -120,36 +143,53 @@ fn register<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>>
 const RENEW_PAUSE: Duration = Duration::from_millis(20);
 
 /// Does `attempt` on the descriptor of a gate, as soon as it is readable while the gate is open. Pending while it is
-/// closed, and for ever once it is retired.
-///
-/// After another process has shut the socket down, shutdown(2), tokio takes the socket for readable for ever. Then
-/// `renew` may register the socket anew, and a pause follows.
+/// closed, and `None` once it is retired.
 async fn read_through<T, R>(
     gate: &Gate<AsyncFd<T>>,
     renew: impl Fn(&Arc<AsyncFd<T>>) -> io::Result<()>,
     mut attempt: impl FnMut(&T) -> io::Result<R>,
-) -> io::Result<R>
+) -> io::Result<Option<R>>
+where
+    T: AsFd + AsRawFd + Send + Sync,
+{
+    loop {
+        // The first attempt needs no registration for changes.
+        if let Some(result) = poll_fn(|cx| within_budget(cx, || attempt_through(gate, &mut attempt))).await {
+            return result.map(Some);
+        }
+        if !readable_through(gate, &renew).await? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Does `attempt` once, if the gate is open. `None` if the attempt would block, or the gate is not open.
+fn attempt_through<T, R>(
+    gate: &Gate<AsyncFd<T>>,
+    attempt: impl FnMut(&T) -> io::Result<R>,
+) -> Option<io::Result<R>>
+where
+    T: AsFd + AsRawFd + Send + Sync,
+{
+    gate.ask();
+    let attempted = gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, attempt)))?;
+    let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    Some(attempted).filter(|result| !result.as_ref().is_err_and(would_block))
+}
+
+/// Waits until the descriptor of a gate is readable and the gate open. Returns false once the gate is retired.
+///
+/// After another process has shut the socket down, shutdown(2), tokio takes the socket for readable for ever. Then
+/// `renew` may register the socket anew, and a pause follows.
+async fn readable_through<T>(
+    gate: &Gate<AsyncFd<T>>,
+    renew: impl Fn(&Arc<AsyncFd<T>>) -> io::Result<()>,
+) -> io::Result<bool>
 where
     T: AsFd + AsRawFd + Send + Sync,
 {
     gate.ask();
     loop {
-        // The first attempt needs no registration for changes. It takes from the budget of the task, as a socket of tokio
-        // does: a task that never finds the queue empty lets others run. While it is pending it has taken nothing.
-        let taken = poll_fn(|cx| {
-            let budget = ready!(coop::poll_proceed(cx));
-            let attempted =
-                gate.pass(|io| io.try_io(Interest::READABLE, |socket| gate.attempt(socket, &mut attempt)));
-            let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-            let taken = attempted.filter(|result| !result.as_ref().is_err_and(would_block));
-            if taken.is_some() {
-                budget.made_progress();
-            }
-            Poll::Ready(taken)
-        });
-        if let Some(result) = taken.await {
-            return result;
-        }
         // Registered before the look at the gate, so that no change is missed in between.
         listener!(gate.changed() => changed);
         let io = match gate.state() {
@@ -158,23 +198,28 @@ where
                 changed.await;
                 continue;
             }
-            GateState::Retired => drain::never(gate.shared()).await,
+            GateState::Retired => return Ok(false),
         };
         let mut readable = pin!(io.readable());
         let is_shut_down = poll_fn(|cx| {
             if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
-                // The attempt above clears the readiness of an empty queue; this guard must leave it as it is.
+                // The attempt clears the readiness of an empty queue; this guard must leave it as it is.
                 return Poll::Ready(ready.map(|mut guard| {
                     guard.retain_ready();
-                    guard.ready().is_read_closed()
+                    Some(guard.ready().is_read_closed())
                 }));
             }
-            Pin::new(&mut changed).poll(cx).map(|()| Ok(false))
+            Pin::new(&mut changed).poll(cx).map(|()| Ok(None))
         })
         .await?;
-        if is_shut_down {
-            renew(&io)?;
-            tokio::time::sleep(RENEW_PAUSE).await;
+        match is_shut_down {
+            None => {}
+            Some(false) => return Ok(true),
+            Some(true) => {
+                renew(&io)?;
+                tokio::time::sleep(RENEW_PAUSE).await;
+                return Ok(true);
+            }
         }
     }
 }
@@ -209,7 +254,8 @@ mod tests {
             for _ in 0..8 {
                 let gate = gate.clone();
                 runtime.spawn(async move {
-                    while read_through(&gate, |_| Ok(()), |socket| socket.peek(&mut [0])).await.is_ok() {}
+                    let take = || read_through(&gate, |_| Ok(()), |socket| socket.peek(&mut [0]));
+                    while take().await.is_ok_and(|taken| taken.is_some()) {}
                 });
             }
             for _ in 0..10 {

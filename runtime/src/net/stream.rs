@@ -1,5 +1,7 @@
 //! The streams that a drain waits for.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
@@ -9,7 +11,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::between::drain::Guard;
+use crate::between::managed::as_descriptor;
 use crate::between::shared::Counted;
+use crate::sys::fd;
 
 macro_rules! forward_read {
     () => {
@@ -59,8 +63,8 @@ macro_rules! counted_stream {
     ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty) => {
         $(#[$doc])*
         ///
-        /// It is the stream of tokio, by `Deref` and as `AsyncRead` and `AsyncWrite`, and one thing more: a drain
-        /// waits until it is dropped.
+        /// It is the stream of tokio, by `Deref` and as `AsyncRead`, `AsyncWrite` and `AsFd` (on Windows `AsSocket`), and one
+        /// thing more: a drain waits until it is dropped.
         #[derive(Debug)]
         pub struct $name {
             io: $tokio,
@@ -77,8 +81,8 @@ macro_rules! counted_stream {
                 let (read, write) = self.io.into_split();
                 let counted = Arc::new(self.counted);
                 (
-                    OwnedReadHalf { io: read, _counted: counted.clone() },
-                    OwnedWriteHalf { io: write, _counted: counted },
+                    OwnedReadHalf { io: read, counted: counted.clone() },
+                    OwnedWriteHalf { io: write, counted },
                 )
             }
 
@@ -99,6 +103,47 @@ macro_rules! counted_stream {
         impl DerefMut for $name {
             fn deref_mut(&mut self) -> &mut $tokio {
                 &mut self.io
+            }
+        }
+
+        as_descriptor! { [] $name, |this| fd::borrow(&this.io) }
+
+        impl OwnedReadHalf<$read> {
+            /// Puts the two halves of one stream together again.
+            ///
+            /// # Errors
+            ///
+            /// The halves, if they are of two streams.
+            pub fn reunite(
+                self,
+                write: OwnedWriteHalf<$write>,
+            ) -> Result<$name, ReuniteError<$read, $write>> {
+                match self.io.reunite(write.io) {
+                    Ok(io) => {
+                        // The other half had the other reference.
+                        drop(write.counted);
+                        let counted = Arc::into_inner(self.counted).expect("a stream has two halves");
+                        Ok($name { io, counted })
+                    }
+                    Err(error) => Err(ReuniteError(
+                        OwnedReadHalf { io: error.0, counted: self.counted },
+                        OwnedWriteHalf { io: error.1, counted: write.counted },
+                    )),
+                }
+            }
+        }
+
+        impl OwnedWriteHalf<$write> {
+            /// Puts the two halves of one stream together again.
+            ///
+            /// # Errors
+            ///
+            /// The halves, if they are of two streams.
+            pub fn reunite(
+                self,
+                read: OwnedReadHalf<$read>,
+            ) -> Result<$name, ReuniteError<$read, $write>> {
+                read.reunite(self)
             }
         }
 
@@ -129,15 +174,27 @@ counted_stream! {
 #[derive(Debug)]
 pub struct OwnedReadHalf<T> {
     io: T,
-    _counted: Arc<Counted>,
+    counted: Arc<Counted>,
 }
 
 /// The half of a managed stream that is written. Dropping it shuts down the write direction, as in tokio.
 #[derive(Debug)]
 pub struct OwnedWriteHalf<T> {
     io: T,
-    _counted: Arc<Counted>,
+    counted: Arc<Counted>,
 }
+
+/// Two halves that are not of one stream, returned by `reunite`.
+#[derive(Debug)]
+pub struct ReuniteError<R, W>(pub OwnedReadHalf<R>, pub OwnedWriteHalf<W>);
+
+impl<R, W> fmt::Display for ReuniteError<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the two halves are not of one stream")
+    }
+}
+
+impl<R: fmt::Debug, W: fmt::Debug> Error for ReuniteError<R, W> {}
 
 impl<T: AsyncRead + Unpin> AsyncRead for OwnedReadHalf<T> {
     forward_read!();
@@ -147,18 +204,29 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for OwnedWriteHalf<T> {
     forward_write!();
 }
 
-impl<T> Deref for OwnedReadHalf<T> {
-    type Target = T;
+macro_rules! half {
+    ($($half:ident)*) => {$(
+        impl<T> $half<T> {
+            /// The half of tokio, and the guard that a drain waits for.
+            pub fn into_inner(self) -> (T, Guard) {
+                (self.io, Guard::of(self.counted))
+            }
+        }
 
-    fn deref(&self) -> &T {
-        &self.io
-    }
+        impl<T> Deref for $half<T> {
+            type Target = T;
+
+            fn deref(&self) -> &T {
+                &self.io
+            }
+        }
+
+        impl<T> DerefMut for $half<T> {
+            fn deref_mut(&mut self) -> &mut T {
+                &mut self.io
+            }
+        }
+    )*};
 }
 
-impl<T> Deref for OwnedWriteHalf<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.io
-    }
-}
+half!(OwnedReadHalf OwnedWriteHalf);

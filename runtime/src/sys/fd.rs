@@ -8,7 +8,7 @@ pub(crate) use std::os::windows::io::{
     AsSocket as AsFd, BorrowedSocket as BorrowedFd, OwnedSocket as OwnedFd,
 };
 
-pub(crate) fn borrow(socket: &impl AsFd) -> BorrowedFd<'_> {
+pub(crate) fn borrow(socket: &(impl AsFd + ?Sized)) -> BorrowedFd<'_> {
     #[cfg(unix)]
     return socket.as_fd();
     #[cfg(windows)]

@@ -12,17 +12,16 @@ use std::task::Poll;
 use event_listener::listener;
 
 use crate::base::address::Address;
-use crate::between::drain;
 use crate::between::gate::{self, Gate, GateState};
-use crate::between::managed::gated;
+use crate::between::managed::{ListeningSocket, gated};
 use crate::between::params::ListenerSocket;
-use crate::between::shared::Counted;
+use crate::between::shared::{Counted, Shared};
 use crate::outside::sockets::{self, StdDatagram, StdListener};
-use crate::sys::fd::OwnedFd;
+use crate::sys::fd::{AsFd, OwnedFd};
 
 /// The type of tokio for a listener of std.
 pub(super) trait TokioListener: StdListener + From<OwnedFd> {
-    type Tokio: Send + Sync + 'static;
+    type Tokio: AsFd + Send + Sync + 'static;
     type TokioStream;
 
     fn into_tokio(self) -> io::Result<Self::Tokio>;
@@ -75,10 +74,10 @@ impl<L: TokioListener> Acceptor<L> {
         Ok(Self { gate: gated(socket, io), address })
     }
 
-    /// The next connection. Pending while the gate is closed, and for ever once it is retired.
-    pub(super) async fn accept(&self) -> io::Result<(L::TokioStream, L::Address, Counted)> {
+    /// The next connection. Pending while the gate is closed, and `None` once it is retired.
+    pub(super) async fn accept(&self) -> io::Result<Option<(L::TokioStream, L::Address, Counted)>> {
         loop {
-            let listener = entered(&self.gate).await;
+            let Some(listener) = entered(&self.gate).await else { return Ok(None) };
             let accept = async {
                 let (stream, peer) = L::accept(&listener).await.map_err(sockets::passed_over)?;
                 // Counted inside the gate: a drain that begins next sees this connection.
@@ -90,9 +89,13 @@ impl<L: TokioListener> Acceptor<L> {
                 Some(Err(error)) => {
                     tokio::time::sleep(self.gate.recover(None, &self.address, error)?).await;
                 }
-                Some(accepted) => return accepted,
+                Some(accepted) => return accepted.map(Some),
             }
         }
+    }
+
+    pub(super) fn socket(&self) -> io::Result<ListeningSocket> {
+        self.gate.io().map(ListeningSocket::new).ok_or_else(gate::given_up)
     }
 
     pub(super) fn local_addr(&self) -> io::Result<L::Address> {
@@ -102,23 +105,18 @@ impl<L: TokioListener> Acceptor<L> {
 
 /// The type of tokio for a datagram socket of std.
 pub(super) trait TokioDatagram: StdDatagram {
-    type Tokio: Send + Sync + 'static;
+    type Tokio: AsFd + Send + Sync + 'static;
 
     fn into_tokio(self) -> io::Result<Self::Tokio>;
-    fn recv_from(
-        socket: &Self::Tokio,
-        buffer: &mut [u8],
-    ) -> impl Future<Output = io::Result<(usize, Self::Address)>> + Send;
-    fn send_to(
-        socket: &Self::Tokio,
-        data: &[u8],
-        target: Self::Address,
-    ) -> impl Future<Output = io::Result<usize>> + Send;
+    fn try_recv_from(socket: &Self::Tokio, buffer: &mut [u8]) -> io::Result<(usize, Self::Address)>;
+    fn try_send_to(socket: &Self::Tokio, data: &[u8], target: &Self::Address) -> io::Result<usize>;
+    fn readable(socket: &Self::Tokio) -> impl Future<Output = io::Result<()>> + Send;
+    fn writable(socket: &Self::Tokio) -> impl Future<Output = io::Result<()>> + Send;
     fn local_addr(socket: &Self::Tokio) -> io::Result<Self::Address>;
 }
 
 macro_rules! tokio_datagram {
-    ($std:ty, $tokio:ty, $address:ty, $path:expr) => {
+    ($std:ty, $tokio:ty, $address:ty, $target:expr) => {
         impl TokioDatagram for $std {
             type Tokio = $tokio;
 
@@ -126,12 +124,20 @@ macro_rules! tokio_datagram {
                 <$tokio>::from_std(self)
             }
 
-            async fn recv_from(socket: &$tokio, buffer: &mut [u8]) -> io::Result<(usize, $address)> {
-                socket.recv_from(buffer).await.map(|(length, sender)| (length, sender.into()))
+            fn try_recv_from(socket: &$tokio, buffer: &mut [u8]) -> io::Result<(usize, $address)> {
+                socket.try_recv_from(buffer).map(|(length, sender)| (length, sender.into()))
             }
 
-            async fn send_to(socket: &$tokio, data: &[u8], target: $address) -> io::Result<usize> {
-                socket.send_to(data, $path(&target)?).await
+            fn try_send_to(socket: &$tokio, data: &[u8], target: &$address) -> io::Result<usize> {
+                socket.try_send_to(data, $target(target)?)
+            }
+
+            fn readable(socket: &$tokio) -> impl Future<Output = io::Result<()>> + Send {
+                socket.readable()
+            }
+
+            fn writable(socket: &$tokio) -> impl Future<Output = io::Result<()>> + Send {
+                socket.writable()
             }
 
             fn local_addr(socket: &$tokio) -> io::Result<$address> {
@@ -141,7 +147,12 @@ macro_rules! tokio_datagram {
     };
 }
 
-tokio_datagram!(std::net::UdpSocket, tokio::net::UdpSocket, SocketAddr, io::Result::Ok);
+tokio_datagram!(
+    std::net::UdpSocket,
+    tokio::net::UdpSocket,
+    SocketAddr,
+    |target: &SocketAddr| io::Result::Ok(*target)
+);
 #[cfg(unix)]
 tokio_datagram!(std::os::unix::net::UnixDatagram, tokio::net::UnixDatagram, UnixSocketAddr, path);
 
@@ -165,18 +176,38 @@ impl<S: TokioDatagram> Datagrams<S> {
         Ok(Self { gate: gated(socket, io.clone()), io })
     }
 
-    pub(super) async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, S::Address)> {
+    /// The next datagram. `None` if there is none, or the gate is not open.
+    pub(super) fn try_recv_from(&self, buffer: &mut [u8]) -> Option<io::Result<(usize, S::Address)>> {
+        self.gate.ask();
+        let attempted = self.gate.pass(|socket| S::try_recv_from(socket, buffer))?;
+        let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        Some(attempted).filter(|result| !result.as_ref().is_err_and(would_block))
+    }
+
+    /// Waits until the socket is readable and the gate open. Returns false once the gate is retired.
+    pub(super) async fn readable(&self) -> io::Result<bool> {
         loop {
-            let socket = entered(&self.gate).await;
-            let received = inside(&self.gate, <S as TokioDatagram>::recv_from(&socket, buffer)).await;
-            if let Some(received) = received {
-                return received;
+            let Some(socket) = entered(&self.gate).await else { return Ok(false) };
+            if let Some(readable) = inside(&self.gate, S::readable(&socket)).await {
+                return readable.map(|()| true);
             }
         }
     }
 
-    pub(super) async fn send_to(&self, data: &[u8], target: S::Address) -> io::Result<usize> {
-        <S as TokioDatagram>::send_to(&self.io, data, target).await
+    pub(super) fn try_send_to(&self, data: &[u8], target: &S::Address) -> io::Result<usize> {
+        S::try_send_to(&self.io, data, target)
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        S::writable(&self.io).await
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        self.gate.shared()
+    }
+
+    pub(super) fn socket(&self) -> &S::Tokio {
+        &self.io
     }
 
     pub(super) fn local_addr(&self) -> io::Result<S::Address> {
@@ -184,16 +215,16 @@ impl<S: TokioDatagram> Datagrams<S> {
     }
 }
 
-/// The socket of a gate, once it is open. Pending while it is closed, and for ever once it is retired.
-async fn entered<T: Send + Sync>(gate: &Gate<T>) -> Arc<T> {
+/// The socket of a gate, once it is open. Pending while it is closed, and `None` once it is retired.
+async fn entered<T: Send + Sync>(gate: &Gate<T>) -> Option<Arc<T>> {
     gate.ask();
     loop {
         // Registered before the look at the gate, so that no change is missed in between.
         listener!(gate.changed() => changed);
         match gate.state() {
-            GateState::Open(io) => return io,
+            GateState::Open(io) => return Some(io),
             GateState::Closed => changed.await,
-            GateState::Retired => drain::never(gate.shared()).await,
+            GateState::Retired => return None,
         }
     }
 }
