@@ -306,6 +306,16 @@ const NOT_DESCRIBED: &[&str] = &[
     "the successor waits for the end of the drain",
     "there is no control socket",
     "there is no successor",
+    "it waits for nothing until it is awaited",
+    "dropping a descriptor closes it",
+    "dropping it closes every descriptor that the predecessor has passed on",
+    "it only keeps the socket open",
+    "iterators are lazy: it accepts nothing until `next` is called",
+    "it serves nothing until `serve` is awaited",
+    "it accepts nothing until it is served",
+    "it accepts nothing until it is polled",
+    "a stream has two halves",
+    "dropping it ends the service at once",
 ];
 
 #[test]

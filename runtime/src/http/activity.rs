@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::sealed;
+use crate::between::managed::as_descriptor;
+use crate::sys::fd;
 
 /// The version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,9 +174,16 @@ fn would_block(socket: socket2::SockRef<'_>) -> bool {
     matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// A stream that a managed listener accepts. Only this crate has such types.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether the body has read every byte that has arrived, and the peer has not ended the stream.
+    fn is_quiet(&self) -> bool;
+}
+
 /// A stream of a managed listener that [`with_handshake`](super::with_handshake) gives to its function.
 ///
-/// It is `AsyncRead` and `AsyncWrite`, and derefs to the stream. It notes reads, and writes that wait, for the drain.
+/// It is `AsyncRead`, `AsyncWrite` and `AsFd` (on Windows `AsSocket`), and derefs to the stream. It notes reads, and writes
+/// that wait, for the drain. So it has no `DerefMut`: read and write by `Connection` alone.
 #[derive(Debug)]
 pub struct Connection<I> {
     stream: I,
@@ -196,7 +204,9 @@ impl<I> Deref for Connection<I> {
     }
 }
 
-impl<I: sealed::Stream> AsyncRead for Connection<I> {
+as_descriptor! { [I: fd::AsFd] Connection<I>, |this| fd::borrow(&this.stream) }
+
+impl<I: Stream> AsyncRead for Connection<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -216,7 +226,7 @@ impl<I: sealed::Stream> AsyncRead for Connection<I> {
     }
 }
 
-impl<I: sealed::Stream> AsyncWrite for Connection<I> {
+impl<I: Stream> AsyncWrite for Connection<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, data);

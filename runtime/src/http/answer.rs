@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::Extensions;
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
@@ -21,11 +22,18 @@ pub(super) struct Answering<S> {
     service: S,
     shutdown: Shutdown,
     activity: Arc<Activity>,
+    /// What each request has in its extensions.
+    extensions: Extensions,
 }
 
 impl<S> Answering<S> {
-    pub(super) fn new(service: S, shutdown: Shutdown, activity: Arc<Activity>) -> Self {
-        Self { service, shutdown, activity }
+    pub(super) fn new(
+        service: S,
+        shutdown: Shutdown,
+        activity: Arc<Activity>,
+        extensions: Extensions,
+    ) -> Self {
+        Self { service, shutdown, activity, extensions }
     }
 }
 
@@ -37,7 +45,8 @@ where
     type Error = S::Error;
     type Future = Answer<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().extend(self.extensions.clone());
         let unanswered = Unanswered::new(&self.activity, !request.body().is_end_stream());
         // HTTP/2 has GOAWAY in the place of this header. GOAWAY comes before the answer, because a client that has its
         // answer sends the next request.

@@ -11,7 +11,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
@@ -19,7 +19,8 @@ use super::BoxError;
 use super::activity::{Activity, Version};
 use super::answer::Answering;
 use super::notice::Noticing;
-use super::version::{Shaken, detect};
+use super::settings::Settings;
+use super::version::{Shaken, detect, served};
 use crate::base::report::tell;
 use crate::between::drain::Shutdown;
 
@@ -32,17 +33,21 @@ const IDLE_GRACE_SHARE: u32 = 2;
 /// GOAWAY comes.
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// How long a client has for its handshake, and for the head of a request from its first byte on.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// What one connection is made of.
+pub(super) struct Parts<H, M> {
+    /// The stream after its handshakes.
+    pub(super) io: H,
+    /// The service of the user.
+    pub(super) service: M,
+    pub(super) activity: Arc<Activity>,
+    pub(super) settings: Arc<Settings>,
+}
 
 /// Serves one connection to its end. The connection is brought to its end once the drain has begun.
-pub(super) async fn serve<H, I, S, B>(
-    io: H,
-    service: Answering<S>,
-    activity: Arc<Activity>,
-    mut shutdown: Shutdown,
-) where
+pub(super) async fn serve<H, I, M, S, B>(parts: Parts<H, M>, mut shutdown: Shutdown)
+where
     H: Future<Output = Result<Shaken<I>, BoxError>>,
+    M: Future<Output = Result<S, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -50,12 +55,14 @@ pub(super) async fn serve<H, I, S, B>(
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let times = Times::within(shutdown.drain_timeout());
+    let (activity, head_limit) = (parts.activity.clone(), parts.settings.head_limit);
     let mut course = Course {
-        conversation: pin!(converse(io, service, &activity)),
+        conversation: pin!(converse(parts, shutdown.clone())),
         timer: pin!(tokio::time::sleep(times.grace)),
         shutdown: &mut shutdown,
         activity: &activity,
         times,
+        head_limit,
         stage: Stage::Serving,
         limited: None,
         watcher: None,
@@ -112,6 +119,8 @@ struct Course<'a, C> {
     shutdown: &'a mut Shutdown,
     activity: &'a Activity,
     times: Times,
+    /// How long a client has for its handshake, and for the head of a request from its first byte on.
+    head_limit: Option<Duration>,
     stage: Stage,
     /// The handshake or the head that has a limit, by [`Activity::unfinished`]. Only in `Stage::Serving`.
     limited: Option<usize>,
@@ -145,11 +154,13 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
 
     /// Enforces the limit of a handshake or of a head, and waits for the drain.
     fn serve(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        let unfinished = self.activity.unfinished();
-        if unfinished != self.limited {
-            self.limited = unfinished;
-            if self.limited.is_some() {
-                self.timer.as_mut().reset(Instant::now() + HEAD_LIMIT);
+        if let Some(limit) = self.head_limit {
+            let unfinished = self.activity.unfinished();
+            if unfinished != self.limited {
+                self.limited = unfinished;
+                if self.limited.is_some() {
+                    self.timer.as_mut().reset(Instant::now() + limit);
+                }
             }
         }
         if self.limited.is_some() && self.timer.as_mut().poll(cx).is_ready() {
@@ -229,34 +240,35 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
 }
 
 /// Shakes hands, finds the version of HTTP, and serves requests.
-async fn converse<H, I, S, B>(io: H, service: Answering<S>, activity: &Arc<Activity>) -> Result<(), BoxError>
+async fn converse<H, I, M, S, B>(parts: Parts<H, M>, shutdown: Shutdown) -> Result<(), BoxError>
 where
     H: Future<Output = Result<Shaken<I>, BoxError>>,
+    M: Future<Output = Result<S, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let shaken = io.await?;
+    let Parts { io, service, activity, settings } = parts;
+    let mut shaken = io.await?;
     activity.end_handshake();
+    let service = service.await?;
+    let extensions = std::mem::take(&mut shaken.extensions);
+    let service = Answering::new(service, shutdown, activity.clone(), extensions);
+    shaken.negotiated = served(shaken.negotiated, settings.only)?;
     let Some((version, io)) = detect(shaken, activity.clone()).await? else { return Ok(()) };
     activity.set_version(version);
     match version {
         Version::Http1 => {
             let io = TokioIo::new(io);
-            // Without a timer, so without hyper's limit for the head of a request. That limit counts from the last answer
-            // on: it would close idle connections, and lose the requests that cross the close.
-            let connection = http1::Builder::new().serve_connection(io, service).with_upgrades();
-            until_closed(connection, activity, http1::UpgradeableConnection::graceful_shutdown).await?;
+            let connection = settings.http1.hyper.serve_connection(io, service).with_upgrades();
+            until_closed(connection, &activity, http1::UpgradeableConnection::graceful_shutdown).await?;
         }
         Version::Http2 => {
             let io = TokioIo::new(Noticing::new(io, activity.clone()));
-            let mut http = http2::Builder::new(TokioExecutor::new());
-            // For WebSockets, RFC 8441.
-            http.enable_connect_protocol();
-            let connection = http.serve_connection(io, service);
-            until_closed(connection, activity, http2::Connection::graceful_shutdown).await?;
+            let connection = settings.http2.hyper.serve_connection(io, service);
+            until_closed(connection, &activity, http2::Connection::graceful_shutdown).await?;
         }
     }
     Ok(())
@@ -285,6 +297,7 @@ mod tests {
     use std::convert::Infallible;
     use std::io::Write;
 
+    use hyper::http::Extensions;
     use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::net::TcpStream;
@@ -292,8 +305,8 @@ mod tests {
 
     use super::*;
     use crate::between::shared::Shared;
-    use crate::http::activity::{Connection, is_quiet};
-    use crate::http::sealed::Stream;
+    use crate::http::Builder;
+    use crate::http::activity::{Connection, Stream, is_quiet};
 
     impl Stream for DuplexStream {
         /// tokio knows at once of every byte that the other end has written.
@@ -322,7 +335,11 @@ mod tests {
 
     impl Client {
         fn connect() -> Self {
-            Self::shake_hands(|connection| async { Ok(connection) })
+            Self::connect_to(&Builder::new())
+        }
+
+        fn connect_to(builder: &Builder) -> Self {
+            Self::shake_hands(builder, |connection| async { Ok(connection) })
         }
 
         /// Sends a request, if there is one, and takes the answer.
@@ -337,21 +354,21 @@ mod tests {
 
         /// The handshake is two bytes.
         fn connect_to_slow() -> Self {
-            Self::shake_hands(|mut connection| async {
+            Self::shake_hands(&Builder::new(), |mut connection| async {
                 connection.read_u16().await?;
                 Ok(connection)
             })
         }
 
-        fn shake_hands<H>(handshake: impl FnOnce(Connection<DuplexStream>) -> H) -> Self
+        fn shake_hands<H>(builder: &Builder, handshake: impl FnOnce(Connection<DuplexStream>) -> H) -> Self
         where
             H: Future<Output = Result<Connection<DuplexStream>, BoxError>> + Send + 'static,
         {
             let (stream, server) = tokio::io::duplex(1024);
             let activity = Arc::default();
             let io = handshake(Connection::new(server, Arc::clone(&activity)));
-            let io = async { Ok(Shaken { io: io.await?, negotiated: None }) };
-            let (served, shared) = begin(io, activity);
+            let io = async { Ok(shaken(io.await?)) };
+            let (served, shared) = begin(io, activity, builder);
             Self { stream, served: tokio::spawn(served), shared }
         }
 
@@ -377,8 +394,16 @@ mod tests {
         }
     }
 
+    fn shaken<I>(io: I) -> Shaken<I> {
+        Shaken { io, negotiated: None, extensions: Extensions::new() }
+    }
+
     /// Makes the future that serves a connection, and does not poll it.
-    fn begin<I, H>(io: H, activity: Arc<Activity>) -> (impl Future<Output = ()>, Arc<Shared>)
+    fn begin<I, H>(
+        io: H,
+        activity: Arc<Activity>,
+        builder: &Builder,
+    ) -> (impl Future<Output = ()> + use<I, H>, Arc<Shared>)
     where
         I: Stream,
         H: Future<Output = Result<Shaken<Connection<I>>, BoxError>>,
@@ -388,9 +413,9 @@ mod tests {
             while poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await.is_some() {}
             Ok::<_, Infallible>(Response::new("yes".to_owned()))
         });
-        let shutdown = Shutdown::new(shared.clone());
-        let service = Answering::new(service, shutdown.clone(), activity.clone());
-        (serve(io, service, activity, shutdown), shared)
+        let settings = Arc::new(builder.settings.clone());
+        let parts = Parts { io, service: std::future::ready(Ok(service)), activity, settings };
+        (serve(parts, Shutdown::new(shared.clone())), shared)
     }
 
     async fn take_answer(stream: &mut (impl AsyncRead + Unpin)) {
@@ -441,6 +466,105 @@ mod tests {
         }
         client.write(REST).await;
         client.assert_is_answered().await;
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_for_a_head_is_a_setting() {
+        for sent in ["G", HALF, "PRI * HTTP/2"] {
+            let mut client = Client::connect_to(Builder::new().header_read_timeout(secs(3)));
+            client.wait(HOUR).await;
+            client.write(sent).await;
+            client.assert_ends_in(3).await;
+        }
+        let mut client = Client::connect_to(Builder::new().header_read_timeout(None));
+        client.write(HALF).await;
+        client.wait(HOUR).await;
+        client.write(REST).await;
+        client.assert_is_answered().await;
+    }
+
+    /// What comes back until the connection ends.
+    async fn all_of(mut client: Client) -> Vec<u8> {
+        let mut answer = Vec::new();
+        client.stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limits_of_http_1_are_settings() {
+        let mut builder = Builder::new();
+        builder.http1().max_headers(3);
+        let mut client = Client::connect_to(&builder);
+        client.write("GET / HTTP/1.1\r\nHost: test\r\nA: 1\r\nB: 2\r\n\r\n").await;
+        client.assert_is_answered().await;
+        client.write("GET / HTTP/1.1\r\nHost: test\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n").await;
+        assert!(all_of(client).await.starts_with(b"HTTP/1.1 431 "));
+
+        let mut builder = Builder::new();
+        builder.http1().max_buf_size(8192);
+        let mut client = Client::connect_to(&builder);
+        client.write("GET / HTTP/1.1\r\nHost: test\r\nA: ").await;
+        // The answer may come before all of this is read.
+        match client.stream.write_all(&[b'a'; 9000]).await {
+            Ok(()) | Err(_) => {}
+        }
+        assert!(all_of(client).await.starts_with(b"HTTP/1.1 431 "));
+
+        let mut builder = Builder::new();
+        builder.http1().keep_alive(false);
+        let mut client = Client::connect_to(&builder);
+        client.write(GET).await;
+        let answer = String::from_utf8(all_of(client).await).unwrap();
+        assert!(answer.contains("connection: close") && answer.ends_with("yes"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limits_of_http_2_are_settings() {
+        let mut builder = Builder::new();
+        builder.http2().max_concurrent_streams(7).keep_alive_interval(secs(60)).keep_alive_timeout(secs(5));
+        let mut client = Client::connect_to(&builder);
+        client.stream.write_all(PREFACE).await.unwrap();
+        let mut head = [0; 9];
+        client.stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], 4, "SETTINGS");
+        let mut settings = vec![0; usize::from(head[2])];
+        client.stream.read_exact(&mut settings).await.unwrap();
+        let max_concurrent_streams = [0, 3, 0, 0, 0, 7];
+        assert!(settings.chunks(6).any(|setting| setting == max_concurrent_streams), "{settings:?}");
+        // The client does not answer the PING.
+        let Client { mut stream, served, .. } = client;
+        let begin = Instant::now();
+        let mut rest = Vec::new();
+        let read = tokio::spawn(async move { stream.read_to_end(&mut rest).await.map(|_| rest) });
+        served.await.unwrap();
+        assert_eq!(begin.elapsed().as_secs(), 65);
+        let ping = [0, 0, 8, 6, 0];
+        assert!(read.await.unwrap().unwrap().windows(5).any(|bytes| bytes == ping));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_one_version_is_served_if_the_settings_say_so() {
+        for (sent, only_1, only_2) in [(GET.as_bytes(), true, false), (PREFACE, false, true)] {
+            let begins_well =
+                |answer: &[u8]| answer.starts_with(b"HTTP/1.1 200") || answer.get(3) == Some(&4);
+            for (builder, is_served) in
+                [(Builder::new().http1_only().clone(), only_1), (Builder::new().http2_only().clone(), only_2)]
+            {
+                let mut client = Client::connect_to(&builder);
+                client.stream.write_all(sent).await.unwrap();
+                if is_served {
+                    let mut answer = [0; 12];
+                    client.stream.read_exact(&mut answer).await.unwrap();
+                    assert!(begins_well(&answer), "{answer:?}");
+                    client.wait(HOUR).await;
+                } else {
+                    // It ends by itself.
+                    client.assert_ends_in(0).await;
+                }
+            }
+        }
     }
 
     /// M13. The client has sent nothing since its last answer. Its next request is answered.
@@ -529,8 +653,7 @@ mod tests {
                 let server = TcpStream::from_std(server).unwrap();
                 let activity = Arc::default();
                 let connection = Connection::new(server, Arc::clone(&activity));
-                let (served, shared) =
-                    begin(async { Ok(Shaken { io: connection, negotiated: None }) }, activity);
+                let (served, shared) = begin(async { Ok(shaken(connection)) }, activity, &Builder::new());
                 let mut served = pin!(served);
                 let write = |text: &str| (&client).write_all(text.as_bytes()).unwrap();
                 if !before.is_empty() {

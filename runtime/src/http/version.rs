@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hyper::http::Extensions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::BoxError;
@@ -20,6 +21,8 @@ pub struct Shaken<I> {
     pub(super) io: I,
     /// The version that ALPN has negotiated, if it has negotiated one.
     pub(super) negotiated: Option<Version>,
+    /// What each request of the connection has in its extensions.
+    pub(super) extensions: Extensions,
 }
 
 /// The version of a protocol of ALPN, RFC 7301. The names are those of IANA's registry.
@@ -28,6 +31,19 @@ pub(super) fn negotiated(protocol: &[u8]) -> Result<Version, BoxError> {
         b"h2" => Ok(Version::Http2),
         b"http/1.1" | b"http/1.0" => Ok(Version::Http1),
         other => Err(format!("ALPN has negotiated `{}`, which is not served", other.escape_ascii()).into()),
+    }
+}
+
+/// The version of a connection that has negotiated one of the two or none, where a service may serve only one of them.
+pub(super) fn served(
+    negotiated: Option<Version>,
+    only: Option<Version>,
+) -> Result<Option<Version>, BoxError> {
+    match (negotiated, only) {
+        (Some(negotiated), Some(only)) if negotiated != only => {
+            Err("ALPN has negotiated the version of HTTP that is not served".into())
+        }
+        _ => Ok(negotiated.or(only)),
     }
 }
 
@@ -42,7 +58,7 @@ pub(super) async fn detect<I>(
 where
     I: AsyncRead + Unpin,
 {
-    let Shaken { mut io, negotiated } = shaken;
+    let Shaken { mut io, negotiated, .. } = shaken;
     let mut head = [0; PREFACE.len()];
     let mut length = 0;
     while length < head.len() && PREFACE.starts_with(&head[..length]) {
@@ -104,8 +120,8 @@ mod tests {
         let (client, mut server) = tokio::io::duplex(piece);
         let all = sent.to_vec();
         tokio::spawn(async move { server.write_all(&all).await });
-        let (version, mut rewound) =
-            detect(Shaken { io: client, negotiated }, Arc::default()).await.unwrap()?;
+        let shaken = Shaken { io: client, negotiated, extensions: Extensions::new() };
+        let (version, mut rewound) = detect(shaken, Arc::default()).await.unwrap()?;
         let mut read = Vec::new();
         rewound.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, sent);
@@ -139,6 +155,19 @@ mod tests {
                     assert_eq!(detected(Some(version), sent, piece).await, Some(version), "{sent:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_was_negotiated_must_be_served() {
+        let all = [None, Some(Version::Http1), Some(Version::Http2)];
+        for version in all {
+            assert_eq!(served(version, None).unwrap(), version);
+            assert_eq!(served(None, version).unwrap(), version);
+            assert_eq!(served(version, version).unwrap(), version);
+        }
+        for (negotiated, only) in [(all[1], all[2]), (all[2], all[1])] {
+            assert!(served(negotiated, only).is_err());
         }
     }
 
