@@ -77,6 +77,7 @@ pub use program::Program;
 use successor::{Next, ThreadChild};
 
 /// A service that runs inside a test. Dropping this value ends the service at once, as SIGKILL ends a process.
+#[must_use = "dropping it ends the service at once"]
 pub struct Running<T> {
     shared: Arc<Shared>,
     addresses: Addresses,

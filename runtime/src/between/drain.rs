@@ -37,6 +37,7 @@ use crate::between::shared::{Counted, Shared};
 /// A drain in the first second of service may begin before the body has run for the first time. If the body has a `Shutdown`
 /// then, the drain first waits until the runtime has polled the body, for at most 1 s. A body on a thread gets 200 ms.
 #[derive(Debug)]
+#[must_use = "it waits for nothing until it is awaited"]
 pub struct Shutdown {
     shared: Arc<Shared>,
     /// Registered while this is polled and the drain has not begun.
@@ -92,7 +93,6 @@ impl Shutdown {
     /// Makes a drain wait, up to `drain_timeout`, until the guard is dropped.
     ///
     /// A managed stream has a guard of its own. Take one for work that outlives its stream or has no stream.
-    #[must_use = "a guard that is dropped at once guards nothing"]
     pub fn guard(&self) -> Guard {
         Guard { counted: Arc::new(self.shared.count()) }
     }
@@ -144,6 +144,7 @@ impl Future for Shutdown {
 
 /// A drain waits until this guard and every clone of it is dropped. [`Shutdown::guard`] makes one.
 #[derive(Clone, Debug)]
+#[must_use = "a guard that is dropped at once guards nothing"]
 pub struct Guard {
     #[expect(dead_code, reason = "only its drop has an effect")]
     counted: Arc<Counted>,

@@ -189,6 +189,7 @@ impl FromHandle for Upgrader {
 /// Dropping this value closes every descriptor that the body has not taken. Nothing is passed on again by itself: the
 /// next successor gets only what this process passes on.
 #[derive(Debug)]
+#[must_use = "dropping it closes every descriptor that the predecessor has passed on"]
 pub struct Inherited {
     files: Vec<(String, OwnedFd)>,
 }
@@ -198,6 +199,7 @@ impl Inherited {
     /// has taken it already.
     ///
     /// Only the program knows what kind of descriptor it is: convert it to the type that the predecessor passed on.
+    #[must_use = "dropping a descriptor closes it"]
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let at = self.files.iter().position(|(known, _)| known == name)?;
         Some(self.files.remove(at).1)
