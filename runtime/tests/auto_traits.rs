@@ -7,6 +7,10 @@ use std::path::Path;
 use tableflip::{blocking, testing};
 
 const fn is<T: Send + Sync + Unpin>() {}
+const fn moves<T: Send + Unpin>() {}
+
+// It has a `main` and a configuration, of which one thread has no use after another has them.
+const _: () = moves::<testing::Program>();
 
 /// Checks at compile time, and names the types for the test below.
 macro_rules! every {
@@ -18,25 +22,33 @@ macro_rules! every {
 
 every! { ALWAYS:
     tableflip::Address,
+    tableflip::BodyKind,
+    tableflip::ControlPath,
+    tableflip::Failure,
     tableflip::Guard,
-    tableflip::Host,
     tableflip::Inherited,
-    tableflip::Kind,
     tableflip::ListenerSocket<'static>,
     tableflip::Listeners,
     tableflip::ListeningSocket,
-    tableflip::Options,
-    tableflip::ParseAddressError,
+    tableflip::Overlap,
+    tableflip::ParseOptionError,
     tableflip::PassOnError,
-    tableflip::Place,
     tableflip::Ready,
     tableflip::Service,
     tableflip::Shutdown,
     tableflip::Start,
     tableflip::StartError,
+    tableflip::Supervise,
     tableflip::UpgradeError,
+    tableflip::UpgradeSignal,
+    tableflip::UpgradeStep,
     tableflip::Upgraded,
     tableflip::Upgrader,
+    tableflip::address::Host,
+    tableflip::address::Kind,
+    tableflip::address::Options,
+    tableflip::address::ParseAddressError,
+    tableflip::address::Place,
     tableflip::control::Code,
     tableflip::control::Reply,
     tableflip::control::Request,
@@ -90,8 +102,18 @@ every! { HTTP:
 }
 
 /// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
-const HIDDEN: &[&str] =
-    &["Package", "Probe", "Proven", "ReturnedWithError", "Shaken", "Type", "Unproven", "Unsent"];
+const HIDDEN: &[&str] = &[
+    "Package",
+    "Probe",
+    "Proven",
+    "ReturnedWithError",
+    "Seal",
+    "Shaken",
+    "Type",
+    "Unproven",
+    "Unsent",
+    "Unusable",
+];
 
 /// The names of the public types in the sources. The lint `unreachable_pub` sees to it that a `pub` type is public.
 fn declared(folder: &Path, names: &mut BTreeSet<String>) {
@@ -121,7 +143,7 @@ fn every_public_type_is_checked() {
         path.rsplit("::").next().unwrap().trim().to_owned()
     };
     let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP].concat();
-    let checked: BTreeSet<_> = all.iter().map(name).collect();
+    let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
     let mut public = BTreeSet::new();
     declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);
     public.retain(|name| !HIDDEN.contains(&name.as_str()));

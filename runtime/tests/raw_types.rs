@@ -6,9 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
+use tableflip::address::Kind;
 use tableflip::blocking::TcpListener;
 use tableflip::{
-    FromListener, Kind, ListenerSocket, Listeners, Ready, Service, Shutdown, Start, StartError, testing,
+    FromListener, ListenerSocket, Listeners, Ready, Service, Shutdown, Start, StartError, testing,
 };
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};

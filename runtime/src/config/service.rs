@@ -74,7 +74,7 @@ pub(crate) struct Tokio {
 }
 
 #[cfg(feature = "tokio")]
-type Hook = Box<dyn FnOnce(&mut tokio::runtime::Builder) + Send>;
+type Hook = Box<dyn FnOnce(&mut tokio::runtime::Builder) + Send + Sync>;
 
 #[cfg(feature = "tokio")]
 impl fmt::Debug for Tokio {
@@ -257,7 +257,10 @@ impl Service {
     /// # ;
     /// ```
     #[cfg(feature = "tokio")]
-    pub fn runtime(mut self, change: impl FnOnce(&mut tokio::runtime::Builder) + Send + 'static) -> Self {
+    pub fn runtime(
+        mut self,
+        change: impl FnOnce(&mut tokio::runtime::Builder) + Send + Sync + 'static,
+    ) -> Self {
         self.tokio.hook = Some(Box::new(change));
         self
     }

@@ -242,7 +242,7 @@ mod tests {
         fn take<T: crate::FromListener>() -> String {
             let (_predecessor, host) = predecessor();
             let service = Service::new().listen("http", "tcp://127.0.0.1:0");
-            begin(service, host, |start| start.listener::<T>("http").map(drop)).unwrap_err().to_string()
+            begin(service, host, |start| Ok(start.listener::<T>("http").map(drop)?)).unwrap_err().to_string()
         }
         let expected = "listener `http`: its type needs the runtime of tokio, and there is none here; start the service with \
                         `run`, or take a type of `tableflip::blocking`";
@@ -254,7 +254,8 @@ mod tests {
         begin(service, host, |start| {
             let _entered = runtime.enter();
             start.listener::<crate::net::TcpListener>("http")?;
-            start.listener::<tokio::net::TcpListener>("raw").map(drop)
+            start.listener::<tokio::net::TcpListener>("raw")?;
+            Ok(())
         })
         .unwrap();
     }

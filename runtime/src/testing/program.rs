@@ -160,7 +160,10 @@ mod tests {
         }
         let port = port(&other);
         other.stop();
-        let fixed = program().variable(concat!("TABLEFLIP_LISTEN_", "HTTP"), format!("127.0.0.1:{port}")).start().unwrap();
+        let fixed = program()
+            .variable(concat!("TABLEFLIP_LISTEN_", "HTTP"), format!("127.0.0.1:{port}"))
+            .start()
+            .unwrap();
         assert_eq!(fixed.address("http").unwrap().port(), port);
     }
 
