@@ -68,7 +68,7 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
         // Another thread, which waits for as long as the process lives.
         "thread" => drop(thread::spawn(|| {
             loop {
-                thread::park()
+                thread::park();
             }
         })),
         // Sets a handler with the crate `ctrlc`, and says what comes to it.
