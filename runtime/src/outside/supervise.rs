@@ -379,6 +379,22 @@ mod tests {
         assert_eq!((supervisor.announced, supervisor.generations.len()), (None, 1));
     }
 
+    /// The supervisor gets no processor between the report and the death. The status of the service is that of this process.
+    #[test]
+    fn a_process_that_dies_right_after_its_report_is_the_last_one() {
+        let (mut supervisor, _service) = supervisor();
+        supervisor.last = Some(0);
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd::open(child.id()).unwrap();
+        supervisor.announced = Some((child.id(), SystemTime::now()));
+        child.kill().unwrap();
+        poll::until(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], None).unwrap();
+        supervisor.follow();
+        assert_eq!(supervisor.current().map(|it| it.pid), Some(child.id()));
+        assert_eq!(supervisor.last_status(), 128 + 9);
+        assert!(child.wait().is_err(), "it was reaped");
+    }
+
     /// It reported, could not be followed for want of descriptors, and died meanwhile.
     #[test]
     fn a3_a_number_that_is_another_process_by_now_is_not_followed() {

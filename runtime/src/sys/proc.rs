@@ -131,11 +131,16 @@ pub(crate) fn file(in_proc: u32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{in_proc}/{name}"))
 }
 
-/// Whether a process began before a moment that is not long ago. If so, its number has not been reused since.
+/// Whether a process began before a moment that is not long ago. If so, its number has not been reused since. A dead process
+/// counts until it is reaped.
 pub(crate) fn began_before(pidfd: BorrowedFd<'_>, moment: SystemTime) -> Result<bool, String> {
     let began = Pids::of(pidfd).and_then(|pids| began(pids.in_proc));
-    // A dead process has nothing in /proc.
-    if pidfd::is_dead(pidfd) { Ok(false) } else { Ok(began? <= moment) }
+    // A process that is reaped has no number, and what was read above may be of another process.
+    match Pids::of(pidfd) {
+        Ok(_) => Ok(began? <= moment),
+        Err(_) if pidfd::is_dead(pidfd) => Ok(false),
+        Err(why) => Err(why),
+    }
 }
 
 /// The parent of a process and the name of its program, proc_pid_stat(5).
