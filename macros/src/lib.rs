@@ -145,7 +145,8 @@ use proc_macro::TokenStream;
 /// * A `Shutdown`, `Ready`, `Upgrader`, `Listeners` or `Inherited` is a handle. The macro knows a handle by the last
 ///   segment of its path, so an import cannot rename it.
 /// * The other parameters take the entries without a name, in order. Each of these listeners has the name of its parameter.
-/// * In a function that is not called `main`, further parameters are its own. Each entry then has a name.
+/// * In a function that is not called `main`, further parameters are its own. An entry for a listener type of your own then needs a
+///   name.
 ///
 /// In a body with `Listeners` an entry with a name needs no parameter: `Listeners::declared` takes it, before the service is
 /// ready.

@@ -1,10 +1,21 @@
-use tableflip::net::TcpListener;
+use std::io;
+use tableflip::{FromListener, ListenerSocket, address::Kind, net::TcpListener};
+
+struct Tls(TcpListener);
+
+impl FromListener for Tls {
+    const KINDS: &'static [Kind] = TcpListener::KINDS;
+
+    fn from_listener(socket: ListenerSocket<'_>) -> io::Result<Self> {
+        TcpListener::from_listener(socket).map(Self)
+    }
+}
 
 fn main() -> std::process::ExitCode {
     serve(7000)
 }
 
 #[tableflip::main(listen = ["tcp://127.0.0.1:7000"])]
-async fn serve(port: u16, http: TcpListener) {
-    drop((port, http));
+async fn serve(port: u16, https: Tls) {
+    drop((port, https.0));
 }

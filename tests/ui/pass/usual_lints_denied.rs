@@ -60,7 +60,7 @@ fn other(ready: Ready) -> ExitCode {
 mod outer {
     pub(crate) use tableflip::*;
 }
-use outer::{Kind, Service};
+use outer::{Service, address::Kind};
 
 /// Names are imported that the expansion writes out in full.
 #[tableflip::main(crate = crate::outer, listen = [echo = "udp://127.0.0.1:53"], flavor = "current_thread")]
