@@ -24,8 +24,8 @@ pub(crate) enum Sender {
     Operator,
 }
 
-/// Notes whether there is a terminal, and whether a hang-up means anything: it does not if SIGHUP is ignored. It must be
-/// called before there are signal handlers.
+/// Notes whether there is a terminal, and whether a hang-up means anything: not if SIGHUP is ignored before there are
+/// signal handlers.
 pub(crate) fn note_start(is_ignored: bool) {
     HAD_TERMINAL.store(open_terminal().is_ok(), Ordering::SeqCst);
     IS_NOTHING.store(is_ignored, Ordering::SeqCst);

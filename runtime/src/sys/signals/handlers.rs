@@ -5,12 +5,13 @@
 //! Then [`settle`] chains: this file and the other handler both get the signal.
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ptr;
-#[cfg(upgrades)]
-use std::sync::atomic::AtomicI32;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -60,9 +61,9 @@ pub(crate) fn install(upgrade: Signal) -> io::Result<()> {
 /// slot of `ctrlc` is taken if it is still free. A handler that the body sets later with `ctrlc` would replace these ones,
 /// and is refused by `ctrlc`.
 ///
-/// With its feature `termination`, which another crate may have turned on, `ctrlc` takes SIGTERM and SIGHUP as well. For
-/// a moment it would count them as Ctrl-C. A process that is not ready refuses an upgrade anyway, so this is called
-/// before the process is ready.
+/// With its feature `termination`, which another crate may have turned on, `ctrlc` takes SIGTERM and SIGHUP as well, and
+/// for a moment they are counted as Ctrl-C. So this is called, and has [counted](Slot::flush) all of them, before the
+/// process is ready: until then an upgrade would be refused, and a start that ends harms nobody.
 pub(crate) fn settle(upgrade: Signal) {
     static IS_SETTLED: AtomicBool = AtomicBool::new(false);
     // A second chain could lead back to its own handler, by way of one that was installed in between.
@@ -78,12 +79,9 @@ pub(crate) fn settle(upgrade: Signal) {
     let before: Vec<_> = signals.iter().filter_map(|signal| Some((*signal, action(*signal).ok()?))).collect();
     let Some((_, interrupt)) = before.last().copied() else { return };
     let is_counted = !IS_IGNORED.load(Ordering::SeqCst);
-    let slot = ctrlc::set_handler(move || {
-        if is_counted {
-            INTERRUPTS.add();
-        }
-    });
+    let slot = ctrlc::set_handler(move || SLOT.hear(is_counted));
     let is_taken_now = slot.is_ok();
+    let mut of_slot = None;
     for (signal, before) in before {
         let Ok(now) = action(signal) else { continue };
         let is_changed = now.sa_sigaction != before.sa_sigaction;
@@ -94,6 +92,9 @@ pub(crate) fn settle(upgrade: Signal) {
         // The handler of `ctrlc` has no SA_SIGINFO. Any other one, such as that of tokio, was installed at this moment.
         let is_of_slot = is_changed && is_taken_now && now.sa_flags & libc::SA_SIGINFO == 0;
         let there = if is_of_slot { before } else { now };
+        if is_of_slot && signal != Signal::SIGINT {
+            of_slot = Some(now.sa_sigaction);
+        }
         let wanted = match there.sa_sigaction {
             handler if is_ours(handler) => there,
             // With another upgrade signal SIGHUP belongs to the program.
@@ -111,6 +112,74 @@ pub(crate) fn settle(upgrade: Signal) {
             Ok(()) | Err(_) => {}
         }
     }
+    if let Some(handler) = of_slot {
+        SLOT.flush(handler);
+    }
+    SLOT.is_settled.store(true, Ordering::SeqCst);
+}
+
+/// The handler that the service sets with `ctrlc`.
+static SLOT: Slot =
+    Slot { thread: AtomicI32::new(0), marker: AtomicU8::new(Slot::NONE), is_settled: AtomicBool::new(false) };
+
+struct Slot {
+    /// The thread of `ctrlc`, once it has called the handler.
+    thread: AtomicI32,
+    marker: AtomicU8,
+    is_settled: AtomicBool,
+}
+
+impl Slot {
+    const NONE: u8 = 0;
+    const SENT: u8 = 1;
+    const HEARD: u8 = 2;
+    /// How long the thread of `ctrlc` may take to call the handler for what has come so far.
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn hear(&self, is_counted: bool) {
+        self.thread.store(thread_id(), Ordering::SeqCst);
+        let marker =
+            self.marker.compare_exchange(Self::SENT, Self::HEARD, Ordering::SeqCst, Ordering::SeqCst);
+        if marker.is_err() && (is_counted || !self.is_settled.load(Ordering::SeqCst)) {
+            INTERRUPTS.add();
+        }
+    }
+
+    /// Waits until each signal that `ctrlc` has taken so far is counted. With `termination` one of them may have been a
+    /// SIGHUP: counted later, it would stop a service that serves, and now it ends a start.
+    ///
+    /// The thread gets one signal after the other. So it has counted all of them if it has heard a marker of ours and sleeps.
+    fn flush(&self, handler: usize) {
+        self.marker.store(Self::SENT, Ordering::SeqCst);
+        // SAFETY: `ctrlc` has installed this function for a signal, without SA_SIGINFO. It only wakes its thread.
+        let handler = unsafe { mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
+        handler(libc::SIGINT);
+        let deadline = Instant::now() + Self::TIMEOUT;
+        while !self.is_idle() && Instant::now() < deadline {
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        if self.marker.load(Ordering::SeqCst) != Self::HEARD {
+            return false;
+        }
+        let stat = fs::read(format!("/proc/self/task/{}/stat", self.thread.load(Ordering::SeqCst)));
+        // The state comes after the name, proc_pid_stat(5). Without /proc the marker has to do.
+        stat.is_ok_and(|stat| {
+            stat.windows(4).rev().find(|at| at.starts_with(b") ")).is_none_or(|at| at[2] == b'S')
+        }) || !std::path::Path::new("/proc/self/task").exists()
+    }
+}
+
+#[cfg(upgrades)]
+fn thread_id() -> libc::pid_t {
+    gettid().as_raw()
+}
+
+#[cfg(not(upgrades))]
+fn thread_id() -> libc::pid_t {
+    0
 }
 
 /// The thread that [`relay`] sends signals to.
