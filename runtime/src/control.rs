@@ -93,7 +93,7 @@ pub enum Code {
     NotReady,
     /// [`UpgradeError::InProgress`].
     InProgress,
-    /// [`UpgradeError::PredecessorDraining`].
+    /// [`UpgradeError::PredecessorOnStandby`] or [`UpgradeError::PredecessorDraining`].
     PredecessorDraining,
     /// [`UpgradeError::Terminating`].
     Terminating,
@@ -114,7 +114,9 @@ impl From<UpgradeError> for Reply {
         let code = match error {
             UpgradeError::NotReady => Code::NotReady,
             UpgradeError::InProgress => Code::InProgress,
-            UpgradeError::PredecessorDraining => Code::PredecessorDraining,
+            UpgradeError::PredecessorOnStandby { .. } | UpgradeError::PredecessorDraining => {
+                Code::PredecessorDraining
+            }
             UpgradeError::Terminating => Code::Terminating,
             UpgradeError::Failed { .. } => Code::Failed,
             UpgradeError::Unsupported => Code::Unsupported,

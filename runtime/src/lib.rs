@@ -142,7 +142,7 @@
 //! with SIGHUP ignored, as by nohup(1). Otherwise SIGHUP is a request to upgrade.
 //!
 //! A request that cannot be served is refused, and the log has the reason: not ready yet, an upgrade is in progress,
-//! the predecessor is still draining, terminating.
+//! the predecessor is on standby or still draining, terminating.
 //!
 //! # Environment
 //!

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::address::{Address, ParseAddressError};
 
@@ -20,6 +21,13 @@ pub enum UpgradeError {
     /// Another upgrade is in progress.
     #[error("an upgrade is in progress")]
     InProgress,
+    /// The predecessor is on standby: in the probation it serves again if this process dies. Then it drains.
+    #[error("the predecessor is on standby for {} more, to serve again if this process dies", in_seconds(*.remaining))]
+    #[non_exhaustive]
+    PredecessorOnStandby {
+        /// How much longer the probation lasts.
+        remaining: Duration,
+    },
     /// The predecessor of this process still drains its connections.
     #[error("the predecessor is still draining")]
     PredecessorDraining,
@@ -57,6 +65,13 @@ pub enum UpgradeStep {
     Probation,
     /// A stop of the service ended the upgrade.
     Stop,
+}
+
+/// A time in whole seconds, at least one.
+fn in_seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(
+        time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX),
+    ))
 }
 
 /// Why a service could not start.

@@ -1,5 +1,8 @@
 //! The identity of a service, by which a successor and its predecessor recognise each other.
 
+#[cfg(upgrades)]
+use std::time::Duration;
+
 /// The name of the service. A process recognises by it a successor that is another service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -17,6 +20,8 @@ pub(crate) struct PredecessorOffer {
     pub(crate) identity: Identity,
     /// Empty for no pid file. `None` if the predecessor's release does not send it.
     pub(crate) pidfile: Option<String>,
+    /// For how long it watches this process. `None` if the predecessor's release does not send it.
+    pub(crate) probation: Option<Duration>,
     /// The names and addresses of its sockets, in the order of the offer.
     pub(crate) listeners: Vec<(String, String)>,
 }

@@ -92,16 +92,21 @@ pub(crate) struct Thinned {
 impl Thinned {
     /// The line to log for this text, if any.
     pub(crate) fn line(&mut self, text: &str) -> Option<String> {
-        self.line_at(text, Instant::now())
+        self.line_of(text, text)
     }
 
-    fn line_at(&mut self, text: &str, now: Instant) -> Option<String> {
-        let known = self.said.iter_mut().find(|(said, ..)| said == text);
+    /// The line to log for this text, if any. Texts of one kind count as one text.
+    pub(crate) fn line_of(&mut self, kind: &str, text: &str) -> Option<String> {
+        self.line_at(kind, text, Instant::now())
+    }
+
+    fn line_at(&mut self, kind: &str, text: &str, now: Instant) -> Option<String> {
+        let known = self.said.iter_mut().find(|(said, ..)| said == kind);
         let Some((_, last, left_out)) = known else {
             if self.said.len() == MAX_TEXTS {
                 self.said.remove(0);
             }
-            self.said.push((text.to_owned(), now, 0));
+            self.said.push((kind.to_owned(), now, 0));
             return Some(text.to_owned());
         };
         if now.saturating_duration_since(*last) < REPEAT_AFTER {
@@ -227,7 +232,7 @@ mod tests {
     #[test]
     fn d8_a_line_that_can_be_caused_at_will_is_thinned_out_and_counted() {
         let (mut thinned, begin) = (Thinned::default(), Instant::now());
-        let mut line = |text: &str, at: Duration| thinned.line_at(text, begin + at);
+        let mut line = |text: &str, at: Duration| thinned.line_at(text, text, begin + at);
         let soon = REPEAT_AFTER - Duration::from_millis(1);
         assert_eq!(line("refused: a", Duration::ZERO).as_deref(), Some("refused: a"));
         assert_eq!(line("refused: a", soon), None);

@@ -123,6 +123,8 @@ pub(crate) struct PredecessorLink {
     pub(crate) dead_by: Option<Instant>,
     /// The unserved listeners that it was last told.
     pub(crate) told_unserved: Option<Vec<String>>,
+    /// It has asked for a sign of life: the probation is over.
+    pub(crate) was_pinged: bool,
     /// It waits for a sign of life.
     pub(crate) waits_for_pulse: bool,
 }
@@ -139,6 +141,7 @@ impl PredecessorLink {
             is_at_its_end: false,
             dead_by,
             told_unserved,
+            was_pinged: false,
             waits_for_pulse: false,
         }
     }

@@ -43,7 +43,8 @@ impl Predecessor {
 /// The answer to a request to upgrade while the predecessor still drains. As text: `refuse`, `wait` or `hasten`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overlap {
-    /// The request fails with [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
+    /// The request fails with [`PredecessorOnStandby`](crate::UpgradeError::PredecessorOnStandby) or
+    /// [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
     #[default]
     Refuse,
     /// The upgrade starts once the predecessor is gone.

@@ -6,6 +6,7 @@ mod passed;
 mod whereabouts;
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -168,15 +169,27 @@ impl Variables {
         ))
     }
 
-    /// Whether the variables are for this process. They name the process, except where a supervisor passes them on: it
-    /// cannot know the process ID in advance.
+    /// Whether the variables are for this process. They name the process, except where a supervisor passes them on, or a
+    /// program such as `systemfd --no-pid`, which starts the service again and again during development. Then each
+    /// descriptor has to be a socket: the variable may be left from another process.
     fn are_for_us(&self, is_supervised: bool) -> bool {
         self.are_for(is_supervised, process::id(), own_pidfd_id)
     }
 
+    /// Whether each of the passed descriptors is open here and a socket.
+    fn are_sockets(&self) -> bool {
+        let count = self.listen_fds.as_ref().and_then(|count| count.to_str()?.parse::<RawFd>().ok());
+        let is_socket = |number: RawFd| {
+            let link = fs::read_link(format!("/proc/self/fd/{number}"));
+            link.is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:"))
+        };
+        // The first number that is not open ends the look: the count may be any number.
+        count.is_some_and(|count| (FIRST..FIRST.saturating_add(count)).all(is_socket))
+    }
+
     /// Whether they are for the process of this number and of this pidfd inode.
     fn are_for(&self, is_supervised: bool, us: u32, pidfd_id: impl FnOnce() -> Option<u64>) -> bool {
-        let Some(pid) = &self.listen_pid else { return is_supervised };
+        let Some(pid) = &self.listen_pid else { return is_supervised || self.are_sockets() };
         if pid.to_str() != Some(&us.to_string()) {
             return false;
         }
@@ -352,7 +365,9 @@ mod tests {
         assert!(ours.are_for_us(false));
         assert!(!Variables { listen_pid: Some("1".into()), ..variables("1", "a") }.are_for_us(false));
         let unnamed = Variables { listen_pid: None, ..variables("1", "a") };
-        assert!(!unnamed.are_for_us(false) && unnamed.are_for_us(true));
+        assert!(unnamed.are_for_us(true));
+        let none = Variables { listen_pid: None, ..variables("99999", "a") };
+        assert!(!none.are_for_us(false), "there are not as many");
         let with = |id: &str| Variables { listen_pidfdid: Some(id.into()), ..variables("1", "a") };
         let is_for = |id: &str, ours| with(id).are_for(false, process::id(), || ours);
         assert!(is_for("7", Some(7)));

@@ -196,8 +196,9 @@ mod tests {
     fn predecessor() -> (Channel, ServiceHost) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
         let speaker = Speaker::us(1, &Identity::default());
+        let (executable, umask, pidfile, probation_ms) = (None, None, None, None);
         let offer =
-            Message::Offer { speaker, sockets: 0, files: 0, executable: None, umask: None, pidfile: None };
+            Message::Offer { speaker, sockets: 0, files: 0, executable, umask, pidfile, probation_ms };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[BoundSocket]| ());
         (

@@ -30,6 +30,7 @@ pub(super) struct Offer {
     /// The service, as the predecessor describes it.
     identity: Identity,
     pidfile: Option<String>,
+    probation: Option<Duration>,
     /// The generation of this process, one more than the predecessor's.
     pub(super) generation: u64,
     pub(super) executable: Option<PathBuf>,
@@ -51,6 +52,7 @@ impl Offer {
             pid: self.parent,
             identity: self.identity.clone(),
             pidfile: self.pidfile.clone(),
+            probation: self.probation,
             listeners: self.sockets.iter().map(listener).collect(),
         }
     }
@@ -121,11 +123,12 @@ pub(super) fn take_offer(
 ) -> Result<Offer, StartError> {
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: ChannelError| StartError::Handover(error.to_string());
-    let (speaker, executable, umask, pidfile, socket_count, file_count) =
+    let (speaker, executable, umask, (pidfile, probation), socket_count, file_count) =
         match channel.receive_by(deadline).map_err(broken)? {
-            Received::Message(Message::Offer { speaker, sockets, files, executable, umask, pidfile }, _) => {
-                (speaker, executable, umask, pidfile, sockets, files)
-            }
+            Received::Message(
+                Message::Offer { speaker, sockets, files, executable, umask, pidfile, probation_ms },
+                _,
+            ) => (speaker, executable, umask, (pidfile, probation_ms), sockets, files),
             Received::Nothing => return Err(bad_variable("nothing is offered on it".to_owned())),
             Received::End => return Err(bad_variable("its other end is closed".to_owned())),
             Received::Message(..) | Received::Unknown(_) => {
@@ -167,8 +170,19 @@ pub(super) fn take_offer(
             }
         }
     }
+    let probation = probation.map(Duration::from_millis);
     let (identity, pidfile) = (speaker.identity(), pidfile.as_deref().map(printable));
-    Ok(Offer { parent: speaker.pid, identity, pidfile, generation, executable, umask, sockets, files })
+    Ok(Offer {
+        parent: speaker.pid,
+        identity,
+        pidfile,
+        probation,
+        generation,
+        executable,
+        umask,
+        sockets,
+        files,
+    })
 }
 
 /// More descriptors than announced are an error: their number passed no limit, and which of them the offer means is a guess.

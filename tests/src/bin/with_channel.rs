@@ -9,13 +9,14 @@
 //! with_channel stream - PROGRAM...        a stream socket
 //! with_channel internet - PROGRAM...      a TCP socket
 //! with_channel file PATH PROGRAM...       a regular file
+//! with_channel passed PATH PROGRAM...     no channel: a TCP listener as `systemfd --no-pid` passes it, whose address goes to PATH
 //! with_channel predecessor                is the process of a predecessor, see `tests::channel::Predecessor`
 //! ```
 //!
 //! The process stays the same one, so that the test knows the program by the process that it has started.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -33,6 +34,9 @@ fn main() {
         return be_a_predecessor();
     }
     let [kind, argument, program, rest @ ..] = &args[..] else { panic!("usage: KIND ARGUMENT PROGRAM...") };
+    if kind == "passed" {
+        return pass_listener(Path::new(argument), Command::new(program).args(rest));
+    }
     // Kept until the exec: what was a pair is not to be half closed before.
     let (fd, _other): (OwnedFd, Option<OwnedFd>) = match kind.to_str() {
         Some("channel") => (connect_to(Path::new(argument)), None),
@@ -63,4 +67,14 @@ fn main() {
     }
     let error = command.exec();
     panic!("cannot run {program:?}: {error}");
+}
+
+/// Runs a program with a listener of the name `echo`, and does not say which process it is for.
+fn pass_listener(at: &Path, command: &mut Command) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    fs::write(at, listener.local_addr().expect("it is bound").to_string()).expect("a file");
+    fcntl_setfd(&listener, FdFlags::empty()).expect("a descriptor");
+    assert_eq!(listener.as_raw_fd(), 3, "the first number that a manager passes is free");
+    let error = command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "echo").exec();
+    panic!("{error}");
 }

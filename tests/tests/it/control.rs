@@ -76,8 +76,9 @@ fn it_tells_how_things_stand() {
     assert_eq!((&status["generation"], &status["pid"]), (&2.into(), &new.pid().into()));
     assert_eq!(status["predecessor"], old.pid());
     assert_eq!((&status["open"], &status["upgrades"]["done"]), (&0.into(), &1.into()));
-    let refused = "the predecessor is still draining";
-    assert_eq!(ask(&service, "upgrade")["message"], refused);
+    let refused = ask(&service, "upgrade")["message"].clone();
+    let standby = "the predecessor is on standby for 1h more, to serve again if this process dies";
+    assert_eq!(refused, standby);
     let upgrades = serde_json::json!({"done": 1, "refused": 1, "failed": 0, "last_failure": refused});
     assert_eq!(ask(&service, "status")["upgrades"], upgrades);
     // What is open in the predecessor it says itself, at once and when it has changed.

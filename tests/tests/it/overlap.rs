@@ -131,3 +131,24 @@ fn haste_does_not_shorten_the_standby() {
     before.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
 }
+
+/// B5. The reason says what the predecessor does, and for how long.
+#[test]
+fn b5_a_second_upgrade_in_the_probation_says_that_the_predecessor_stands_by() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().probation("100s").serve();
+    let new = service.start_upgrade(&old);
+    service.wait_until_it_serves(&new);
+    service.wait(&old, "standby");
+    // A release may have another probation: that of the predecessor counts.
+    for _ in 0..3 {
+        new.signal(Signal::HUP);
+    }
+    let line = service.wait_for(&new, "error", "upgrade refused: the predecessor is on standby for 1m ");
+    assert!(line.text.contains("s more, to serve again if this process dies"), "{}", line.text);
+    let answer = service.connect().ask("upgrade");
+    assert!(answer.starts_with("err PredecessorOnStandby {"), "{answer}");
+    // One reason is one line, whatever time remains.
+    let lines = service.transcript().lines().filter(|line| line.contains("upgrade refused")).count();
+    assert_eq!(lines, 1, "{}", service.transcript());
+}

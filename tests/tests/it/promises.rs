@@ -88,7 +88,7 @@ fn only_one_upgrade_runs_at_a_time() {
     old.signal(Signal::HUP);
     service.wait_for(&old, "error", "upgrade refused: an upgrade is in progress");
     new.signal(Signal::HUP);
-    service.wait_for(&new, "error", "upgrade refused: the predecessor is still draining");
+    service.wait_for(&new, "error", "upgrade refused: the predecessor is on standby for ");
     let starts = service.transcript().lines().filter(|line| line.contains(" 0 main")).count();
     assert_eq!(starts, 2, "nobody has started a third");
 

@@ -374,7 +374,11 @@ fn assert_one_clear_state(service: &Service) {
         match answer.split(' ').collect::<Vec<_>>()[..] {
             ["ok", _, pid] => break service.process(pid.parse().unwrap()),
             // A signal may also have been the death of a successor that had no handler for it yet.
-            ["err", "InProgress:" | "PredecessorDraining:" | "Terminating:" | "Failed", ..] => {}
+            [
+                "err",
+                "InProgress:" | "PredecessorOnStandby" | "PredecessorDraining:" | "Terminating:" | "Failed",
+                ..,
+            ] => {}
             _ => panic!("{answer}"),
         }
     };

@@ -320,6 +320,21 @@ fn b5_what_a_start_cannot_look_at_is_named() {
     assert_eq!(start("mkdir gone && cd gone && rmdir ../gone"), gone);
 }
 
+/// `systemfd --no-pid` passes a socket so, for the programs that it starts one after the other.
+#[test]
+fn b5_a_socket_that_is_passed_without_a_process_is_used() {
+    let dir = Dir::new();
+    let at = dir.join("at");
+    let with = env!("CARGO_BIN_EXE_with_channel");
+    let command = dir.victim().no_listeners().listen("echo", "tcp://127.0.0.1:0");
+    let (service, process) = command.started_by(with, &["passed", at.to_str().unwrap()]).serve();
+    let passed = std::fs::read_to_string(at).unwrap();
+    assert_eq!(service.address("echo"), passed);
+    assert!(!service.log().contains("are not used"), "{}", service.log());
+    let new = service.upgrade(&process);
+    assert_eq!((service.address("echo"), service.served_by()), (passed, new.pid()));
+}
+
 /// A manager has passed them to a wrapper that did not `exec` the service.
 #[test]
 fn b5_sockets_that_were_passed_to_another_process_are_said() {

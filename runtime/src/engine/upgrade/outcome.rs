@@ -1,24 +1,40 @@
 //! The texts for the operator and the body: refusals, outcomes and reasons.
 
+use std::time::Duration;
+
 use crate::base::error::{UpgradeError, UpgradeStep};
 use crate::base::report::{complain, tell};
 use crate::between::note::Upgraded;
 use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
 use crate::engine::ending;
 use crate::engine::neighbours::DeadSuccessor;
-use crate::lifecycle::{Failure, Phase, Refusal};
+use crate::lifecycle::{Failure, Phase, Predecessor, Refusal};
 use crate::outside::supervise;
 use crate::sys::proc::AtTerminal;
+
+/// The reason of a refusal, for the limit of equal lines.
+fn error_kind(error: &UpgradeError) -> String {
+    match error {
+        UpgradeError::PredecessorOnStandby { .. } => "standby".to_owned(),
+        error => error.to_string(),
+    }
+}
 
 impl Engine {
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         let error = match refusal {
             Refusal::NotReady => UpgradeError::NotReady,
             Refusal::InProgress => UpgradeError::InProgress,
-            Refusal::PredecessorDraining => UpgradeError::PredecessorDraining,
+            Refusal::PredecessorDraining => match self.standby_of_predecessor() {
+                Some(remaining) => UpgradeError::PredecessorOnStandby { remaining },
+                None => UpgradeError::PredecessorDraining,
+            },
             Refusal::Terminating => UpgradeError::Terminating,
         };
-        if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
+        // The time that remains makes no other reason of it.
+        if let Some(line) =
+            self.requests.refused.line_of(&error_kind(&error), &format!("upgrade refused: {error}"))
+        {
             complain!(self.shared, WARN, "{line}");
         }
         self.neighbours.upgrade.counts.refused += 1;
@@ -28,6 +44,17 @@ impl Engine {
             reply.set(Err(error));
         }
         self.tell_outcome();
+    }
+
+    /// How long the predecessor stays on standby yet. An older release does not say how long its probation is.
+    fn standby_of_predecessor(&self) -> Option<Duration> {
+        let predecessor = self.neighbours.predecessor.as_ref()?;
+        if self.state.predecessor != Predecessor::Alive || predecessor.was_pinged {
+            return None;
+        }
+        let probation = predecessor.offered.probation?;
+        let remaining = probation.checked_sub(self.serving_since?.elapsed())?;
+        (!remaining.is_zero()).then_some(remaining)
     }
 
     /// The caller waits until the predecessor is gone, and then for the outcome.

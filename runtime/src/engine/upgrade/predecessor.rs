@@ -65,7 +65,7 @@ impl Engine {
             Message::Commit => self.feed(Event::Commit),
             Message::Followed => self.feed(Event::Followed),
             Message::Ping => {
-                predecessor.waits_for_pulse = true;
+                (predecessor.was_pinged, predecessor.waits_for_pulse) = (true, true);
                 // The runtime of the body answers, if there is one.
                 if self.body.returned || !self.shared.pulse.ask() {
                     self.answer_ping();

@@ -61,7 +61,16 @@ impl Engine {
             (self.listeners.sockets.len(), files.len(), self.neighbours.spawner.umask());
         let executable = self.neighbours.spawner.executable().map(Path::to_owned);
         let pidfile = Some(pidfile::shown(self.pidfile.as_ref().map(Pidfile::path)));
-        let offer = Message::Offer { speaker, sockets, files: files_passed_on, executable, umask, pidfile };
+        let probation_ms = self.settings.timeouts.probation.as_millis().try_into().ok();
+        let offer = Message::Offer {
+            speaker,
+            sockets,
+            files: files_passed_on,
+            executable,
+            umask,
+            pidfile,
+            probation_ms,
+        };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.listeners.sockets.iter().map(|socket| socket.fd.clone());
         for entries in parts(self.listeners.sockets.iter().map(BoundSocket::entry).collect()) {

@@ -69,6 +69,9 @@ pub(crate) enum Message {
         /// The pid file, by `pidfile::shown`. Empty for none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pidfile: Option<String>,
+        /// For how long the predecessor watches the successor, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        probation_ms: Option<u64>,
     },
     /// Some of the sockets. One descriptor for each entry travels with it, in the same order.
     Sockets {
@@ -349,7 +352,7 @@ mod tests {
         pidfile: Option<&str>,
     ) -> Message {
         let (executable, pidfile) = (executable.map(Into::into), pidfile.map(Into::into));
-        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile }
+        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile, probation_ms: None }
     }
 
     /// The messages that release 0.1.0 sends. Every later release understands these bytes.
@@ -447,6 +450,7 @@ mod tests {
             executable: Some(path.into()),
             umask: None,
             pidfile: None,
+            probation_ms: None,
         };
         let packet = String::from_utf8(offer.encode()).unwrap();
         assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
@@ -456,8 +460,16 @@ mod tests {
             let path = byte.repeat(4095);
             let executable = Some(std::ffi::OsStr::from_bytes(&path).into());
             let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(MAX_PIDFILE_SHOWN)))));
-            let offer =
-                Message::Offer { speaker: named(), sockets: 0, files: 0, executable, umask: None, pidfile };
+            let (umask, probation_ms) = (Some(0o777), Some(u64::MAX));
+            let offer = Message::Offer {
+                speaker: named(),
+                sockets: 0,
+                files: 0,
+                executable,
+                umask,
+                pidfile,
+                probation_ms,
+            };
             assert!(offer.encode().len() <= MAX_MESSAGE);
         }
     }
