@@ -54,13 +54,15 @@ pub(crate) fn tell(supervisor: &OwnedFd) {
 }
 
 /// Supervises the service, and ends the process when the service has ended. `start` starts the first generation with
-/// its end of the socket, and returns its process ID and pidfd. The process must have one thread.
+/// its end of the socket, and returns its process ID and pidfd. `say_ready` is called when a generation serves, until it returns that
+/// the service manager was told: with `NotifyAccess=main` the manager takes that of this process alone.
 ///
 /// # Errors
 ///
 /// The first generation could not be started.
 pub(crate) fn run(
     upgrade: Signal,
+    mut say_ready: impl FnMut() -> bool,
     start: impl FnOnce(BorrowedFd<'_>) -> io::Result<(u32, OwnedFd)>,
 ) -> io::Result<Infallible> {
     set_child_subreaper(true)?;
@@ -72,12 +74,16 @@ pub(crate) fn run(
     let first = start(theirs.as_fd())?;
     drop(theirs);
     let mut supervisor = Supervisor::new(upgrade, signals, ours, GenerationProcess::new(first));
+    let mut is_told = false;
     loop {
         let mut fds = [
             PollFd::new(supervisor.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(supervisor.service.as_fd(), PollFlags::POLLIN),
         ];
-        let deadline = supervisor.announced.map(|_| Instant::now() + SHORTAGE_PAUSE);
+        let is_due = supervisor.has_heard && !is_told;
+        is_told = is_told || is_due && say_ready();
+        let waits = supervisor.announced.is_some() || supervisor.has_heard && !is_told;
+        let deadline = waits.then(|| Instant::now() + SHORTAGE_PAUSE);
         if let Err(error) = poll::until(&mut fds, deadline) {
             // poll(2) fails for want of memory only.
             complain(&supervisor.cannot_wait, format_args!("cannot wait: {error}"));
@@ -128,6 +134,8 @@ struct Supervisor {
     service: OwnedFd,
     /// The terminal has hung up.
     has_hung_up: bool,
+    /// A generation has reported that it serves.
+    has_heard: bool,
     /// The generations that are not reaped, in the order in which they served. The last one serves.
     generations: VecDeque<GenerationProcess>,
     /// The process that reported that it serves, until the supervisor follows it.
@@ -150,6 +158,7 @@ impl Supervisor {
             signals,
             service,
             has_hung_up: false,
+            has_heard: false,
             generations,
             announced: None,
             last: None,
@@ -188,6 +197,7 @@ impl Supervisor {
                 ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
                 _ => None,
             });
+            self.has_heard = true;
             self.announced = sender.map(|pid| (pid, SystemTime::now())).or(self.announced);
             self.follow();
         }

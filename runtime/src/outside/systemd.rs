@@ -259,6 +259,15 @@ impl Manager {
         self.send(lines, None);
     }
 
+    /// Says once that the service is ready. Returns whether nothing waits for room in the socket.
+    pub(crate) fn say_ready(&mut self, is_first: bool) -> bool {
+        match is_first {
+            true => self.tell("READY=1".to_owned()),
+            false => self.flush(),
+        }
+        self.blocked().is_none()
+    }
+
     /// Reports the begin of a reload. By the time the manager knows which `READY=1` ends it.
     pub(crate) fn tell_reloading(&mut self, status: &str) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -252,7 +253,13 @@ fn of_process(
             let passed = PassedDescriptors { descriptors, variables };
             launch.start_supervised(socket, settings.upgrade_signal, passed)
         };
-        match supervise::run(settings.upgrade_signal, start) {
+        let mut manager = variables.connect(&mut Vec::new())?;
+        let mut first = true;
+        let say_ready = || match &mut manager {
+            Some(manager) => manager.say_ready(mem::take(&mut first)),
+            None => true,
+        };
+        match supervise::run(settings.upgrade_signal, say_ready, start) {
             Err(error) => return Err(StartError::system("supervise the service")(error)),
         }
     }

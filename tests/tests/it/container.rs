@@ -1,10 +1,14 @@
 //! The supervisor as the first process of a container.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, IoSliceMut, Lines};
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use processes::proc;
+use processes::{DEADLINE, proc};
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::harness::find;
 use crate::harness::load::Load;
@@ -58,6 +62,7 @@ impl Container {
             .env("TABLEFLIP_PIDFILE", dir.join("pid"))
             .env("TABLEFLIP_PROBATION", "10ms")
             .envs(supervise.map(|when| ("TABLEFLIP_SUPERVISE", when)))
+            .envs(dir.join("notify").exists().then(|| ("NOTIFY_SOCKET", dir.join("notify"))))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.join("log")).expect("a file"))
@@ -200,4 +205,36 @@ fn a_first_process_that_is_to_supervise_nobody_serves() {
     let address = container.address.clone();
     assert_eq!(container.exit(), 0, "as it ends outside of a container");
     wait_until_refused(address);
+}
+
+/// A7. With `PrivatePIDs=yes` the service is PID 1, and for the manager its main process is the supervisor. With
+/// `NotifyAccess=main` the manager takes nothing from a generation, which is another process.
+#[test]
+fn a7_a_supervisor_passes_readiness_on() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let manager = UnixDatagram::bind(dir.join("notify")).expect("a socket");
+    manager.set_read_timeout(Some(DEADLINE)).expect("a time");
+    set_socket_passcred(&manager, true).expect("SO_PASSCRED");
+    let container = Container::supervised(&dir, "", None);
+    let mut said = Vec::new();
+    while !said.iter().any(|(sender, text)| *sender == container.first && text == "READY=1") {
+        said.push(hear(&manager));
+    }
+}
+
+/// A message, and the process that has sent it.
+fn hear(manager: &UnixDatagram) -> (u32, String) {
+    let mut data = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = recvmsg(manager, &mut [IoSliceMut::new(&mut data)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    let length = length.expect("a message").bytes;
+    let sender = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(sender) => {
+            Some(sender.pid.as_raw_nonzero().get().unsigned_abs())
+        }
+        _ => None,
+    });
+    (sender.expect("its sender"), String::from_utf8_lossy(&data[..length]).into_owned())
 }
