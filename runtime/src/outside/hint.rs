@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
-use nix::unistd::{AccessFlags, faccessat, geteuid};
+use nix::unistd::{AccessFlags, Uid, faccessat, geteuid};
 
 use crate::base::address::{Address, Kind, Place};
 use crate::base::limits::THREAD_LIMITS;
@@ -51,6 +52,14 @@ pub(crate) fn bind(address: &Address, at: &[SocketAddr], error: io::Error) -> io
     }
 }
 
+/// The user that this process began as.
+static FIRST_USER: OnceLock<Uid> = OnceLock::new();
+
+/// Notes the user, before the code of the service may change it.
+pub(crate) fn note_user() {
+    FIRST_USER.get_or_init(geteuid);
+}
+
 /// Explains an error of creating a file: its directory may be the reason.
 pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
     let Some(directory) = file.parent() else { return error };
@@ -79,7 +88,14 @@ pub(crate) fn directory(file: &Path, error: io::Error) -> io::Error {
                 }
                 owner => format!("; it is of user {owner}"),
             });
-            explained(&error, &format!("user {user} may not write to {shown}{}", owner.unwrap_or_default()))
+            let changed = match FIRST_USER.get() {
+                Some(first) if *first != user => format!(
+                    "; this process began as user {first}: before it becomes another user, the directory has to be that user's"
+                ),
+                _ => String::new(),
+            };
+            let owner = owner.unwrap_or_default();
+            explained(&error, &format!("user {user} may not write to {shown}{owner}{changed}"))
         }
         _ => error,
     }

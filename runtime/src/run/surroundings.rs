@@ -19,6 +19,7 @@ use crate::config::settings::Settings;
 use crate::engine::{Neighbours, PredecessorLink};
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
+use crate::outside::hint;
 use crate::outside::inherited::Numbers;
 use crate::outside::pidfile::Pidfile;
 use crate::outside::proof;
@@ -233,6 +234,7 @@ fn of_process(
     service: Service,
     channel: &mut PredecessorChannel,
 ) -> Result<(Settings, Surroundings), StartError> {
+    hint::note_user();
     let mut blocked = signal_mask::block().map_err(StartError::system("block signals"))?;
     let Inheritance { environment, variables, descriptors, offer } =
         Inheritance::take(&service.identity(), channel)?;

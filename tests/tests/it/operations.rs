@@ -1,11 +1,11 @@
 //! `docs/operations.md`: every block is run, in the order of the page, against a service like that of the page.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::find;
-use crate::harness::{Dir, Exit, Process, Service};
+use crate::harness::{Client, Dir, Exit, Process, Root, Service, Signal, find, names_in, root_or_skip};
 use crate::look;
 
 /// The blocks of commands.
@@ -54,7 +54,7 @@ fn release(dir: &Dir, name: &str, script: &str) {
     fs::create_dir(&directory).unwrap();
     let path = directory.join("echo");
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
 }
 
 fn serve(dir: &Dir) -> (Service, Process) {
@@ -154,3 +154,101 @@ fn two_deploys_at_once_are_one_after_the_other() {
     assert!(err.ends_with("(status 3); nothing runs, and releases/3 is what a start would run\n"), "{err}");
     service.wait_until_all_are_gone();
 }
+
+/// B14. Root binds, and the body becomes another user. Its directory has the files of the service.
+#[test]
+fn b14_a_service_that_drops_its_privileges_is_upgraded_and_leaves_nothing() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let executable = dir.copy_of_victim("service");
+    let run = dir.join("run");
+    fs::create_dir(&run).unwrap();
+    chown(&run, Some(NOBODY), Some(NOBODY)).unwrap();
+    let drops = format!("init drop-privileges nobody {}", run.display());
+    let local = format!("unix://{}", run.join("local").display());
+    let command = dir.victim().binary(executable).listen("local", &local);
+    let command = with_control(command, &run);
+    let (service, mut old) = command.plan(&drops).serve();
+    for generation in 1..=3 {
+        assert!(look::status(&old, "Uid").starts_with(&NOBODY.to_string()), "{generation}");
+        assert_eq!(names_in(&run), ["local", "pid", "pid.control"]);
+        assert_eq!(fs::read_to_string(run.join("pid")).unwrap().trim(), old.pid().to_string());
+        let mut client = Client::unix(&run.join("local"));
+        assert_eq!(client.who(), (generation, old.pid()));
+        client.close();
+        service.plan(&drops);
+        // The next process is of that user, and takes its line out of the plan.
+        fs::set_permissions(dir.join("plan"), Permissions::from_mode(0o666)).unwrap();
+        let new = service.upgrade(&old);
+        service.wait(&new, "alone");
+        old = new;
+    }
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit(), Exit::Status(0));
+    assert!(names_in(&run).is_empty(), "{:?}", names_in(&run));
+}
+
+/// In root's directory the user could neither replace nor remove them. The body finds that as root: nothing is left.
+#[test]
+fn b14_a_body_that_may_not_drop_its_privileges_leaves_nothing() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let run = dir.join("run");
+    fs::create_dir(&run).unwrap();
+    let drops = format!("init drop-privileges nobody {}", run.display());
+    let service = with_control(dir.victim(), &run).plan(&drops).start();
+    assert_ne!(service.first().exit(), Exit::Status(0));
+    assert!(service.log().contains("run does not belong to nobody"), "{}", service.log());
+    assert!(names_in(&run).is_empty(), "{:?}", names_in(&run));
+}
+
+/// A body that does not look before: the reason says what is missing, and what stays behind is named.
+#[test]
+fn b14_privileges_that_are_dropped_too_early_are_the_reason_that_is_said() {
+    let Some(Root) = root_or_skip() else { return };
+    let dir = Dir::new();
+    let (run, other) = (dir.join("run"), dir.join("other"));
+    fs::create_dir(&run).unwrap();
+    fs::create_dir(&other).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    chown(&other, Some(NOBODY), None).unwrap();
+    let drops = format!("init drop-privileges nobody {}", other.display());
+    let service = with_control(dir.victim(), &run).plan(&drops).start();
+    assert_eq!(service.first().exit(), Exit::Status(1));
+    let reason = format!(
+        "user {NOBODY} may not write to {}; it is of user 0; this process began as user 0: before it becomes another user, the \
+         directory has to be that user's",
+        run.display()
+    );
+    assert!(service.log().contains(&reason), "{}", service.log());
+    let control = run.join("pid.control");
+    let left = format!("cannot remove unix://{}", control.display());
+    assert!(service.log().contains(&left) && control.exists(), "{}", service.log());
+    drop(service);
+    // The next start replaces it.
+    chown(&run, Some(NOBODY), None).unwrap();
+    let drops = format!("init drop-privileges nobody {}", run.display());
+    let (service, process) = with_control(dir.victim(), &run).plan(&drops).serve();
+    assert_eq!(service.served_by(), process.pid());
+    process.signal(Signal::TERM);
+    process.exit();
+    assert!(names_in(&run).is_empty(), "{:?}", names_in(&run));
+}
+
+fn with_control<'d>(command: crate::harness::Command<'d>, run: &Path) -> crate::harness::Command<'d> {
+    let command = command.env("TABLEFLIP_PIDFILE", run.join("pid"));
+    command.env("TABLEFLIP_CONTROL", run.join("pid.control"))
+}
+
+/// The victim has the function of the page.
+#[test]
+fn b14_the_recipe_of_the_page_is_what_is_tested() {
+    let victim = include_str!("../../src/bin/victim/deeds.rs");
+    let (_, rest) = victim.split_once("fn become_user(").expect("a function");
+    let (function, _) = rest.split_once("\n}\n").expect("its end");
+    assert!(include_str!("../../../docs/operations.md").contains(function), "{function}");
+}
+
+/// The user that every Linux has.
+const NOBODY: u32 = 65534;

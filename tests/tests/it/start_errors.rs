@@ -328,7 +328,7 @@ fn b5_a_socket_that_is_passed_without_a_process_is_used() {
     let with = env!("CARGO_BIN_EXE_with_channel");
     let command = dir.victim().no_listeners().listen("echo", "tcp://127.0.0.1:0");
     let (service, process) = command.started_by(with, &["passed", at.to_str().unwrap()]).serve();
-    let passed = std::fs::read_to_string(at).unwrap();
+    let passed = fs::read_to_string(at).unwrap();
     assert_eq!(service.address("echo"), passed);
     assert!(!service.log().contains("are not used"), "{}", service.log());
     let new = service.upgrade(&process);

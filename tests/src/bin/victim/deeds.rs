@@ -2,16 +2,19 @@
 #![allow(unsafe_code)]
 
 use std::env;
+use std::ffi::CString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::IntoRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use nix::libc;
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, User, fork, geteuid, initgroups, setgid, setuid};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -65,6 +68,12 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
             rustix::process::setsid().expect("a fork leads no process group");
             go_on_in_a_fork();
         }
+        // Becomes this user for good if a directory belongs to it: the recipe of docs/operations.md.
+        "drop-privileges" => {
+            let (user, directory) = argument.split_once(' ').expect("a user and a directory");
+            become_user(user, Path::new(directory)).expect("it may become the user");
+            say(generation, "dropped", user);
+        }
         // Another thread, which waits for as long as the process lives.
         "thread" => drop(thread::spawn(|| {
             loop {
@@ -92,6 +101,20 @@ pub(crate) fn act(generation: u64, verb: &str, argument: &str) -> bool {
     true
 }
 
+fn become_user(name: &str, directory: &Path) -> io::Result<()> {
+    let user = User::from_name(name)?.ok_or_else(|| io::Error::other(format!("there is no user {name}")))?;
+    if geteuid() == user.uid {
+        return Ok(());
+    }
+    if directory.metadata()?.uid() != user.uid.as_raw() {
+        return Err(io::Error::other(format!("{} does not belong to {name}", directory.display())));
+    }
+    initgroups(&CString::new(name)?, user.gid)?;
+    setgid(user.gid)?;
+    setuid(user.uid)?;
+    Ok(())
+}
+
 /// The pipe from the handler of [`handle_signal`] to its thread.
 static HANDLED: AtomicI32 = AtomicI32::new(-1);
 
@@ -104,7 +127,7 @@ extern "C" fn on_signal(signal: libc::c_int) {
 
 fn handle_signal(generation: u64, number: i32) {
     if HANDLED.load(Ordering::SeqCst) < 0 {
-        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
         HANDLED.store(writer.into_raw_fd(), Ordering::SeqCst);
         thread::spawn(move || {
             let mut byte = [0; 4];
