@@ -44,8 +44,8 @@ use proc_macro::TokenStream;
 /// request it starts a successor. When it is replaced or stopped, it drains. It returns the
 /// [`ExitCode`](std::process::ExitCode) of the service.
 ///
-/// An `async fn` runs on tokio, a plain `fn` on a thread without tokio. The body returns `()`, a `Result<(), E>` or
-/// any other [`Termination`](std::process::Termination).
+/// An `async fn` runs on tokio (a default feature), a plain `fn` on a thread without tokio. The body returns `()`, a `Result<(), E>`
+/// or any other [`Termination`](std::process::Termination).
 ///
 /// The function can have another name than `main`. It then becomes a function which runs the service and returns its exit code. The service takes over the signals and the environment of the process, so call that function once, before
 /// the process has a second thread.
@@ -168,6 +168,8 @@ use proc_macro::TokenStream;
 /// * a listener without a parameter, unless it has a name and the body takes `Listeners`;
 /// * a parameter of `main` that is neither a listener nor a handle nor the configuration;
 /// * a type that does not fit the kind of its listener, if the address is a literal;
+/// * a type that needs tokio in a plain `fn`, or one of `tableflip::blocking` in an `async fn`;
+/// * another attribute that starts a runtime, such as `#[tokio::main]`;
 /// * only raw listeners and neither `Ready` nor `Listeners`, because nothing then reports that the service is ready;
 /// * a function that is generic or `const`, `unsafe` or `extern`, or that takes `self`.
 ///

@@ -132,11 +132,10 @@ impl<S: StdDatagram + AsRawFd> Datagrams<S> {
 
 /// Registers a socket with the runtime.
 fn register<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
-    // SAFETY: an `OwnedFd` or a socket of std is one descriptor from here until it is dropped, which `AsyncFd` does after it
-    // has deregistered it.
-    #[allow(unsafe_code)]
-    let io = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-    Ok(io)
+    // `register_with_interest` is missing in tokio 1.51.0 to 1.51.5, and in 1.52. The call of before it is sound for an `OwnedFd`
+    // and a socket of std: each is one descriptor until `AsyncFd` drops it, which has deregistered it by then.
+    #[allow(deprecated)]
+    AsyncFd::with_interest(socket, interest)
 }
 
 /// The pause before the next look at a socket that was shut down.
@@ -245,7 +244,7 @@ mod tests {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.set_nonblocking(true).unwrap();
             socket.send_to(&[0], socket.local_addr().unwrap()).unwrap();
-            #[expect(
+            #[allow(
                 deprecated,
                 reason = "a socket of std keeps its descriptor, and this one needs no `unsafe`"
             )]
