@@ -12,3 +12,8 @@ pub mod package;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/reference.md")]
 pub struct Reference;
+
+/// Compiles the examples of the page on frameworks.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/frameworks.md")]
+pub struct Frameworks;
