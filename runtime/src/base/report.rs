@@ -144,7 +144,7 @@ const READER_PAUSE: u16 = 100;
 /// is not waited for: the rest of the line is left out.
 pub(crate) fn to_stderr(message: fmt::Arguments<'_>) {
     // The message may quote a variable or a panic. Its line breaks would look like lines of another program.
-    let line = format!("tableflip: {}\n", message.to_string().replace(char::is_control, " "));
+    let line = format!("tableflip: {}\n", one_line(&message.to_string()));
     for part in line.as_bytes().chunks(ONE_WRITE) {
         if !stderr_has_room() || write_to_stderr(part).is_err() {
             return;
@@ -210,9 +210,30 @@ pub(crate) const MAX_REASON: usize = 4096;
 
 /// Text of another process, cut and cleaned so that it can stand in a log line.
 pub(crate) fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON).unwrap_or(text.len());
-    text[..cut].trim().chars().map(clean).collect()
+    let mut line = one_line(text);
+    if let Some(cut) = line.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REASON) {
+        line.truncate(cut);
+    }
+    line
+}
+
+/// The lines of a text as one line, without their indentation, control characters and colours.
+fn one_line(text: &str) -> String {
+    let mut parts = text.split('\x1b');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // A control sequence: `[`, parameters, and a final byte from `@` to `~`, ECMA-48 section 5.4.
+        let rest = part.strip_prefix('[').and_then(|sequence| {
+            let end = sequence.find(|c: char| !matches!(c, '\x20'..='\x3f'))?;
+            sequence[end..].strip_prefix(|c| matches!(c, '@'..='~'))
+        });
+        match rest {
+            Some(rest) => plain.push_str(rest),
+            None => plain.extend(["\x1b", part]),
+        }
+    }
+    let lines = plain.split(char::is_control).map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -249,7 +270,25 @@ mod tests {
 
     #[test]
     fn what_a_peer_says_cannot_forge_a_log_line() {
-        assert_eq!(printable("a\nERROR b\x1b[31m"), "a ERROR b [31m");
+        assert_eq!(printable("a\nERROR b\x1b[31m"), "a ERROR b");
+        assert_eq!(printable("a\x1b]0;title\x07b\x1b"), "a ]0;title b");
         assert!(printable(&"ü".repeat(5000)).len() <= MAX_REASON + 1);
+    }
+
+    #[test]
+    fn lines_that_are_indented_and_coloured_become_one_line() {
+        let toml =
+            "TOML parse error at line 4, column 1\n  |\n4 | amdin = 1\n  | ^^^^^\nunknown field `amdin`\n";
+        assert_eq!(
+            printable(toml),
+            "TOML parse error at line 4, column 1 | 4 | amdin = 1 | ^^^^^ unknown field `amdin`"
+        );
+        let report = "\n   0: \x1b[91mwarming up\x1b[0m\n   1: \x1b[1;38;5;9mno directory\x1b[0m\r\n";
+        assert_eq!(printable(report), "0: warming up 1: no directory");
+        assert_eq!(printable("/a  b"), "/a  b", "a path may have two spaces");
+        for unfinished in ["a\x1b[", "a\x1b[31", "a\x1b[31\u{e9}"] {
+            let kept = unfinished.replace('\x1b', " ");
+            assert_eq!(printable(unfinished), kept, "{unfinished:?}");
+        }
     }
 }

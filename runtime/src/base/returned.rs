@@ -109,7 +109,9 @@ impl BodyEnd {
     pub(crate) fn before_ready(&self) -> String {
         match self {
             Self::Returned => "the body returned before it was ready".to_owned(),
-            Self::Failed(error) => format!("the body returned before it was ready: {}", printable(error)),
+            Self::Failed(error) => {
+                format!("the body returned before it was ready: {}", printable(without_backtrace(error)))
+            }
             Self::Panicked(message) => format!("the body panicked: {}", printable(message)),
         }
     }
@@ -118,10 +120,30 @@ impl BodyEnd {
     pub(crate) fn unasked(&self) -> String {
         match self {
             Self::Returned => "the body returned".to_owned(),
-            Self::Failed(error) => format!("the body returned an error: {}", printable(error)),
+            Self::Failed(error) => {
+                format!("the body returned an error: {}", printable(without_backtrace(error)))
+            }
             Self::Panicked(message) => format!("the body panicked: {}", printable(message)),
         }
     }
+}
+
+/// The text of an error without the backtrace that the reports of `anyhow`, `eyre` and `color-eyre` end with. A
+/// backtrace is for the developer, who finds it on stderr. In the line of a log it would hide the reason.
+fn without_backtrace(error: &str) -> &str {
+    let begins_backtrace = |line: &str| {
+        let heading = line.trim_matches(|c: char| c == '\u{2501}' || c.is_whitespace());
+        matches!(heading, "Stack backtrace:" | "BACKTRACE") || heading.starts_with("Backtrace omitted")
+    };
+    let mut at = 0;
+    for line in error.split_inclusive('\n') {
+        // The error itself is in the first line.
+        if at > 0 && begins_backtrace(line) {
+            return &error[..at];
+        }
+        at += line.len();
+    }
+    error
 }
 
 #[cfg(test)]
@@ -143,5 +165,21 @@ mod tests {
         let boxed: Result<(), Box<dyn std::error::Error>> = Err("no room".into());
         assert_eq!(error(boxed).unwrap(), r#""no room""#);
         assert_eq!(error(ReturnedWithError::new((), Some("odd".to_owned()))).unwrap(), "odd");
+    }
+
+    #[test]
+    fn the_backtrace_of_a_report_is_for_stderr_and_not_for_the_log() {
+        let reason = |report: &str| BodyEnd::Failed(report.to_owned()).unasked();
+        let anyhow = "warming up\n\nCaused by:\n    no directory\n\nStack backtrace:\n   0: main\n";
+        assert_eq!(reason(anyhow), "the body returned an error: warming up Caused by: no directory");
+        let color_eyre = "\n   0: \x1b[91mwarming up\x1b[0m\n\n  ━━━━ BACKTRACE ━━━━\n   1: main\n";
+        assert_eq!(reason(color_eyre), "the body returned an error: 0: warming up");
+        let omitted = "\n   0: warming up\n\nBacktrace omitted. Run with RUST_BACKTRACE=1\nRun with RUST_BACKTRACE=full";
+        assert_eq!(
+            BodyEnd::Failed(omitted.to_owned()).before_ready(),
+            "the body returned before it was ready: 0: warming up"
+        );
+        assert_eq!(reason("Stack backtrace:"), "the body returned an error: Stack backtrace:");
+        assert_eq!(reason("a\nBACKTRACES"), "the body returned an error: a BACKTRACES");
     }
 }
