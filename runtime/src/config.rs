@@ -5,3 +5,4 @@ pub(crate) mod convert;
 pub(crate) mod environment;
 pub(crate) mod service;
 pub(crate) mod settings;
+pub(crate) mod text;
