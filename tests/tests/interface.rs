@@ -22,7 +22,16 @@ const IN_THE_INTERFACE: [&str; 7] = ["alloc", "axum", "core", "serde_core", "std
 fn json() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interface");
     let mut rustdoc = Command::new(env!("CARGO"));
-    rustdoc.args(["rustdoc", "--quiet", "--locked", "-p", "tableflip", "--lib", "--features", "axum-08,futures-03,http"]);
+    rustdoc.args([
+        "rustdoc",
+        "--quiet",
+        "--locked",
+        "-p",
+        "tableflip",
+        "--lib",
+        "--features",
+        "axum-08,futures-03,http",
+    ]);
     rustdoc.arg("--target-dir").arg(&target).current_dir(package::workspace());
     // The output as JSON is not stable. Warnings are those of `cargo doc`.
     rustdoc.args(["--", "-Z", "unstable-options", "--output-format", "json", "--cap-lints", "allow"]);

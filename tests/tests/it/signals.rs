@@ -15,7 +15,8 @@ fn the_harness_starts_everything_with_the_default_actions() {
         for set in ["SigIgn", "SigBlk"] {
             let signals = u64::from_str_radix(&look::status(service.first(), set), 16).unwrap();
             // Those that the C library keeps for its threads, nptl(7), and those that the harness leaves as they are.
-            let left_alone = [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(|signal| 1 << (signal.as_raw() - 1));
+            let left_alone =
+                [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(|signal| 1 << (signal.as_raw() - 1));
             let others = !left_alone.iter().fold(0b11 << 31, |all, signal: &u64| all | signal);
             assert_eq!(signals & others, 0, "{set}");
         }
