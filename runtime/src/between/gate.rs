@@ -4,8 +4,10 @@
 use std::io;
 #[cfg(upgrades)]
 use std::os::fd::AsFd;
-#[cfg(upgrades)]
+#[cfg(any(upgrades, feature = "tokio"))]
 use std::sync::Mutex;
+#[cfg(feature = "tokio")]
+use std::sync::Weak;
 #[cfg(upgrades)]
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -50,6 +52,16 @@ pub(crate) struct Gate<T> {
     #[cfg(upgrades)]
     turn: Mutex<()>,
     cannot_accept: RateLimit,
+    /// What waits between two polls.
+    #[cfg(feature = "tokio")]
+    waiting: Mutex<Vec<Weak<dyn Waiting>>>,
+}
+
+/// A wait between two polls, which may have the descriptor of the gate meanwhile. Its task may not poll it again.
+#[cfg(feature = "tokio")]
+pub(crate) trait Waiting: Send + Sync {
+    /// Drops what waits, and wakes the task.
+    fn end(&self);
 }
 
 struct Inner<T> {
@@ -98,7 +110,24 @@ impl<T: Send + Sync> Gate<T> {
             #[cfg(upgrades)]
             turn: Mutex::new(()),
             cannot_accept: RateLimit::default(),
+            #[cfg(feature = "tokio")]
+            waiting: Mutex::default(),
         }
+    }
+
+    /// Ends a wait when the gate is retired. Call it before the wait begins.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn add_waiting(&self, wait: Weak<dyn Waiting>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|wait| wait.strong_count() > 0);
+        waiting.push(wait);
+    }
+
+    /// A wait that nothing polls again would keep the listening socket open through the drain, and clients in its queue.
+    #[cfg(feature = "tokio")]
+    fn end_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.iter().filter_map(Weak::upgrade).for_each(|wait| wait.end());
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -321,6 +350,8 @@ impl<T: Send + Sync> GateControl for Gate<T> {
         // Outside the lock: the drop may deregister the descriptor from epoll and close it.
         drop(io);
         self.admit_again();
+        #[cfg(feature = "tokio")]
+        self.end_waiting();
         is_empty
     }
 

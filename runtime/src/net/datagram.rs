@@ -16,7 +16,7 @@ use crate::between::drain::{never, poll_never};
 use crate::between::managed::{as_descriptor, managed_type};
 use crate::sys::fd;
 
-/// The waits of the `poll_` methods of one handle.
+/// The waits of the `poll_` methods of one handle. No gate ends them, because the socket stays open for what is sent.
 #[derive(Clone, Default)]
 struct Waits {
     readable: Kept<io::Result<bool>>,
@@ -86,7 +86,7 @@ macro_rules! managed {
                         return Poll::Ready(Ok(sender));
                     }
                     let datagrams = self.datagrams.clone();
-                    if !ready!(self.waits.readable.poll(cx, || async move { datagrams.readable().await }))? {
+                    if !ready!(self.waits.readable.poll(cx, drop, || async move { datagrams.readable().await }))? {
                         return poll_never(self.datagrams.shared());
                     }
                 }
@@ -150,7 +150,7 @@ macro_rules! managed {
                         return Poll::Ready(sent);
                     }
                     let datagrams = self.datagrams.clone();
-                    ready!(self.waits.writable.poll(cx, || async move { datagrams.writable().await }))?;
+                    ready!(self.waits.writable.poll(cx, drop, || async move { datagrams.writable().await }))?;
                 }
             }
 

@@ -84,7 +84,8 @@ macro_rules! managed {
 
             fn poll_next_of(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<($stream, $addr)>>> {
                 let acceptor = self.acceptor.clone();
-                self.next.poll(cx, || async move { Self::next_of(&acceptor).await })
+                let tell = |wait| self.acceptor.gate.add_waiting(wait);
+                self.next.poll(cx, tell, || async move { Self::next_of(&acceptor).await })
             }
 
             /// Reports an accept that failed, of a caller that tries again.

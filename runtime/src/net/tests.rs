@@ -97,6 +97,20 @@ async fn the_incoming_connections_end_at_a_drain_and_not_at_a_pause() {
     assert!(is_pending(poll_fn(|cx| managed.it.poll_accept(cx))).await);
 }
 
+/// A `select!` may leave a wait behind, which nothing polls again.
+#[tokio::test]
+async fn a_wait_that_is_left_behind_does_not_keep_the_listener_open() {
+    let managed = tcp();
+    managed.gate.open();
+    let address = managed.it.local_addr().unwrap();
+    let mut incoming = managed.it.incoming();
+    assert!(is_pending(incoming.next()).await);
+    assert!(is_pending(poll_fn(|cx| managed.it.poll_accept(cx))).await);
+    managed.retire();
+    assert!(std::net::TcpStream::connect(address).is_err(), "a client waits in a queue that nothing serves");
+    assert!(in_time(incoming.next()).await.is_none());
+}
+
 #[cfg(feature = "futures-03")]
 #[tokio::test]
 async fn the_incoming_connections_are_a_stream() {
