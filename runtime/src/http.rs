@@ -20,7 +20,7 @@
 //!   the drain. The same is true of a connection that has sent a part of a handshake or of a request, and then nothing
 //!   for a grace.
 //! * A connection that has become another protocol, such as a WebSocket, is counted, and has until `drain_timeout`. So
-//!   is an answer that is still streaming. The handler learns of the drain from [`Shutdown`].
+//!   is an answer that is still streaming. The handler learns of the drain from [`Shutdown`](crate::Shutdown).
 //!
 //! At `drain_timeout` every connection that is left is aborted.
 //!

@@ -1,9 +1,5 @@
 //! Every public type is `Send`, `Sync` and `Unpin`. A change of that breaks the code of users, and stands nowhere else.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-
 use tableflip::{blocking, testing};
 
 const fn is<T: Send + Sync + Unpin>() {}
@@ -16,6 +12,7 @@ const _: () = moves::<testing::Program>();
 macro_rules! every {
     ($name:ident: $($type:ty),+ $(,)?) => {
         $(const _: () = is::<$type>();)+
+        #[allow(dead_code, reason = "the test needs the names of every feature")]
         const $name: &[&str] = &[$(stringify!($type)),+];
     };
 }
@@ -101,53 +98,63 @@ every! { HTTP:
     tableflip::http::WithHandshake<tableflip::net::TcpListener, fn(), fn()>,
 }
 
-/// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
-const HIDDEN: &[&str] = &[
-    "Package",
-    "Probe",
-    "Proven",
-    "ReturnedWithError",
-    "Seal",
-    "Shaken",
-    "Type",
-    "Unproven",
-    "Unsent",
-    "Unusable",
-];
+/// With every feature.
+#[cfg(all(feature = "http", unix))]
+mod sources {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
 
-/// The names of the public types in the sources. The lint `unreachable_pub` sees to it that a `pub` type is public.
-fn declared(folder: &Path, names: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.ends_with("src/bin") {
-            continue;
-        }
-        if path.is_dir() {
-            declared(&path, names);
-            continue;
-        }
-        for line in fs::read_to_string(&path).unwrap().lines() {
-            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-            let at = words.iter().position(|word| ["struct", "enum", "union"].contains(word));
-            let Some(at) = at.filter(|_| line.trim_start().starts_with("pub ")) else { continue };
-            names.extend(words.get(at + 1).filter(|name| !name.is_empty()).map(|name| (*name).to_owned()));
+    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX};
+
+    /// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
+    const HIDDEN: &[&str] = &[
+        "Package",
+        "Probe",
+        "Proven",
+        "ReturnedWithError",
+        "Seal",
+        "Shaken",
+        "Type",
+        "Unproven",
+        "Unsent",
+        "Unusable",
+    ];
+
+    /// The names of the public types in the sources. The lint `unreachable_pub` sees to it that a `pub` type is public.
+    fn declared(folder: &Path, names: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.ends_with("src/bin") {
+                continue;
+            }
+            if path.is_dir() {
+                declared(&path, names);
+                continue;
+            }
+            for line in fs::read_to_string(&path).unwrap().lines() {
+                let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+                let at = words.iter().position(|word| ["struct", "enum", "union"].contains(word));
+                let Some(at) = at.filter(|_| line.trim_start().starts_with("pub ")) else { continue };
+                names
+                    .extend(words.get(at + 1).filter(|name| !name.is_empty()).map(|name| (*name).to_owned()));
+            }
         }
     }
-}
 
-#[test]
-#[cfg(all(feature = "http", unix))]
-fn every_public_type_is_checked() {
-    let name = |path: &&str| {
-        let path = path.split('<').next().unwrap();
-        path.rsplit("::").next().unwrap().trim().to_owned()
-    };
-    let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP].concat();
-    let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
-    let mut public = BTreeSet::new();
-    declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);
-    public.retain(|name| !HIDDEN.contains(&name.as_str()));
-    assert!(public.len() > 40, "the sources are not read as they should be: {public:?}");
-    let missing: Vec<_> = public.difference(&checked).collect();
-    assert!(missing.is_empty(), "add a line for each: {missing:?}");
+    #[test]
+    fn every_public_type_is_checked() {
+        let name = |path: &&str| {
+            let path = path.split('<').next().unwrap();
+            path.rsplit("::").next().unwrap().trim().to_owned()
+        };
+        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP].concat();
+        let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
+        let mut public = BTreeSet::new();
+        declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);
+        public.retain(|name| !HIDDEN.contains(&name.as_str()));
+        assert!(public.len() > 40, "the sources are not read as they should be: {public:?}");
+        let missing: Vec<_> = public.difference(&checked).collect();
+        assert!(missing.is_empty(), "add a line for each: {missing:?}");
+    }
 }
