@@ -3,9 +3,9 @@
 //! The expansion is one value and one call into the runtime crate, which has all the logic. It contains the user's function with
 //! the tokens and spans that the user wrote, so the compiler reports errors in the body at the user's own code.
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens as _, TokenStreamExt as _, format_ident, quote};
-use syn::{Expr, Path, ReturnType, Type};
+use syn::{Expr, FnArg, Path, ReturnType, Signature, Type, parse_quote};
 
 use crate::address::Kind;
 use crate::attr::Function;
@@ -24,6 +24,7 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
         let address = borrowed(address);
         quote!(.#option(#name, #address))
     });
+    let listens: Vec<_> = listens.collect();
     let settings = settings.iter().map(|Setting { option, value }| {
         let value = match value {
             Value::Expr(value) => borrowed(value),
@@ -34,6 +35,7 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
         };
         quote!(.#option(#value))
     });
+    let settings: Vec<_> = settings.collect();
 
     // The hygiene of these variables keeps them apart from every name of the user, also from the name of the function.
     let start = start_variable(parameters);
@@ -49,6 +51,8 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     let own = parameters.iter().filter(|parameter| parameter.role == Role::Own);
     let own = own.map(|Parameter { name, ty, .. }| quote!(#name: #ty));
     let config = configure(service);
+    let options = quote!(#config #(#listens)* #(#settings)*);
+    let sig = used(sig, parameters, &options);
     let call = quote!(#name(#(#variables),*));
     // The compiler reports at this call that the return type is no `Termination`, so the call has the span of that type.
     let returned = match &sig.output {
@@ -81,12 +85,32 @@ pub(crate) fn expand(service: &Service, function: &Function) -> TokenStream {
     }
 }
 
+/// The user's signature. A parameter of the function's own that an option uses is not unused, whether the body uses it or not.
+fn used(sig: &Signature, parameters: &[Parameter], options: &TokenStream) -> Signature {
+    let mut sig = sig.clone();
+    for (input, Parameter { name, role, .. }) in sig.inputs.iter_mut().zip(parameters) {
+        if let (FnArg::Typed(input), Role::Own, true) = (input, role, mentions(options, name)) {
+            input.attrs.push(parse_quote!(#[allow(unused_variables)]));
+        }
+    }
+    sig
+}
+
+fn mentions(tokens: &TokenStream, name: &Ident) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == *name,
+        TokenTree::Group(group) => mentions(&group.stream(), name),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
 /// Loads the configuration into a variable that the options and the body use. The variable has the name of the option, with the span
 /// that the user wrote, so that the user's expressions find it.
 fn configure(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let Config { option, value } = service.config.as_ref()?;
     let parameter = service.parameters.iter().find(|parameter| parameter.role == Role::Config);
+    // The type is that of the variable in the closure, so the compiler reports another one at the user's expression.
     let (variable, ty) = match parameter {
         Some(Parameter { name, ty, .. }) => (name, Some(quote!(: #ty))),
         None => (option, None),
@@ -95,7 +119,10 @@ fn configure(service: &Service) -> Option<TokenStream> {
     Some(quote! {
         // The options and the body need not use it.
         #[allow(unused_variables)]
-        let #variable #ty = match #runtime::configure(|| ::core::result::Result::Ok(#value)) {
+        let #variable = match #runtime::configure(|| {
+            let #loaded #ty = #value;
+            ::core::result::Result::Ok(#loaded)
+        }) {
             ::core::result::Result::Ok(#loaded) => #loaded,
             ::core::result::Result::Err(#code) => return #code,
         };

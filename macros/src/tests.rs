@@ -173,6 +173,44 @@ fn a_body_without_parameters() {
     );
 }
 
+/// The lint would ask for a `_` in front of a name that the options use.
+#[test]
+fn a_parameter_of_its_own_that_an_option_uses_is_not_unused() {
+    check(
+        "config = load(&args.file)?, overlap = config.overlap",
+        "async fn serve(args: Args, other: u8, config: Config, shutdown: Shutdown) {}",
+        &expect![[r#"
+            fn serve(args: Args, other: u8) -> ::std::process::ExitCode {
+                async fn serve(
+                    #[allow(unused_variables)]
+                    args: Args,
+                    other: u8,
+                    config: Config,
+                    shutdown: Shutdown,
+                ) {}
+                #[allow(unused_variables)]
+                let config = match ::tableflip::configure(|| {
+                    let loaded: Config = load(&args.file)?;
+                    ::core::result::Result::Ok(loaded)
+                }) {
+                    ::core::result::Result::Ok(loaded) => loaded,
+                    ::core::result::Result::Err(code) => return code,
+                };
+                ::tableflip::Service::new()
+                    .package(::tableflip::__private::package!())
+                    .overlap(&config.overlap)
+                    .run(|start| {
+                        let args = args;
+                        let other = other;
+                        let config = config;
+                        let shutdown = start.handle::<Shutdown>()?;
+                        ::core::result::Result::Ok(serve(args, other, config, shutdown))
+                    })
+            }
+        "#]],
+    );
+}
+
 /// The name of the return type is unknown, so the expansion probes the value for an error.
 #[test]
 fn b3_a_body_that_returns_an_unknown_type() {

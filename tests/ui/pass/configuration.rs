@@ -90,6 +90,13 @@ mod unused {
     pub async fn service(shutdown: tableflip::Shutdown) {
         shutdown.await;
     }
+
+    // Only an option uses the parameter.
+    #[deny(unused_variables)]
+    #[tableflip::main(drain_timeout = seconds.map(std::time::Duration::from_secs))]
+    pub async fn of_its_own(seconds: Option<u64>, shutdown: tableflip::Shutdown) {
+        shutdown.await;
+    }
 }
 
 mod own {
