@@ -18,6 +18,21 @@ fn no_request_of_http_2_is_lost() {
     load::http_across_upgrades(service(), Version::Http2);
 }
 
+/// The code after `serve` runs in each process, after its last answer.
+#[test]
+fn every_visit_is_counted_at_the_end_of_its_process() {
+    let mut service = service();
+    let client = load::Http::new(service.address("http"), Version::Http1);
+    let run = load::across_upgrades(&mut service, || client.clone());
+    service.stop();
+    let log = service.log();
+    let counts = log.lines().filter_map(|line| line.strip_suffix(" visits in all")).map(str::parse::<u64>);
+    let counts: Vec<_> = counts.map(|count| count.expect("a number")).collect();
+    // `stop` upgrades the service once more, or oftener.
+    assert!(counts.len() as u32 > run.upgrades, "{log}");
+    assert_eq!(counts.iter().sum::<u64>(), run.answered, "{counts:?}");
+}
+
 const PROGRAM: Program<'_> = Program { listener: "http", begun: 16 };
 
 #[test]

@@ -38,7 +38,7 @@ use tokio::time::interval_at;
 pub use dns::Dns;
 pub use http::{Http, Version};
 pub use lines::Lines;
-pub use processes::{DEADLINE, wait_until};
+pub use processes::{DEADLINE, find, wait_until};
 pub use program::{Program, have};
 pub use proxy::Proxy;
 pub use service::{Certificate, Command, Control, Service};

@@ -30,6 +30,7 @@ const STOP: Duration = Duration::from_secs(10);
 pub struct Command {
     dir: TempDir,
     program: PathBuf,
+    args: Vec<OsString>,
     env: HashMap<OsString, OsString>,
     guards: u64,
     grace: Duration,
@@ -51,7 +52,8 @@ impl Service {
         processes::default_for_children();
         let dir = tempfile::Builder::new().prefix("tableflip-").tempdir().expect("a temporary directory");
         let env = HashMap::from([("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
-        let command = Command { dir, program: program.into(), env, guards: 0, grace: Duration::ZERO };
+        let command =
+            Command { dir, program: program.into(), args: Vec::new(), env, guards: 0, grace: Duration::ZERO };
         let (pidfile, control) = (command.path("pid"), command.path("control"));
         command
             .env("TABLEFLIP_PIDFILE", pidfile)
@@ -240,6 +242,12 @@ impl Command {
         self
     }
 
+    /// Its arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
     /// How long open connections may take.
     pub fn drain_timeout(self, duration: &str) -> Self {
         self.env("TABLEFLIP_DRAIN_TIMEOUT", duration)
@@ -261,6 +269,7 @@ impl Command {
     pub fn start(self) -> Service {
         let log = File::create(self.path("log")).expect("a log");
         let child = std::process::Command::new(&self.program)
+            .args(&self.args)
             .current_dir(self.dir.path())
             .env_clear()
             .envs(&self.env)
