@@ -76,7 +76,8 @@
 //! # Configuration
 //!
 //! The option `config` loads the configuration of the service, before anything is bound or taken. Every option and the
-//! body can use it. An error is one line on stderr, and the reason of a failed upgrade.
+//! body can use it. An error is one line on stderr, and the reason of a failed upgrade. In the repository
+//! `docs/configuration.md` has it with clap, with a file in TOML and with environment variables.
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
@@ -89,8 +90,10 @@
 //!
 //! impl Config {
 //!     fn load() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-//!         let listen = std::env::var("LISTEN")?.parse()?;
-//!         Ok(Self { listen, greeting: std::fs::read_to_string("/etc/greeting")? })
+//!         let listen = std::env::var("LISTEN").map_err(|error| format!("LISTEN: {error}"))?.parse()?;
+//!         let path = "/etc/greeting";
+//!         let greeting = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+//!         Ok(Self { listen, greeting })
 //!     }
 //! }
 //!

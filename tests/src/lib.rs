@@ -17,3 +17,8 @@ pub struct Reference;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/frameworks.md")]
 pub struct Frameworks;
+
+/// Compiles the examples of the page on configurations, and runs those that can be.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/configuration.md")]
+pub struct Configuration;

@@ -194,8 +194,8 @@ pub enum PassOnError {
     },
 }
 
-/// Any error that ends the preparation of a service: `?` makes it from an error, from a text, and from the error types of
-/// `anyhow` and `eyre`.
+/// Any error that ends the preparation of a service: `?` makes it from an error that is `Send + Sync`, from a text, and
+/// from the error types of `anyhow` and `eyre`. (`Box<dyn Error>` is not `Send + Sync`, `Box<dyn Error + Send + Sync>` is.)
 ///
 /// It becomes a [`StartError`]: this crate's own errors stay as they are, others become [`StartError::Service`].
 ///

@@ -36,6 +36,10 @@ impl Service {
     ///
     /// A body that blocks its thread cannot be dropped. The process waits for it for at most 2 s and then ends. After `run`
     /// has returned, nothing limits the time of `main`.
+    ///
+    /// # Panics
+    ///
+    /// In a runtime of tokio, such as that of `#[tokio::main]`: the service starts its own.
     #[cfg(feature = "tokio")]
     pub fn run<F, B>(self, prepare: F) -> ExitCode
     where
@@ -93,6 +97,8 @@ impl Service {
 ///     })
 /// }
 /// ```
+///
+/// A function with an error of its own is called in the closure: `configure(|| Ok(load()?))`.
 ///
 /// In a test, [`testing::Program::config`](crate::testing::Program::config) takes the place of `load`.
 ///
