@@ -110,9 +110,9 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
-/// The expression may use `?` with any error that is `Send + Sync`. Then the start ends: one line on stderr says why, and it is the reason of a failed
-/// upgrade. The expression may also end the process, as a parser of arguments does for `--help`. A successor evaluates the
-/// expression anew, with the arguments and the environment of the first start.
+/// The expression may use `?` with any error that is `Send + Sync`. Then the start ends: one line on stderr says why, and it is the
+/// reason of a failed upgrade. The expression may also end the process, as a parser of arguments does for `--help`. A successor
+/// evaluates the expression anew, with the arguments and the environment of the first start.
 ///
 /// A function that is not called `main` may instead take the configuration as a parameter of its own: a parameter that is neither a
 /// listener nor a handle. The generated function has this parameter too. So `main` deals with subcommands, and calls the service: a
