@@ -32,7 +32,8 @@ as_text!(Address, Overlap, Supervise, UpgradeSignal);
 #[cfg(feature = "tokio")]
 as_text!(Flavor);
 
-#[cfg(all(test, upgrades))]
+#[cfg(upgrades)]
+#[cfg(test)]
 mod tests {
     use super::*;
 
