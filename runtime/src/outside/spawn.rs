@@ -12,6 +12,8 @@
 //! docs/operations.md has the table of all that a process inherits.
 #![allow(unsafe_code)]
 
+mod own_variable;
+
 use std::env;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -36,6 +38,8 @@ use crate::outside::spawner::{Child, Image, Spawner};
 use crate::sys::pidfd;
 use crate::sys::proc;
 use crate::sys::signals;
+
+use own_variable::OwnVariable;
 
 /// How this process was started, recorded before anything can change it.
 #[derive(Debug)]
@@ -359,40 +363,6 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
     texts.map(|text| c_string(&text)).collect()
 }
-
-/// The variable of a process that names it as the addressee: `NAME=NUMBER:PID`. Only the clone knows the process ID, and
-/// writes it.
-struct OwnVariable {
-    text: Vec<u8>,
-    pid_at: usize,
-}
-
-impl OwnVariable {
-    fn new(name: &str, number: RawFd) -> Self {
-        let mut text = format!("{name}={number}:").into_bytes();
-        let pid_at = text.len();
-        text.resize(pid_at + MAX_PID + 1, 0);
-        Self { text, pid_at }
-    }
-
-    /// The variable of the process of this ID. It allocates nothing.
-    fn of(&mut self, mut pid: u32) -> *mut libc::c_char {
-        let mut digits = [0; MAX_PID];
-        let mut first = MAX_PID;
-        while pid > 0 && first > 0 {
-            first -= 1;
-            digits[first] = b'0' + (pid % 10) as u8;
-            pid /= 10;
-        }
-        for (to, digit) in self.text[self.pid_at..].iter_mut().zip(&digits[first..]) {
-            *to = *digit;
-        }
-        self.text.as_mut_ptr().cast()
-    }
-}
-
-/// The digits of the greatest process ID.
-const MAX_PID: usize = 10;
 
 /// The list with a place for the own variable before its end.
 fn with_place(mut list: Vec<*mut libc::c_char>) -> Vec<*mut libc::c_char> {
