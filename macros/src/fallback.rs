@@ -26,8 +26,8 @@ pub(crate) fn function(errors: &TokenStream, function: &Function) -> TokenStream
     quote! {
         #errors
         #(#attrs)*
+        #[allow(unused_variables)]
         #vis fn #name(#(#own),*) -> ::std::process::ExitCode {
-            #[allow(unused_variables)]
             #sig #body
             ::std::process::ExitCode::FAILURE
         }

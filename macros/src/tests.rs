@@ -346,8 +346,8 @@ fn a_mistake_leaves_the_function_to_the_editor() {
             ::core::compile_error! {
                 "`main` cannot take `self`"
             }
+            #[allow(unused_variables)]
             pub fn main() -> ::std::process::ExitCode {
-                #[allow(unused_variables)]
                 fn main(echo: TcpListener) -> io::Result<()> {
                     echo.accept()
                 }

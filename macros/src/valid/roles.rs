@@ -25,7 +25,9 @@ impl Draft {
             self.errors.push(Error::new(name.span(), message));
             return;
         }
-        self.assign_own(candidates, sig);
+        if !self.assign_own(candidates, sig) {
+            return;
+        }
         let mut unnamed = (0..self.entries.len()).filter(|index| self.entries[*index].name.is_none());
         for candidate in candidates.iter_mut().filter(|candidate| candidate.role.is_none()) {
             candidate.role = unnamed.next().map(Role::Listener);
@@ -61,23 +63,26 @@ impl Draft {
     }
 
     /// A function that is called by another may have parameters of its own. Each entry then has a name, so that a listener is not
-    /// taken for one of them. A `main` has no caller.
-    fn assign_own(&mut self, candidates: &mut [Candidate], sig: &Signature) {
+    /// taken for one of them. A `main` has no caller. False if an entry has no name and needs one, which is reported.
+    fn assign_own(&mut self, candidates: &mut [Candidate], sig: &Signature) -> bool {
         let has_no_role = |candidate: &&mut Candidate| candidate.role.is_none();
         let unnamed = self.entries.iter().filter(|entry| entry.name.is_none()).count();
         let without_role = candidates.iter_mut().filter(has_no_role).count();
         if sig.ident == "main" || without_role <= unnamed {
-            return;
+            return true;
         }
         for candidate in candidates.iter_mut().filter(has_no_role).filter(|it| !is_listener(&it.ty)) {
             candidate.role = Some(Role::Own);
         }
         let left = candidates.iter_mut().filter(has_no_role).count();
+        let mut are_named = true;
         for entry in self.entries.iter().filter(|entry| entry.name.is_none()).skip(left) {
+            are_named = false;
             let message = "this entry needs a name, `name = \"...\"`: the function has parameters of its own, and only a name shows \
                            which parameter is the listener";
             self.errors.push(Error::new_spanned(&entry.address, message));
         }
+        are_named
     }
 
     /// The error for a parameter without a role. A listener without a parameter is probably part of the same mistake: one error

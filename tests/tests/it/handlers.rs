@@ -76,10 +76,14 @@ fn b2_a_service_without_listeners_is_ready_at_once() {
         assert_eq!(process.exit(), Exit::Status(0));
     }
     let dir = Dir::new();
-    let (service, process) = dir.victim().no_listeners().takes_ready().plan("init ctrlc").serve();
+    // `ctrlc` calls its handler in a thread of its own, which the end of the process does not wait for.
+    let gate = dir.gate("end");
+    let command = dir.victim().no_listeners().takes_ready().awaits_shutdown();
+    let (service, process) = command.plan("init ctrlc; shutdown gate end").serve();
     assert_eq!(service.wait(&process, "ctrlc-set").text, "ok");
     process.signal(Signal::INT);
     service.wait(&process, "ctrlc");
+    gate.open();
     assert_eq!(process.exit(), Exit::Status(0));
 }
 

@@ -11,11 +11,9 @@ impl FromListener for Tls {
     }
 }
 
-fn main() -> std::process::ExitCode {
-    serve(7000)
-}
+fn main() {}
 
 #[tableflip::main(listen = ["tcp://127.0.0.1:7000"])]
-async fn serve(port: u16, https: Tls) {
+pub async fn serve(port: u16, https: Tls) {
     drop((port, https.0));
 }

@@ -1,6 +1,6 @@
 //! D11: a type says by its `BODY` for which body it is, also under another name and inside a `macro_rules!`.
 use std::io;
-use tableflip::{BodyKind, FromListener, Kind, ListenerSocket, blocking};
+use tableflip::{BodyKind, FromListener, ListenerSocket, address::Kind, blocking};
 
 struct Lines(blocking::TcpListener);
 

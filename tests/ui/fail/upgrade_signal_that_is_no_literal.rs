@@ -1,4 +1,0 @@
-const SIGNAL: &str = "SIGHUP";
-
-#[tableflip::main(upgrade_signal = SIGNAL)]
-async fn main() {}
