@@ -8,7 +8,7 @@ use crate::base::error::StartError;
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, too_many_listeners};
 use crate::base::unadopted::{self, Entry, Unadopted};
 use crate::between::note::Note;
-use crate::between::params::{FromHandle, FromListener, Seal, Start, check_kind, make};
+use crate::between::params::{FromHandle, FromListener, Seal, Start, check_kind, make, unopened};
 use crate::between::pool::Pool;
 use crate::between::shared::Shared;
 use crate::config::convert::{Setting, declared};
@@ -41,6 +41,9 @@ impl Listeners {
         let socket = {
             let pool = self.shared.pool();
             let pool = pool.as_ref().ok_or_else(|| too_late(name))?;
+            if pool.unopened.iter().any(|unopened| unopened == name) {
+                return unopened(name);
+            }
             pool.declared[pool.untaken(name)?].clone()
         };
         let mut gates = Vec::new();
@@ -269,7 +272,8 @@ impl FromHandle for Listeners {
         let is_left = |socket: &&BoundSocket| !start.taken.contains(&socket.name);
         let declared = start.sockets.iter().filter(is_left).cloned().collect();
         let unadopted = std::mem::take(&mut start.unadopted);
-        start.shared.pool().get_or_insert_with(|| Pool { declared, unadopted, used });
+        let unopened = start.unopened.clone();
+        start.shared.pool().get_or_insert_with(|| Pool { declared, unopened, unadopted, used });
         Listeners { shared: start.shared.clone() }
     }
 }

@@ -93,7 +93,11 @@ pub trait FromHandle: Sized {
     fn from_handle(start: &mut Start, seal: Seal) -> Self;
 }
 
-const UNOPENED: &str = "its address is `None`, so the body has to take it as an `Option`";
+/// The value of a listener that is declared without an address.
+pub(crate) fn unopened<T: FromListener>(name: &str) -> Result<T, StartError> {
+    let problem = "its address is `None`, so the body has to take it as an `Option`".to_owned();
+    T::unopened().ok_or_else(|| StartError::Listener { listener: name.to_owned(), problem })
+}
 
 /// Makes the parameters of a body. [`Service`](crate::Service) gives it to the closure that prepares the body.
 pub struct Start {
@@ -101,7 +105,7 @@ pub struct Start {
     /// The declared listeners.
     pub(crate) sockets: Vec<BoundSocket>,
     /// The names of the listeners that are declared without an address.
-    unopened: Vec<String>,
+    pub(crate) unopened: Vec<String>,
     /// The names of the listeners that the body has taken.
     pub(crate) taken: Vec<String>,
     pub(crate) gates: Vec<Arc<dyn GateControl>>,
@@ -143,7 +147,7 @@ impl Start {
             |problem: &str| StartError::Listener { listener: name.to_owned(), problem: problem.to_owned() };
         let Some(socket) = self.sockets.iter().find(|socket| socket.name == name) else {
             return match self.unopened.iter().any(|unopened| unopened == name) {
-                true => T::unopened().ok_or_else(|| fail(UNOPENED)),
+                true => unopened(name),
                 false => Err(fail(NOT_DECLARED)),
             };
         };

@@ -15,6 +15,8 @@ pub(crate) const TAKEN: &str = "it has been taken already";
 pub(crate) struct Pool {
     /// The declared listeners that the body has not taken.
     pub(crate) declared: Vec<BoundSocket>,
+    /// The names of the listeners that are declared without an address.
+    pub(crate) unopened: Vec<String>,
     /// The sockets that came with this process and that no declared listener has adopted.
     pub(crate) unadopted: VecDeque<Unadopted>,
     /// The names and addresses in use.

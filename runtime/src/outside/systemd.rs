@@ -8,6 +8,7 @@ mod whereabouts;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -348,6 +349,15 @@ impl Manager {
             self.outgoing.clear();
         }
     }
+}
+
+/// The numbers of the descriptors that a service manager has passed, unless another process is their addressee. Nothing is taken.
+pub(crate) fn passed_numbers() -> Range<RawFd> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<RawFd>().ok();
+    let is_ours = number("LISTEN_PID").is_none_or(|pid| u32::try_from(pid) == Ok(process::id()));
+    let count = number(LISTEN_FDS).filter(|count| is_ours && (0..=RawFd::MAX - FIRST).contains(count));
+    // No process has more descriptors than this.
+    FIRST..FIRST + count.unwrap_or(0).min(1 << 20)
 }
 
 #[cfg(test)]

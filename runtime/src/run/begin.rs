@@ -49,7 +49,8 @@ pub(crate) fn begin<P>(
 }
 
 /// Ends a start before the service is declared. The error goes to stderr and to the predecessor.
-pub(crate) fn refuse(host: ServiceHost, error: &StartError) {
+pub(crate) fn refuse(host: Option<ServiceHost>, error: &StartError) {
+    let Some(host) = host else { return };
     let is_process = matches!(host, ServiceHost::Process);
     let mut channel = None;
     // The error of the caller is the cause.

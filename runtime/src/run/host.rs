@@ -66,9 +66,13 @@ pub(crate) fn run_program(
     PROGRAM.take().and_then(|program| program.outcome)
 }
 
-/// Where the service of this `main` runs.
-pub(crate) fn of_main() -> ServiceHost {
-    PROGRAM.with_borrow_mut(|program| program.as_mut()?.host.take()).unwrap_or(ServiceHost::Process)
+/// Where the service of this `main` runs. `None` in a test whose `main` has run a service, or has failed to load its configuration:
+/// a process would have ended by then.
+pub(crate) fn of_main() -> Option<ServiceHost> {
+    PROGRAM.with_borrow_mut(|program| match program {
+        Some(program) => program.host.take(),
+        None => Some(ServiceHost::Process),
+    })
 }
 
 /// The configuration that a test gives the service, if it gives one.
@@ -85,11 +89,11 @@ pub(crate) fn config_of_test<C: 'static>() -> Result<Option<C>, StartError> {
     }
 }
 
-/// Leaves the outcome to the test, if one calls this `main`.
+/// Leaves the outcome to the test, if one calls this `main`. The first one counts.
 pub(crate) fn leave_outcome(outcome: Outcome) {
     PROGRAM.with_borrow_mut(|program| {
         if let Some(program) = program {
-            program.outcome = Some(outcome);
+            program.outcome.get_or_insert(outcome);
         }
     });
 }

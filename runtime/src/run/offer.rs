@@ -18,7 +18,7 @@ use crate::config::environment::{HANDOVER, SUPERVISOR};
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
 use crate::outside::inherited::{self, Numbers};
-use crate::outside::supervise;
+use crate::outside::{supervise, systemd};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
 pub(super) const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,11 +98,14 @@ fn parse(value: &OsStr) -> Option<(RawFd, Option<u32>)> {
     Some((number.parse().ok().filter(|number| *number >= 0)?, addressee))
 }
 
-/// Keeps the channels of this process from the programs that it executes before its service runs. Such a program would hold a
-/// channel open after the death of this process.
+/// Keeps the descriptors that this process was started with from the programs that it executes before its service runs. Such a
+/// program would hold a channel or a listener open after the death of this process.
 pub(super) fn keep_from_children() {
     let values = [HANDOVER, SUPERVISOR].into_iter().filter_map(std::env::var_os);
     values.filter_map(|value| parse(&value)).for_each(|(number, _)| inherited::close_on_exec(number));
+    for number in systemd::passed_numbers() {
+        inherited::close_on_exec(number);
+    }
 }
 
 /// The error of an internal variable that no process of this service has set.

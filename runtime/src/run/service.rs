@@ -2,9 +2,11 @@
 
 #[cfg(feature = "tokio")]
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{ExitCode, Termination};
 
 use crate::base::error::{Failure, StartError};
+use crate::base::report::panic_message;
 use crate::base::returned::{Returned, ReturnedWithError};
 use crate::between::params::Start;
 use crate::between::shared::Verdict;
@@ -46,7 +48,8 @@ impl Service {
         F: FnOnce(&mut Start) -> Result<B, Failure>,
         B: Future<Output: Returned>,
     {
-        end(body::run_async(self, host::of_main(), prepare, B::Output::error))
+        let Some(host) = host::of_main() else { return ExitCode::FAILURE };
+        end(body::run_async(self, host, prepare, B::Output::error))
     }
 
     /// Runs the service on its own thread, without tokio, until it is replaced or stopped.
@@ -69,7 +72,8 @@ impl Service {
                 }
             })
         };
-        end(body::run_blocking(self, host::of_main(), prepare, ReturnedWithError::error))
+        let Some(host) = host::of_main() else { return ExitCode::FAILURE };
+        end(body::run_blocking(self, host, prepare, ReturnedWithError::error))
     }
 }
 
@@ -109,7 +113,13 @@ pub fn configure<C: 'static>(load: impl FnOnce() -> Result<C, Failure>) -> Resul
     begin::keep_from_children();
     let config = match host::config_of_test() {
         Ok(Some(config)) => Ok(config),
-        Ok(None) => load().map_err(Failure::into_error),
+        Ok(None) => catch_unwind(AssertUnwindSafe(load))
+            .unwrap_or_else(|panic| {
+                let problem = format!("the configuration panicked: {}", panic_message(&*panic));
+                begin::refuse(host::of_main(), &StartError::Service(problem.into()));
+                resume_unwind(panic)
+            })
+            .map_err(Failure::into_error),
         Err(error) => Err(error),
     };
     config.map_err(|error| {

@@ -14,7 +14,8 @@ use crate::run::host::{self, Ended, ServiceHost};
 /// [`Service::run`](crate::Service::run).
 ///
 /// Each declared IP listener gets a free port of its host, so tests run side by side.
-/// [`Running::address`] has the port. The service ignores the pid file, the environment and the signals of the process.
+/// [`Running::address`] has the port. A Unix listener has its own path: give it another one by
+/// [`variable`](Self::variable). The service ignores the pid file, the environment and the signals of the process.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,7 +71,7 @@ pub struct Program {
 impl Program {
     /// The program with this `main`. A function with parameters is called in a closure.
     pub fn new<T: Termination>(main: impl FnOnce() -> T + Send + 'static) -> Self {
-        let main = Box::new(|| _ = main());
+        let main = Box::new(|| _ = main().report());
         Self { main, config: None, variables: Vec::new() }
     }
 
@@ -165,6 +166,34 @@ mod tests {
             .start()
             .unwrap();
         assert_eq!(fixed.address("http").unwrap().port(), port);
+    }
+
+    /// A process would have ended, or have run on as it liked. The service of a test never becomes the process of the test.
+    #[test]
+    fn a_main_that_goes_on_after_its_failure_runs_no_service() {
+        let goes_on = || match main() {
+            code if code == ExitCode::FAILURE => {
+                Service::new().run_blocking(|_| -> Result<fn(), _> { unreachable!("it has no host") })
+            }
+            code => code,
+        };
+        assert_eq!(problem(Program::new(goes_on)), "there is no file");
+    }
+
+    #[test]
+    fn an_optional_listener_is_taken_at_run_time_as_well() {
+        let service = || {
+            Service::new().listen("admin", None::<&str>).listen("http", "127.0.0.1:0").run_blocking(|start| {
+                let listeners: crate::Listeners = start.handle()?;
+                let plain = listeners.declared::<blocking::TcpListener>("admin").unwrap_err();
+                assert!(plain.to_string().contains("as an `Option`"), "{plain}");
+                assert!(listeners.declared::<Option<blocking::TcpListener>>("admin")?.is_none());
+                let http =
+                    listeners.declared::<Option<blocking::TcpListener>>("http")?.expect("it has an address");
+                Ok(move || http.incoming().for_each(drop))
+            })
+        };
+        Program::new(service).start().unwrap().stop();
     }
 
     #[test]

@@ -154,12 +154,33 @@ fn an_upgrade_takes_the_configuration_of_that_moment() {
     assert_eq!(of_successor, of_first);
 }
 
+/// A program that lives on would keep the listener open after the end of the service.
+#[test]
+fn a_program_that_the_configuration_executes_has_no_descriptor_that_was_passed() {
+    let children = |script: &str| {
+        let dir = Dir::new();
+        configure(&dir, "echo echo\ngreeting hello\n");
+        let service = configured(&dir, "svc.conf").started_by("/bin/sh", &["-c", script]).start();
+        wait_for_pidfile(&dir, &service, None);
+        fs::read_to_string(dir.join("children")).unwrap()
+    };
+    let without = children("exec \"$0\" \"$@\"");
+    assert_eq!(children("exec 3</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""), without);
+    assert_eq!(children("exec 3</dev/null; LISTEN_FDS=1 exec \"$0\" \"$@\""), without);
+    assert_ne!(
+        children("exec 3</dev/null; LISTEN_FDS=1 LISTEN_PID=1 exec \"$0\" \"$@\""),
+        without,
+        "it is another's"
+    );
+}
+
 #[test]
 fn an_upgrade_fails_for_the_error_of_the_configuration() {
     for (text, problem) in [
         (Some("echo echo\n"), "there is no `greeting`"),
         (Some("greeting hello\n"), "there is no `echo`"),
         (None, "cannot read svc.conf: No such file or directory (os error 2)"),
+        (Some("panic"), "the configuration panicked: no sense in panic"),
     ] {
         let dir = Dir::new();
         configure(&dir, "echo echo\ngreeting hello\n");

@@ -65,6 +65,13 @@ impl Process {
                     return Ok(other);
                 }
             } else if is_dead(self.proven.as_fd(), PollTimeout::ZERO) {
+                if !self.pidfile.exists() {
+                    return Err(Failure::no_answer(format!(
+                        "process {} has ended, and {} is gone; a release may have moved its pid file, and its log says whether it serves",
+                        self.pid(),
+                        self.pidfile.display(),
+                    )));
+                }
                 let problem = format!("process {} has ended without a successor", self.pid());
                 return Err(Failure::nothing_running(problem));
             }
