@@ -171,7 +171,7 @@ fn a_successor_that_fails_before_it_is_ready_has_failed() {
     serves_on();
 
     let failed = old.replace_blocking(listening().listen("other", "tcp://nowhere"), |_| Ok(|| ()));
-    let reason = "the successor could not start: listener `other`: `tcp://nowhere`: the port is missing; expected \
+    let reason = "the successor could not start: listener `other`: `tcp://nowhere` is no address: the port is missing; expected \
                   `tcp://HOST:PORT`, with port 0 for any free one";
     assert_eq!(failed.unwrap_err().to_string(), reason);
     serves_on();

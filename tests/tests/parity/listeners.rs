@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use processes::DEADLINE;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tableflip::testing::{self, Running};
-use tableflip::{Listeners, StartError};
+use tableflip::{Failure, Listeners, StartError};
 use tests::client::wait_until_refused;
 
 use crate::{body, declared};
@@ -48,6 +48,11 @@ fn every_kind(dir: &Path) -> Vec<(&'static str, String)> {
 
 /// Go: `TestFdsListen`, `TestFdsListenDynamicPort`, `TestFdsListenPacketDynamicPort`; and `TestFdsListen` of package
 /// `testing`.
+/// An error with its sources, as a process writes it to stderr.
+fn said(error: impl Into<Failure>) -> String {
+    error.into().to_string()
+}
+
 #[test]
 fn listeners_of_every_kind_are_bound_and_inherited() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +167,7 @@ fn a_socket_that_is_not_what_the_address_says_is_not_added() {
             let tcp = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let client = || TcpStream::connect(tcp().local_addr().unwrap());
             let problem =
-                |address: &str, fd: OwnedFd| kit.listeners.add("added", address, fd).unwrap_err().to_string();
+                |address: &str, fd: OwnedFd| said(kit.listeners.add("added", address, fd).unwrap_err());
             let says = |said: String, what: &str| assert!(said.contains(what), "{said}");
             says(problem("tcp://127.0.0.1:0", udp().into()), "is of another type (SO_TYPE");
             says(problem("udp://127.0.0.1:0", tcp().into()), "is of another type (SO_TYPE");
@@ -253,16 +258,16 @@ fn a_callback_that_fails_says_why() {
                 Err(std::io::Error::other("no such luck"))
             });
             let problem = "listener `socket`: cannot make a socket for tcp://localhost:0: no such luck";
-            assert_eq!(failed.unwrap_err().to_string(), problem);
+            assert_eq!(said(failed.unwrap_err()), problem);
             // One of another kind than it is to be.
             let udp = |_: &tableflip::Address| UdpSocket::bind("localhost:0");
             let failed = kit.listeners.bind_with::<OwnedFd, _>("socket", "tcp://localhost:0", udp);
-            let problem = failed.unwrap_err().to_string();
+            let problem = said(failed.unwrap_err());
             assert!(problem.starts_with("listener `socket`: the socket that was made for"), "{problem}");
             // One that the type is not for.
             let failed = kit.listeners.bind::<UdpSocket>("socket", "tcp://localhost:0");
             let problem = "listener `socket`: tcp://localhost:0 is taken as a type for udp://";
-            assert_eq!(failed.unwrap_err().to_string(), problem);
+            assert_eq!(said(failed.unwrap_err()), problem);
         }),
     );
     service.unwrap().stop();
@@ -276,8 +281,10 @@ fn an_empty_abstract_name_is_an_error() {
         declared(),
         body(|kit| {
             for address in ["unix:@", "unix-dgram:@", "unix-seqpacket:@", "unix:@?backlog=1"] {
-                let problem = kit.listeners.bind::<OwnedFd>("name", address).unwrap_err().to_string();
-                let expected = format!("listener `name`: `{address}`: the abstract name after `@` is empty");
+                let problem = said(kit.listeners.bind::<OwnedFd>("name", address).unwrap_err());
+                let expected = format!(
+                    "listener `name`: `{address}` is no address: the abstract name after `@` is empty"
+                );
                 assert_eq!(problem, expected);
             }
         }),
@@ -293,9 +300,8 @@ fn a_name_and_an_address_are_taken_once() {
     let running = testing::start_blocking(service, |start| {
         let _declared: OwnedFd = start.listener("declared")?;
         body(move |kit| {
-            let problem = |name: &str, address: &str| {
-                kit.listeners.bind::<OwnedFd>(name, address).unwrap_err().to_string()
-            };
+            let problem =
+                |name: &str, address: &str| said(kit.listeners.bind::<OwnedFd>(name, address).unwrap_err());
             let other_kind = format!("unix-dgram://{path}");
             let same = format!("listener `other`: it has the address of `declared`, unix://{path}");
             assert_eq!(problem("other", &path), same);
@@ -328,10 +334,10 @@ fn a_declared_listener_is_taken_by_its_name_in_each_generation() {
         let seen = seen.clone();
         move |start: &mut tableflip::Start| {
             let kit = body(move |kit| {
-                let problem = |problem: Result<OwnedFd, StartError>| problem.unwrap_err().to_string();
+                let problem = |problem: Result<OwnedFd, StartError>| said(problem.unwrap_err());
                 let listeners = &kit.listeners;
                 let kind = "listener `declared`: tcp://127.0.0.1:0 is taken as a type for udp://";
-                assert_eq!(listeners.declared::<UdpSocket>("declared").unwrap_err().to_string(), kind);
+                assert_eq!(said(listeners.declared::<UdpSocket>("declared").unwrap_err()), kind);
                 let unknown = "listener `other`: it is not declared";
                 assert_eq!(problem(listeners.declared("other")), unknown);
                 // One of this name is bound already.
@@ -339,7 +345,7 @@ fn a_declared_listener_is_taken_by_its_name_in_each_generation() {
                 assert_eq!(problem(listeners.bind("declared", "tcp://127.0.0.2:0")), same);
                 let made = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
                 let added = listeners.add("declared", "tcp://127.0.0.1:0", made);
-                assert_eq!(added.unwrap_err().to_string(), same);
+                assert_eq!(said(added.unwrap_err()), same);
 
                 let it: OwnedFd = listeners.declared("declared").unwrap();
                 seen.lock().unwrap().push(identity(&it));
@@ -361,7 +367,7 @@ fn a_declared_listener_is_taken_by_its_name_in_each_generation() {
     });
     let reason =
         "the successor could not start: listener `declared`: it is declared, and the body does not take it";
-    assert_eq!(forgotten.unwrap_err().to_string(), reason);
+    assert_eq!(said(forgotten.unwrap_err()), reason);
     let new = old.replace_blocking(service(), generation()).unwrap();
     old.wait();
     assert_eq!(new.upgrader().status_blocking().listeners.len(), 2);
@@ -384,7 +390,7 @@ fn a_listener_that_comes_after_ready_is_an_error() {
     let listeners: Listeners = receive.recv().unwrap();
     let late = |result: Result<(), StartError>| {
         let problem = "listener `late`: the service is ready; listeners are bound before that";
-        assert_eq!(result.unwrap_err().to_string(), problem);
+        assert_eq!(said(result.unwrap_err()), problem);
     };
     late(listeners.bind::<OwnedFd>("late", address.as_str()).map(drop));
     late(listeners.take::<OwnedFd>("late", address.as_str()).map(drop));
