@@ -81,9 +81,18 @@ pub(crate) struct OwnVariables {
 
 /// Takes variables out of the environment, so that no child of the service finds them. A process with several threads
 /// only reads them.
-#[cfg(upgrades)]
+///
+/// C code in another thread may read the environment at any moment, getenv(3). Each variable that means one process names
+/// that process for this case.
 pub(crate) fn take<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
-    names.map(remove)
+    let values = names.map(env::var_os);
+    if values.iter().any(Option::is_some) && has_one_thread() {
+        for name in names {
+            // SAFETY: no other thread reads or writes the environment, and only this one could start another.
+            unsafe { env::remove_var(name) };
+        }
+    }
+    values
 }
 
 /// The environment of the exec of this process, without later changes by its own code. Every process of a service is
@@ -114,17 +123,6 @@ fn parse_variable(entry: &[u8]) -> Option<(OsString, OsString)> {
     Some((OsString::from_vec(name), OsString::from_vec(value)))
 }
 
-/// C code in another thread may read the environment at any moment, getenv(3). So a variable is removed only if there is
-/// no other thread. Each variable that means one process names that process for this case.
-fn remove(name: &str) -> Option<OsString> {
-    let value = env::var_os(name)?;
-    if has_one_thread() {
-        // SAFETY: no other thread reads or writes the environment, and only this one could start another.
-        unsafe { env::remove_var(name) };
-    }
-    Some(value)
-}
-
 /// Whether the process has one thread. Where that cannot be read, it may have more.
 fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
@@ -138,11 +136,9 @@ impl Environment {
         let mut variables: Vec<_> =
             env::vars_os().map(ours).filter(|(name, _)| name.starts_with(PREFIX)).collect();
         variables.sort();
-        let mut take = |name| {
-            variables.retain(|(known, _)| known != name);
-            remove(name)
-        };
-        let own = OwnVariables { handover: take(HANDOVER), supervisor: take(SUPERVISOR) };
+        variables.retain(|(name, _)| name != HANDOVER && name != SUPERVISOR);
+        let [handover, supervisor] = take([HANDOVER, SUPERVISOR]);
+        let own = OwnVariables { handover, supervisor };
         (Self { variables, has_free_ports: false }, own)
     }
 

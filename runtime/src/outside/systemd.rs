@@ -122,10 +122,8 @@ impl Variables {
         }
         let problem =
             |variable: &str, problem| StartError::Environment { variable: variable.to_owned(), problem };
-        let number = count.to_str().and_then(|text| text.parse::<RawFd>().ok());
-        let number = number.filter(|count| (0..=RawFd::MAX - FIRST).contains(count));
-        let count =
-            number.ok_or_else(|| problem(LISTEN_FDS, format!("{count:?} is not a number of descriptors")))?;
+        let count = number_of(count)
+            .ok_or_else(|| problem(LISTEN_FDS, format!("{count:?} is not a number of descriptors")))?;
         let names = self.listen_names.as_ref().map(|names| names.to_string_lossy());
         let mut names = names.as_ref().map(|names| names.split(':'));
         let named = names.clone().map(Iterator::count);
@@ -351,11 +349,17 @@ impl Manager {
     }
 }
 
+/// The number of descriptors that `LISTEN_FDS` says.
+fn number_of(count: &OsStr) -> Option<RawFd> {
+    let count = count.to_str()?.parse().ok()?;
+    (0..=RawFd::MAX - FIRST).contains(&count).then_some(count)
+}
+
 /// The numbers of the descriptors that a service manager has passed, unless another process is their addressee. Nothing is taken.
 pub(crate) fn passed_numbers() -> Range<RawFd> {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<RawFd>().ok();
-    let is_ours = number("LISTEN_PID").is_none_or(|pid| u32::try_from(pid) == Ok(process::id()));
-    let count = number(LISTEN_FDS).filter(|count| is_ours && (0..=RawFd::MAX - FIRST).contains(count));
+    let addressee = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
+    let is_ours = addressee.is_none_or(|pid: u32| pid == process::id());
+    let count = std::env::var_os(LISTEN_FDS).and_then(|count| number_of(&count)).filter(|_| is_ours);
     // No process has more descriptors than this.
     FIRST..FIRST + count.unwrap_or(0).min(1 << 20)
 }
