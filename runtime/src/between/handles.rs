@@ -6,8 +6,9 @@ use crate::base::error::{PassOnError, UpgradeError};
 use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::note::{Note, UpgradeReply, Upgraded};
-use crate::between::params::{FromHandle, Seal, Start};
+use crate::between::params::{FromHandle, Start};
 use crate::between::shared::Shared;
+use crate::config::convert::Seal;
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
 /// With `Ready` the body itself decides when the service is ready.

@@ -8,10 +8,10 @@ use crate::base::error::StartError;
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, too_many_listeners};
 use crate::base::unadopted::{self, Entry, Unadopted};
 use crate::between::note::Note;
-use crate::between::params::{FromHandle, FromListener, Seal, Start, check_kind, make, unopened};
+use crate::between::params::{FromHandle, FromListener, Start, check_kind, make, unopened};
 use crate::between::pool::Pool;
 use crate::between::shared::Shared;
-use crate::config::convert::{Setting, declared};
+use crate::config::convert::{Seal, Setting, declared};
 #[cfg(upgrades)]
 use crate::outside::sockets::SameAddress;
 use crate::outside::sockets::{self, BoundSocket};

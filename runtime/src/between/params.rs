@@ -13,6 +13,7 @@ use crate::between::drain::Shutdown;
 use crate::between::gate_control::GateControl;
 use crate::between::pool::{NOT_DECLARED, TAKEN};
 use crate::between::shared::Shared;
+use crate::config::convert::Seal;
 use crate::outside::sockets::BoundSocket;
 use crate::sys::fd::{self, BorrowedFd, OwnedFd};
 
@@ -72,10 +73,6 @@ pub enum BodyKind {
     /// A plain `fn`: the type blocks the thread that calls it.
     Blocking,
 }
-
-/// No other crate can name this type, so none can implement [`FromHandle`].
-#[derive(Clone, Copy, Debug)]
-pub struct Seal(());
 
 /// A handle that a body can take as a parameter. The crate has all of them: no other crate can implement this trait.
 #[diagnostic::on_unimplemented(

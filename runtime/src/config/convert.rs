@@ -39,9 +39,10 @@ pub trait Setting<T> {
     fn declare(self, seal: Seal) -> Declared<T>;
 }
 
-/// No other crate can name this type, so none can implement or call [`Setting`].
+/// A method of a sealed trait takes this value. No other crate can name its type, so none can implement the trait or call the
+/// method.
 #[derive(Clone, Copy, Debug)]
-pub struct Seal(());
+pub struct Seal(pub(crate) ());
 
 /// The declared value of an option. `None` leaves the option as it is.
 pub(crate) type Declared<T> = Result<Option<T>, Unusable>;

@@ -62,11 +62,6 @@ pub(crate) fn refuse(host: Option<ServiceHost>, error: &StartError) {
     }
 }
 
-/// The code that runs before the service may execute programs, which get nothing of what this process was started with.
-pub(crate) fn keep_from_children() {
-    surroundings::keep_from_children();
-}
-
 /// Starts the engine, which owns the channel to the predecessor from then on.
 fn start_engine(
     (mut settings, mut surroundings, started): (Settings, Surroundings, Option<Started>),

@@ -14,6 +14,7 @@ use crate::config::service::Service;
 use crate::run::begin;
 use crate::run::body;
 use crate::run::host::{self, Ended, Outcome};
+use crate::run::surroundings;
 
 impl Service {
     /// Runs the service on tokio until it is replaced or stopped.
@@ -110,7 +111,7 @@ impl Service {
 ///
 /// The exit code of the process, 1, if `load` failed.
 pub fn configure<C: 'static>(load: impl FnOnce() -> Result<C, Failure>) -> Result<C, ExitCode> {
-    begin::keep_from_children();
+    surroundings::keep_from_children();
     let config = match host::config_of_test() {
         Ok(Some(config)) => Ok(config),
         Ok(None) => catch_unwind(AssertUnwindSafe(load))
