@@ -537,6 +537,14 @@ fn b7_a_terminal_that_is_closed_stops_the_service() {
     }
 }
 
+/// The service upgrades from generation 2 on, and stops.
+fn assert_lives_on(address: &str, second: u32) {
+    let third = upgrade_at_terminal(address, 2);
+    assert_ne!(second, third);
+    signal(third, Signal::TERM).expect("it lives");
+    find("end of the service", || (!proc::is_running(third)).then_some(()));
+}
+
 /// What nohup(1) starts survives its terminal, in every generation, and an operator may still ask for an upgrade.
 #[test]
 fn b7_a_hang_up_is_nothing_where_sighup_was_ignored() {
@@ -553,10 +561,7 @@ fn b7_a_hang_up_is_nothing_where_sighup_was_ignored() {
         let second = upgrade_at_terminal(&address, 1);
         terminal.hang_up();
         find("end of the shell", || (!proc::is_running(terminal.process.id())).then_some(()));
-        let third = upgrade_at_terminal(&address, 2);
-        assert_ne!(second, third);
-        signal(third, Signal::TERM).expect("it lives");
-        find("end of the service", || (!proc::is_running(third)).then_some(()));
+        assert_lives_on(&address, second);
     }
 }
 
@@ -578,10 +583,7 @@ fn b7_a_sighup_of_an_operator_is_an_upgrade() {
     dir.wait_until("end of the job", || terminal.screen().contains("Done").then_some(()));
     terminal.hang_up();
     find("end of the shell", || (!proc::is_running(terminal.process.id())).then_some(()));
-    let third = upgrade_at_terminal(&address, 2);
-    assert_ne!(second, third);
-    signal(third, Signal::TERM).expect("it lives");
-    find("end of the service", || (!proc::is_running(third)).then_some(()));
+    assert_lives_on(&address, second);
 }
 
 /// The exit of a predecessor that leads the session hangs the terminal up: the service goes on without it.
@@ -593,8 +595,5 @@ fn b7_the_exit_of_a_predecessor_is_no_hang_up_of_the_service() {
     shell.press(&format!("exec {} >{} 2>&1\n", env!("CARGO_BIN_EXE_unit"), dir.join("said").display()));
     let address = shell.address_of_the_first();
     let second = upgrade_at_terminal(&address, 1);
-    let third = upgrade_at_terminal(&address, 2);
-    assert_ne!(second, third);
-    signal(third, Signal::TERM).expect("it lives");
-    find("end of the service", || (!proc::is_running(third)).then_some(()));
+    assert_lives_on(&address, second);
 }
