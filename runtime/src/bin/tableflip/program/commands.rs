@@ -102,7 +102,7 @@ fn upgrade_by_signal(
     }
     old.signal(args.signal)?;
     output.progress(&format!("{} is sent to process {}", args.signal, old.pid()));
-    let new = old.wait_for_successor(deadline)?;
+    let new = old.wait_for_successor(deadline)?.ok_or_else(|| old.has_ended_in_an_upgrade())?;
     output.line(&json!({"reply": "replaced", "pid": new.pid(), "predecessor": old.pid()}));
     output.say(&format!("process {} has the pid file", new.pid()));
     output.note(&format!(
@@ -370,7 +370,7 @@ fn watch_pidfile(mut process: Process, output: &Output) -> Result<(), Failure> {
     loop {
         output.line(&process.status());
         output.say(&format!("process {} has the pid file", process.pid()));
-        process = process.wait_for_successor(after(Duration::MAX))?;
+        process = process.wait_for_successor(after(Duration::MAX))?.ok_or_else(|| process.has_ended())?;
     }
 }
 

@@ -57,23 +57,15 @@ impl Process {
         })
     }
 
-    /// Waits until the pid file names another process, which then serves.
-    pub(crate) fn wait_for_successor(&self, deadline: Instant) -> Result<Process, Failure> {
+    /// Waits until the pid file names another process, which then serves. `None` if this one ended and none is named.
+    pub(crate) fn wait_for_successor(&self, deadline: Instant) -> Result<Option<Process>, Failure> {
         loop {
-            if let Ok(other) = Self::named_by(&self.pidfile, &self.control) {
-                if other.pid() != self.pid() {
-                    return Ok(other);
-                }
-            } else if is_dead(self.proven.as_fd(), PollTimeout::ZERO) {
-                if !self.pidfile.exists() {
-                    return Err(Failure::no_answer(format!(
-                        "process {} has ended, and {} is gone; a release may have moved its pid file, and its log says whether it serves",
-                        self.pid(),
-                        self.pidfile.display(),
-                    )));
-                }
-                let problem = format!("process {} has ended without a successor", self.pid());
-                return Err(Failure::nothing_running(problem));
+            // Before the look at the file: a process that is dead has left its file to its successor by then.
+            let is_dead = is_dead(self.proven.as_fd(), PollTimeout::ZERO);
+            match Self::named_by(&self.pidfile, &self.control) {
+                Ok(other) if other.pid() != self.pid() => return Ok(Some(other)),
+                Err(_) if is_dead => return Ok(None),
+                _ => {}
             }
             if Instant::now() >= deadline {
                 return Err(Failure::no_answer(format!(
@@ -83,6 +75,23 @@ impl Process {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// The failure of a process that ended without a successor.
+    pub(crate) fn has_ended(&self) -> Failure {
+        Failure::nothing_running(format!("process {} has ended without a successor", self.pid()))
+    }
+
+    /// The same after an upgrade, whose release may have another pid file.
+    pub(crate) fn has_ended_in_an_upgrade(&self) -> Failure {
+        if self.pidfile.exists() {
+            return self.has_ended();
+        }
+        Failure::no_answer(format!(
+            "process {} has ended, and {} is gone; a release may have moved its pid file, and its log says whether it serves",
+            self.pid(),
+            self.pidfile.display(),
+        ))
     }
 
     /// Waits until the process is dead.
