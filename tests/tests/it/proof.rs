@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use crate::forks::release;
 use crate::harness::{Dir, Exit, Process, Signal};
 use crate::look;
 use crate::program::{Ran, command, controlled, end, run, start};
@@ -240,6 +241,20 @@ fn e4_a_status_shows_a_path_that_is_not_utf8() {
     assert_eq!(old.exit(), Exit::Status(0));
     run(&dir, "stop pid").done();
     end(watching).failed(3, "");
+}
+
+/// Without a control socket nobody says where the pid file of the new release is.
+#[test]
+fn d10_an_upgrade_by_a_signal_to_a_release_with_another_pid_file() {
+    let dir = Dir::new();
+    let binary = dir.copy_of_victim("svc");
+    let (_service, old) = dir.victim().binary(&binary).serve();
+    let real = env!("CARGO_BIN_EXE_victim");
+    release(&dir, &format!("#!/bin/sh\nTABLEFLIP_PIDFILE=other exec {real} \"$@\"\n"));
+    let watching = start(&dir, "watch pid");
+    run(&dir, "upgrade pid").failed(5, &format!("process {} has ended, and pid is gone;", old.pid()));
+    end(watching).failed(3, &format!("process {} has ended without a successor", old.pid()));
+    run(&dir, "stop other").done();
 }
 
 /// The other half of E2: what ends each connection is asked a few times and not for ever. It is connections that are counted.
