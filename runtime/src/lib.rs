@@ -230,6 +230,8 @@ mod config;
 
 mod outside;
 
+mod moving;
+
 mod between;
 
 pub mod control;
@@ -267,6 +269,7 @@ pub use config::choices::{Supervise, UpgradeSignal};
 pub use config::convert::{ControlPath, Setting};
 pub use config::service::Service;
 pub use lifecycle::Overlap;
+pub use moving::session::{Session, State, StateError};
 pub use run::service::configure;
 pub use tableflip_macros::main;
 

@@ -6,6 +6,7 @@ mod datagram;
 mod gated;
 mod kept;
 mod listener;
+mod resumed;
 mod stream;
 
 use std::task::{Context, Poll, ready};
@@ -23,6 +24,7 @@ pub use datagram::UnixDatagram;
 #[cfg(unix)]
 pub use listener::UnixListener;
 pub use listener::{Incoming, TcpListener};
+pub use resumed::{Offer, Resumed};
 #[cfg(unix)]
 pub use stream::UnixStream;
 #[cfg(feature = "http")]

@@ -10,7 +10,11 @@ pub(crate) mod fd;
 #[cfg(upgrades)]
 pub(crate) mod hangup;
 #[cfg(upgrades)]
+pub(crate) mod memfd;
+#[cfg(upgrades)]
 pub(crate) mod outgoing;
+#[cfg(upgrades)]
+pub(crate) mod packet;
 #[cfg(upgrades)]
 pub(crate) mod pidfd;
 #[cfg(upgrades)]

@@ -24,7 +24,7 @@ use crate::base::address::Address;
 use crate::base::report::{RateLimit, complain};
 use crate::base::sync::primitives::{AtomicBool, RwLock, RwLockReadGuard, RwLockWriteGuard, now, sleep};
 use crate::between::gate_control::GateControl;
-use crate::between::shared::Shared;
+use crate::between::shared::{Counted, Shared};
 use crate::outside::sockets;
 use crate::sys::fd::BorrowedFd;
 
@@ -34,7 +34,7 @@ use crate::sys::fd::BorrowedFd;
 /// close takes the lock for writing, so it returns only once no thread is inside. Threads that always find a connection in
 /// the queue could delay the close for ever. So the gate turns new threads away while the engine waits.
 pub(crate) struct Gate<T> {
-    name: String,
+    name: Arc<str>,
     shared: Arc<Shared>,
     inner: RwLock<Inner<T>>,
     /// The engine waits for the lock, or has it. For every other thread the gate is closed.
@@ -98,7 +98,7 @@ impl<T: Send + Sync> Gate<T> {
     pub(crate) fn new(name: String, shared: Arc<Shared>, io: Arc<T>) -> Self {
         let inner = RwLock::new(Inner { open: false, io: Some(io) });
         Self {
-            name,
+            name: name.into(),
             shared,
             inner,
             closing: AtomicBool::new(false),
@@ -132,6 +132,16 @@ impl<T: Send + Sync> Gate<T> {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// The name of the listener.
+    pub(crate) fn listener(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Counts a stream of this listener.
+    pub(crate) fn count(&self) -> Counted {
+        self.shared.count_stream(&self.name)
     }
 
     pub(crate) fn changed(&self) -> &Event {

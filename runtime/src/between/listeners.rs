@@ -187,7 +187,7 @@ impl Listeners {
         let unadopted = self.reserve(name, address)?;
         let unadopted = unadopted.or_else(|| self.take_same(name, address));
         let _binding = self.shared.binding(address);
-        let adopted = unadopted.as_ref().and_then(|it| it.source.place());
+        let place = unadopted.as_ref().and_then(|it| it.source.place());
         let mut gates = Vec::new();
         let made = obtain_socket(unadopted.map(|it| (it.entry, it.fd))).and_then(|socket| match socket {
             Some(socket) => match make(&socket, &self.shared, &mut gates) {
@@ -204,6 +204,7 @@ impl Listeners {
         let mut pool = self.shared.pool();
         match (made, pool.as_mut()) {
             (Ok(Some((made, socket))), Some(_)) => {
+                let adopted = place.map(|place| (place, name.to_owned()));
                 self.shared.post(Note::Listener { socket: Some(Box::new(socket)), gates, adopted });
                 Ok(Some(made))
             }

@@ -1,11 +1,15 @@
 //! What every managed type has, of `net` and of `blocking`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 #[cfg(any(feature = "tokio", not(upgrades)))]
 use crate::between::{gate::Gate, params::ListenerSocket};
-use crate::sys::fd::{self, AsFd, BorrowedFd};
+use crate::between::shared::Counted;
+use crate::moving::giving::{Io, Verdict};
+use crate::moving::session::Session;
+use crate::sys::fd::{self, AsFd, BorrowedFd, is_broken};
 
 /// The gate of a listener, which the engine controls from now on.
 #[cfg(any(feature = "tokio", not(upgrades)))]
@@ -42,6 +46,52 @@ impl fmt::Debug for ListeningSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ListeningSocket").field(&self.borrow()).finish()
     }
+}
+
+/// The bytes of a stream that moved here, which another process has read. They are read first.
+#[derive(Default)]
+pub(crate) struct Unread {
+    bytes: Vec<u8>,
+    /// How many of them are read by now.
+    read: usize,
+}
+
+impl Unread {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, read: 0 }
+    }
+
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.read..]
+    }
+
+    /// The next bytes, at most so many.
+    pub(crate) fn take(&mut self, room: usize) -> &[u8] {
+        let from = self.read;
+        self.read = self.bytes.len().min(from + room);
+        &self.bytes[from..self.read]
+    }
+}
+
+impl fmt::Debug for Unread {
+    /// Without the bytes, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.rest().len())
+    }
+}
+
+/// What a stream that is offered to the successor is, for its process.
+pub(crate) fn offer(
+    counted: &Counted,
+    io: Io,
+    session: Session,
+    peer: Option<SocketAddr>,
+) -> Option<Verdict> {
+    // A connection that has failed has nothing to move, and its error is for the body.
+    if is_broken(&*io) {
+        return None;
+    }
+    counted.shared().moving.giving.offer(counted.listener(), io, session, peer)
 }
 
 /// The descriptor of a type, borrowed from what is open for as long as the value is.

@@ -46,8 +46,8 @@ pub(crate) enum Note {
         /// `None` for a declared listener that `Listeners` took: the engine has its socket already.
         socket: Option<Box<BoundSocket>>,
         gates: Vec<Arc<dyn GateControl>>,
-        /// The place of the socket in the predecessor's offer, if it was adopted from there.
-        adopted: Option<usize>,
+        /// The place of the socket in the predecessor's offer and the name of its listener here, if it was adopted from there.
+        adopted: Option<(usize, String)>,
     },
 }
 
@@ -64,8 +64,8 @@ pub(crate) struct Prepared {
 #[derive(Default)]
 #[cfg(upgrades)]
 pub(crate) struct Inheritance {
-    /// The places of the adopted sockets in the predecessor's offer.
-    pub(crate) adopted: Vec<usize>,
+    /// The places of the adopted sockets in the predecessor's offer, and the names of their listeners here.
+    pub(crate) adopted: Vec<(usize, String)>,
     pub(crate) manager: Option<Manager>,
     /// The names and addresses of the listeners in the predecessor's offer. The service manager may store them.
     pub(crate) stored: Vec<(String, String)>,

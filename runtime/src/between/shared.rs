@@ -22,6 +22,7 @@ use crate::between::inbox::Inbox;
 use crate::between::note::Note;
 use crate::between::passed_on::PassedOn;
 use crate::between::pool::Pool;
+use crate::moving::Moving;
 use crate::sys::wake::Wake;
 
 /// How the process is to end. The engine decides it.
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     pool: Mutex<Option<Pool>>,
     /// The descriptors that the next successor gets by name.
     pub(crate) passed_on: PassedOn,
+    /// The open connections that move from one generation to the next.
+    pub(crate) moving: Moving,
     draining: AtomicBool,
     body: BodyFlags,
     /// The log has had the line about a listener that is taken as a raw type.
@@ -109,6 +112,7 @@ impl Shared {
             counted: AtomicUsize::new(0),
             pool: Mutex::new(None),
             passed_on: PassedOn::default(),
+            moving: Moving::default(),
             draining: AtomicBool::new(false),
             body: BodyFlags::new(),
             raw_type_told: AtomicBool::new(false),
@@ -227,8 +231,17 @@ impl Shared {
     }
 
     pub(crate) fn count(self: &Arc<Self>) -> Counted {
+        self.count_for(None)
+    }
+
+    /// Counts a stream of this listener.
+    pub(crate) fn count_stream(self: &Arc<Self>, listener: &Arc<str>) -> Counted {
+        self.count_for(Some(listener.clone()))
+    }
+
+    fn count_for(self: &Arc<Self>, listener: Option<Arc<str>>) -> Counted {
         self.counted.fetch_add(1, Ordering::AcqRel);
-        Counted { shared: self.clone() }
+        Counted { shared: self.clone(), listener }
     }
 
     pub(crate) fn counted(&self) -> usize {
@@ -348,6 +361,19 @@ impl Drop for Binding<'_> {
 #[derive(Debug)]
 pub(crate) struct Counted {
     shared: Arc<Shared>,
+    /// The listener of a stream.
+    listener: Option<Arc<str>>,
+}
+
+impl Counted {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The name of the listener of a stream.
+    pub(crate) fn listener(&self) -> &str {
+        self.listener.as_deref().unwrap_or_default()
+    }
 }
 
 impl Drop for Counted {

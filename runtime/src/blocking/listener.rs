@@ -46,7 +46,7 @@ impl<L: StdListener> Acceptor<L> {
             let accepted = self.gate.read_through(|listener| {
                 let (stream, peer) = sockets::accept(fd::borrow(listener))?;
                 // Counted inside the gate: a drain that begins next sees this connection.
-                Ok((stream, peer, gate.shared().count()))
+                Ok((stream, peer, gate.count()))
             });
             match accepted {
                 Ok(None) => return Ok(None),

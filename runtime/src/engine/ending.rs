@@ -107,6 +107,7 @@ impl Engine {
     pub(super) fn close(&mut self) {
         self.refuse_waiting();
         self.shared.close(REFUSAL_AT_END, self.status());
+        self.shared.moving.end();
     }
 }
 

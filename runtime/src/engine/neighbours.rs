@@ -113,8 +113,8 @@ pub(crate) struct PredecessorLink {
     pub(crate) offered: PredecessorOffer,
     /// How many connections and guards are open in it, as it said last.
     pub(crate) open: Option<u64>,
-    /// The places in its offer of the sockets that were adopted.
-    pub(crate) adopted: Vec<usize>,
+    /// The places in its offer of the sockets that were adopted, and the names of their listeners here.
+    pub(crate) adopted: Vec<(usize, String)>,
     /// Readable, or hung up, once it is dead. Without it the end of the channel counts as its death.
     pub(crate) watch: Option<OwnedFd>,
     /// The channel has reached its end.

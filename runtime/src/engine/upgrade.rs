@@ -10,6 +10,7 @@
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
 //! | `outcome.rs` | the texts of refusals and outcomes |
+//! | `moving.rs` | the connections that move to the successor |
 //! | `status.rs` | what operators and the successor are told |
 //! | `ending.rs` | the pid file, and the last word |
 
@@ -18,6 +19,7 @@ mod ending;
 mod identity;
 mod listeners;
 mod manager;
+mod moving;
 mod outcome;
 mod predecessor;
 mod start;
@@ -202,8 +204,8 @@ impl Engine {
         self.open_control_of_first_start();
     }
 
-    /// The places of adopted sockets in the offer of the predecessor.
-    pub(super) fn add_adopted(&mut self, adopted: impl IntoIterator<Item = usize>) {
+    /// The places of adopted sockets in the offer of the predecessor, and the names of their listeners here.
+    pub(super) fn add_adopted(&mut self, adopted: impl IntoIterator<Item = (usize, String)>) {
         if let Some(predecessor) = &mut self.neighbours.predecessor {
             predecessor.adopted.extend(adopted);
         }

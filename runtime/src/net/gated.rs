@@ -14,6 +14,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::resumed::Resumed;
 use super::within_budget;
 use crate::base::address::Address;
 use crate::between::gate::{self, Gate, GateState};
@@ -50,7 +51,7 @@ impl<L: StdListener> Acceptor<L> {
             let accepted = read_through(&self.gate, renew, |listener| {
                 let (stream, peer) = sockets::accept_nonblocking(listener.as_fd())?;
                 // Counted inside the gate: a drain that begins next sees this connection.
-                Ok((stream, peer, self.gate.shared().count()))
+                Ok((stream, peer, self.gate.count()))
             });
             match accepted.await {
                 Ok(None) => return Ok(None),
@@ -72,6 +73,10 @@ impl<L: StdListener> Acceptor<L> {
         let pause = self.gate.recover(io.as_ref().map(|io| io.get_ref().as_fd()), &self.address, error)?;
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+
+    pub(super) fn resumed<S, K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<S> {
+        Resumed::new(self.gate.shared(), self.gate.listener(), &self.address, kinds)
     }
 
     pub(super) fn socket(&self) -> io::Result<ListeningSocket> {

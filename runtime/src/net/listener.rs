@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use super::gated::Acceptor;
 use super::kept::Kept;
+use super::resumed::Resumed;
 use super::stream::TcpStream;
 #[cfg(unix)]
 use super::stream::UnixStream;
@@ -65,6 +66,18 @@ macro_rules! managed {
             /// It does not end at the beginning of a probation: this process accepts again if the successor fails.
             pub fn incoming(&self) -> Incoming<$name> {
                 Incoming { listener: self.clone() }
+            }
+
+            /// The connections of these kinds that come from the predecessor: those of a stream's `hand_over`.
+            ///
+            /// From this call on, until the value is dropped, this process takes such connections. Call it before the service is ready: the
+            /// predecessor learns then what is taken. Several values share what comes. `tableflip::http::serve` has a kind of its own.
+            ///
+            /// # Panics
+            ///
+            /// If a kind is empty or longer than 64 bytes.
+            pub fn resumed<K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<$stream> {
+                self.acceptor.resumed(kinds)
             }
 
             /// The listening socket, for socket options.

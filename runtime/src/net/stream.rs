@@ -11,9 +11,19 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::between::drain::Guard;
-use crate::between::managed::as_descriptor;
+use crate::between::managed::{self, Unread, as_descriptor};
 use crate::between::shared::Counted;
-use crate::sys::fd;
+use crate::moving::session::Session;
+use crate::sys::fd::{self, OwnedFd};
+
+pub(super) mod sealed {
+    use super::{Counted, OwnedFd, io};
+
+    /// A stream that can come from another process.
+    pub(crate) trait Moved: Sized {
+        fn moved(fd: OwnedFd, counted: Counted, unread: Vec<u8>) -> io::Result<Self>;
+    }
+}
 
 macro_rules! forward_read {
     () => {
@@ -22,7 +32,12 @@ macro_rules! forward_read {
             cx: &mut Context<'_>,
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.get_mut().io).poll_read(cx, buffer)
+            let this = self.get_mut();
+            if !this.unread.rest().is_empty() {
+                buffer.put_slice(this.unread.take(buffer.remaining()));
+                return Poll::Ready(Ok(()));
+            }
+            Pin::new(&mut this.io).poll_read(cx, buffer)
         }
     };
 }
@@ -60,7 +75,7 @@ macro_rules! forward_write {
 pub(crate) use forward_write;
 
 macro_rules! counted_stream {
-    ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty) => {
+    ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty, $std:ty, $peer:expr) => {
         $(#[$doc])*
         ///
         /// It is the stream of tokio, by `Deref` and as `AsyncRead`, `AsyncWrite` and `AsFd` (on Windows `AsSocket`), and one
@@ -69,11 +84,47 @@ macro_rules! counted_stream {
         pub struct $name {
             io: $tokio,
             counted: Counted,
+            unread: Unread,
         }
 
         impl $name {
             pub(super) fn new(io: $tokio, counted: Counted) -> Self {
-                Self { io, counted }
+                Self { io, counted, unread: Unread::default() }
+            }
+
+            /// Hands the connection over to the successor, which goes on where this process stops. Its client notices nothing.
+            ///
+            /// Call it at a boundary of the protocol, once [`Shutdown`](crate::Shutdown) has resolved. `Ok` means that the successor
+            /// has the connection. `Err` gives the stream back, with every byte that was unread: this process goes on with it, and
+            /// says goodbye as its protocol does. The stream comes back at once if nothing is to move: this process is not replaced,
+            /// or the service stops, or the successor does not take this kind of connection at this listener. It comes back within
+            /// about a second if the successor does not answer.
+            ///
+            /// Everything that was written is to be flushed before. If the future is dropped, the successor may have the
+            /// connection; if it has not, the connection is closed.
+            ///
+            /// # Errors
+            ///
+            /// The stream, which this process keeps.
+            pub async fn hand_over(mut self, mut session: Session) -> Result<(), Self> {
+                session.unread.extend_from_slice(self.unread.rest());
+                self.unread = Unread::new(session.unread.clone());
+                let peer = ($peer)(&self.io);
+                let io = Arc::new(self);
+                let Some(verdict) = managed::offer(&io.counted, io.clone(), session, peer) else {
+                    return Err(Arc::into_inner(io).expect("nobody else has it"));
+                };
+                if *verdict.wait().await {
+                    return Ok(());
+                }
+                Err(Arc::into_inner(io).expect("the link has let go of it before its verdict"))
+            }
+
+            /// The bytes that another process has read of the connection and that this one has not read yet. As `AsyncRead` the stream
+            /// gives them first. The methods of tokio's stream, such as `try_read`, do not know them: take them before.
+            pub fn take_unread(&mut self) -> Vec<u8> {
+                let unread = std::mem::take(&mut self.unread);
+                unread.rest().to_vec()
             }
 
             /// Splits it into two halves that can go to two tasks; a drain waits until both are dropped.
@@ -81,12 +132,13 @@ macro_rules! counted_stream {
                 let (read, write) = self.io.into_split();
                 let counted = Arc::new(self.counted);
                 (
-                    OwnedReadHalf { io: read, counted: counted.clone() },
+                    OwnedReadHalf { io: read, counted: counted.clone(), unread: self.unread },
                     OwnedWriteHalf { io: write, counted },
                 )
             }
 
-            /// The stream of tokio, and the guard that a drain waits for.
+            /// The stream of tokio, and the guard that a drain waits for. Of a stream that moved here, [take the unread
+            /// bytes](Self::take_unread) before.
             pub fn into_inner(self) -> ($tokio, Guard) {
                 (self.io, Guard::of(Arc::new(self.counted)))
             }
@@ -108,6 +160,15 @@ macro_rules! counted_stream {
 
         as_descriptor! { [] $name, |this| fd::borrow(&this.io) }
 
+        impl sealed::Moved for $name {
+            fn moved(fd: OwnedFd, counted: Counted, unread: Vec<u8>) -> io::Result<Self> {
+                let stream = <$std>::from(fd);
+                // The flag belongs to the connection, and a stream of threads has none.
+                stream.set_nonblocking(true)?;
+                Ok(Self { io: <$tokio>::from_std(stream)?, counted, unread: Unread::new(unread) })
+            }
+        }
+
         impl OwnedReadHalf<$read> {
             /// Puts the two halves of one stream together again.
             ///
@@ -123,10 +184,10 @@ macro_rules! counted_stream {
                         // The other half had the other reference.
                         drop(write.counted);
                         let counted = Arc::into_inner(self.counted).expect("a stream has two halves");
-                        Ok($name { io, counted })
+                        Ok($name { io, counted, unread: self.unread })
                     }
                     Err(error) => Err(ReuniteError(
-                        OwnedReadHalf { io: error.0, counted: self.counted },
+                        OwnedReadHalf { io: error.0, counted: self.counted, unread: self.unread },
                         OwnedWriteHalf { io: error.1, counted: write.counted },
                     )),
                 }
@@ -160,14 +221,16 @@ macro_rules! counted_stream {
 counted_stream! {
     /// A TCP stream that was accepted by a managed listener.
     TcpStream, tokio::net::TcpStream,
-    tokio::net::tcp::OwnedReadHalf, tokio::net::tcp::OwnedWriteHalf
+    tokio::net::tcp::OwnedReadHalf, tokio::net::tcp::OwnedWriteHalf,
+    std::net::TcpStream, |stream: &tokio::net::TcpStream| stream.peer_addr().ok()
 }
 
 #[cfg(unix)]
 counted_stream! {
     /// A Unix stream that was accepted by a managed listener.
     UnixStream, tokio::net::UnixStream,
-    tokio::net::unix::OwnedReadHalf, tokio::net::unix::OwnedWriteHalf
+    tokio::net::unix::OwnedReadHalf, tokio::net::unix::OwnedWriteHalf,
+    std::os::unix::net::UnixStream, |_: &tokio::net::UnixStream| None
 }
 
 /// The half of a managed stream that is read.
@@ -175,6 +238,7 @@ counted_stream! {
 pub struct OwnedReadHalf<T> {
     io: T,
     counted: Arc<Counted>,
+    unread: Unread,
 }
 
 /// The half of a managed stream that is written. Dropping it shuts down the write direction, as in tokio.

@@ -38,8 +38,8 @@ pub(super) struct SocketSources {
     manager: Option<Manager>,
     /// The adopted sockets, by the names of their listeners, until the listener is opened.
     adopted: HashMap<String, BoundSocket>,
-    /// The places of the adopted sockets in the offer.
-    places: Vec<usize>,
+    /// The places of the adopted sockets in the offer, and the names of their listeners here.
+    places: Vec<(usize, String)>,
     /// The names and addresses of the predecessor's listeners, which it may have had stored.
     stored: Vec<(String, String)>,
     pub(super) control: Option<ControlAt>,
@@ -95,8 +95,10 @@ impl SocketSources {
     }
 
     fn adopt_offered(&mut self, address: &Address, found: Unadopted) -> Result<BoundSocket, StartError> {
-        self.places.extend(found.source.place());
-        sockets::adopt(address, found.entry, found.fd)
+        let place = found.source.place();
+        let socket = sockets::adopt(address, found.entry, found.fd)?;
+        self.places.extend(place.map(|place| (place, socket.name.clone())));
+        Ok(socket)
     }
 
     /// The socket of a declared listener: [adopted](Self::adopt), or bound now.

@@ -1,14 +1,14 @@
 //! A queue of messages that wait for room in a socket, in order, each with its descriptors. No send blocks.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::sys::packet;
 
 /// The pause after a shortage of kernel memory. poll(2) would report the socket as writable at once.
 pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
@@ -42,13 +42,8 @@ impl Outgoing {
     pub(crate) fn flush(&mut self, socket: impl AsFd) -> nix::Result<()> {
         while let Some((packet, fds)) = self.waiting.front() {
             let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-            let rights = [ControlMessage::ScmRights(&numbers)];
-            let control = if numbers.is_empty() { &[][..] } else { &rights[..] };
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let data = [IoSlice::new(packet)];
-            let sent = sendmsg::<()>(socket.as_fd().as_raw_fd(), &data, control, flags, None);
+            let sent = packet::send(&socket, packet, &numbers);
             match sent {
-                Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return Ok(()),
                 // A shortage passes. ETOOMANYREFS: this user has too many descriptors on their way, unix(7).
                 Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {

@@ -98,6 +98,7 @@ impl Engine {
             | Message::Files { .. }
             | Message::Hello { .. }
             | Message::Unserved { .. }
+            | Message::Takes { .. }
             | Message::Prepared { .. }
             | Message::Active
             | Message::Failed { .. }
@@ -220,11 +221,11 @@ impl Engine {
         }
         tell!(self.shared, INFO, phase = "prepared", "ready");
         let ours = pidfile::shown(self.pidfile.as_ref().map(Pidfile::path));
-        let mut adopted = Vec::new();
+        let mut adopted: Vec<usize> = Vec::new();
         let mut pidfile = None;
         if let Some(PredecessorLink { adopted: places, offered, .. }) = &self.neighbours.predecessor {
-            adopted.clone_from(places);
-            let places: HashSet<_> = places.iter().collect();
+            adopted.extend(places.iter().map(|(place, _)| *place));
+            let places: HashSet<_> = adopted.iter().collect();
             let lost = offered.listeners.iter().enumerate().filter(|(at, _)| !places.contains(at));
             let lost = lost.map(|(_, (name, address))| (name.as_str(), address.as_str()));
             let comparison = Comparison {
@@ -237,6 +238,7 @@ impl Engine {
             // A predecessor of an older release does not name its pid file, and compares nothing.
             pidfile = offered.pidfile.is_some().then_some(ours);
         }
+        self.take_connections();
         self.send_to_predecessor(&Message::Prepared { adopted, pidfile });
         None
     }

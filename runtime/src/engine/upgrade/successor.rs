@@ -1,5 +1,6 @@
 //! The engine's side of the channel to the successor: its messages, its end and its death.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
@@ -43,9 +44,9 @@ impl Engine {
                 Ok(Received::Nothing) => {
                     flushed.err().map(|error| format!("the channel to it failed: {error}"))
                 }
-                Ok(Received::Message(message, _)) => {
+                Ok(Received::Message(message, fds)) => {
                     successor.learn_speaker();
-                    self.hear_successor(message);
+                    self.hear_successor(message, fds);
                     return true;
                 }
                 Ok(Received::Unknown(name)) => {
@@ -119,6 +120,7 @@ impl Engine {
         successor.others.iter().for_each(|other| self.known_dead(*other));
         // Its descriptors here are closed before the end is reported.
         drop(successor);
+        self.shared.moving.giving.forget();
         self.end_sharing();
         // The manager was told to follow it, and may do so by now.
         if let Some(told) =
@@ -168,8 +170,10 @@ impl Engine {
         true
     }
 
-    fn hear_successor(&mut self, message: Message) {
-        if let Some(event) = self.event_of(message) {
+    fn hear_successor(&mut self, message: Message, fds: Vec<OwnedFd>) {
+        if let Message::Takes { listeners } = message {
+            self.hear_takes(listeners, fds);
+        } else if let Some(event) = self.event_of(message) {
             self.feed(event);
         }
     }
@@ -229,6 +233,7 @@ impl Engine {
             message @ (Message::Offer { .. }
             | Message::Sockets { .. }
             | Message::Files { .. }
+            | Message::Takes { .. }
             | Message::Commit
             | Message::Stop
             | Message::Open { .. }

@@ -105,6 +105,10 @@ pub(crate) enum Message {
     Unserved {
         listeners: Vec<String>,
     },
+    /// The open connections that the successor takes, by listener. One end of a link travels with it: see `link.rs`.
+    Takes {
+        listeners: Vec<TakenKinds>,
+    },
     /// The successor is ready. It has adopted these sockets, by their places in the offer.
     Prepared {
         adopted: Vec<usize>,
@@ -164,6 +168,14 @@ mod executable {
         let path = path_text::decode(executable.unwrap_or_default(), executable_bytes.as_deref());
         Ok((!path.as_os_str().is_empty()).then_some(path))
     }
+}
+
+/// The kinds of connections that the successor takes of one listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TakenKinds {
+    /// The place of the listener in the offer.
+    pub(crate) listener: usize,
+    pub(crate) kinds: Vec<String>,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -273,6 +285,7 @@ impl Message {
         match self {
             Message::Sockets { entries } => entries.len(),
             Message::Files { names } => names.len(),
+            Message::Takes { .. } => 1,
             _ => 0,
         }
     }
@@ -293,7 +306,7 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 19] = [
             "offer",
             "files",
             "sockets",
@@ -303,6 +316,7 @@ impl Message {
             "followed",
             "hello",
             "unserved",
+            "takes",
             "prepared",
             "active",
             "failed",
@@ -369,6 +383,12 @@ mod tests {
             (
                 r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod","sockets":2,"pidfile":"/run/echo.pid"}"#,
                 offer(named(), None, None, Some("/run/echo.pid")),
+            ),
+            (
+                r#"{"type":"takes","listeners":[{"listener":0,"kinds":["http/1.1"]}]}"#,
+                Message::Takes {
+                    listeners: vec![TakenKinds { listener: 0, kinds: vec!["http/1.1".into()] }],
+                },
             ),
             (r#"{"type":"ping"}"#, Message::Ping),
             (r#"{"type":"alive"}"#, Message::Alive),

@@ -88,6 +88,11 @@ pub(super) fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Re
     Ok(())
 }
 
+/// Sets the options of the address of a listener on one of its connections, which an accept would have inherited.
+pub(crate) fn set_stream_options(address: &Address, stream: SockRef<'_>) -> io::Result<()> {
+    set_live_options(address, stream)
+}
+
 /// listen(2). On a socket that listens already it changes the backlog.
 pub(super) fn listen(address: &Address, fd: BorrowedFd<'_>) -> io::Result<()> {
     if !address.kind().is_listening() {

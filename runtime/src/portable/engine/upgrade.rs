@@ -72,7 +72,7 @@ impl Engine {
         false
     }
 
-    pub(super) fn add_adopted(&mut self, _adopted: impl IntoIterator<Item = usize>) {}
+    pub(super) fn add_adopted(&mut self, _adopted: impl IntoIterator<Item = (usize, String)>) {}
     pub(super) fn inherit(&mut self, _inherited: Inheritance) {}
     pub(super) fn close_unadopted(&mut self, _unadopted: VecDeque<Unadopted>) {}
     pub(super) fn add_neighbours(&self, _status: &mut Status) {}

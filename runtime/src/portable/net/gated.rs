@@ -12,6 +12,7 @@ use std::task::Poll;
 use event_listener::listener;
 
 use crate::base::address::Address;
+use crate::net::resumed::Resumed;
 use crate::between::gate::{self, Gate, GateState};
 use crate::between::managed::{ListeningSocket, gated};
 use crate::between::params::ListenerSocket;
@@ -81,7 +82,7 @@ impl<L: TokioListener> Acceptor<L> {
             let accept = async {
                 let (stream, peer) = L::accept(&listener).await.map_err(sockets::passed_over)?;
                 // Counted inside the gate: a drain that begins next sees this connection.
-                io::Result::Ok((stream, peer, self.gate.shared().count()))
+                io::Result::Ok((stream, peer, self.gate.count()))
             };
             match inside(&self.gate, accept).await {
                 None => {}
@@ -92,6 +93,10 @@ impl<L: TokioListener> Acceptor<L> {
                 Some(accepted) => return accepted.map(Some),
             }
         }
+    }
+
+    pub(super) fn resumed<S, K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<S> {
+        Resumed::new(self.gate.shared(), self.gate.listener(), &self.address, kinds)
     }
 
     pub(super) fn socket(&self) -> io::Result<ListeningSocket> {
