@@ -14,4 +14,5 @@ pub(crate) mod note;
 pub(crate) mod params;
 pub(crate) mod passed_on;
 mod pool;
+pub(crate) mod resumed;
 pub(crate) mod shared;

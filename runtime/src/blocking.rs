@@ -22,6 +22,7 @@ mod datagram;
 mod listener;
 #[cfg_attr(not(upgrades), path = "portable/blocking/polled_gate.rs")]
 mod polled_gate;
+mod resumed;
 mod stream;
 
 use crate::between::params::BodyKind;
@@ -29,12 +30,14 @@ use crate::between::params::BodyKind;
 /// An accept blocks its thread.
 const BODY: BodyKind = BodyKind::Blocking;
 
+pub use crate::between::resumed::Offer;
 pub use datagram::UdpSocket;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;
 #[cfg(unix)]
 pub use listener::UnixListener;
 pub use listener::{Incoming, TcpListener};
-pub use stream::TcpStream;
+pub use resumed::Resumed;
 #[cfg(unix)]
 pub use stream::UnixStream;
+pub use stream::{TcpStream, Woken};

@@ -18,13 +18,14 @@ use crate::between::params::BodyKind;
 /// The types register with the runtime.
 const BODY: BodyKind = BodyKind::Async;
 
+pub use crate::between::resumed::Offer;
 pub use datagram::UdpSocket;
 #[cfg(unix)]
 pub use datagram::UnixDatagram;
 #[cfg(unix)]
 pub use listener::UnixListener;
 pub use listener::{Incoming, TcpListener};
-pub use resumed::{Offer, Resumed};
+pub use resumed::Resumed;
 #[cfg(unix)]
 pub use stream::UnixStream;
 #[cfg(feature = "http")]

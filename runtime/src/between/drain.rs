@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use event_listener::EventListener;
 
 use crate::between::shared::{Counted, Shared};
+use crate::sys::fd::BorrowedFd;
 
 /// A future that resolves when this process is to finish: its successor has passed the probation, or the service was asked to
 /// stop.
@@ -110,6 +112,30 @@ impl Shutdown {
     /// How long a drain may take.
     pub fn drain_timeout(&self) -> Duration {
         self.shared.drain_timeout
+    }
+}
+
+impl Shutdown {
+    /// Waits until this is raised or a socket is readable. Returns whether this is raised.
+    #[cfg(upgrades)]
+    pub(crate) fn raised_or_readable(&self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        use nix::poll::{PollFd, PollFlags};
+        use std::os::fd::AsFd;
+        let drain = self.shared.drain_wake()?;
+        let mut fds = [socket, drain.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        crate::sys::poll::until(&mut fds, None)?;
+        Ok(self.is_raised())
+    }
+
+    /// There is no poll(2) of both: only the socket is waited for.
+    #[cfg(not(upgrades))]
+    pub(crate) fn raised_or_readable(&self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+        #[cfg(unix)]
+        let socket = socket2::SockRef::from(&socket);
+        #[cfg(windows)]
+        let socket = socket2::SockRef::from(&socket);
+        socket.peek(&mut [std::mem::MaybeUninit::uninit()])?;
+        Ok(self.is_raised())
     }
 }
 

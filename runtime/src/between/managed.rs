@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::between::shared::Counted;
 #[cfg(any(feature = "tokio", not(upgrades)))]
 use crate::between::{gate::Gate, params::ListenerSocket};
-use crate::between::shared::Counted;
 use crate::moving::giving::{Io, Verdict};
 use crate::moving::session::Session;
 use crate::sys::fd::{self, AsFd, BorrowedFd, is_broken};
@@ -63,6 +63,13 @@ impl Unread {
 
     pub(crate) fn rest(&self) -> &[u8] {
         &self.bytes[self.read..]
+    }
+
+    /// Reads the next bytes into a buffer, and returns how many.
+    pub(crate) fn read_into(&mut self, buffer: &mut [u8]) -> usize {
+        let next = self.take(buffer.len());
+        buffer[..next.len()].copy_from_slice(next);
+        next.len()
     }
 
     /// The next bytes, at most so many.

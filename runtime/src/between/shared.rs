@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+#[cfg(upgrades)]
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -82,6 +84,9 @@ pub(crate) struct Shared {
     /// A successor serves. It becomes false again if the successor dies on probation.
     handed_over: AtomicBool,
     pub(crate) shutdown: Latch<()>,
+    /// Readable from the beginning of the drain on, for threads that poll.
+    #[cfg(upgrades)]
+    drain_wake: OnceLock<Wake>,
     pub(crate) predecessor_gone: Latch<()>,
     pub(crate) had_predecessor: bool,
     /// True once this service serves; false if it ends before that.
@@ -120,6 +125,8 @@ impl Shared {
             shares_sockets: AtomicBool::new(had_predecessor),
             handed_over: AtomicBool::new(false),
             shutdown: Latch::new(),
+            #[cfg(upgrades)]
+            drain_wake: OnceLock::new(),
             predecessor_gone: Latch::new(),
             had_predecessor,
             serving: Latch::new(),
@@ -311,6 +318,24 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
         self.handed_over.store(true, Ordering::Release);
         self.shutdown.set(());
+        #[cfg(upgrades)]
+        if let Some(wake) = self.drain_wake.get() {
+            wake.wake();
+        }
+    }
+
+    /// What is readable from the beginning of the drain on.
+    #[cfg(upgrades)]
+    pub(crate) fn drain_wake(&self) -> io::Result<&Wake> {
+        if self.drain_wake.get().is_none() {
+            let _another_thread_may_have_set_it = self.drain_wake.set(Wake::new()?);
+        }
+        let wake = self.drain_wake.get().expect("it is set");
+        // The drain may have begun before it was set.
+        if self.shutdown.get().is_some() {
+            wake.wake();
+        }
+        Ok(wake)
     }
 
     #[cfg(upgrades)]

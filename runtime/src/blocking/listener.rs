@@ -14,6 +14,7 @@ use super::TcpStream;
 #[cfg(unix)]
 use super::UnixStream;
 use super::polled_gate::PolledGate;
+use super::resumed::Resumed;
 use crate::base::address::Address;
 use crate::between::gate;
 use crate::between::managed::{ListeningSocket, managed_type};
@@ -63,6 +64,11 @@ impl<L: StdListener> Acceptor<L> {
         }
     }
 
+    fn resumed<S, K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<S> {
+        let gate = &self.gate.gate;
+        Resumed::new(gate.shared(), gate.listener(), &self.address, kinds)
+    }
+
     fn socket(&self) -> io::Result<ListeningSocket> {
         self.gate.gate.io().map(ListeningSocket::new).ok_or_else(gate::given_up)
     }
@@ -103,6 +109,18 @@ macro_rules! managed {
             /// It does not end at the beginning of a probation: this process accepts again if the successor fails.
             pub fn incoming(&self) -> Incoming<'_, $name> {
                 Incoming { listener: self }
+            }
+
+            /// The connections of these kinds that come from the predecessor: those of a stream's `hand_over`.
+            ///
+            /// From this call on, until the value is dropped, this process takes such connections. Call it before the service is ready: the
+            /// predecessor learns then what is taken. Several values share what comes.
+            ///
+            /// # Panics
+            ///
+            /// If a kind is empty or longer than 64 bytes.
+            pub fn resumed<K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<$stream> {
+                self.acceptor.resumed(kinds)
             }
 
             /// The listening socket, for socket options.

@@ -351,7 +351,9 @@ impl Worker {
             match link::receive(link, &mut self.buffer) {
                 Received::Packet(packet) => match packet.head {
                     Head::Taken { ids } => ids.into_iter().for_each(|id| self.feed(GiverEvent::Taken(id))),
-                    Head::Refused { ids } => ids.into_iter().for_each(|id| self.feed(GiverEvent::Refused(id))),
+                    Head::Refused { ids } => {
+                        ids.into_iter().for_each(|id| self.feed(GiverEvent::Refused(id)))
+                    }
                     // A giver says this, and no taker.
                     Head::Offers { .. } | Head::Withdrawn { .. } => {}
                 },
@@ -425,7 +427,9 @@ impl Worker {
             let Some(offer) = self.offers.get(id) else { break };
             let Session { kind, state, unread } = &offer.session;
             let inline = if offer.memfd.is_some() { &[][..] } else { &[state, unread] };
-            let size = (entries.len() + 1) * ENTRY_SPACE + payload.len() + inline.iter().map(|it| it.len()).sum::<usize>();
+            let size = (entries.len() + 1) * ENTRY_SPACE
+                + payload.len()
+                + inline.iter().map(|it| it.len()).sum::<usize>();
             if !entries.is_empty() && size > MAX_PACKET {
                 break;
             }

@@ -129,11 +129,7 @@ impl Taking {
     /// # Errors
     ///
     /// There is no thread for it: the predecessor keeps its connections.
-    pub(crate) fn begin(
-        self: &Arc<Self>,
-        link: OwnedFd,
-        places: HashMap<usize, String>,
-    ) -> io::Result<()> {
+    pub(crate) fn begin(self: &Arc<Self>, link: OwnedFd, places: HashMap<usize, String>) -> io::Result<()> {
         let desk = Arc::new(Desk { wake: Wake::new()?, orders: Mutex::default() });
         let worker = Worker {
             link: Some(link),
@@ -206,7 +202,8 @@ impl Consumer {
     pub(crate) fn try_next(&self) -> Option<Offered> {
         loop {
             let mut inner = lock(&self.taking.inner);
-            let is_ours = |offer: &Offered| offer.listener == self.listener && self.kinds.contains(&offer.kind);
+            let is_ours =
+                |offer: &Offered| offer.listener == self.listener && self.kinds.contains(&offer.kind);
             let at = inner.offers.iter().position(is_ours)?;
             let offer = inner.offers.remove(at)?;
             drop(inner);
@@ -226,14 +223,15 @@ impl Consumer {
     pub(crate) fn is_closed(&self) -> bool {
         self.taking.is_closed.load(Ordering::SeqCst)
     }
-
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         let mut inner = lock(&self.taking.inner);
         for kind in &self.kinds {
-            if let Some(of) = inner.consumers.iter_mut().find(|(of, known, _)| *of == self.listener && known == kind) {
+            if let Some(of) =
+                inner.consumers.iter_mut().find(|(of, known, _)| *of == self.listener && known == kind)
+            {
                 of.2 -= 1;
             }
         }
@@ -314,7 +312,10 @@ impl Drop for Offered {
 impl fmt::Debug for Offered {
     /// Without the bytes, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Offered").field("listener", &self.listener).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Offered")
+            .field("listener", &self.listener)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -438,7 +439,8 @@ impl Worker {
     }
 
     fn arrive(&mut self, entries: Vec<Entry>, mut payload: &[u8], fds: Vec<OwnedFd>) {
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft.saturating_sub(RESERVE));
+        let limit =
+            getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft.saturating_sub(RESERVE));
         let mut fds = fds.into_iter();
         for entry in entries {
             let inline = if entry.memfd { 0 } else { entry.state + entry.unread };
@@ -458,7 +460,13 @@ impl Worker {
         }
     }
 
-    fn offered(&mut self, entry: Entry, bytes: &[u8], fd: OwnedFd, memfd: Option<OwnedFd>) -> Option<Offered> {
+    fn offered(
+        &mut self,
+        entry: Entry,
+        bytes: &[u8],
+        fd: OwnedFd,
+        memfd: Option<OwnedFd>,
+    ) -> Option<Offered> {
         let listener = self.places.get(&entry.listener)?.clone();
         let mut state = match (entry.memfd, memfd) {
             (false, _) => bytes.to_vec(),

@@ -102,7 +102,9 @@ pub(crate) struct Incoming {
 pub(crate) enum Sent {
     Done,
     /// There is no room in the socket, or the system is short of memory or of descriptors on their way. A later try may succeed.
-    Later { is_shortage: bool },
+    Later {
+        is_shortage: bool,
+    },
     /// The other end is closed, or takes no packets.
     Never,
 }
@@ -231,8 +233,12 @@ mod tests {
         assert!(decoded(&two, b"123456", 3).is_none());
         assert!(decoded(&two, b"12345", 4).is_none());
         assert!(decoded(&offers(vec![entry(1, usize::MAX, 1)]), b"", 1).is_none());
-        assert!(decoded(&offers(vec![entry(1, usize::MAX / 2, 0), entry(2, usize::MAX / 2, 2)]), b"", 1).is_none());
-        for garbage in [&b""[..], b"1", b"\xff\xff\xff\xff{}", b"\x02\0\0\0{}", b"\x02\0\0\0[]", b"\0\0\0\0"] {
+        assert!(
+            decoded(&offers(vec![entry(1, usize::MAX / 2, 0), entry(2, usize::MAX / 2, 2)]), b"", 1)
+                .is_none()
+        );
+        for garbage in [&b""[..], b"1", b"\xff\xff\xff\xff{}", b"\x02\0\0\0{}", b"\x02\0\0\0[]", b"\0\0\0\0"]
+        {
             assert!(decode(garbage, Vec::new()).is_none(), "{garbage:?}");
         }
     }

@@ -22,7 +22,13 @@ impl Giving {
         false
     }
 
-    pub(crate) fn offer(&self, _listener: &str, _io: Io, _session: Session, _peer: Option<SocketAddr>) -> Option<Verdict> {
+    pub(crate) fn offer(
+        &self,
+        _listener: &str,
+        _io: Io,
+        _session: Session,
+        _peer: Option<SocketAddr>,
+    ) -> Option<Verdict> {
         None
     }
 }

@@ -12,11 +12,11 @@ use std::task::Poll;
 use event_listener::listener;
 
 use crate::base::address::Address;
-use crate::net::resumed::Resumed;
 use crate::between::gate::{self, Gate, GateState};
 use crate::between::managed::{ListeningSocket, gated};
 use crate::between::params::ListenerSocket;
 use crate::between::shared::{Counted, Shared};
+use crate::net::resumed::Resumed;
 use crate::outside::sockets::{self, StdDatagram, StdListener};
 use crate::sys::fd::{AsFd, OwnedFd};
 
