@@ -216,6 +216,8 @@ const NOT_READ: &[&str] = &[
     "runtime/src/bin",
     "runtime/src/lifecycle/model",
     "runtime/src/lifecycle/model.rs",
+    "runtime/src/lifecycle/moving/model",
+    "runtime/src/lifecycle/moving/model.rs",
     "runtime/src/lifecycle/table",
     "runtime/src/lifecycle/table.rs",
     "runtime/src/between/models.rs",

@@ -70,9 +70,6 @@ impl Engine {
 
     /// Begins the drain: closes the gates for good, and the listeners that no successor has adopted.
     pub(super) fn drain(&mut self) {
-        if self.state.phase == Phase::Draining(Drain::Replaced { stop: false }) {
-            self.move_connections();
-        }
         self.shared.start_draining();
         self.shared.moving.taking.close();
         self.retire();

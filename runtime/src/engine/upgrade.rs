@@ -7,10 +7,10 @@
 //! | `successor.rs` | the messages, the end and the death of the successor |
 //! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
 //! | `predecessor.rs` | the messages, the end and the death of the predecessor |
+//! | `moving.rs` | the connections that move to the successor |
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
 //! | `outcome.rs` | the texts of refusals and outcomes |
-//! | `moving.rs` | the connections that move to the successor |
 //! | `status.rs` | what operators and the successor are told |
 //! | `ending.rs` | the pid file, and the last word |
 
@@ -149,6 +149,8 @@ impl Engine {
                 return Some(self.pause());
             }
             Action::TakeBack => self.take_back(),
+            Action::MoveConnections => self.move_connections(),
+            Action::KeepConnections => self.keep_connections(),
             // The engine carries them out itself.
             Action::WarnNotReady
             | Action::Open

@@ -54,6 +54,10 @@ pub(crate) enum Action {
     Disarm(Timer),
     /// Close every listener of this process: no process is to serve after it and its successor.
     LetGo,
+    /// From now on open connections may move to the successor.
+    MoveConnections,
+    /// From now on nothing moves to the successor. What is offered and has no answer is taken back.
+    KeepConnections,
     /// Raise `Shutdown`. With a successor, close the listeners that the successor did not adopt.
     Drain,
     /// Shorten the deadline of the drain.

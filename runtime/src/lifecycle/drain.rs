@@ -36,18 +36,21 @@ impl State {
     }
 
     fn draining_replaced(self, event: E, stop: bool) -> (State, Actions) {
+        // A stop has ended the move already.
+        let keep = (!stop).then_some(A::KeepConnections);
         match event {
+            // What is offered and not withdrawn when this process ends is the successor's.
             E::BodyReturned | E::Drained | E::Expired(Timer::Drain) => self.end(End::Replaced),
             // A service manager sends SIGTERM to every process of the unit. The first one means only that no rescue is to follow:
             // open connections are still finished.
-            E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), []),
+            E::Stop if !stop => self.to(P::Draining(Drain::Replaced { stop: true }), keep),
             E::Stop => self.end(End::AtOnce),
-            E::Leaving => self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo]),
+            E::Leaving => prepend(keep, self.to(P::Draining(Drain::Leaving { stop }), [A::LetGo])),
             E::Hasten => self.act([A::Hasten]),
             // The successor serves no more, but lives. A rescue can start only after its death.
-            E::SuccessorOver | E::ChannelLost => self.act([A::Kill]),
+            E::SuccessorOver | E::ChannelLost => prepend(keep, self.act([A::Kill])),
             E::Exited if stop => self.to(P::Draining(Drain::Stop { owner: true }), [A::TakeBack, A::LetGo]),
-            E::Exited => prepend([A::TakeBack], self.start_rescue(0, false)),
+            E::Exited => prepend([A::KeepConnections, A::TakeBack], self.start_rescue(0, false)),
             _ => self.stay(),
         }
     }
@@ -83,10 +86,15 @@ impl State {
         self.to(P::Draining(Drain::Last { stop }), [A::Arm(Timer::Drain)])
     }
 
-    /// Begins a drain.
+    /// Begins a drain. If the successor has passed its probation and no stop was requested, connections move to it. The body hears
+    /// of the drain only when they can.
     pub(super) fn drain(self, drain: Drain) -> (State, Actions) {
-        let hasten = self.hastened.then_some(A::Hasten);
-        self.to(P::Draining(drain), [A::Arm(Timer::Drain), A::Drain].into_iter().chain(hasten))
+        let moves = drain == Drain::Replaced { stop: false };
+        let mut actions = vec![A::Arm(Timer::Drain)];
+        actions.extend(moves.then_some(A::MoveConnections));
+        actions.push(A::Drain);
+        actions.extend(self.hastened.then_some(A::Hasten));
+        self.to(P::Draining(drain), actions)
     }
 
     /// Begins a drain while the successor stops as well. `Drain` closes the listeners that the successor does not have, and

@@ -60,7 +60,7 @@ impl Engine {
     }
 
     /// From now on open connections may move to the successor.
-    pub(in crate::engine) fn move_connections(&mut self) {
+    pub(super) fn move_connections(&mut self) {
         if let Err(error) = self.shared.moving.giving.begin() {
             complain!(self.shared, WARN, "connections do not move to the successor: {error}");
         }

@@ -30,7 +30,7 @@ impl World {
         match *action {
             A::Spawn | A::SpawnRescue => {
                 self.run_failed(who, E::SpawnFailed, rest, done);
-                self.add_successor(who);
+                self.add_successor(who, *action == A::SpawnRescue);
             }
             A::SendPrepared => {
                 self.run_failed(who, E::PidfileFailed, rest, done);
@@ -86,6 +86,7 @@ impl World {
             A::SendHasten => self.send_to_predecessor(who, Message::Hasten),
             A::Announce => self.processes[who].announced = Some(false),
             A::Kill => {
+                self.killed_while_moving |= self.processes[who].moving;
                 if let Some(child) = self.processes[who].child {
                     self.die(child);
                 }
@@ -96,6 +97,8 @@ impl World {
             }
             A::Open => self.processes[who].open = true,
             A::TakeBack => self.pidfile = Some(who),
+            A::MoveConnections => self.processes[who].moving = true,
+            A::KeepConnections => self.processes[who].moving = false,
             A::Drain => {
                 self.processes[who].open = false;
                 self.processes[who].draining = true;
@@ -134,6 +137,7 @@ impl World {
         process.open = false;
         process.pausing = false;
         process.draining = false;
+        process.moving = false;
         process.timers.clear();
         process.from_parent.clear();
         process.from_child.clear();

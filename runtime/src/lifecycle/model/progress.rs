@@ -47,6 +47,7 @@ impl World {
                 Message::Over => world.feed(who, E::PredecessorOver),
                 // The engine answers in every phase.
                 Message::Ping => {
+                    world.processes[who].has_answered = true;
                     world.send_to_predecessor(who, Message::Alive);
                     vec![world]
                 }

@@ -2,7 +2,7 @@
 
 use super::world::{Process, World};
 use crate::lifecycle::Followed;
-use crate::lifecycle::phase::Phase as P;
+use crate::lifecycle::phase::{Drain, Phase as P};
 
 fn check(holds: bool, violation: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(violation) }
@@ -26,7 +26,28 @@ impl World {
             open == 0 || !self.paths_removed || may_lack_paths,
             "a process serves whose paths are removed",
         )?;
-        check(!self.false_report, "a success was reported that is none")
+        check(!self.false_report, "a success was reported that is none")?;
+        self.check_moving()
+    }
+
+    /// Connections move exactly while an upgraded process drains, and its successor serves after its probation.
+    fn check_moving(&self) -> Result<(), &'static str> {
+        check(!self.killed_while_moving, "a successor is killed while connections move to it")?;
+        for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            let drains = process.state.phase == P::Draining(Drain::Replaced { stop: false });
+            check(drains || !process.moving, "connections move outside of the drain after an upgrade")?;
+            check(process.child.is_some() || !process.moving, "connections move without a successor")?;
+            let Some(child) = self.living_child(who) else { continue };
+            let successor = &self.processes[child];
+            let has_passed = successor.has_answered && !successor.is_rescue;
+            check(has_passed || !process.moving, "connections move to a successor that has not passed")?;
+            let is_known = process.from_child.is_empty() && !process.channel_broken;
+            let serves = successor.open || !is_known;
+            check(serves || !process.moving, "connections move to a successor that does not serve")?;
+            let may_move = drains && has_passed && successor.open && !process.channel_broken;
+            check(process.moving || !may_move, "no connection moves to a successor that serves")?;
+        }
+        Ok(())
     }
 
     /// What must also hold in a settled world.

@@ -55,6 +55,12 @@ pub(super) struct Process {
     /// The gates are closed, and a thread is still inside one.
     pub(super) pausing: bool,
     pub(super) draining: bool,
+    /// Open connections may move to the successor.
+    pub(super) moving: bool,
+    /// The predecessor has started this process in a rescue.
+    pub(super) is_rescue: bool,
+    /// This process has given its predecessor the sign of life at the end of the probation.
+    pub(super) has_answered: bool,
     /// The manager was asked to follow the successor. `true`: it has confirmed, and this process does not know it yet.
     pub(super) announced: Option<bool>,
     /// Every process that this process has reaped.
@@ -101,6 +107,8 @@ pub(super) struct World {
     pub(super) false_report: bool,
     /// The process that the manager follows has ended before another one.
     pub(super) main_ended_first: bool,
+    /// A process has killed its successor while connections could move to it.
+    pub(super) killed_while_moving: bool,
 }
 
 fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, managed: bool) -> Process {
@@ -118,6 +126,9 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, ma
         timers: BTreeSet::from([Timer::Upgrade]),
         pausing: false,
         draining: false,
+        moving: false,
+        is_rescue: false,
+        has_answered: false,
         announced: None,
         reaped: BTreeSet::new(),
         stalled: false,
@@ -168,6 +179,7 @@ impl World {
             paths_removed: false,
             false_report: false,
             main_ended_first: false,
+            killed_while_moving: false,
         }
     }
 
@@ -185,11 +197,12 @@ impl World {
         self.processes[who].parent.filter(|parent| self.processes[*parent].alive)
     }
 
-    pub(super) fn add_successor(&mut self, who: usize) {
+    pub(super) fn add_successor(&mut self, who: usize, is_rescue: bool) {
         assert!(self.processes[who].child.is_none(), "a successor beside a successor: {self:#?}");
         let child = self.processes.len();
         let overlap = self.processes[who].state.overlap;
         self.processes.push(process(Predecessor::Alive, Some(who), overlap, self.managed));
+        self.processes[child].is_rescue = is_rescue;
         let parent = &mut self.processes[who];
         parent.child = Some(child);
         parent.channel_broken = false;
@@ -223,6 +236,7 @@ impl World {
         process.alive = false;
         process.open = false;
         process.pausing = false;
+        process.moving = false;
         process.timers.clear();
         process.from_parent.clear();
         process.from_child.clear();
@@ -231,8 +245,15 @@ impl World {
         process.cut = None;
     }
 
-    /// Drops the dead processes that no other process, file or manager refers to. Worlds that differ in them alone are one state.
+    /// Drops the dead processes that no other process, file or manager refers to, and what only a dead predecessor asks for. Worlds
+    /// that differ in them alone are one state.
     pub(super) fn forget_the_dead(&mut self) {
+        for who in 0..self.processes.len() {
+            if self.living_parent(who).is_none() {
+                self.processes[who].is_rescue = false;
+                self.processes[who].has_answered = false;
+            }
+        }
         let keep: Vec<bool> = (0..self.processes.len())
             .map(|who| {
                 self.processes[who].alive

@@ -24,6 +24,7 @@ pub(super) fn check(before: State, event: E) {
     step.check_outcome();
     step.check_manager();
     step.check_gates();
+    step.check_moving();
     step.check_haste();
     step.check_pid_file();
     step.check_probation();
@@ -135,6 +136,29 @@ impl Step {
         {
             self.assert(drain < let_go, "the drain begins before the other listeners are closed");
         }
+    }
+
+    fn check_moving(&self) {
+        let (before, after) = (self.before.phase, self.after.phase);
+        let moving = P::Draining(Drain::Replaced { stop: false });
+        let begins = after == moving && !matches!(before, P::Draining(_));
+        let moves = self.count(|action| matches!(action, A::MoveConnections));
+        self.assert(
+            moves == usize::from(begins),
+            "connections move from the begin of the drain after an upgrade",
+        );
+        let are_adjacent = self.actions.windows(2).any(|pair| pair == [A::MoveConnections, A::Drain]);
+        self.assert(are_adjacent == begins, "the body hears of the drain when its connections can move");
+
+        let is_reason =
+            matches!(self.event, E::Stop | E::Leaving | E::SuccessorOver | E::ChannelLost | E::Exited);
+        let keeps = self.count(|action| matches!(action, A::KeepConnections));
+        self.assert(
+            keeps == usize::from(before == moving && is_reason),
+            "connections stay from a stop, or from the end of the successor, on",
+        );
+        let leaves = before == moving && after != moving && after != P::Ended;
+        self.assert(!leaves || keeps == 1, "no connection moves in another drain");
     }
 
     fn check_haste(&self) {

@@ -1,7 +1,7 @@
 //! What happens without a fault.
 
 use super::wrong::Wrong;
-use super::{CONNECTIONS, End, GiverAction, GiverEvent, Id, Life, ROOM, TakerAction, TakerEvent};
+use super::{CONNECTIONS, End, GiverAction, GiverEvent, Id, Life, TakerAction, TakerEvent};
 use super::{ToGiver, ToTaker, Verdict, World};
 
 /// The giver of a few connections takes fewer steps to its end.
@@ -79,8 +79,9 @@ impl World {
 
     fn giver_acts(&mut self, action: &GiverAction) {
         let can_send = self.is_link_open();
-        let is_full = self.to_taker.len() == ROOM;
-        let has_room_for_offers = self.to_taker.len() + 1 < ROOM || self.wrong == Some(Wrong::FillsTheLink);
+        let is_full = self.to_taker.len() == self.room;
+        let has_room_for_offers =
+            self.to_taker.len() + 1 < self.room || self.wrong == Some(Wrong::FillsTheLink);
         if matches!(action, GiverAction::SendWithdrawn(_)) && can_send && is_full {
             return;
         }
