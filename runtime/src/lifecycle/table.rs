@@ -76,10 +76,10 @@ fn a_rescue_is_tried_five_times() {
     state.phase = replaced;
     let mut started = 0;
     let (mut state, mut actions) = state.step(E::Exited);
-    while state.phase != P::Ended {
+    for _ in 0..100 {
         started += actions.iter().filter(|action| **action == A::SpawnRescue).count();
-        assert!(started < 100, "the rescue never ends");
         let event = match state.phase {
+            P::Ended => break,
             P::Draining(Drain::Rescue { step: Rescue::Waiting, .. }) => E::Expired(Timer::Backoff),
             _ => E::Exited,
         };
