@@ -45,6 +45,7 @@ mod answer;
 mod builder;
 mod connection;
 mod listener;
+mod moving;
 mod notice;
 mod service;
 mod settings;
@@ -54,6 +55,7 @@ use std::error::Error;
 use std::io;
 
 pub use activity::Connection;
+pub use answer::Stays;
 pub use builder::Builder;
 pub use listener::{Listener, PeerAddr, WithConnectInfo, WithHandshake, with_connect_info, with_handshake};
 pub use service::{Hyper, IntoService, Make, Tower};

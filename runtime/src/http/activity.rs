@@ -3,14 +3,23 @@
 use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::between::managed::as_descriptor;
+use crate::between::shared::Shared;
 use crate::sys::fd;
+
+/// The kind of a connection of HTTP/1.1 that moves to the successor: every request is answered, and the rest is in the unread
+/// bytes.
+pub(super) const HTTP_1: &str = "http/1.1";
+
+/// How many requests a client may send without a pause while its connection leaves. The answer to the next one has
+/// `Connection: close`.
+const MOST_IN_A_ROW: usize = 16;
 
 /// The version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +54,30 @@ pub(crate) struct Activity {
     notice: AtomicBool,
     /// The connection is to end gracefully.
     closing: AtomicBool,
+    /// The listener of a connection that can move to the successor, by its name.
+    listener: Option<Arc<str>>,
+    /// The connection does not move: an answer says so, or the successor has refused it.
+    stays: AtomicBool,
+    /// The connection is to move at its next boundary.
+    leaving: AtomicBool,
+    /// The number of requests at which the connection stays after all.
+    most_asked: AtomicUsize,
+    /// A request has asked for another protocol. hyper does not give the stream of such a connection back.
+    asked_upgrade: AtomicBool,
+    /// Reads of a connection that leaves wake this. It is not the waker of the poll, see [`Watch`](super::moving::Watch).
+    reader: Mutex<Option<Waker>>,
+    /// hyper ends the connection so that it gives the stream back. Its shutdown does not reach the client.
+    parting: AtomicBool,
+    /// hyper has shut down the stream while it was parting.
+    parted: AtomicBool,
 }
 
 impl Activity {
+    /// A connection of a listener of this name, if it can move to the successor.
+    pub(super) fn new(listener: Option<Arc<str>>) -> Self {
+        Self { listener, ..Self::default() }
+    }
+
     pub(super) fn end_handshake(&self) {
         self.handshake_done.store(true, Ordering::Relaxed);
     }
@@ -84,7 +114,7 @@ impl Activity {
         let handshake_done = self.handshake_done.load(Ordering::Relaxed);
         let is_head = self.begun.load(Ordering::Relaxed)
             && self.version() != Some(Version::Http2)
-            && !self.has_body.load(Ordering::Relaxed)
+            && !self.has_body()
             && self.is_answered();
         (!handshake_done || is_head).then(|| usize::from(handshake_done) + self.asked.load(Ordering::Relaxed))
     }
@@ -98,6 +128,7 @@ impl Activity {
     }
 
     pub(super) fn close(&self) {
+        self.leaving.store(false, Ordering::Relaxed);
         self.closing.store(true, Ordering::Relaxed);
     }
 
@@ -120,6 +151,96 @@ impl Activity {
         self.is_answered() && self.quiet.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection can move, and the successor takes it. True from the beginning of the standby on.
+    pub(super) fn can_move(&self, shared: &Shared) -> bool {
+        let listener = self
+            .listener
+            .as_ref()
+            .filter(|_| !self.stays.load(Ordering::Relaxed) && self.version() != Some(Version::Http2));
+        listener.is_some_and(|listener| shared.moving.giving.will_take(listener, HTTP_1))
+    }
+
+    /// From now on the connection does not move.
+    pub(super) fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+        self.leaving.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on the connection moves at its next boundary.
+    pub(super) fn leave(&self) {
+        let most = self.asked.load(Ordering::Relaxed) + MOST_IN_A_ROW;
+        self.most_asked.store(most, Ordering::Relaxed);
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// The successor has refused the connection. It begins anew, and stays.
+    pub(super) fn come_back(&self) {
+        self.stay();
+        self.asked.store(0, Ordering::Relaxed);
+        for flag in [&self.begun, &self.has_body, &self.asked_upgrade, &self.parting, &self.parted] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_asked_upgrade(&self) {
+        self.asked_upgrade.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a connection that leaves is between two requests, as far as is known here: only hyper knows whether the body
+    /// of the last request is read to its end.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.is_leaving() && self.is_answered() && !(self.has_body() && self.is_upgrade_asked())
+    }
+
+    /// Whether the stream can be taken from hyper without its consent. Its consent is the end of a graceful shutdown, with
+    /// which an idle connection ends at once. hyper does not do so before the first request, or when it would give the
+    /// stream to a request that has asked for another protocol.
+    pub(super) fn is_idle_without_hyper(&self) -> bool {
+        !self.was_asked() || self.is_upgrade_asked()
+    }
+
+    fn is_upgrade_asked(&self) -> bool {
+        self.asked_upgrade.load(Ordering::Relaxed)
+    }
+
+    fn has_body(&self) -> bool {
+        self.has_body.load(Ordering::Relaxed)
+    }
+
+    /// Whether bytes that arrive now are for the successor. The body of a request is for this process.
+    pub(super) fn reads_for_successor(&self) -> bool {
+        self.is_leaving() && self.was_asked() && !self.has_body()
+    }
+
+    pub(super) fn set_reader(&self, reader: Option<Waker>) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = reader;
+    }
+
+    pub(super) fn reader(&self) -> Option<Waker> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn part(&self) {
+        self.parting.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends what [`part`](Self::part) began. Returns whether hyper has given the connection up.
+    pub(super) fn end_parting(&self) -> bool {
+        self.parting.store(false, Ordering::Relaxed);
+        self.parted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes a shutdown of the stream. Returns whether it does not reach the client.
+    pub(super) fn keeps_shutdown(&self) -> bool {
+        let is_parting = self.parting.load(Ordering::Relaxed);
+        self.parted.store(is_parting, Ordering::Relaxed);
+        is_parting
+    }
+
     /// Whether all answers have ended and are written.
     fn is_answered(&self) -> bool {
         self.unanswered.load(Ordering::Acquire) == 0 && !self.unsent.load(Ordering::Relaxed)
@@ -135,11 +256,19 @@ pub(super) struct Unanswered {
 
 impl Unanswered {
     pub(super) fn new(activity: &Arc<Activity>, has_body: bool) -> Self {
-        activity.asked.fetch_add(1, Ordering::Relaxed);
+        let asked = activity.asked.fetch_add(1, Ordering::Relaxed);
+        // Requests without a body have an end: while one is answered, nothing more is read for this process.
+        if has_body && activity.is_leaving() && asked >= activity.most_asked.load(Ordering::Relaxed) {
+            activity.stay();
+        }
         activity.begun.store(false, Ordering::Relaxed);
         activity.has_body.store(has_body, Ordering::Relaxed);
         activity.unanswered.fetch_add(1, Ordering::AcqRel);
         Self { activity: activity.clone() }
+    }
+
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
     }
 }
 
@@ -193,6 +322,10 @@ pub struct Connection<I> {
 impl<I> Connection<I> {
     pub(super) fn new(stream: I, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
+    }
+
+    pub(super) fn into_parts(self) -> (I, Arc<Activity>) {
+        (self.stream, self.activity)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The user's service. Its answers have `Connection: close` once the service is handed over or drains.
+//! The user's service. Once the service is handed over or drains, its answers have `Connection: close`, except on a connection
+//! that moves.
 
 use std::future::Future;
 use std::io::IoSlice;
@@ -10,11 +11,27 @@ use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::Extensions;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
 use pin_project_lite::pin_project;
 
 use super::activity::{Activity, Unanswered};
 use crate::between::drain::Shutdown;
+
+/// The connection of an answer with this in its extensions does not move to the successor. An answer after the handover has
+/// `Connection: close`, and an idle connection ends as the [module](super) says of one that the successor does not take.
+///
+/// This is for connections with a state in this process, for example of a login that belongs to the connection.
+///
+/// ```
+/// use hyper::Response;
+/// use tableflip::http::Stays;
+///
+/// let mut answer = Response::new("logged in".to_owned());
+/// answer.extensions_mut().insert(Stays);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stays;
 
 /// The service of one connection.
 #[derive(Clone)]
@@ -46,6 +63,9 @@ where
     type Future = Answer<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if request.extensions().get::<OnUpgrade>().is_some() {
+            self.activity.set_asked_upgrade();
+        }
         request.extensions_mut().extend(self.extensions.clone());
         let unanswered = Unanswered::new(&self.activity, !request.body().is_end_stream());
         // HTTP/2 has GOAWAY in the place of this header. GOAWAY comes before the answer, because a client that has its
@@ -81,13 +101,20 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut answer = ready!(this.answer.poll(cx))?;
-        // A connection that becomes another protocol carries no next request.
-        if this.shutdown.as_ref().is_some_and(Shutdown::handed_over)
-            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         let unanswered = this.unanswered.take();
+        if let (Some(shutdown), Some(unanswered)) = (this.shutdown, &unanswered) {
+            let activity = unanswered.activity();
+            if answer.extensions().get::<Stays>().is_some() {
+                activity.stay();
+            }
+            // A connection that becomes another protocol carries no next request.
+            if shutdown.handed_over()
+                && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+                && !activity.can_move(shutdown.shared())
+            {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
         Poll::Ready(Ok(answer.map(|body| AnswerBody { body, unanswered })))
     }
 }

@@ -1,7 +1,7 @@
 //! The builder, and the loop that accepts.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::activity::{Activity, Connection, Version};
+use super::BoxError;
+use super::activity::{Activity, Connection, HTTP_1, Version};
 use super::connection::{self, Parts};
 use super::listener::{Listener, sealed};
 use super::service::IntoService;
 use super::settings::{Http1, Http2, Settings};
+use crate::base::report::tell;
+use crate::between::drain::Shutdown;
+use crate::net::{Offer, Resumed};
 
 /// The settings of [`serve`](super::serve), by the names that they have in hyper.
 ///
@@ -96,6 +100,16 @@ impl Builder {
         self
     }
 
+    /// Whether open connections of HTTP/1.1 move to the successor, and this process takes those of its predecessor. The
+    /// default is true.
+    ///
+    /// With false the connections of a process end with it, as the [module](super) says. This is for a service that keeps a
+    /// state of each connection. [`Stays`](super::Stays) is for single connections.
+    pub fn move_connections(&mut self, yes: bool) -> &mut Self {
+        self.settings.moves = yes;
+        self
+    }
+
     /// [`serve`](super::serve) with these settings. Later changes of this builder change nothing of it.
     ///
     /// # Errors
@@ -121,39 +135,124 @@ where
 {
     let mut shutdown = sealed::Listener::shutdown(&listener);
     shutdown.shared().set_serves_http();
+    let moves = L::MOVES && settings.moves && settings.only != Some(Version::Http2);
+    let name = moves.then(|| Arc::<str>::from(listener.name()));
+    // Before the first accept, which may make the service ready: the predecessor then learns what this process takes.
+    let mut resumed = moves.then(|| listener.resumed(HTTP_1));
     // Each connection has a sender, and no sender sends. So the channel ends when the last connection has ended.
     let (open, mut all_ended) = mpsc::channel::<Infallible>(1);
+    let listener = Arc::new(listener);
+    let common = Common { service, settings, shutdown: shutdown.clone(), name };
+    let mut is_turn_of_moved = false;
     loop {
-        let accepted = {
-            let mut accept = pin!(sealed::Listener::accept(&listener));
-            // The shutdown first: after it there is nothing to accept.
-            poll_fn(|cx| match Pin::new(&mut shutdown).poll(cx) {
-                Poll::Ready(()) => Poll::Ready(None),
-                Poll::Pending => accept.as_mut().poll(cx).map(Some),
+        let arrived = {
+            let mut accepted = pin!(sealed::Listener::accept(&*listener));
+            let mut moved = pin!(next_of(resumed.as_mut()));
+            poll_fn(|cx| {
+                // The shutdown first: after it there is nothing to accept.
+                if Pin::new(&mut shutdown).poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                // In turn, so that neither keeps the other waiting.
+                for _ in 0..2 {
+                    is_turn_of_moved = !is_turn_of_moved;
+                    let polled = if is_turn_of_moved {
+                        moved.as_mut().poll(cx).map(|offer| Ok(Arrived::Moved(offer)))
+                    } else {
+                        accepted.as_mut().poll(cx).map_ok(|(stream, peer)| Arrived::Accepted(stream, peer))
+                    };
+                    if polled.is_ready() {
+                        return polled.map(Some);
+                    }
+                }
+                Poll::Pending
             })
             .await
         };
-        let (stream, peer) = match accepted {
-            Some(accepted) => accepted?,
+        let arrived = match arrived {
+            Some(arrived) => arrived?,
             None => break,
         };
-        let activity = Arc::new(Activity::default());
-        let connection = Connection::new(stream, activity.clone());
-        let parts = Parts {
-            io: listener.shake_hands(connection, peer.clone()),
-            service: service.clone().into_service(peer),
-            activity,
-            settings: settings.clone(),
-        };
-        let (shutdown, open) = (shutdown.clone(), open.clone());
-        tokio::spawn(async move {
-            connection::serve(parts, shutdown).await;
-            drop(open);
-        });
+        let (common, open) = (common.clone(), open.clone());
+        match arrived {
+            Arrived::Accepted(stream, peer) => {
+                let served = common.serve(&*listener, stream, peer);
+                tokio::spawn(async move {
+                    served.await;
+                    drop(open);
+                });
+            }
+            Arrived::Moved(offer) => {
+                let listener = listener.clone();
+                tokio::spawn(async move {
+                    match L::take(offer).await {
+                        Ok((stream, peer)) => {
+                            let served = common.serve(&*listener, stream, peer);
+                            drop(listener);
+                            served.await;
+                        }
+                        Err(error) => {
+                            let error = BoxError::from(error);
+                            tell!(common.shutdown.shared(), DEBUG, error, "a connection has not moved here");
+                        }
+                    }
+                    drop(open);
+                });
+            }
+        }
     }
     drop((listener, open));
     match all_ended.recv().await {
         None => Ok(()),
         Some(never) => match never {},
+    }
+}
+
+/// A connection of a client, or of the predecessor.
+enum Arrived<S, A> {
+    Accepted(S, A),
+    Moved(Offer<S>),
+}
+
+/// The next connection of the predecessor. Pending for ever if none is taken.
+async fn next_of<S>(resumed: Option<&mut Resumed<S>>) -> Offer<S> {
+    match resumed {
+        Some(resumed) => resumed.next().await,
+        None => pending().await,
+    }
+}
+
+/// What all connections of a listener have in common.
+#[derive(Clone)]
+struct Common<S> {
+    service: S,
+    settings: Arc<Settings>,
+    shutdown: Shutdown,
+    /// The name of a listener whose connections can move.
+    name: Option<Arc<str>>,
+}
+
+impl<S> Common<S> {
+    /// Serves one connection.
+    fn serve<L, Kind>(
+        self,
+        listener: &L,
+        stream: L::Stream,
+        peer: L::Addr,
+    ) -> impl Future<Output = ()> + Send + 'static + use<'_, S, L, Kind>
+    where
+        L: Listener,
+        S: IntoService<L::Addr, Kind>,
+    {
+        let activity = Arc::new(Activity::new(self.name));
+        let connection = Connection::new(stream, activity.clone());
+        let parts = Parts {
+            io: listener.shake_hands(connection, peer.clone()),
+            service: self.service.into_service(peer),
+            activity,
+            settings: self.settings,
+            hand_over: L::hand_over,
+        };
+        connection::serve(parts, self.shutdown)
     }
 }

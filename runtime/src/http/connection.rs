@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -16,13 +16,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::BoxError;
-use super::activity::{Activity, Version};
+use super::activity::{Activity, HTTP_1, Version};
 use super::answer::Answering;
+use super::moving::{Left, until_left};
 use super::notice::Noticing;
 use super::settings::Settings;
-use super::version::{Shaken, detect, served};
+use super::version::{Detected, Shaken, detect, served};
 use crate::base::report::tell;
 use crate::between::drain::Shutdown;
+use crate::moving::session::Session;
 
 /// The grace: how long a connection without a request stays open once the drain has begun.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
@@ -34,18 +36,22 @@ const IDLE_GRACE_SHARE: u32 = 2;
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What one connection is made of.
-pub(super) struct Parts<H, M> {
+pub(super) struct Parts<H, M, F> {
     /// The stream after its handshakes.
     pub(super) io: H,
     /// The service of the user.
     pub(super) service: M,
     pub(super) activity: Arc<Activity>,
     pub(super) settings: Arc<Settings>,
+    /// Hands a connection that leaves over to the successor.
+    pub(super) hand_over: F,
 }
 
-/// Serves one connection to its end. The connection is brought to its end once the drain has begun.
-pub(super) async fn serve<H, I, M, S, B>(parts: Parts<H, M>, mut shutdown: Shutdown)
+/// Serves one connection to its end. Once the drain has begun the connection moves to the successor, or is brought to its end.
+pub(super) async fn serve<H, I, M, S, B, F, V>(parts: Parts<H, M, F>, mut shutdown: Shutdown)
 where
+    F: Fn(I, Session) -> V,
+    V: Future<Output = Result<(), I>>,
     H: Future<Output = Result<Shaken<I>, BoxError>>,
     M: Future<Output = Result<S, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -177,6 +183,9 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
         let wait = if self.activity.can_have_notice() { self.times.notice } else { self.times.grace };
         // The grace is for bytes that come from now on.
         self.activity.take_heard();
+        if self.activity.can_move(self.shutdown.shared()) {
+            self.activity.leave();
+        }
         Poll::Ready(self.wait(wait, Stage::Draining))
     }
 
@@ -239,9 +248,11 @@ impl<C: Future<Output = Result<(), BoxError>>> Course<'_, C> {
     }
 }
 
-/// Shakes hands, finds the version of HTTP, and serves requests.
-async fn converse<H, I, M, S, B>(parts: Parts<H, M>, shutdown: Shutdown) -> Result<(), BoxError>
+/// Shakes hands, finds the version of HTTP, and serves requests. Hands the connection over if it leaves.
+async fn converse<H, I, M, S, B, F, V>(parts: Parts<H, M, F>, shutdown: Shutdown) -> Result<(), BoxError>
 where
+    F: Fn(I, Session) -> V,
+    V: Future<Output = Result<(), I>>,
     H: Future<Output = Result<Shaken<I>, BoxError>>,
     M: Future<Output = Result<S, BoxError>>,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -250,28 +261,41 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let Parts { io, service, activity, settings } = parts;
+    let Parts { io, service, activity, settings, hand_over } = parts;
     let mut shaken = io.await?;
     activity.end_handshake();
     let service = service.await?;
     let extensions = std::mem::take(&mut shaken.extensions);
-    let service = Answering::new(service, shutdown, activity.clone(), extensions);
-    shaken.negotiated = served(shaken.negotiated, settings.only)?;
-    let Some((version, io)) = detect(shaken, activity.clone()).await? else { return Ok(()) };
-    activity.set_version(version);
-    match version {
-        Version::Http1 => {
-            let io = TokioIo::new(io);
-            let connection = settings.http1.hyper.serve_connection(io, service).with_upgrades();
-            until_closed(connection, &activity, http1::UpgradeableConnection::graceful_shutdown).await?;
+    let mut service = Answering::new(service, shutdown, activity.clone(), extensions);
+    let negotiated = served(shaken.negotiated, settings.only)?;
+    let mut io = shaken.io;
+    loop {
+        let negotiated = negotiated.or(activity.version());
+        let unread;
+        match detect(io, negotiated, activity.clone()).await? {
+            Detected::Ended => return Ok(()),
+            Detected::Leaves(left, read) => (io, unread) = (left, read),
+            Detected::Version(Version::Http1, rewound) => {
+                activity.set_version(Version::Http1);
+                let connection = settings.http1.hyper.serve_connection(TokioIo::new(rewound), service);
+                let left = until_left(connection.with_upgrades(), &activity).await?;
+                let Some(left) = left else { return Ok(()) };
+                Left { io, unread, service } = left;
+            }
+            Detected::Version(Version::Http2, rewound) => {
+                activity.set_version(Version::Http2);
+                let io = TokioIo::new(Noticing::new(rewound, activity.clone()));
+                let connection = settings.http2.hyper.serve_connection(io, service);
+                until_closed(connection, &activity, http2::Connection::graceful_shutdown).await?;
+                return Ok(());
+            }
         }
-        Version::Http2 => {
-            let io = TokioIo::new(Noticing::new(io, activity.clone()));
-            let connection = settings.http2.hyper.serve_connection(io, service);
-            until_closed(connection, &activity, http2::Connection::graceful_shutdown).await?;
+        match hand_over(io, Session::new(HTTP_1).unread(unread)).await {
+            Ok(()) => return Ok(()),
+            Err(refused) => io = refused,
         }
+        activity.come_back();
     }
-    Ok(())
 }
 
 /// Runs a connection. Calls `close` once when the connection is to end gracefully.
@@ -414,7 +438,9 @@ mod tests {
             Ok::<_, Infallible>(Response::new("yes".to_owned()))
         });
         let settings = Arc::new(builder.settings.clone());
-        let parts = Parts { io, service: std::future::ready(Ok(service)), activity, settings };
+        // Nothing is taken, so no connection leaves.
+        let hand_over = |_, _| async { unreachable!("nothing takes it") };
+        let parts = Parts { io, service: std::future::ready(Ok(service)), activity, settings, hand_over };
         (serve(parts, Shutdown::new(shared.clone())), shared)
     }
 

@@ -15,7 +15,8 @@ use super::BoxError;
 use super::activity::{Connection, Stream, is_quiet};
 use super::version::{Shaken, negotiated};
 use crate::between::drain::Shutdown;
-use crate::net::{TcpListener, TcpStream};
+use crate::moving::session::Session;
+use crate::net::{Offer, Resumed, TcpListener, TcpStream};
 #[cfg(unix)]
 use crate::net::{UnixListener, UnixStream};
 
@@ -28,7 +29,7 @@ impl<L: sealed::Listener> Listener for L {}
 pub(super) mod sealed {
     use super::*;
 
-    pub trait Listener: Send + Sync {
+    pub trait Listener: Send + Sync + 'static {
         /// The stream that the managed listener accepts.
         type Stream: Stream;
         /// The address of a client.
@@ -43,6 +44,21 @@ pub(super) mod sealed {
             peer: Self::Addr,
         ) -> impl Future<Output = Result<Shaken<Self::Io>, BoxError>> + Send + 'static;
         fn shutdown(&self) -> Shutdown;
+
+        /// Whether connections can move to the successor: no handshake comes before HTTP.
+        const MOVES: bool;
+        fn name(&self) -> &str;
+        /// The connections of a kind that the predecessor hands over.
+        fn resumed(&self, kind: &str) -> Resumed<Self::Stream>;
+        /// Takes an offer. Returns the connection and the address of its client.
+        fn take(
+            offer: Offer<Self::Stream>,
+        ) -> impl Future<Output = io::Result<(Self::Stream, Self::Addr)>> + Send + 'static;
+        /// Hands a connection over to the successor. Returns it if the successor does not take it.
+        fn hand_over(
+            io: Self::Io,
+            session: Session,
+        ) -> impl Future<Output = Result<(), Self::Io>> + Send + 'static;
     }
 }
 
@@ -90,7 +106,7 @@ fn extensions_of(peer: &(impl Clone + Send + Sync + 'static)) -> Extensions {
 }
 
 macro_rules! listener {
-    ($listener:ty, $stream:ty, $address:ty) => {
+    ($listener:ty, $stream:ty, $address:ty, $peer:expr) => {
         impl sealed::Listener for $listener {
             type Stream = $stream;
             type Addr = $address;
@@ -111,6 +127,28 @@ macro_rules! listener {
             fn shutdown(&self) -> Shutdown {
                 <$listener>::shutdown(self)
             }
+
+            const MOVES: bool = true;
+
+            fn name(&self) -> &str {
+                <$listener>::name(self)
+            }
+
+            fn resumed(&self, kind: &str) -> Resumed<$stream> {
+                <$listener>::resumed(self, [kind])
+            }
+
+            async fn take(offer: Offer<$stream>) -> io::Result<($stream, $address)> {
+                let peer = offer.peer_addr();
+                let stream = offer.take().await?;
+                let peer = ($peer)(&stream, peer)?;
+                Ok((stream, peer))
+            }
+
+            async fn hand_over(io: Self::Io, session: Session) -> Result<(), Self::Io> {
+                let (stream, activity) = io.into_parts();
+                stream.hand_over(session).await.map_err(|stream| Connection::new(stream, activity))
+            }
         }
 
         impl Stream for $stream {
@@ -121,9 +159,13 @@ macro_rules! listener {
     };
 }
 
-listener!(TcpListener, TcpStream, SocketAddr);
+listener!(TcpListener, TcpStream, SocketAddr, |stream: &TcpStream, peer: Option<SocketAddr>| {
+    peer.map_or_else(|| stream.peer_addr(), Ok)
+});
 #[cfg(unix)]
-listener!(UnixListener, UnixStream, UnixSocketAddr);
+listener!(UnixListener, UnixStream, UnixSocketAddr, |stream: &UnixStream, _| {
+    stream.peer_addr().map(UnixSocketAddr::from)
+});
 
 /// A listener whose connections pass through `handshake` before they carry HTTP, for example TLS with a library of your
 /// choice.
@@ -222,6 +264,26 @@ where
 
     fn shutdown(&self) -> Shutdown {
         sealed::Listener::shutdown(&self.listener)
+    }
+
+    const MOVES: bool = false;
+
+    fn name(&self) -> &str {
+        self.listener.name()
+    }
+
+    fn resumed(&self, kind: &str) -> Resumed<L::Stream> {
+        self.listener.resumed(kind)
+    }
+
+    fn take(
+        offer: Offer<L::Stream>,
+    ) -> impl Future<Output = io::Result<(L::Stream, L::Addr)>> + Send + 'static {
+        L::take(offer)
+    }
+
+    fn hand_over(io: T, _session: Session) -> impl Future<Output = Result<(), T>> + Send + 'static {
+        ready(Err(io))
     }
 }
 
@@ -324,6 +386,26 @@ where
 
     fn shutdown(&self) -> Shutdown {
         sealed::Listener::shutdown(&self.listener)
+    }
+
+    const MOVES: bool = L::MOVES;
+
+    fn name(&self) -> &str {
+        self.listener.name()
+    }
+
+    fn resumed(&self, kind: &str) -> Resumed<L::Stream> {
+        self.listener.resumed(kind)
+    }
+
+    fn take(
+        offer: Offer<L::Stream>,
+    ) -> impl Future<Output = io::Result<(L::Stream, L::Addr)>> + Send + 'static {
+        L::take(offer)
+    }
+
+    fn hand_over(io: L::Io, session: Session) -> impl Future<Output = Result<(), L::Io>> + Send + 'static {
+        L::hand_over(io, session)
     }
 }
 

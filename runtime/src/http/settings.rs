@@ -18,6 +18,8 @@ pub(super) struct Settings {
     /// The one version that is served.
     pub(super) only: Option<Version>,
     pub(super) head_limit: Option<Duration>,
+    /// Connections come from the predecessor, and move to the successor.
+    pub(super) moves: bool,
 }
 
 /// The settings of HTTP/1.1, made by [`Builder::http1`](super::Builder::http1).
@@ -40,7 +42,7 @@ impl Settings {
         let mut http2 = Http2 { hyper: http2::Builder::new(TokioExecutor::new()) };
         // The timer is for the keep-alive; WebSockets need the protocol of RFC 8441.
         http2.hyper.timer(TokioTimer::new()).enable_connect_protocol();
-        Self { http1, http2, only: None, head_limit: Some(HEAD_LIMIT) }
+        Self { http1, http2, only: None, head_limit: Some(HEAD_LIMIT), moves: true }
     }
 }
 

@@ -1,16 +1,16 @@
 //! The version of HTTP on a connection: the one that ALPN has negotiated, or else by its first bytes.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::http::Extensions;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::BoxError;
 use super::activity::{Activity, Version};
-use crate::net::forward_write;
 
 /// The first bytes of an HTTP/2 client, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 begins so.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,34 +47,54 @@ pub(super) fn served(
     }
 }
 
-/// Reads until the version is clear. Returns `None` if the client leaves without a byte.
+/// What the first bytes of a connection show.
+pub(super) enum Detected<I> {
+    Version(Version, Rewound<I>),
+    /// The client has left without a byte.
+    Ended,
+    /// The connection is to move to the successor, with the bytes that were read.
+    Leaves(I, Vec<u8>),
+}
+
+/// Reads until the version is clear.
 ///
 /// The first bytes are read even if the version was negotiated: a client that sends none is waited for in the same way.
 /// But they decide nothing then. hyper refuses bytes of another version, RFC 9113 section 3.4.
 pub(super) async fn detect<I>(
-    shaken: Shaken<I>,
+    mut io: I,
+    negotiated: Option<Version>,
     activity: Arc<Activity>,
-) -> io::Result<Option<(Version, Rewound<I>)>>
+) -> io::Result<Detected<I>>
 where
     I: AsyncRead + Unpin,
 {
-    let Shaken { mut io, negotiated, .. } = shaken;
     let mut head = [0; PREFACE.len()];
     let mut length = 0;
     while length < head.len() && PREFACE.starts_with(&head[..length]) {
-        match io.read(&mut head[length..]).await? {
-            0 if length == 0 => return Ok(None),
-            0 => break,
-            read => length += read,
+        let read = poll_fn(|cx| {
+            if activity.is_leaving() {
+                return Poll::Ready(Ok(None));
+            }
+            let mut buffer = ReadBuf::new(&mut head[length..]);
+            Pin::new(&mut io).poll_read(cx, &mut buffer).map_ok(|()| Some(buffer.filled().len()))
+        });
+        match read.await? {
+            None => return Ok(Detected::Leaves(io, head[..length].to_vec())),
+            Some(0) if length == 0 => return Ok(Detected::Ended),
+            Some(0) => break,
+            Some(read) => length += read,
         }
         activity.begin();
     }
     let seen = if head == *PREFACE { Version::Http2 } else { Version::Http1 };
     let version = negotiated.unwrap_or(seen);
-    Ok(Some((version, Rewound { head, left: 0..length, io, activity })))
+    Ok(Detected::Version(version, Rewound { head, left: 0..length, io, activity }))
 }
 
 /// A stream whose first bytes have been read already. A read returns those bytes first, and notes every byte after them.
+///
+/// Of a connection that leaves it reads what comes after a request without a body only to notice the end of the stream: those
+/// bytes are for the successor.
 #[derive(Debug)]
 pub(super) struct Rewound<I> {
     head: [u8; PREFACE.len()],
@@ -90,6 +110,24 @@ impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.activity.is_leaving() {
+            return this.poll_read_leaving(cx, buffer);
+        }
+        this.poll_read_on(cx, buffer)
+    }
+}
+
+impl<I> Rewound<I> {
+    /// The stream, and the bytes that were read of it and not returned.
+    pub(super) fn into_parts(self) -> (I, Vec<u8>) {
+        let unread = self.head[self.left].to_vec();
+        (self.io, unread)
+    }
+}
+
+impl<I: AsyncRead + Unpin> Rewound<I> {
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self;
         if this.left.is_empty() {
             let before = buffer.filled().len();
             let polled = Pin::new(&mut this.io).poll_read(cx, buffer);
@@ -103,15 +141,58 @@ impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
         this.left.start += count;
         Poll::Ready(Ok(()))
     }
+
+    fn poll_read_leaving(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let reader = self.activity.reader();
+        let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(cx.waker()));
+        if !self.activity.reads_for_successor() {
+            return self.poll_read_on(cx, buffer);
+        }
+        if self.left.is_empty() {
+            let mut unread = ReadBuf::new(&mut self.head);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut unread))?;
+            self.left = 0..unread.filled().len();
+            if self.left.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Pending
+    }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
-    forward_write!();
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.activity.keeps_shutdown() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -120,8 +201,8 @@ mod tests {
         let (client, mut server) = tokio::io::duplex(piece);
         let all = sent.to_vec();
         tokio::spawn(async move { server.write_all(&all).await });
-        let shaken = Shaken { io: client, negotiated, extensions: Extensions::new() };
-        let (version, mut rewound) = detect(shaken, Arc::default()).await.unwrap()?;
+        let detected = detect(client, negotiated, Arc::default()).await.unwrap();
+        let Detected::Version(version, mut rewound) = detected else { return None };
         let mut read = Vec::new();
         rewound.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, sent);

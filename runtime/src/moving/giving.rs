@@ -113,6 +113,13 @@ impl Giving {
         self.is_known.store(true, Ordering::Release);
     }
 
+    /// A successor takes this kind of one listener, in a test. Nothing is at the other end of its link.
+    #[cfg(test)]
+    pub(crate) fn expect_kind(&self, listener: &str, kind: &str) {
+        let takes = Takes { place: 0, kinds: vec![kind.to_owned()] };
+        self.expect(link::pair().unwrap().0, HashMap::from([(listener.to_owned(), takes)]));
+    }
+
     /// The successor is gone. Nothing was offered to it, or all of it has an answer.
     pub(crate) fn forget(&self) {
         self.keep();

@@ -108,6 +108,11 @@ macro_rules! managed {
             }
 
             #[cfg(feature = "http")]
+            pub(crate) fn name(&self) -> &str {
+                self.acceptor.gate.listener()
+            }
+
+            #[cfg(feature = "http")]
             pub(crate) fn shutdown(&self) -> Shutdown {
                 Shutdown::new(self.acceptor.gate.shared().clone())
             }

@@ -71,9 +71,6 @@ macro_rules! forward_write {
     };
 }
 
-#[cfg(feature = "http")]
-pub(crate) use forward_write;
-
 macro_rules! counted_stream {
     ($(#[$doc:meta])* $name:ident, $tokio:ty, $read:ty, $write:ty, $std:ty, $peer:expr) => {
         $(#[$doc])*
