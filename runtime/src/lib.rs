@@ -211,6 +211,7 @@
 //! * `axum-08`: the managed listeners are listeners of `axum::serve` of axum 0.8, and `http::serve` fills in its
 //!   `ConnectInfo`.
 //! * `futures-03`: `net::Incoming` is a `Stream` of futures-core 0.3.
+//! * `websocket`: WebSockets of tokio-tungstenite that can be taken apart and put together again.
 //! * `cli`: the program `tableflip`; `cargo install tableflip --features cli`.
 //!
 //! # What it is not
@@ -246,6 +247,8 @@ pub mod net;
 mod axum;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 mod run;
 

@@ -98,14 +98,21 @@ every! { HTTP:
     tableflip::http::WithHandshake<tableflip::net::TcpListener, fn(), fn()>,
 }
 
+#[cfg(feature = "websocket")]
+every! { WEBSOCKET:
+    tableflip::websocket::Parts<tableflip::net::TcpStream>,
+    tableflip::websocket::Socket<tableflip::net::TcpStream>,
+    tableflip::websocket::Tracked<tableflip::net::TcpStream>,
+}
+
 /// With every feature.
-#[cfg(all(feature = "http", unix))]
+#[cfg(all(feature = "http", feature = "websocket", unix))]
 mod sources {
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::Path;
 
-    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX};
+    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, WEBSOCKET};
 
     /// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
     const HIDDEN: &[&str] = &[
@@ -148,7 +155,7 @@ mod sources {
             let path = path.split('<').next().unwrap();
             path.rsplit("::").next().unwrap().trim().to_owned()
         };
-        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP].concat();
+        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP, WEBSOCKET].concat();
         let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
         let mut public = BTreeSet::new();
         declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);

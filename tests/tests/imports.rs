@@ -18,6 +18,7 @@ const WINGS: &[&[&str]] = &[
     &["net"],
     &["blocking"],
     &["http", "axum"],
+    &["websocket"],
     &["run"],
     &["testing"],
     &["private"],
