@@ -60,6 +60,8 @@ pub use builder::Builder;
 pub use listener::{Listener, PeerAddr, WithConnectInfo, WithHandshake, with_connect_info, with_handshake};
 pub use service::{Hyper, IntoService, Make, Tower};
 pub use settings::{Http1, Http2};
+#[cfg(feature = "websocket")]
+pub(crate) use version::accepted_stream;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 

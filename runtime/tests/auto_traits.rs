@@ -105,6 +105,12 @@ every! { WEBSOCKET:
     tableflip::websocket::Tracked<tableflip::net::TcpStream>,
 }
 
+#[cfg(all(feature = "http", feature = "websocket"))]
+every! { WEBSOCKET_HTTP:
+    tableflip::websocket::Opening,
+    tableflip::websocket::Upgraded,
+}
+
 /// With every feature.
 #[cfg(all(feature = "http", feature = "websocket", unix))]
 mod sources {
@@ -112,7 +118,7 @@ mod sources {
     use std::fs;
     use std::path::Path;
 
-    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, WEBSOCKET};
+    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, WEBSOCKET, WEBSOCKET_HTTP};
 
     /// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
     const HIDDEN: &[&str] = &[
@@ -155,7 +161,7 @@ mod sources {
             let path = path.split('<').next().unwrap();
             path.rsplit("::").next().unwrap().trim().to_owned()
         };
-        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP, WEBSOCKET].concat();
+        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP, WEBSOCKET, WEBSOCKET_HTTP].concat();
         let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
         let mut public = BTreeSet::new();
         declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);

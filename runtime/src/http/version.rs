@@ -7,10 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hyper::http::Extensions;
+#[cfg(feature = "websocket")]
+use hyper::upgrade::Upgraded;
+#[cfg(feature = "websocket")]
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::BoxError;
 use super::activity::{Activity, Version};
+#[cfg(feature = "websocket")]
+use super::activity::{Connection, Stream};
 
 /// The first bytes of an HTTP/2 client, RFC 9113 section 3.4, over TLS as well. No request of HTTP/1.1 begins so.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -101,6 +107,18 @@ pub(super) struct Rewound<I> {
     left: std::ops::Range<usize>,
     io: I,
     activity: Arc<Activity>,
+}
+
+/// The stream that a managed listener has accepted, and what was read of it and not used, of a connection that has become
+/// another protocol. A stream after a handshake is not among these.
+#[cfg(feature = "websocket")]
+pub(crate) fn accepted_stream<S: Stream>(upgraded: Upgraded) -> Result<(S, Vec<u8>), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<Rewound<Connection<S>>>>()?;
+    let (connection, rest) = parts.io.into_inner().into_parts();
+    // hyper has read these bytes first.
+    let unread = [&parts.read_buf[..], &rest].concat();
+    let (stream, _activity) = connection.into_parts();
+    Ok((stream, unread))
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {

@@ -1,13 +1,18 @@
 //! Sockets that are taken apart at every place, and go on.
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use std::time::Duration;
+
+use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::coop::unconstrained;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader, coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::*;
+use super::socket::{Socket, accept, accept_with, into_parts, resume};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TEXT: OpCode = OpCode::Data(Data::Text);
@@ -360,8 +365,7 @@ impl Callback for AddHeader {
 async fn a_handshake_is_none_of_the_frames() {
     let (client, server) = duplex(1 << 20);
     let accepted = accept_with(server, AddHeader, None);
-    let (socket, connected) =
-        tokio::join!(accepted, tokio_tungstenite::client_async("ws://localhost/", client));
+    let (socket, connected) = tokio::join!(accepted, client_async("ws://localhost/", client));
     let (mut client, response) = connected.unwrap();
     assert_eq!(response.headers()["x-seen"], "1");
     let mut socket = socket.unwrap();
