@@ -128,6 +128,7 @@ mod sources {
         "ReturnedWithError",
         "Seal",
         "Shaken",
+        "Tag",
         "Type",
         "Unproven",
         "Unsent",

@@ -89,6 +89,11 @@ macro_rules! counted_stream {
                 Self { io, counted, unread: Unread::default() }
             }
 
+            #[cfg(feature = "websocket")]
+            pub(crate) fn counted(&self) -> &Counted {
+                &self.counted
+            }
+
             /// Hands the connection over to the successor, which goes on where this process stops. Its client notices nothing.
             ///
             /// Call it at a boundary of the protocol, once [`Shutdown`](crate::Shutdown) has resolved. `Ok` means that the successor

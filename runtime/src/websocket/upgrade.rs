@@ -15,8 +15,10 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::hand_over::sealed::{Managed, Tag};
 use super::socket::{Parts, Socket};
 use crate::http::accepted_stream;
+use crate::moving::session::Session;
 use crate::net::TcpStream;
 #[cfg(unix)]
 use crate::net::UnixStream;
@@ -121,7 +123,7 @@ impl Opening {
     }
 }
 
-/// The stream of a connection that was HTTP before. [`resume`](super::resume) takes it too: it is made of a managed stream
+/// The stream of a connection that was HTTP before. It moves if the listener is served without a handshake. [`resume`](super::resume) takes it too: it is made of a managed stream
 /// by `From`.
 #[derive(Debug)]
 pub struct Upgraded {
@@ -163,6 +165,26 @@ impl From<TcpStream> for Upgraded {
 impl From<UnixStream> for Upgraded {
     fn from(stream: UnixStream) -> Self {
         Self { io: Io::Unix(stream) }
+    }
+}
+
+impl Managed for Upgraded {
+    fn counted(&self) -> Option<Tag<'_>> {
+        match &self.io {
+            Io::Tcp(stream) => Managed::counted(stream),
+            #[cfg(unix)]
+            Io::Unix(stream) => Managed::counted(stream),
+            Io::Other(_) => None,
+        }
+    }
+
+    async fn hand_over(self, session: Session) -> Result<(), Self> {
+        match self.io {
+            Io::Tcp(stream) => stream.hand_over(session).await.map_err(Self::from),
+            #[cfg(unix)]
+            Io::Unix(stream) => stream.hand_over(session).await.map_err(Self::from),
+            Io::Other(_) => Err(self),
+        }
     }
 }
 
