@@ -1,25 +1,28 @@
-//! WebSockets over upgrades under load: every message is answered, or the notice comes in its place.
+//! WebSockets over upgrades under load: every connection stays, with its session, and every message is answered.
 
+use futures_util::StreamExt;
 use load::{Service, WebSocket};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+fn command() -> load::Command {
+    Service::of(env!("CARGO_BIN_EXE_websocket")).listen("ws", "tcp://127.0.0.1:0")
+}
 
 #[test]
-fn every_message_is_answered_or_the_connection_gets_its_notice() {
-    let mut service = Service::of(env!("CARGO_BIN_EXE_websocket")).listen("ws", "tcp://127.0.0.1:0").start();
+fn every_connection_goes_on_in_each_successor() {
+    let mut service = command().start();
     let client = WebSocket::new(service.address("ws"));
-    let run = load::across_upgrades(&mut service, || client.clone());
-    let notices = client.notices();
-    println!("websocket: {notices} notices");
-    // Those that had been idle over two upgrades got one for each connection that they had.
-    assert!(notices >= u64::from(run.upgrades * load::CLIENTS / 2), "only {notices} notices");
+    load::across_upgrades(&mut service, || client.clone());
+    assert_eq!((client.notices(), client.all_connections()), (0, load::CLIENTS.into()));
     service.stop();
 }
 
 #[test]
 fn a_client_that_says_nothing_does_not_hold_an_upgrade_to_its_deadline() {
-    let command = Service::of(env!("CARGO_BIN_EXE_websocket")).listen("ws", "tcp://127.0.0.1:0");
-    let mut service = command.drain_timeout("4s").start();
+    let mut service = command().drain_timeout("4s").start();
     let server = service.address("ws");
-    // One that has not begun, and one that has, and never reads the notice.
+    // One that has not begun, and one that has, and reads nothing.
     let silent = std::net::TcpStream::connect(server).expect("it accepts");
     load::block_on(async {
         let _deaf = WebSocket::new(server).connect().await.expect("it opens");
@@ -29,4 +32,19 @@ fn a_client_that_says_nothing_does_not_hold_an_upgrade_to_its_deadline() {
     });
     drop(silent);
     service.stop();
+}
+
+/// A stop is no upgrade.
+#[test]
+fn a_stop_tells_each_client_to_connect_again() {
+    let mut service = command().start();
+    let client = WebSocket::new(service.address("ws"));
+    load::block_on(async {
+        let mut socket = client.connect().await.expect("it opens");
+        let stop = tokio::task::spawn_blocking(move || service.stop_with_what_is_open());
+        let Some(Ok(Message::Close(Some(frame)))) = socket.next().await else { panic!("no Close") };
+        assert_eq!(frame.code, CloseCode::Restart);
+        while socket.next().await.is_some_and(|message| message.is_ok()) {}
+        stop.await.expect("it ends at once");
+    });
 }
