@@ -12,6 +12,9 @@ const FRAGMENT_LENGTH: usize = 16;
 /// Of a message that is read, a buffer of this size is kept for the next message.
 const SMALL: usize = 4096;
 
+/// The most that is reserved for the rest of a frame.
+const AHEAD: u64 = 16 << 20;
+
 /// A frame that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -27,7 +30,7 @@ enum End {
 /// The place in a sequence of frames.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The first bytes of the frame, at most its head.
+    /// The first bytes of the frame, as far as they are needed and known.
     head: [u8; MAX_HEAD],
     known: usize,
     /// The bytes of the payload that have not come yet, once the head is whole.
@@ -36,39 +39,55 @@ struct Frames {
 
 impl Frames {
     /// Goes on to the end of a frame, or of `data`. Returns the number of bytes up to there.
+    #[inline]
     fn follow(&mut self, data: &[u8]) -> (usize, Option<End>) {
-        let mut at = 0;
-        let missing = loop {
-            if let Some(missing) = self.missing {
-                break missing;
-            }
-            let head = &self.head[..self.known];
-            let length = head_length(head);
-            if length == head.len() {
-                break payload_length(head);
-            }
-            let count = (length - head.len()).min(data.len() - at);
-            if count == 0 {
-                return (at, None);
-            }
-            self.head[self.known..][..count].copy_from_slice(&data[at..][..count]);
-            self.known += count;
-            at += count;
+        let (at, missing) = match self.missing {
+            Some(missing) => (0, missing),
+            None => match self.follow_head(data) {
+                Ok(head) => head,
+                Err(at) => return (at, None),
+            },
         };
         let count = missing.min((data.len() - at) as u64);
-        at += count as usize;
+        let at = at + count as usize;
         if count < missing {
             self.missing = Some(missing - count);
             return (at, None);
         }
+        (self.known, self.missing) = (0, None);
         let end = match self.head[0] {
             first if first & 0x0f == 8 => End::Close,
             first if first & 0x08 != 0 => End::Control,
             first if first & 0x80 != 0 => End::Message,
             _ => End::Fragment,
         };
-        (self.known, self.missing) = (0, None);
         (at, Some(end))
+    }
+
+    /// Goes on to the end of the head. Returns the number of bytes up to there, and the length of the payload; or that number alone
+    /// if the head is not whole.
+    #[inline]
+    fn follow_head(&mut self, data: &[u8]) -> Result<(usize, u64), usize> {
+        if self.known == 0 && data.len() >= MAX_HEAD {
+            self.head[0] = data[0];
+            self.known = 1;
+            return Ok((head_length(data), payload_length(data)));
+        }
+        let mut at = 0;
+        loop {
+            let head = &self.head[..self.known];
+            let length = head_length(head);
+            if length == head.len() {
+                return Ok((at, payload_length(head)));
+            }
+            let count = (length - head.len()).min(data.len() - at);
+            if count == 0 {
+                return Err(at);
+            }
+            self.head[self.known..][..count].copy_from_slice(&data[at..][..count]);
+            self.known += count;
+            at += count;
+        }
     }
 
     fn is_between_frames(&self) -> bool {
@@ -147,7 +166,12 @@ impl Inbound {
                 }
             }
         }
-        if !self.is_lost {
+        if !self.is_lost && from < read.len() {
+            if self.kept.capacity() - self.kept.len() < read.len() - from {
+                // At once for the whole frame. What is not used of it takes no memory.
+                let missing = self.frames.missing.map_or(0, |missing| missing.min(AHEAD) as usize);
+                self.kept.reserve(read.len() - from + missing);
+            }
             self.kept.extend_from_slice(&read[from..]);
         }
     }
@@ -301,6 +325,15 @@ mod tests {
         assert!(inbound.kept.capacity() >= most.len());
         inbound.note(rest);
         assert!(inbound.kept.capacity() <= SMALL);
+    }
+
+    /// tungstenite refuses it.
+    #[test]
+    fn a_length_that_is_a_lie_costs_nothing() {
+        let read = [&[0x82, 0xff][..], &[0xff; 8], &[0; 5]].concat();
+        for piece in [1, read.len()] {
+            assert_eq!(kept(&read, piece), read);
+        }
     }
 
     /// No limit of tungstenite counts fragments.

@@ -274,7 +274,7 @@ async fn an_end_of_the_stream_keeps_the_socket() {
     let (mut client, mut socket) = pair(1 << 20).await;
     client.get_mut().shutdown().await.unwrap();
     assert!(socket.next().await.unwrap().is_err());
-    stays(socket).await;
+    assert!(stays(socket).await.next().await.is_none());
 }
 
 /// What comes before it is not lost.
@@ -358,6 +358,29 @@ impl Callback for AddHeader {
         response.headers_mut().insert("x-seen", "1".parse().unwrap());
         Ok(response)
     }
+}
+
+/// What a socket that stays has still to send is sent by a task that only reads, as tungstenite does with the answer to a Ping.
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_stays_and_reads_sends_its_output() {
+    let (mut client, mut socket) = pair(1000).await;
+    let message = Message::text("x".repeat(3000));
+    socket.feed(message.clone()).await.unwrap();
+    let mut socket = stays(socket).await;
+    let read = tokio::select! {
+        read = socket.next() => panic!("{read:?}"),
+        read = client.next() => read.unwrap().unwrap(),
+    };
+    assert!(read == message);
+    // The peer is gone before it has read all of it.
+    socket.feed(message).await.unwrap();
+    let mut socket = stays(socket).await;
+    drop(client);
+    let error = socket.next().await.unwrap().unwrap_err();
+    assert!(
+        matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe),
+        "{error:?}"
+    );
 }
 
 /// A handshake, with a callback, and the first message right after it.
