@@ -16,8 +16,19 @@ use tests::package;
 const FORMAT: u64 = 57;
 
 /// The crates whose types are part of the interface. A new major version of one of these is a new major version of `tableflip`.
-const IN_THE_INTERFACE: [&str; 8] =
-    ["alloc", "axum", "core", "futures_core", "serde_core", "std", "tableflip", "tokio"];
+const IN_THE_INTERFACE: [&str; 11] = [
+    "alloc",
+    "axum",
+    "core",
+    "futures_core",
+    "http",
+    "serde_core",
+    "std",
+    "tableflip",
+    "tokio",
+    "tokio_tungstenite",
+    "tungstenite",
+];
 
 /// Writes the interface as JSON. A target directory of its own, because `RUSTC_BOOTSTRAP` is set for every crate.
 fn json() -> PathBuf {
@@ -31,7 +42,7 @@ fn json() -> PathBuf {
         "tableflip",
         "--lib",
         "--features",
-        "axum-08,futures-03,http",
+        "axum-08,futures-03,http,websocket",
     ]);
     rustdoc.arg("--target-dir").arg(&target).current_dir(package::workspace());
     // The output as JSON is not stable. Warnings are those of `cargo doc`.

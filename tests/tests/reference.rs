@@ -318,6 +318,8 @@ const NOT_DESCRIBED: &[&str] = &[
     "it accepts nothing until it is polled",
     "a stream has two halves",
     "dropping it ends the service at once",
+    "the caller goes on with the socket",
+    "the socket opens only for a task that waits for it",
 ];
 
 #[test]

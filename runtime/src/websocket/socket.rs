@@ -119,7 +119,7 @@ where
 }
 
 /// Takes a socket apart without a wait: the stream that is returned has what the socket had read, and what it had written.
-#[expect(clippy::result_large_err, reason = "the socket itself is what the caller goes on with")]
+#[expect(clippy::result_large_err, reason = "the caller goes on with the socket")]
 fn take_apart<S>(mut socket: Socket<S>) -> Result<Tracked<S>, Socket<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,

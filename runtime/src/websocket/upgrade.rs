@@ -104,7 +104,7 @@ fn refusal<A: Default>(error: &Error) -> Response<A> {
 
 /// A WebSocket whose handshake has been [answered](upgrade).
 #[derive(Debug)]
-#[must_use = "the socket opens only for the one that waits for it"]
+#[must_use = "the socket opens only for a task that waits for it"]
 pub struct Opening {
     upgrade: OnUpgrade,
     config: Option<WebSocketConfig>,
@@ -232,8 +232,10 @@ impl AsyncWrite for Upgraded {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
+    #![cfg(unix)]
+
     use std::convert::Infallible;
     use std::io::{Read, Write};
     use std::sync::mpsc;
