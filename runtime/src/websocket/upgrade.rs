@@ -232,10 +232,9 @@ impl AsyncWrite for Upgraded {
     }
 }
 
+#[cfg(unix)]
 #[cfg(test)]
 mod tests {
-    #![cfg(unix)]
-
     use std::convert::Infallible;
     use std::io::{Read, Write};
     use std::sync::mpsc;
