@@ -1,7 +1,28 @@
 //! Serve HTTP so that a drain loses no request (feature `http`).
 //!
+//! # Connections that move
+//!
+//! After an upgrade the open connections of HTTP/1.1 move to the successor, and their clients notice nothing. When the successor
+//! has passed its probation, and the drain of this process begins, each connection moves as soon as it is between two requests:
+//!
+//! * An idle connection moves at once. So does one that has sent nothing yet, or a part of the head of a request: what was read
+//!   of it moves too.
+//! * A request that is under way is answered first: its body is read, and the answer is written to its end. Requests that the
+//!   client has pipelined behind it, and that are not read yet, are answered by the successor.
+//! * The connection is a new one for the successor: `into_make_service_with_connect_info` and [`with_connect_info`] make anew
+//!   what they make of the client's address, which is the same. The limits and settings are those of the successor.
+//!
+//! These do not move, and end as the next section says: HTTP/2, a connection behind a [handshake](with_handshake) such as TLS, one
+//! that has become another protocol, one whose answer has [`Stays`], and those of a service with
+//! [`Builder::move_connections`]`(false)`. A client that pipelines requests with bodies without a pause leaves no moment between
+//! two of them: the seventeenth is answered with `Connection: close`. Nothing moves when the service stops, when the successor
+//! does not take this kind of connection on this listener, or when it does not answer within a second: each connection has
+//! one process at any time, and stays here if the successor has not said that it has it.
+//!
+//! # How the other connections end
+//!
 //! A connection stays open between requests. The peer that closes it cannot know whether the next request is already on
-//! its way. So once a successor serves, a connection ends as follows:
+//! its way. So once a successor serves, a connection that does not move ends as follows:
 //!
 //! * HTTP/1.1: the next answer has `Connection: close`, RFC 9112 section 9.6, and the client connects to the successor.
 //!   An idle connection stays open for a grace of 5 s from the beginning of the drain, but for at most half of
@@ -27,6 +48,8 @@
 //! A client that pipelines may have sent more requests behind the one whose answer has `Connection: close`, RFC 9112
 //! section 9.3.2. Hardly any client does. It has to send those requests again: that answer says that they were not
 //! processed.
+//!
+//! # Limits
 //!
 //! There is one more limit, while the service serves. A client has 30 s, from its first byte on, for the handshake, and
 //! for the head of a request of HTTP/1.1 or the preface of HTTP/2. After that the connection is closed, so an

@@ -135,7 +135,7 @@ where
 {
     let mut shutdown = sealed::Listener::shutdown(&listener);
     shutdown.shared().set_serves_http();
-    let moves = L::MOVES && settings.moves && settings.only != Some(Version::Http2);
+    let moves = L::MOVES && settings.move_http_1();
     let name = moves.then(|| Arc::<str>::from(listener.name()));
     // Before the first accept, which may make the service ready: the predecessor then learns what this process takes.
     let mut resumed = moves.then(|| listener.resumed(HTTP_1));

@@ -110,5 +110,5 @@ impl Wake for Watch {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, upgrades))]
 mod tests;

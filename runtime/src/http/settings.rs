@@ -44,6 +44,11 @@ impl Settings {
         http2.hyper.timer(TokioTimer::new()).enable_connect_protocol();
         Self { http1, http2, only: None, head_limit: Some(HEAD_LIMIT), moves: true }
     }
+
+    /// Whether connections of HTTP/1.1 move.
+    pub(super) fn move_http_1(&self) -> bool {
+        self.moves && self.only != Some(Version::Http2)
+    }
 }
 
 macro_rules! settings {

@@ -99,7 +99,7 @@ impl Offer {
     /// The successor serves it.
     fn take(self) -> Server {
         self.verdict.send(Ok(())).expect("the predecessor waits");
-        Server::begin(&Builder::new(), NEW, self.line, true)
+        Server::begin(&Builder::new(), NEW, self.line)
     }
 
     fn refuse(self) {
@@ -118,18 +118,18 @@ struct Server {
 impl Server {
     /// Serves a new connection, which can move.
     fn connect(capacity: usize) -> (DuplexStream, Self) {
-        Self::connect_to(&Builder::new(), capacity, true)
+        Self::connect_to(&Builder::new(), capacity)
     }
 
-    fn connect_to(builder: &Builder, capacity: usize, moves: bool) -> (DuplexStream, Self) {
+    fn connect_to(builder: &Builder, capacity: usize) -> (DuplexStream, Self) {
         let (client, io) = tokio::io::duplex(capacity);
-        (client, Self::begin(builder, OLD, Line { unread: Vec::new(), io }, moves))
+        (client, Self::begin(builder, OLD, Line { unread: Vec::new(), io }))
     }
 
-    fn begin(builder: &Builder, word: &'static str, line: Line, moves: bool) -> Self {
+    fn begin(builder: &Builder, word: &'static str, line: Line) -> Self {
         let shared = Arc::new(Shared::new(1, false, secs(30)).unwrap());
         shared.moving.giving.expect_kind("web", HTTP_1);
-        let activity = Arc::new(Activity::new(moves.then(|| Arc::from("web"))));
+        let activity = Arc::new(Activity::new(builder.settings.move_http_1().then(|| Arc::from("web"))));
         let io = Connection::new(line, activity.clone());
         let (send, offers) = mpsc::unbounded_channel();
         let parts = Parts {
@@ -141,6 +141,11 @@ impl Server {
         };
         let served = tokio::spawn(serve(parts, Shutdown::new(shared.clone())));
         Self { served, shared, offers }
+    }
+
+    /// The successor takes no connection.
+    fn take_nothing(&self) {
+        self.shared.moving.giving.forget();
     }
 
     /// The successor serves.
@@ -638,7 +643,8 @@ async fn in_standby_the_answers_of_a_connection_that_moves_do_not_close_it() {
     old.move_on().await;
 
     // The successor takes nothing.
-    let (mut client, old) = Server::connect_to(&Builder::new(), 1024, false);
+    let (mut client, old) = Server::connect(1024);
+    old.take_nothing();
     old.stand_by();
     write(&mut client, GET).await;
     assert_answered_and_closes(&mut client, "/").await;
@@ -673,16 +679,35 @@ async fn a_connection_stays_if_an_answer_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_of_a_listener_whose_connections_stay_drains() {
-    let (mut client, old) = Server::connect_to(&Builder::new(), 1024, false);
+async fn connections_stay_if_the_settings_say_so() {
+    let mut stays = Builder::new();
+    stays.move_connections(false);
+    let mut http_2 = Builder::new();
+    http_2.http2_only();
+    for builder in [&stays, &http_2] {
+        let (_client, old) = Server::connect_to(builder, 1024);
+        old.drain();
+        old.assert_ends_in(5).await;
+    }
+    let (mut client, old) = Server::connect_to(&stays, 1024);
     old.drain();
     sleep(secs(1)).await;
     write(&mut client, GET).await;
     assert_answered_and_closes(&mut client, "/").await;
     old.assert_ends_in(0).await;
-    let (_client, old) = Server::connect_to(&Builder::new(), 1024, false);
+}
+
+/// It dies, say, or is about to be replaced.
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_takes_nothing_any_more_leaves_the_answers_as_without_one() {
+    let (mut client, old) = Server::connect(1024);
+    write(&mut client, get("/wait")).await;
+    sleep(secs(1)).await;
     old.drain();
-    old.assert_ends_in(5).await;
+    sleep(secs(1)).await;
+    old.take_nothing();
+    assert_answered_and_closes(&mut client, "/wait").await;
+    old.assert_ends_in(0).await;
 }
 
 #[tokio::test(start_paused = true)]
