@@ -28,7 +28,7 @@ pub use listener::{Incoming, TcpListener};
 pub use resumed::Resumed;
 #[cfg(unix)]
 pub use stream::UnixStream;
-pub use stream::{OwnedReadHalf, OwnedWriteHalf, ReuniteError, TcpStream};
+pub use stream::{HandOver, OwnedReadHalf, OwnedWriteHalf, ReuniteError, TcpStream};
 
 /// An attempt to take something from a socket, which takes from the budget of the task as a socket of tokio does. So a task
 /// that never finds the queue empty lets others run. While this is pending, it has taken nothing.

@@ -1,6 +1,7 @@
 //! What travels with a connection besides its descriptor.
 
 use std::fmt;
+use std::io;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -106,6 +107,13 @@ pub struct StateError {
     kind: &'static str,
     #[source]
     source: Source,
+}
+
+/// For the `?` of a task that returns an `io::Result`. Its kind is `InvalidData`.
+impl From<StateError> for io::Error {
+    fn from(error: StateError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
 }
 
 #[cfg(upgrades)]

@@ -23,6 +23,18 @@ pub(super) mod sealed {
     pub(crate) trait Moved: Sized {
         fn moved(fd: OwnedFd, counted: Counted, unread: Vec<u8>) -> io::Result<Self>;
     }
+
+    pub trait Sealed {}
+}
+
+/// What the streams have in common, for code that serves both. Only this crate has such types.
+pub trait HandOver: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static + sealed::Sealed {
+    /// Hands the connection over to the successor: see [`TcpStream::hand_over`].
+    ///
+    /// # Errors
+    ///
+    /// The stream, which this process keeps.
+    fn hand_over(self, session: Session) -> impl Future<Output = Result<(), Self>> + Send;
 }
 
 macro_rules! forward_read {
@@ -168,6 +180,14 @@ macro_rules! counted_stream {
                 // The flag belongs to the connection, and a stream of threads has none.
                 stream.set_nonblocking(true)?;
                 Ok(Self { io: <$tokio>::from_std(stream)?, counted, unread: Unread::new(unread) })
+            }
+        }
+
+        impl sealed::Sealed for $name {}
+
+        impl HandOver for $name {
+            fn hand_over(self, session: Session) -> impl Future<Output = Result<(), Self>> + Send {
+                Self::hand_over(self, session)
             }
         }
 
