@@ -18,11 +18,13 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
 
-/// A client that leaves after half a second, and comes back.
+/// A client that leaves after half a second, and comes back, or one that never leaves.
 pub struct Lines {
     server: Server,
     ask: &'static str,
     answer: &'static str,
+    /// How long it keeps a connection.
+    kept: Duration,
     stream: Option<(Box<dyn Stream>, Instant)>,
     connections: u32,
 }
@@ -41,7 +43,7 @@ impl std::fmt::Debug for Lines {
 
 impl Clone for Lines {
     fn clone(&self) -> Self {
-        Self::new(self.server.clone(), self.ask, self.answer)
+        Self { kept: self.kept, ..Self::new(self.server.clone(), self.ask, self.answer) }
     }
 }
 
@@ -57,7 +59,12 @@ impl Lines {
     }
 
     fn new(server: Server, ask: &'static str, answer: &'static str) -> Self {
-        Self { server, ask, answer, stream: None, connections: 0 }
+        Self { server, ask, answer, kept: KEPT, stream: None, connections: 0 }
+    }
+
+    /// Keeps its connection for good: a connection that the service ends is a loss.
+    pub fn stays(self) -> Self {
+        Self { kept: Duration::MAX, ..self }
     }
 
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
@@ -70,7 +77,7 @@ impl Lines {
 
 impl Client for Lines {
     async fn ask(&mut self) -> io::Result<()> {
-        let kept = self.stream.take().filter(|(_, opened)| opened.elapsed() < KEPT);
+        let kept = self.stream.take().filter(|(_, opened)| opened.elapsed() < self.kept);
         let (mut stream, opened) = match kept {
             Some(kept) => kept,
             None => {
