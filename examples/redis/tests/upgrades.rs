@@ -15,7 +15,7 @@ fn service() -> Service {
 #[test]
 fn no_command_is_lost_over_tcp() {
     let mut service = service();
-    let client = Lines::tcp(service.address("tcp"), "*1\r\n$4\r\nPING\r\n", "+PONG\r\n");
+    let client = Lines::tcp(service.address("tcp"), "*1\r\n$4\r\nPING\r\n", "+PONG\r\n").stays();
     load::across_upgrades(&mut service, || client.clone());
     service.stop();
 }
@@ -23,7 +23,7 @@ fn no_command_is_lost_over_tcp() {
 #[test]
 fn no_command_is_lost_over_a_unix_socket() {
     let mut service = service();
-    let client = Lines::unix(service.path("socket"), "ECHO over-unix\r\n", "$9\r\nover-unix\r\n");
+    let client = Lines::unix(service.path("socket"), "ECHO over-unix\r\n", "$9\r\nover-unix\r\n").stays();
     load::across_upgrades(&mut service, || client.clone());
     service.stop();
 }
@@ -56,9 +56,33 @@ fn a_client_is_given_no_memory_without_end() {
     service.stop();
 }
 
-/// Its connections are those of the old process to their end, and are served to it.
 #[test]
-fn redis_benchmark_finishes_on_the_old_process() {
+fn half_a_command_travels() {
+    let mut service = service();
+    let mut stream = TcpStream::connect(service.address("tcp")).expect("it accepts");
+    stream.set_read_timeout(Some(load::DEADLINE)).expect("a deadline that is not zero");
+    let mut say = |text: &str, replies: &str| {
+        stream.write_all(text.as_bytes()).expect("it reads");
+        let mut heard = vec![0; replies.len()];
+        stream.read_exact(&mut heard).expect("a reply in time");
+        assert_eq!(String::from_utf8_lossy(&heard), replies);
+    };
+    say("PING\r\n*2\r\n$4\r\nEC", "+PONG\r\n");
+    for cut in ["HO\r\n$5\r\nhel", "HO\r\n$5\r\nhello\r"] {
+        // The process that has read the first half has exited.
+        service.upgrade();
+        say(cut, "");
+        service.upgrade();
+        let rest = &"HO\r\n$5\r\nhello\r\n"[cut.len()..];
+        say(&format!("{rest}PING\r\n*2\r\n$4\r\nEC"), "$5\r\nhello\r\n+PONG\r\n");
+    }
+    drop(stream);
+    service.stop();
+}
+
+/// Its pipelines go on in each process.
+#[test]
+fn redis_benchmark_keeps_its_connections() {
     if !have("redis-benchmark") {
         return;
     }
@@ -66,19 +90,14 @@ fn redis_benchmark_finishes_on_the_old_process() {
     let port = service.address("tcp").port().to_string();
     let benchmark = |times: u32| {
         let mut benchmark = Command::new("redis-benchmark");
-        benchmark.args(["-h", "127.0.0.1", "-p", &port, "-t", "ping_mbulk", "-c", "20", "--csv"]);
-        benchmark.args(["-n", &(50_000 * times).to_string()]);
+        benchmark.args(["-h", "127.0.0.1", "-p", &port, "-t", "ping_mbulk", "-c", "20", "-P", "16", "--csv"]);
+        benchmark.args(["-n", &(100_000 * times).to_string()]);
         benchmark
     };
-    let mut old = Vec::new();
     let program = Program { listener: "tcp", begun: 20 };
-    // The old process exits when the benchmark has ended.
-    let upgrade = |service: &mut Service| old.push(service.begin_upgrade().0);
-    program.across_upgrades(&mut service, benchmark, upgrade, |_, text| {
+    // Each old process exits while the benchmark is at work.
+    program.across_upgrades(&mut service, benchmark, Service::upgrade_all, |_, text| {
         assert!(text.contains("PING") && !text.contains("Error"), "{text}");
     });
-    for mut old in old {
-        old.wait_for_the_end();
-    }
     service.stop();
 }
