@@ -30,7 +30,7 @@ fn check(journal: &str) -> usize {
 #[test]
 fn one_process_leads_at_a_time() {
     let mut service = command().start();
-    let client = Lines::tcp(service.address("status"), "who\n", "a process of this service\n");
+    let client = Lines::tcp(service.address("status"), "who\n", "a process of this service\n").stays();
     let run = load::across_upgrades(&mut service, || client.clone());
     let journal = service.path("leader.journal");
     let last = format!("{} works", service.pid());

@@ -1,6 +1,6 @@
 //! Threads over upgrades under load.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use load::{Lines, Service};
@@ -8,8 +8,31 @@ use load::{Lines, Service};
 #[test]
 fn no_line_is_lost() {
     let mut service = Service::of(env!("CARGO_BIN_EXE_threads")).listen("lines", "tcp://127.0.0.1:0").start();
-    let client = Lines::tcp(service.address("lines"), "hello\n", "HELLO\n");
+    let client = Lines::tcp(service.address("lines"), "hello\n", "HELLO\n").stays();
     load::across_upgrades(&mut service, || client.clone());
+    service.stop();
+}
+
+#[test]
+fn the_count_of_a_connection_goes_on_in_each_process() {
+    let mut service = Service::of(env!("CARGO_BIN_EXE_threads")).listen("lines", "tcp://127.0.0.1:0").start();
+    let stream = TcpStream::connect(service.address("lines")).expect("it accepts");
+    stream.set_read_timeout(Some(load::DEADLINE)).expect("a deadline that is not zero");
+    let mut client = BufReader::new(stream);
+    let mut ask = |question: &str| {
+        client.get_mut().write_all(question.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        client.read_line(&mut answer).expect("an answer in time");
+        answer
+    };
+    assert_eq!(ask("first\nhal"), "FIRST\n");
+    for upgrade in 1..=3 {
+        // Half a line travels with the connection, whose old process has exited.
+        service.upgrade();
+        assert_eq!(ask("f\n"), "HALF\n");
+        assert_eq!(ask("count\nhal"), format!("{}\n", 2 * upgrade));
+    }
+    drop(client);
     service.stop();
 }
 
