@@ -39,7 +39,8 @@ fn main() {
         (String::new(), String::new(), BTreeSet::new(), BTreeSet::new());
     for page in pages {
         let text = fs::read_to_string(&page).expect("it is there");
-        for (line, block) in blocks(&text) {
+        let is_source = page.extension().is_some_and(|extension| extension == "rs");
+        for (line, block) in blocks(&text, is_source) {
             let is_service = block.contains("tableflip::main(") || block.contains("fn main() -> ExitCode");
             // Of one without a body there is nothing to be seen.
             let is_service = is_service && !block.contains("/* … */");
@@ -85,12 +86,12 @@ fn find(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
 }
 
 /// The blocks of Rust in a page, or in the comments of a source file, with the line of each.
-fn blocks(text: &str) -> Vec<(usize, String)> {
+fn blocks(text: &str, is_source: bool) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut block: Option<(usize, bool, String)> = None;
     for (at, line) in text.lines().enumerate() {
         let line = line.trim_start();
-        let comment = line.strip_prefix("//!").or_else(|| line.strip_prefix("///"));
+        let comment = line.strip_prefix("//!").or_else(|| line.strip_prefix("///")).filter(|_| is_source);
         let line = comment.map_or(line, |comment| comment.strip_prefix(' ').unwrap_or(comment));
         match (&mut block, line.trim_start().strip_prefix("```")) {
             (None, Some(language)) => {

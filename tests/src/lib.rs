@@ -22,3 +22,8 @@ pub struct Frameworks;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/configuration.md")]
 pub struct Configuration;
+
+/// Compiles the examples of the page on connections.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/connections.md")]
+pub struct Connections;
