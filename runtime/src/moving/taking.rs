@@ -143,8 +143,10 @@ impl Taking {
             is_full: false,
             buffer: vec![0; MAX_PACKET],
         };
+        // With the lock: the thread that ends takes the desk away again.
+        let mut inner = lock(&self.inner);
         thread::Builder::new().name("tableflip-takes".to_owned()).spawn(move || worker.run())?;
-        lock(&self.inner).desk = Some(desk);
+        inner.desk = Some(desk);
         Ok(())
     }
 
@@ -351,6 +353,11 @@ impl Worker {
             if self.link.is_some() {
                 self.wait();
             }
+        }
+        // Nobody hands anything to this thread any more: the descriptor of its wake is closed with the last offer.
+        if let Some(taking) = self.taking.upgrade() {
+            let mut inner = lock(&taking.inner);
+            inner.desk.take_if(|desk| Arc::ptr_eq(desk, &self.desk));
         }
     }
 
