@@ -41,6 +41,7 @@ const CALLS: &[Errors] = &[
     (libc::SYS_pidfd_open, "pidfd_open", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
     (libc::SYS_fcntl, "fcntl", &[Errno::EMFILE]),
     (libc::SYS_eventfd2, "eventfd2", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
+    (libc::SYS_memfd_create, "memfd_create", &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
     (libc::SYS_epoll_create1, "epoll_create1", &[Errno::EMFILE, Errno::ENOMEM]),
     (libc::SYS_epoll_ctl, "epoll_ctl", &[Errno::ENOMEM, Errno::ENOSPC]),
     (libc::SYS_epoll_wait, "epoll_wait", &[Errno::EINTR]),

@@ -10,6 +10,10 @@
 //! cargo run --release -p faults -- stop old|new        SIGTERM at that system call
 //! cargo run --release -p faults -- stall new           SIGSTOP at that system call
 //! cargo run --release -p faults -- fork new            its thread forks at that system call, and its process exits
+//! cargo run --release -p faults -- move-kill old|new   SIGKILL at each system call while open connections move
+//! cargo run --release -p faults -- move-delay old|new  that system call is made later than everything else
+//! cargo run --release -p faults -- move-late new       the same, and so late that the connections are taken back
+//! cargo run --release -p faults -- move-errors old|new each system call of the move fails once, with each error
 //! ... --slice 2/7                                      every seventh point, from the second
 //! ... --managed                                        under a service manager
 //! ... --release script                                 the new process is of another kind, see `release.rs`
@@ -23,6 +27,7 @@
 //!
 //! * `main.rs`: the command line and the sweeps. `soak.rs`: the long run.
 //! * `point.rs`: one point. `scene.rs`: its service. `fault.rs`, `errors.rs`: its fault.
+//! * `moving.rs`: one point of connections that move.
 //! * `tracer.rs`: ptrace(2). `manager.rs`: the service manager. `load.rs`: the clients.
 //! * `service.rs`, `release.rs`: the service, which is this program itself, and the kinds of its next release.
 
@@ -30,6 +35,7 @@ mod errors;
 mod fault;
 mod load;
 mod manager;
+mod moving;
 mod point;
 mod release;
 mod scene;
@@ -77,7 +83,7 @@ type Sweep = fn(Side, Extent) -> bool;
 
 impl Command {
     fn parse(words: &[&str]) -> Option<Self> {
-        let sweeps: [(&str, Side, Sweep); 11] = [
+        let sweeps: [(&str, Side, Sweep); 18] = [
             ("kill", Side::Old, kill),
             ("kill", Side::New, kill),
             ("rescue", Side::New, rescue),
@@ -89,6 +95,13 @@ impl Command {
             ("stop", Side::New, stop),
             ("stall", Side::New, stall),
             ("fork", Side::New, fork),
+            ("move-kill", Side::Old, |side, extent| moving::kill(side, extent.slice)),
+            ("move-kill", Side::New, |side, extent| moving::kill(side, extent.slice)),
+            ("move-delay", Side::Old, |side, extent| moving::delay(side, extent.slice)),
+            ("move-delay", Side::New, |side, extent| moving::delay(side, extent.slice)),
+            ("move-late", Side::New, |side, extent| moving::late(side, extent.slice)),
+            ("move-errors", Side::Old, |side, extent| moving::errors(side, extent.slice)),
+            ("move-errors", Side::New, |side, extent| moving::errors(side, extent.slice)),
         ];
         match *words {
             ["serve"] => Some(Self::Serve),
@@ -110,7 +123,7 @@ impl Command {
 }
 
 impl Extent {
-    /// Whether there are such points. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
+    /// Whether there are such points. What moves is the same for every manager and every release. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
     /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain, and
     /// one that returns some time after its first connection ends the service where the old process is gone, and is past its probation
     /// where that one is late.
@@ -120,6 +133,7 @@ impl Extent {
         (!self.managed || can_be_managed)
             && (what != "rescue" || self.release.is_sound())
             && !(is_alone && self.release == Release::Returns)
+            && !(what.starts_with("move-") && (self.managed || self.release != Release::Plain))
     }
 
     fn parse(mut options: &[&str]) -> Option<Self> {
@@ -151,8 +165,10 @@ fn main() -> ExitCode {
     let Some(command) = Command::parse(&arguments) else {
         let releases = Release::ALL.map(|(name, _)| name).join("|");
         eprintln!("usage: faults sweep [OPTION...]");
-        eprintln!("       faults kill|delay|errors|stop old|new [OPTION...]");
-        eprintln!("       faults rescue|stall|fork new [OPTION...]");
+        eprintln!(
+            "       faults kill|delay|errors|stop|move-kill|move-delay|move-errors old|new [OPTION...]"
+        );
+        eprintln!("       faults rescue|stall|fork|move-late new [OPTION...]");
         eprintln!("options: --managed, --slice I/N, --release {releases}");
         eprintln!("       faults soak [--upgrades N] [--rate N] [--seed N]");
         return ExitCode::from(2);

@@ -163,7 +163,7 @@ fn upgrade_once_more(scene: &mut Scene, serving: i32, open: usize) -> Result<i32
 }
 
 /// Whether nothing is left in the directory of a service but what this program has put there.
-fn is_empty(dir: &Path, hit: &Hit, release: Release) -> Result<(), String> {
+pub(crate) fn is_empty(dir: &Path, hit: &Hit, release: Release) -> Result<(), String> {
     // If a process behind a script is killed before its first message, the old process does not know its number.
     let unheard = |name: &OsStr| {
         let is_of = |process: &i32| name == OsStr::new(&format!(".{PIDFILE}.{process}"));

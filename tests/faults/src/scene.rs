@@ -25,6 +25,7 @@ use self::words::{leaves_successor, says_failure, tells_outcome};
 use crate::fault::Hit;
 use crate::load::{Load, Tally};
 use crate::manager::Manager;
+use crate::moving::Ledger;
 use crate::release::{EXECUTABLE, Release, is_shell};
 use crate::service::{HOLD, PIDFILE, UPGRADE};
 use crate::tracer::{Call, Tracer, Verdict, send};
@@ -78,6 +79,8 @@ pub(crate) struct Scene {
     exited: Vec<(i32, i32)>,
     /// The manager has started it once more.
     pub(crate) restarted: bool,
+    /// Who owns each connection that moves, in a scene whose fault hits the move.
+    ledger: Option<Ledger>,
     /// When a wait has last looked for the listener in other processes.
     last_look: Cell<Option<Instant>>,
 }
@@ -112,6 +115,7 @@ impl Scene {
             accepting: HashSet::new(),
             exited: Vec::new(),
             restarted: false,
+            ledger: None,
             last_look: Cell::new(None),
         };
         scene.wait_for_first()?;
@@ -200,6 +204,33 @@ impl Scene {
         self.attach(process)
     }
 
+    /// From now on takes down who owns which connection. Until connections move no fault hits the upgrade.
+    pub(crate) fn follow_connections(&mut self, old: i32) {
+        self.ledger = Some(Ledger::of(old));
+    }
+
+    pub(crate) fn follow_no_connections(&mut self) {
+        self.ledger = None;
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.ledger.as_ref().expect("the scene follows its connections")
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The processes that a fault has ended.
+    pub(crate) fn killed(&self) -> &[i32] {
+        &self.killed
+    }
+
+    /// Every process since the tracing began, in order.
+    pub(crate) fn processes(&self) -> &[i32] {
+        &self.processes
+    }
+
     fn attach(&mut self, process: i32) -> Result<(), String> {
         self.tracer.attach(process).map_err(|errno| format!("cannot trace the service: {errno}"))
     }
@@ -216,14 +247,23 @@ impl Scene {
     /// `judge` also gets the number of processes so far.
     fn pump_with(&mut self, mut judge: impl FnMut(usize, &Call) -> Verdict) {
         let Self { tracer, processes, killed, roots, forked, .. } = self;
-        let Self { accepted, accepting, exited, manager, .. } = self;
+        let Self { accepted, accepting, exited, manager, ledger, .. } = self;
         let ended = tracer.pump(|call| {
             let (Call::Born { process, .. } | Call::Entry { process, .. } | Call::Exit { process, .. }) =
                 call;
             if !processes.contains(&process) {
                 processes.push(process);
             }
-            let verdict = judge(processes.len(), &call);
+            let verdict = match ledger {
+                Some(ledger) => {
+                    ledger.hear(&call);
+                    if ledger.has_begun() { judge(processes.len(), &call) } else { Verdict::Pass }
+                }
+                None => judge(processes.len(), &call),
+            };
+            if let Some(ledger) = ledger.as_mut().filter(|_| verdict == Verdict::Kill) {
+                ledger.is_not_made(&call);
+            }
             let is_made = !matches!(verdict, Verdict::Kill | Verdict::Fork | Verdict::Stall);
             if verdict == Verdict::Fork {
                 *forked = Some(process);

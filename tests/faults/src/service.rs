@@ -1,5 +1,7 @@
 //! The service of the sweeps: it answers the first byte of a connection with its generation and process ID, and closes the connection.
-//! After a [`HOLD`] it waits for the client to close it first.
+//! After a [`HOLD`] it waits for the client to close it first. After [`LINES`] the connection is one that moves, see `lines.rs`.
+
+pub(crate) mod lines;
 
 use std::fs;
 use std::future::pending;
@@ -9,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tableflip::net::{TcpListener, TcpStream};
-use tableflip::{Flavor, Service, Upgrader};
+use tableflip::{Flavor, Service, Shutdown, Upgrader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::{Instant, sleep_until};
@@ -20,6 +22,8 @@ pub(crate) const PIDFILE: &str = "pid";
 /// Asks for an answer, and for one after which the connection stays open.
 pub(crate) const ASK: u8 = b'?';
 pub(crate) const HOLD: u8 = b'h';
+/// Makes it a connection of lines.
+pub(crate) const LINES: u8 = b'l';
 /// As `HOLD`; the next byte asks for an upgrade, whose outcome is a line on stderr that begins with one of these.
 pub(crate) const UPGRADE: u8 = b'u';
 pub(crate) const TOLD_OF_SUCCESS: &str = "the upgrade succeeded: ";
@@ -45,7 +49,10 @@ pub(crate) fn serve() -> ExitCode {
         .listen("who", "tcp://127.0.0.1:0")
         .run(move |start| {
             let who: TcpListener = start.listener("who")?;
+            let mut resumed = who.resumed([lines::KIND]);
             let upgrader: Upgrader = start.handle()?;
+            // A clone: the body does not return at a drain.
+            let shutdown = start.handle::<Shutdown>()?.clone();
             let address = who.local_addr().map_err(cannot_say)?;
             writeln!(io::stdout(), "{address}").map_err(cannot_say)?;
             Ok(async move {
@@ -57,12 +64,17 @@ pub(crate) fn serve() -> ExitCode {
                         biased;
                         () = until(&upgrader, returns_at) => break,
                         accepted = who.accept() => accepted,
+                        offer = resumed.next() => {
+                            tokio::spawn(lines::resume(offer, shutdown.clone()));
+                            continue;
+                        }
                     };
                     let Ok((connection, _)) = accepted else { continue };
                     if returns && returns_at.is_none() && upgrader.has_predecessor() {
                         returns_at = Some(Instant::now() + RETURN_AFTER);
                     }
-                    let connection = tokio::spawn(answer(connection, me.clone(), upgrader.clone()));
+                    let connection = answer(connection, me.clone(), upgrader.clone(), shutdown.clone());
+                    let connection = tokio::spawn(connection);
                     connections.extend(returns.then_some(connection));
                 }
                 // It loses nothing that it has accepted.
@@ -93,8 +105,16 @@ async fn until(upgrader: &Upgrader, time: Option<Instant>) {
     }
 }
 
-async fn answer(mut connection: TcpStream, me: String, upgrader: Upgrader) -> io::Result<()> {
+async fn answer(
+    mut connection: TcpStream,
+    me: String,
+    upgrader: Upgrader,
+    shutdown: Shutdown,
+) -> io::Result<()> {
     let first = connection.read_u8().await?;
+    if first == LINES {
+        return lines::serve(connection, lines::State::default(), shutdown).await;
+    }
     connection.write_all(me.as_bytes()).await?;
     if [HOLD, UPGRADE].contains(&first) {
         connection.read_u8().await?;

@@ -37,8 +37,8 @@ pub(crate) enum Verdict {
 /// A process that there is from now on, or a system call that begins or has returned.
 pub(crate) enum Call {
     Born { process: i32, by: i32 },
-    Entry { process: i32, number: i64, arguments: [u64; 2] },
-    Exit { process: i32, number: i64, result: i64 },
+    Entry { process: i32, thread: i32, number: i64, arguments: [u64; 2] },
+    Exit { process: i32, thread: i32, number: i64, result: i64 },
 }
 
 #[derive(Clone, Copy, Default)]
@@ -211,6 +211,7 @@ impl Tracer {
             task.call = i64::try_from(entry.nr).unwrap_or(-1);
             match judge(Call::Entry {
                 process: task.process,
+                thread: thread.as_raw(),
                 number: task.call,
                 arguments: [entry.args[0], entry.args[1]],
             }) {
@@ -241,7 +242,7 @@ impl Tracer {
             if std::mem::take(&mut task.forks) {
                 registers::exit(thread);
             }
-            judge(Call::Exit { process: task.process, number: task.call, result });
+            judge(Call::Exit { process: task.process, thread: thread.as_raw(), number: task.call, result });
         }
         None
     }
@@ -259,9 +260,14 @@ fn listen(thread: Pid) {
 
 /// The text that a thread is about to send with sendmsg(2), whose second argument this is.
 pub(crate) fn text_of(process: i32, message: u64) -> String {
+    String::from_utf8_lossy(&bytes_of(process, message)).into_owned()
+}
+
+/// The first bytes of it.
+pub(crate) fn bytes_of(process: i32, message: u64) -> Vec<u8> {
     const MAX: usize = 4096;
     // `msghdr` has the list of buffers after the name and its length, and that begins with an address and a length.
-    let text = || {
+    let bytes = || {
         let memory = File::open(format!("/proc/{process}/mem"))?;
         let word = |at| {
             let mut word = [0; 8];
@@ -270,12 +276,12 @@ pub(crate) fn text_of(process: i32, message: u64) -> String {
         };
         let buffer = word(message + 16)?;
         let length = usize::try_from(word(buffer + 8)?).unwrap_or(MAX).min(MAX);
-        let mut text = vec![0; length];
-        memory.read_exact_at(&mut text, word(buffer)?)?;
-        io::Result::Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut bytes = vec![0; length];
+        memory.read_exact_at(&mut bytes, word(buffer)?)?;
+        io::Result::Ok(bytes)
     };
     // One that was killed meanwhile says nothing.
-    text().unwrap_or_default()
+    bytes().unwrap_or_default()
 }
 
 /// Has the first process of a service start as its successors do, with no signal ignored: a shell ignores SIGINT for what it runs in

@@ -1,5 +1,5 @@
 //! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of the first seven,
-//! eight weeks all of the others, and twelve weeks all of those under a service manager.
+//! eight weeks all of the others, four weeks those of connections that move, and twelve weeks all of those under a service manager.
 
 use std::io::{self, Write};
 use std::process::Command;
@@ -144,6 +144,26 @@ fn the_same_under_a_service_manager() {
     let (week, day) = (today() / 7, today() % 7);
     let [what, side] = SWEEPS[usize::try_from(day).expect("a week has seven days")];
     run(&[what, side, "--managed", "--slice", &slice(week, 12)]);
+}
+
+#[test]
+fn either_process_is_killed_while_connections_move() {
+    sweep_slice("move-kill", "old", 28);
+    sweep_slice("move-kill", "new", 28);
+}
+
+#[test]
+fn any_system_call_is_late_while_connections_move() {
+    sweep_slice("move-delay", "old", 28);
+    sweep_slice("move-delay", "new", 28);
+    // Each point is longer than an offer may be without an answer.
+    sweep_slice("move-late", "new", 56);
+}
+
+#[test]
+fn any_system_call_fails_while_connections_move() {
+    sweep_slice("move-errors", "old", 28);
+    sweep_slice("move-errors", "new", 28);
 }
 
 #[test]

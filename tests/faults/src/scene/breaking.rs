@@ -102,10 +102,10 @@ impl Breaking {
         if self.is_asking {
             self.words.hear(call, self.old, self.hit.as_mut().map(|hit| &mut hit.moment));
         }
-        if let Call::Exit { process, number: libc::SYS_execve, result: 0 } = *call {
+        if let Call::Exit { process, number: libc::SYS_execve, result: 0, .. } = *call {
             self.executed.insert(process);
         }
-        let Call::Entry { process, number, arguments } = *call else { return Verdict::Pass };
+        let Call::Entry { process, number, arguments, .. } = *call else { return Verdict::Pass };
         self.calls_of_old += usize::from(process == self.old);
         if processes > 1 {
             self.since_two.get_or_insert_with(Instant::now);

@@ -49,17 +49,19 @@ pub(super) struct Words {
 impl Words {
     pub(super) fn hear(&mut self, call: &Call, old: i32, of_fault: Option<&mut Moment>) {
         match *call {
-            Call::Entry { process, number: libc::SYS_sendmsg, arguments } => {
+            Call::Entry { process, number: libc::SYS_sendmsg, arguments, .. } => {
                 let text = text_of(process, arguments[1]);
                 let says = |word: &str| text.contains(&format!("\"type\":\"{word}\""));
                 self.so_far.is_committed |= process == old && says("commit");
                 self.so_far.is_asked |= process == old && says("ping");
                 self.is_active |= process != old && says("active");
             }
-            Call::Exit { process, number: libc::SYS_recvmsg, result: 1.. } if process == old => {
+            Call::Exit { process, number: libc::SYS_recvmsg, result: 1.., .. } if process == old => {
                 self.so_far.is_known_active |= self.is_active;
             }
-            Call::Exit { process, number: libc::SYS_recvmsg, result } if self.stopped == Some(process) => {
+            Call::Exit { process, number: libc::SYS_recvmsg, result, .. }
+                if self.stopped == Some(process) =>
+            {
                 self.looks += usize::from(self.is_handled && result == -i64::from(libc::EAGAIN));
             }
             Call::Entry { process, number: libc::SYS_rt_sigreturn, .. } if self.stopped == Some(process) => {

@@ -1,0 +1,177 @@
+//! Who owns each connection of an upgrade, by what both processes send over the link, `docs/protocol.md`.
+
+use std::collections::HashMap;
+
+use nix::errno::Errno;
+use nix::libc;
+use serde_json::Value;
+
+use crate::errors;
+use crate::tracer::{Call, bytes_of};
+
+/// The owner of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The old process, which has not offered it.
+    Giver,
+    /// It is offered: the old process's if the successor dies, the successor's if the old process dies.
+    Offered,
+    /// The successor: `taken` is in the link.
+    Taker(i32),
+    /// The old process: the successor has refused it, or the old process has withdrawn it.
+    Back { is_refused: bool },
+    /// A process was killed in the system call that decides it.
+    Undecided,
+}
+
+/// A packet of the link.
+#[derive(Clone, Debug)]
+enum Word {
+    /// Numbers, each with the port of the client.
+    Offers(Vec<(u64, u16)>),
+    Taken(Vec<u64>),
+    Refused(Vec<u64>),
+    Withdrawn(Vec<u64>),
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Ledger {
+    old: i32,
+    /// The old process has asked for the sign of life after which it drains.
+    has_begun: bool,
+    /// The ports of the clients by the numbers of their connections in the link.
+    ports: HashMap<u64, u16>,
+    owners: HashMap<u16, Owner>,
+    /// What each thread sends at this moment.
+    sending: HashMap<i32, (i32, Word)>,
+    /// How often each system call was begun since then, by the old process and by its successor.
+    calls: HashMap<(bool, i64), usize>,
+}
+
+impl Ledger {
+    pub(crate) fn of(old: i32) -> Self {
+        Self { old, ..Self::default() }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// How often a system call was begun, by the old process or by the successor.
+    pub(crate) fn calls(&self, of_old: bool, number: i64) -> usize {
+        self.calls.get(&(of_old, number)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn owner(&self, port: u16) -> Owner {
+        let sent = self.sending.values().any(|(_, word)| self.ports_of(word).contains(&port));
+        match self.owners.get(&port) {
+            _ if sent => Owner::Undecided,
+            owner => owner.copied().unwrap_or(Owner::Giver),
+        }
+    }
+
+    pub(crate) fn hear(&mut self, call: &Call) {
+        match *call {
+            Call::Entry { process, thread, number, arguments } => {
+                if number == libc::SYS_sendmsg {
+                    self.hear_send(process, thread, &bytes_of(process, arguments[1]));
+                }
+                if self.has_begun {
+                    *self.calls.entry((process == self.old, number)).or_default() += 1;
+                }
+            }
+            Call::Exit { thread, number: libc::SYS_sendmsg, result, .. } => {
+                let sent = self.sending.remove(&thread).filter(|_| result >= 0);
+                if let Some((process, word)) = sent {
+                    self.note(process, word);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn hear_send(&mut self, process: i32, thread: i32, packet: &[u8]) {
+        self.has_begun |= process == self.old && is_ping(packet);
+        let is_possible = |word: &Word| {
+            let of_giver = matches!(word, Word::Offers(_) | Word::Withdrawn(_));
+            of_giver == (process == self.old)
+        };
+        if let Some(word) = Word::parse(packet).filter(is_possible) {
+            self.sending.insert(thread, (process, word));
+        }
+    }
+
+    /// A system call that a fault keeps from being made.
+    pub(crate) fn is_not_made(&mut self, call: &Call) {
+        if let Call::Entry { thread, .. } = call {
+            self.sending.remove(thread);
+        }
+    }
+
+    fn note(&mut self, process: i32, word: Word) {
+        if let Word::Offers(offers) = &word {
+            self.ports.extend(offers.iter().copied());
+        }
+        let owner = match word {
+            Word::Offers(_) => Owner::Offered,
+            Word::Taken(_) => Owner::Taker(process),
+            Word::Refused(_) => Owner::Back { is_refused: true },
+            Word::Withdrawn(_) => Owner::Back { is_refused: false },
+        };
+        for port in self.ports_of(&word) {
+            self.owners.insert(port, owner);
+        }
+    }
+
+    fn ports_of(&self, word: &Word) -> Vec<u16> {
+        match word {
+            Word::Offers(offers) => offers.iter().map(|(_, port)| *port).collect(),
+            Word::Taken(ids) | Word::Refused(ids) | Word::Withdrawn(ids) => {
+                ids.iter().filter_map(|id| self.ports.get(id).copied()).collect()
+            }
+        }
+    }
+}
+
+fn is_ping(packet: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(packet).is_ok_and(|message| message["type"] == "ping")
+}
+
+impl Word {
+    fn parse(packet: &[u8]) -> Option<Self> {
+        let (length, rest) = packet.split_first_chunk()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let head: Value = serde_json::from_slice(rest.get(..length)?).ok()?;
+        let ids = || head["ids"].as_array()?.iter().map(Value::as_u64).collect::<Option<_>>();
+        match head["type"].as_str()? {
+            "offers" => {
+                let offer = |offer: &Value| {
+                    let port = offer["peer"].as_str()?.rsplit(':').next()?.parse().ok()?;
+                    Some((offer["id"].as_u64()?, port))
+                };
+                Some(Self::Offers(head["offers"].as_array()?.iter().map(offer).collect::<Option<_>>()?))
+            }
+            "taken" => Some(Self::Taken(ids()?)),
+            "refused" => Some(Self::Refused(ids()?)),
+            "withdrawn" => Some(Self::Withdrawn(ids()?)),
+            _ => None,
+        }
+    }
+}
+
+/// The system calls of a transfer, with the errors that each can return.
+pub(crate) fn calls_of_a_move() -> impl Iterator<Item = (i64, Errno)> {
+    const CALLS: [i64; 10] = [
+        libc::SYS_sendmsg,
+        libc::SYS_recvmsg,
+        libc::SYS_clone3,
+        libc::SYS_clone,
+        libc::SYS_eventfd2,
+        libc::SYS_epoll_ctl,
+        libc::SYS_poll,
+        libc::SYS_memfd_create,
+        libc::SYS_prlimit64,
+        libc::SYS_getsockopt,
+    ];
+    errors::all().filter(|(call, _)| CALLS.contains(call))
+}
