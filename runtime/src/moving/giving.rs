@@ -262,7 +262,9 @@ impl Worker {
     fn run(mut self) {
         while self.link.is_some() {
             self.take_orders();
-            self.receive();
+            if !self.receive() {
+                thread::sleep(SHORTAGE_PAUSE);
+            }
             self.send();
             self.look_at_deadline();
             if self.link.is_some() {
@@ -323,7 +325,9 @@ impl Worker {
     /// what it does not get.
     fn take_back(&mut self) {
         self.feed(GiverEvent::Deadline);
-        self.receive();
+        while !self.receive() {
+            thread::sleep(SHORTAGE_PAUSE);
+        }
         if self.link.is_some() {
             // The end is known: nobody can send.
             self.feed(GiverEvent::End);
@@ -353,7 +357,8 @@ impl Worker {
         }
     }
 
-    fn receive(&mut self) {
+    /// Reads what is in the link. Returns false if the system is short of memory: then something may be left.
+    fn receive(&mut self) -> bool {
         while let Some(link) = &self.link {
             match link::receive(link, &mut self.buffer) {
                 Received::Packet(packet) => match packet.head {
@@ -366,13 +371,15 @@ impl Worker {
                 },
                 // The offers that it may have answered are taken back at their deadline.
                 Received::Useless => {}
-                Received::Nothing => return,
+                Received::Nothing => return true,
+                Received::Shortage => return false,
                 Received::End => {
                     self.feed(GiverEvent::End);
                     self.link = None;
                 }
             }
         }
+        true
     }
 
     /// Sends what the bounds and the socket allow.

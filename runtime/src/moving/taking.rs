@@ -137,6 +137,7 @@ impl Taking {
             taking: Arc::downgrade(self),
             places,
             taker: Taker::new(),
+            last_id: None,
             held: HashMap::new(),
             wanted: VecDeque::new(),
             refused: VecDeque::new(),
@@ -335,6 +336,8 @@ struct Worker {
     taking: Weak<Taking>,
     places: HashMap<usize, String>,
     taker: Taker,
+    /// The number of the last offer.
+    last_id: Option<Id>,
     /// The connections that have arrived and have no owner here.
     held: HashMap<Id, Arc<Held>>,
     /// The answers that wait for room in the socket.
@@ -437,6 +440,7 @@ impl Worker {
                 // The giver takes the connections back that get no answer.
                 Received::Useless => {}
                 Received::Nothing => return,
+                Received::Shortage => thread::sleep(SHORTAGE_PAUSE),
                 Received::End => {
                     self.feed(TakerEvent::End);
                     self.link = None;
@@ -450,6 +454,11 @@ impl Worker {
             getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft.saturating_sub(RESERVE));
         let mut fds = fds.into_iter();
         for entry in entries {
+            if self.last_id.is_some_and(|last| entry.id <= last) {
+                // A number that came before has its answer, or will have it. The giver takes back what else is in this packet.
+                return;
+            }
+            self.last_id = Some(entry.id);
             let inline = if entry.memfd { 0 } else { entry.state + entry.unread };
             let (bytes, rest) = payload.split_at_checked(inline).unwrap_or_default();
             payload = rest;

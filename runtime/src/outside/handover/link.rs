@@ -32,7 +32,7 @@ pub(crate) type Id = u64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum Head {
-    /// From the giver: connections. Each has its descriptor, and after it that of its memfd.
+    /// From the giver: connections, in the order of their numbers. Each has its descriptor, and after it that of its memfd.
     Offers { offers: Vec<Entry> },
     /// From the giver: these connections stay with it.
     Withdrawn { ids: Vec<Id> },
@@ -74,8 +74,9 @@ impl Entry {
         self.state.checked_add(self.unread).filter(|length| *length <= MAX_PAYLOAD)
     }
 
+    /// How many of these bytes are in the packet.
     fn inline(&self) -> Option<usize> {
-        if self.memfd { Some(0) } else { self.payload() }
+        self.payload().map(|length| if self.memfd { 0 } else { length })
     }
 }
 
@@ -86,6 +87,8 @@ pub(crate) enum Received {
     /// A packet of a later release, or one that is no good.
     Useless,
     Nothing,
+    /// The system is short of memory: something may be there.
+    Shortage,
     End,
 }
 
@@ -144,7 +147,8 @@ pub(crate) fn receive(link: &OwnedFd, buffer: &mut [u8]) -> Received {
         match packet::receive(link.as_fd(), buffer) {
             // The other process is gone with unread data of this one. The kernel reports it once, ahead of what is queued.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Received::Nothing,
+            Err(Errno::EAGAIN) => return Received::Nothing,
+            Err(Errno::ENOMEM | Errno::ENOBUFS) => return Received::Shortage,
             Err(_) => return Received::End,
             Ok(packet) => break packet,
         }
@@ -166,6 +170,9 @@ fn decode(data: &[u8], fds: Vec<OwnedFd>) -> Option<Incoming> {
     let (head, payload) = rest.split_at_checked(length)?;
     let head: Head = serde_json::from_slice(head).ok()?;
     if let Head::Offers { offers } = &head {
+        if !offers.iter().is_sorted_by(|one, next| one.id < next.id) {
+            return None;
+        }
         let inline = offers.iter().try_fold(0_usize, |sum, entry| sum.checked_add(entry.inline()?));
         if inline != Some(payload.len()) {
             return None;
@@ -237,6 +244,11 @@ mod tests {
             decoded(&offers(vec![entry(1, usize::MAX / 2, 0), entry(2, usize::MAX / 2, 2)]), b"", 1)
                 .is_none()
         );
+        let memfd = |state, unread| Entry { memfd: true, ..entry(1, state, unread) };
+        assert!(decoded(&offers(vec![memfd(MAX_PAYLOAD, 0)]), b"", 2).is_some());
+        assert!(decoded(&offers(vec![memfd(MAX_PAYLOAD, 1)]), b"", 2).is_none());
+        assert!(decoded(&offers(vec![memfd(usize::MAX, 1)]), b"", 2).is_none());
+        assert!(decoded(&offers(vec![entry(1, 0, 0), entry(1, 0, 0)]), b"", 2).is_none());
         for garbage in [&b""[..], b"1", b"\xff\xff\xff\xff{}", b"\x02\0\0\0{}", b"\x02\0\0\0[]", b"\0\0\0\0"]
         {
             assert!(decode(garbage, Vec::new()).is_none(), "{garbage:?}");
