@@ -1,4 +1,4 @@
-//! Upgrades a real service while 2,000 requests a second reach it, and counts what its clients lose.
+//! Upgrades a real service while 2,000 requests a second reach it, and counts what its clients lose: requests, and sockets.
 //!
 //! `cargo run --release -p demo` builds `examples/hello`, starts it, keeps it under load from new connections and
 //! keep-alive connections, upgrades it five times, and prints how long that took and what was lost. `--help` lists

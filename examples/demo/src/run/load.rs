@@ -16,7 +16,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{client::Client, tally::Tally};
+use super::{
+    client::Client,
+    tally::{Kept, Tally},
+};
 
 /// The time between two requests on a keep-alive connection that is mostly idle. More than a second, so that an
 /// upgrade finds connections on which nothing happens.
@@ -61,19 +64,22 @@ struct Ticket {
 }
 
 impl Ticket {
+    /// Says when the connection was opened, if the request was the first on it.
     async fn carry_out<C: Client>(
         self,
         client: &C,
         tally: &Tally,
         connection: &mut Option<C::Kept>,
         keep_alive: bool,
-    ) {
+    ) -> Option<Instant> {
         if self.manner == Manner::Hesitant {
             open(client, tally, connection).await;
             sleep(HESITATION).await;
         }
         let exchange = client.exchange(connection, self.manner == Manner::Slow, keep_alive).await;
+        let opened = exchange.opened;
         tally.record(self.due, self.manner == Manner::Quick, keep_alive, exchange);
+        opened
     }
 }
 
@@ -265,18 +271,42 @@ async fn keep_alive(
     mut turns: mpsc::UnboundedReceiver<Turn>,
 ) {
     let mut connection = None;
+    // When the connection was opened, once it has carried a request.
+    let mut since = None;
+    let end = |since: &mut Option<Instant>| {
+        if let Some(opened) = since.take() {
+            tally.record_kept(Kept { opened, ended: Some(Instant::now()) });
+        }
+    };
     while let Some(turn) = turns.recv().await {
         match turn {
             Turn::Look => {
                 if client.give_up_closed(&mut connection) {
                     tally.record_closed();
+                    end(&mut since);
                 }
             }
-            Turn::Send(ticket) => ticket.carry_out(&client, &tally, &mut connection, true).await,
+            Turn::Send(ticket) => {
+                let opened = ticket.carry_out(&client, &tally, &mut connection, true).await;
+                if opened.is_some() {
+                    // A client of another protocol has found the one before closed by itself.
+                    end(&mut since);
+                    since = opened;
+                }
+                if connection.is_none() {
+                    end(&mut since);
+                }
+            }
         }
         if ready && connection.is_none() {
             open(&client, &tally, &mut connection).await;
         }
+    }
+    if client.give_up_closed(&mut connection) {
+        end(&mut since);
+    }
+    if let Some(opened) = since {
+        tally.record_kept(Kept { opened, ended: None });
     }
 }
 
@@ -292,6 +322,7 @@ fn resume_panic(ended: Result<(), JoinError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::client::{Answer, Exchange, Loss};
 
     #[test]
     fn the_schedule_keeps_its_rate_and_leaves_half_of_the_connections_idle_for_over_a_second() {
@@ -327,6 +358,48 @@ mod tests {
         assert!((32..64).all(|idle| has(Route::KeepAlive(idle), Manner::Slow)));
         assert!((0..64).all(|kept| !has(Route::KeepAlive(kept), Manner::Hesitant)));
         assert!((0..32).all(|busy| !has(Route::KeepAlive(busy), Manner::Slow)));
+    }
+
+    /// Each third answer ends its connection.
+    #[derive(Clone, Default)]
+    struct Thrice(Arc<std::sync::atomic::AtomicU32>);
+
+    impl Client for Thrice {
+        type Kept = ();
+
+        async fn open(&self, slot: &mut Option<()>) -> Result<(), Loss> {
+            *slot = Some(());
+            Ok(())
+        }
+
+        fn give_up_closed(&self, _slot: &mut Option<()>) -> bool {
+            false
+        }
+
+        async fn exchange(&self, slot: &mut Option<()>, _slow: bool, _keep_alive: bool) -> Exchange {
+            let asked = self.0.fetch_add(1, Ordering::Relaxed);
+            let close = asked % 3 == 2;
+            *slot = (!close).then_some(());
+            let opened = (asked % 3 == 0).then(Instant::now);
+            Exchange { opened, result: Ok(Answer { generation: 1, pid: 1, close }) }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_kept_connection_is_taken_down_with_its_end() {
+        for ready in [false, true] {
+            let tally = Arc::new(Tally::new());
+            let (sender, turns) = mpsc::unbounded_channel();
+            for _ in 0..7 {
+                let ticket = Ticket { due: Instant::now(), manner: Manner::Quick };
+                sender.send(Turn::Look).expect("it is received");
+                sender.send(Turn::Send(ticket)).expect("it is received");
+            }
+            drop(sender);
+            keep_alive(Thrice::default(), Arc::clone(&tally), ready, turns).await;
+            let ended: Vec<_> = tally.take().kept.iter().map(|kept| kept.ended.is_some()).collect();
+            assert_eq!(ended, [true, true, false]);
+        }
     }
 
     #[test]

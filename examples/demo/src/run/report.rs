@@ -65,6 +65,8 @@ pub(crate) struct Report {
     /// A client of another protocol sees to its connection by itself, and does not say what became of it.
     keep_alive_told_to_close: Option<u64>,
     keep_alive_found_closed: Option<u64>,
+    /// Of the keep-alive connections that were open before the first upgrade, and of these after the last one.
+    sockets: Sockets,
     problems: Vec<String>,
     log: Vec<String>,
 }
@@ -86,6 +88,12 @@ struct GenerationRow {
     pid: u32,
     requests: usize,
     on_new_connections: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sockets {
+    before: usize,
+    stayed: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +164,8 @@ impl Report {
 
         let (answered, lost) = (counts.samples.len(), counts.lost.len());
         let is_own = !run.asked_by_others;
+        let first = run.upgrades.first().map_or(run.ended, |upgrade| upgrade.signalled);
+        let (before, stayed) = counts.stayed(first, run.ended);
         let complete = upgrades.len() == run.args.upgrades as usize;
         let passed = lost == 0 && answered > 0 && problems.is_empty() && complete;
         Self {
@@ -175,6 +185,7 @@ impl Report {
             served_by_superseded_process: stale,
             keep_alive_told_to_close: is_own.then_some(counts.told_to_close),
             keep_alive_found_closed: is_own.then_some(counts.found_closed),
+            sockets: Sockets { before, stayed },
             problems,
             log: if passed { Vec::new() } else { run.log.clone() },
         }
@@ -229,6 +240,7 @@ impl Report {
             "served_by_superseded_process": self.served_by_superseded_process,
             "keep_alive_told_to_close": self.keep_alive_told_to_close,
             "keep_alive_found_closed": self.keep_alive_found_closed,
+            "client_sockets": { "before": self.sockets.before, "stayed": self.sockets.stayed },
             "problems": self.problems,
             "log": self.log,
         });
@@ -357,10 +369,16 @@ impl fmt::Display for Report {
             let [new, in_flight, crossing] = Place::ALL.map(count);
             writeln!(f, "  {kind:<16}{new:>19}{in_flight:>13}{crossing:>31}")?;
         }
+        writeln!(
+            f,
+            "\n  Of {} client sockets {} stayed open from before the first upgrade to the end.",
+            grouped(self.sockets.before as u64),
+            grouped(self.sockets.stayed as u64),
+        )?;
         if let (Some(told), Some(found)) = (self.keep_alive_told_to_close, self.keep_alive_found_closed) {
             writeln!(
                 f,
-                "\n  Of the keep-alive connections, {} were ended by `Connection: close` in an answer, and {} were \
+                "  Of the keep-alive connections, {} were ended by `Connection: close` in an answer, and {} were \
                  found closed\n  before the next request. Neither loses a request.",
                 grouped(told),
                 grouped(found),

@@ -31,6 +31,14 @@ pub(crate) struct Lost {
     pub(crate) loss: Loss,
 }
 
+/// A keep-alive connection that was answered on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) opened: Instant,
+    /// When it was found closed, or was given up. `None` if it was there at the end of the run.
+    pub(crate) ended: Option<Instant>,
+}
+
 /// The first answer of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct First {
@@ -48,6 +56,8 @@ pub(crate) struct Counts {
     pub(crate) told_to_close: u64,
     /// Keep-alive connections that were found closed before the next request.
     pub(crate) found_closed: u64,
+    /// In the order in which they ended.
+    pub(crate) kept: Vec<Kept>,
     pub(crate) firsts: BTreeMap<u64, First>,
 }
 
@@ -62,6 +72,18 @@ impl Counts {
             .iter()
             .filter(|sample| sample.opened.is_some_and(|opened| superseded(sample.generation, opened)))
             .count()
+    }
+
+    /// How many keep-alive connections were open at `first`, and how many of these were open at `last` too.
+    pub(crate) fn stayed(&self, first: Instant, last: Instant) -> (usize, usize) {
+        let open: Vec<_> = self.kept.iter().filter(|kept| kept.is_open_at(first)).collect();
+        (open.len(), open.iter().filter(|kept| kept.is_open_at(last)).count())
+    }
+}
+
+impl Kept {
+    fn is_open_at(&self, at: Instant) -> bool {
+        self.opened <= at && self.ended.is_none_or(|ended| ended > at)
     }
 }
 
@@ -113,6 +135,11 @@ impl Tally {
     /// Takes down that a keep-alive connection was given up because the server had closed it.
     pub(crate) fn record_closed(&self) {
         self.lock().found_closed += 1;
+    }
+
+    /// Takes down a keep-alive connection that is needed no more.
+    pub(crate) fn record_kept(&self, kept: Kept) {
+        self.lock().kept.push(kept);
     }
 
     /// Waits for an answer of a generation above `generation`.

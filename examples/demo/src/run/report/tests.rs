@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::run::client::Loss;
+use crate::run::{client::Loss, tally::Kept};
 
 /// One upgrade from process 100 to 200, from 2 s to 3 s after the start, with three requests a second.
 fn run() -> Run {
@@ -29,6 +29,10 @@ fn run() -> Run {
             sample(3_500, 1, 2, true),
         ],
         told_to_close: 1,
+        // One is gone before the upgrade, one is closed by it, two stay, and one is opened after it.
+        kept: [(0, Some(1_900)), (0, Some(2_400)), (0, None), (500, None), (2_400, None)]
+            .map(|(opened, ended)| Kept { opened: at(opened), ended: ended.map(at) })
+            .into(),
         ..Counts::default()
     };
     // Took long because it was meant to.
@@ -84,6 +88,7 @@ fn a_run_without_a_loss_passes_and_reads_at_a_glance() {
   client error                      0            0                              0
 ";
     assert!(text.starts_with(expected), "{text}");
+    assert!(text.contains("\n  Of 3 client sockets 2 stayed open from before the first upgrade"), "{text}");
     assert!(text.ends_with("PASSED: 1 of 1 upgrades, 7 requests in 4.0 s, 0 lost\n"), "{text}");
     assert!(!text.contains("the last line"), "{text}");
 }
@@ -182,6 +187,10 @@ fn a_program_reads_the_same_as_a_person() {
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(value["passed"], false);
     assert_eq!(value["lost"], 1);
+    assert_eq!(
+        (&value["client_sockets"]["before"], &value["client_sockets"]["stayed"]),
+        (&3.into(), &2.into())
+    );
     assert_eq!(value["upgrades"][0]["first_answer"], 8.0);
     assert_eq!(value["latency"]["upgrading"]["max"], 5.0);
     let row = value["losses"].as_array().and_then(|rows| rows.iter().find(|row| row["count"] == 1));
