@@ -84,25 +84,17 @@ async fn answer(request: Request<Incoming>, journal: Arc<File>) -> io::Result<Re
 fn stream(path: String, mut body: Incoming) -> Body {
     let (mut sender, answer) = Channel::<Bytes, hyper::Error>::new(1);
     tokio::spawn(async move {
-        let mut part = Some(Ok(path.into()));
-        while let Some(Ok(data)) = part {
-            if sender.send_data(data).await.is_err() {
+        let mut part = Bytes::from(path);
+        loop {
+            if sender.send_data(part).await.is_err() {
                 return;
             }
-            part = loop {
-                match body.frame().await {
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) => break Some(Ok(data)),
-                        // Trailers.
-                        Err(_) => {}
-                    },
-                    Some(Err(error)) => break Some(Err(error)),
-                    None => break None,
-                }
+            part = match body.frame().await {
+                // Trailers have no data.
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => return sender.abort(error),
+                None => return,
             };
-        }
-        if let Some(Err(error)) = part {
-            sender.abort(error);
         }
     });
     answer.boxed()
