@@ -1,11 +1,60 @@
-//! A service with a journal of its requests.
+//! A service with a journal of its requests, and tests that the machine may hold up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use load::{Command, Service, wait_until};
+
+/// The predecessor waits a second for the successor to take a connection. A connection that a machine with much else to do has
+/// held up for so long is closed in order. A thread that only sleeps sees such a machine, by a sleep that takes longer by this.
+const HELD_UP: Duration = Duration::from_millis(200);
+/// No machine holds up each of so many runs.
+const TRIES: u32 = 4;
+
+/// The tests of this program run one at a time: a saturated service would hold up the others.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A run says which connections were closed. That is a failure, unless the machine was held up meanwhile: then it runs again.
+/// Everything else that goes wrong is a panic.
+pub(crate) fn unless_held_up(run: impl Fn() -> Result<(), String>) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for number in 1..=TRIES {
+        let over = AtomicBool::new(false);
+        let (result, longest) = thread::scope(|scope| {
+            let longest = scope.spawn(|| longest_delay(&over));
+            let result = catch_unwind(AssertUnwindSafe(&run));
+            over.store(true, Ordering::Relaxed);
+            (result, longest.join().expect("it does not panic"))
+        });
+        match result.unwrap_or_else(|panic| resume_unwind(panic)) {
+            Ok(()) => return,
+            Err(closed) if longest >= HELD_UP && number < TRIES => {
+                println!("run {number}: {closed}\nAgain: a sleep took {longest:?} longer than it should.");
+            }
+            Err(closed) => {
+                panic!("run {number}: {closed}\nA sleep took at most {longest:?} longer than it should.")
+            }
+        }
+    }
+}
+
+fn longest_delay(over: &AtomicBool) -> Duration {
+    const SLEEP: Duration = Duration::from_millis(10);
+    let mut longest = Duration::ZERO;
+    while !over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        thread::sleep(SLEEP);
+        longest = longest.max(begun.elapsed().saturating_sub(SLEEP));
+    }
+    longest
+}
 
 /// A request that a process has received.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,13 +107,14 @@ impl Journal {
         ports
     }
 
-    /// The paths that were asked for more than once.
-    pub(crate) fn repeated(&mut self) -> Vec<String> {
+    /// Each path is that of one request. Panics if a request was carried out twice.
+    pub(crate) fn has_no_repeated_path(&mut self) {
         let mut times = BTreeMap::<_, u32>::new();
         for request in self.requests() {
             *times.entry(&request.path).or_default() += 1;
         }
-        times.into_iter().filter(|(_, times)| *times > 1).map(|(path, _)| path.clone()).collect()
+        times.retain(|_, times| *times > 1);
+        assert!(times.is_empty(), "paths and how often they were asked for: {times:?}");
     }
 }
 
