@@ -26,7 +26,11 @@ pub enum Request {
     /// Asks for the status at once, after every change and once a second.
     Watch,
     /// Upgrades the service.
-    Upgrade,
+    Upgrade {
+        /// No open connection moves to the successor: all of them end with this process.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_move: bool,
+    },
     /// Stops the service gracefully.
     Stop,
 }

@@ -50,6 +50,9 @@ pub struct Status {
     /// The results of upgrades.
     #[serde(default)]
     pub upgrades: Upgrades,
+    /// The open connections that have moved from one process to the next.
+    #[serde(default)]
+    pub moves: Moves,
 }
 
 /// The phase of a process's life.
@@ -140,6 +143,19 @@ pub struct Upgrades {
     pub last_failure: Option<String>,
 }
 
+/// The open connections of a process that have moved, and those that have not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Moves {
+    /// How many connections this process has taken from its predecessor.
+    pub taken: u64,
+    /// How many connections this process has handed over to its successor.
+    pub moved: u64,
+    /// How many connections of this process were offered to the successor and have stayed.
+    pub stayed: u64,
+}
+
 impl Status {
     /// The status of a process of which nothing else is known.
     pub(crate) fn new(generation: u64, pid: u32, phase: Phase) -> Self {
@@ -158,6 +174,7 @@ impl Status {
             listeners: Vec::new(),
             unserved: Vec::new(),
             upgrades: Upgrades::default(),
+            moves: Moves::default(),
         }
     }
 
@@ -191,6 +208,10 @@ impl Status {
         metric("upgrades_done_total", "counter", "Upgrades of the service.", &one(self.upgrades.done));
         metric("upgrades_refused_total", "counter", "Upgrades that it refused.", &one(self.upgrades.refused));
         metric("upgrades_failed_total", "counter", "Upgrades of it that failed.", &one(self.upgrades.failed));
+        let Moves { taken, moved, stayed } = self.moves;
+        metric("moves_taken_total", "counter", "Connections that it took from its predecessor.", &one(taken));
+        metric("moves_moved_total", "counter", "Connections that it gave to its successor.", &one(moved));
+        metric("moves_stayed_total", "counter", "Connections that it offered and kept.", &one(stayed));
         let of_listeners = |value: fn(&Listener) -> Option<u64>| -> Vec<_> {
             let label = |listener: &Listener| format!("{{listener=\"{}\"}}", listener.name);
             self.listeners.iter().filter_map(|it| Some((label(it), value(it)?))).collect()
@@ -300,6 +321,7 @@ mod tests {
             ],
             unserved: Vec::new(),
             upgrades: Upgrades { done: 2, refused: 8, failed: 9, last_failure: Some("no disk".to_owned()) },
+            moves: Moves { taken: 21, moved: 22, stayed: 23 },
         }
     }
 

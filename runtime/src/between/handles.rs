@@ -81,7 +81,7 @@ impl Upgrader {
 
     fn request(&self) -> Arc<UpgradeReply> {
         let reply = Arc::new(UpgradeReply::new());
-        self.shared.post(Note::Upgrade(reply.clone()));
+        self.shared.post(Note::Upgrade { reply: reply.clone(), no_move: false });
         reply
     }
 

@@ -68,7 +68,7 @@ impl LastAnswer {
     /// Call it without the lock of the inbox: an event of it may reach a subscriber that posts a note.
     fn answer(&self, note: Note, who: Who) {
         match note {
-            Note::Upgrade(reply) => reply.set(Err(self.refusal.clone())),
+            Note::Upgrade { reply, .. } => reply.set(Err(self.refusal.clone())),
             Note::Status(reply) => reply.set(self.status.clone()),
             Note::Listener { socket, gates, .. } => {
                 sockets::forget(socket.map(|socket| *socket).as_slice(), who);

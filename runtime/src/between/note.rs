@@ -30,7 +30,11 @@ pub(crate) enum Note {
     /// The body returned or panicked.
     BodyReturned(BodyEnd),
     /// `Upgrader::upgrade`, or `upgrade` at the control socket.
-    Upgrade(Arc<UpgradeReply>),
+    Upgrade {
+        reply: Arc<UpgradeReply>,
+        /// No connection moves to the successor.
+        no_move: bool,
+    },
     /// `Upgrader::stop`.
     Stop,
     /// `stop` at the control socket.

@@ -425,7 +425,7 @@ mod tests {
         let shared = Shared::new(1, false, Duration::ZERO).unwrap();
         let ask = || {
             let (reply, status) = (Arc::new(UpgradeReply::new()), Arc::new(Latch::new()));
-            shared.post(Note::Upgrade(reply.clone()));
+            shared.post(Note::Upgrade { reply: reply.clone(), no_move: false });
             shared.post(Note::Status(status.clone()));
             (reply, status)
         };

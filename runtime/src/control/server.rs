@@ -316,9 +316,9 @@ fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared)
             client.watches = true;
             client.wants_status = true;
         }
-        Ok(Request::Upgrade) => {
+        Ok(Request::Upgrade { no_move }) => {
             if let Some(reply) = client.begin_upgrade() {
-                shared.post(Note::Upgrade(reply));
+                shared.post(Note::Upgrade { reply, no_move });
             }
         }
         Ok(Request::Stop) => {

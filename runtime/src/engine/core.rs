@@ -189,7 +189,7 @@ impl Engine {
         self.take_arrivals();
         self.take_stops();
         if std::mem::take(&mut self.requests.signals.upgrades) > 0 {
-            self.ask_for_upgrade(None);
+            self.ask_for_upgrade(None, false);
         }
         let mut ready_was_dropped = false;
         for note in notes {
@@ -212,7 +212,7 @@ impl Engine {
                 self.body.returned = true;
                 self.body.end = end;
             }
-            Note::Upgrade(reply) => self.ask_for_upgrade(Some(reply)),
+            Note::Upgrade { reply, no_move } => self.ask_for_upgrade(Some(reply), no_move),
             Note::Stop => self.stop(None),
             Note::Alive => {
                 self.body.undecided_until = None;

@@ -57,6 +57,7 @@ impl Engine {
                 signals::die_of(self.requests.stopping.unwrap_or(Signal::SIGTERM));
             }
         });
+        self.tell_moves();
         tell!(self.shared, INFO, phase = "ended", "exiting");
         self.end_control();
     }

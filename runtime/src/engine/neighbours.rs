@@ -94,6 +94,9 @@ pub(crate) struct Upgrade {
     /// The caller that asks for an upgrade at this moment, and the callers that wait for the outcome of the one under way.
     pub(crate) asking: Option<Arc<UpgradeReply>>,
     pub(crate) waiting: Vec<Arc<UpgradeReply>>,
+    /// Whether that request, and the upgrade under way, is one after which no connection moves.
+    pub(crate) asking_no_move: bool,
+    pub(crate) no_move: bool,
     /// The successor that died last.
     pub(crate) dead_successor: DeadSuccessor,
     pub(crate) counts: Upgrades,

@@ -178,9 +178,17 @@ impl Engine {
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
-        self.neighbours.upgrade.asking = reply;
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, no_move: bool) {
+        let upgrade = &mut self.neighbours.upgrade;
+        (upgrade.asking, upgrade.asking_no_move) = (reply, no_move);
         self.feed(Event::Upgrade);
+    }
+
+    /// The request that is asked at this moment is not refused: its caller waits for the outcome.
+    fn accept_request(&mut self) {
+        let upgrade = &mut self.neighbours.upgrade;
+        upgrade.waiting.extend(upgrade.asking.take());
+        upgrade.no_move = upgrade.asking_no_move;
     }
 
     /// Answers the callers that wait for the outcome of an upgrade: this process ends.

@@ -10,7 +10,7 @@ use crate::outside::preflight::Check;
 impl Engine {
     /// Starts the preflight command, if there is one.
     pub(super) fn check(&mut self) -> Option<Event> {
-        self.neighbours.upgrade.waiting.extend(self.neighbours.upgrade.asking.take());
+        self.accept_request();
         self.reason = None;
         self.neighbours.upgrade.requested = Some(Instant::now());
         let Some(command) = &self.settings.preflight else { return Some(Event::Checked) };

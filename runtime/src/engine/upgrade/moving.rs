@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::base::report::{complain, printable, tell};
+use crate::base::status::Moves;
 use crate::engine::core::Engine;
 use crate::lifecycle::Phase;
 use crate::moving::giving::Takes;
@@ -45,9 +46,9 @@ impl Engine {
 
     /// The successor says which open connections it takes.
     pub(super) fn hear_takes(&mut self, listeners: Vec<TakenKinds>, fds: Vec<OwnedFd>) {
-        // Nothing moves to a rescue, nor to a successor that says so too late.
-        let is_in_time = matches!(self.state.phase, Phase::Upgrading);
-        let Some(link) = fds.into_iter().next().filter(|fd| is_in_time && link::is_link(fd)) else { return };
+        // Nothing moves to a rescue, nor to a successor that says so too late, nor after an upgrade with `--no-move`.
+        let is_wanted = matches!(self.state.phase, Phase::Upgrading) && !self.neighbours.upgrade.no_move;
+        let Some(link) = fds.into_iter().next().filter(|fd| is_wanted && link::is_link(fd)) else { return };
         let takes = listeners.into_iter().filter_map(|TakenKinds { listener, kinds }| {
             let name = self.listeners.sockets.get(listener)?.name.clone();
             Some((name, Takes { place: listener, kinds }))
@@ -63,6 +64,21 @@ impl Engine {
     pub(super) fn move_connections(&mut self) {
         if let Err(error) = self.shared.moving.giving.begin() {
             complain!(self.shared, WARN, "connections do not move to the successor: {error}");
+        }
+    }
+
+    /// The connections that have moved.
+    pub(in crate::engine) fn moves(&self) -> Moves {
+        let (moved, stayed) = self.shared.moving.giving.counts();
+        Moves { taken: self.shared.moving.taking.count(), moved, stayed }
+    }
+
+    /// Logs how many connections have moved, at the end of a predecessor.
+    pub(in crate::engine) fn tell_moves(&self) {
+        let Moves { moved, stayed, .. } = self.moves();
+        if moved + stayed > 0 {
+            let cut = self.shared.counted();
+            tell!(self.shared, INFO, moved, stayed, cut, "connections moved to the successor");
         }
     }
 

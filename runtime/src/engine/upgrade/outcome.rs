@@ -59,7 +59,7 @@ impl Engine {
 
     /// The caller waits until the predecessor is gone, and then for the outcome.
     pub(super) fn postpone(&mut self) {
-        self.neighbours.upgrade.waiting.extend(self.neighbours.upgrade.asking.take());
+        self.accept_request();
         tell!(self.shared, INFO, phase = "postponed", "an upgrade waits until the predecessor is gone");
     }
 

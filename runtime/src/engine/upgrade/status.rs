@@ -25,6 +25,7 @@ impl Engine {
         // Each makes a generation; the start of the service made the first.
         status.upgrades =
             Upgrades { done: self.shared.generation - 1, ..self.neighbours.upgrade.counts.clone() };
+        status.moves = self.moves();
         if let Some(predecessor) = predecessor {
             let (generation, pid) = (self.shared.generation - 1, predecessor.offered.pid);
             status.generations.insert(0, Generation { generation, pid, open: predecessor.open });

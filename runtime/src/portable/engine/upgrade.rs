@@ -36,7 +36,7 @@ impl Engine {
     }
 
     /// The life cycle never hears of a request to upgrade.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, _no_move: bool) {
         let error = UpgradeError::Unsupported;
         if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
             complain!(self.shared, WARN, "{line}");
@@ -88,6 +88,7 @@ impl Engine {
     pub(super) fn before_open(&mut self) {}
     pub(super) fn bury_successor(&mut self) {}
     pub(super) fn keep_channels(&mut self) {}
+    pub(super) fn tell_moves(&self) {}
 }
 
 fn pidfile_error(pidfile: &Pidfile, error: io::Error) -> String {

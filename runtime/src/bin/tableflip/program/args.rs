@@ -69,6 +69,10 @@ pub(crate) struct Upgrade {
     /// Also wait until the old process has finished its connections and is gone
     #[arg(long)]
     pub(crate) wait_drained: bool,
+    /// Move no open connection to the new process: all of them end with the old one. For a release that changes who may do
+    /// what
+    #[arg(long)]
+    pub(crate) no_move: bool,
     /// A shell command that checks the new release before the upgrade, with the executable as "$0"; if the command fails, no
     /// upgrade is requested
     #[arg(long, value_name = "COMMAND")]

@@ -37,7 +37,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failu
     }
     let mut old_process = conversation.process(&old, output);
     let pid = loop {
-        conversation.ask(Request::Upgrade)?;
+        conversation.ask(Request::Upgrade { no_move: args.no_move })?;
         if let Some(pid) = outcome(&mut conversation, &old, output)? {
             break pid;
         }
@@ -97,6 +97,12 @@ fn upgrade_by_signal(
     deadline: Instant,
     output: &Output,
 ) -> Result<(), Failure> {
+    if args.no_move {
+        return Err(Failure::usage(
+            "--no-move needs a control socket: a signal cannot say it; give the service a control socket"
+                .to_owned(),
+        ));
+    }
     if let Some(command) = &args.check {
         check(command, old.executable().ok().as_deref(), deadline, output)?;
     }
