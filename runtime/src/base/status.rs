@@ -50,8 +50,8 @@ pub struct Status {
     /// The results of upgrades.
     #[serde(default)]
     pub upgrades: Upgrades,
-    /// The open connections that have moved from one process to the next.
-    #[serde(default)]
+    /// The open connections that have moved from one process to the next. JSON has the field only if there are any.
+    #[serde(default, skip_serializing_if = "Moves::is_none")]
     pub moves: Moves,
 }
 
@@ -154,6 +154,12 @@ pub struct Moves {
     pub moved: u64,
     /// How many connections of this process were offered to the successor and have stayed.
     pub stayed: u64,
+}
+
+impl Moves {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Status {
@@ -362,6 +368,15 @@ tableflip_upgrades_refused_total 8
 # HELP tableflip_upgrades_failed_total Upgrades of it that failed.
 # TYPE tableflip_upgrades_failed_total counter
 tableflip_upgrades_failed_total 9
+# HELP tableflip_moves_taken_total Connections that it took from its predecessor.
+# TYPE tableflip_moves_taken_total counter
+tableflip_moves_taken_total 21
+# HELP tableflip_moves_moved_total Connections that it gave to its successor.
+# TYPE tableflip_moves_moved_total counter
+tableflip_moves_moved_total 22
+# HELP tableflip_moves_stayed_total Connections that it offered and kept.
+# TYPE tableflip_moves_stayed_total counter
+tableflip_moves_stayed_total 23
 # HELP tableflip_taken_total Connections and datagrams that it has taken.
 # TYPE tableflip_taken_total counter
 tableflip_taken_total{listener=\"echo\"} 90210
