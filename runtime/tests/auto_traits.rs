@@ -61,9 +61,9 @@ every! { ALWAYS:
     blocking::TcpStream,
     blocking::UdpSocket,
     blocking::Woken,
-    Session,
-    StateError,
-    status::Moves,
+    tableflip::Session,
+    tableflip::StateError,
+    tableflip::status::Moves,
     testing::Running<String>,
 }
 
