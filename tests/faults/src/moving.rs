@@ -13,6 +13,8 @@ mod ledger;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use self::clients::{Clients, End, Story};
 pub(crate) use self::ledger::Ledger;
 use self::ledger::{Owner, calls_of_a_move};
@@ -115,7 +117,10 @@ pub(crate) fn errors(side: Side, (first, step): (usize, usize)) -> bool {
     };
     let points = calls_of_a_move().flat_map(|(call, error)| {
         let count = ledger.calls(side == Side::Old, call);
-        (1..=count).map(move |nth| Fault::Error { call, error, nth })
+        // The first packet of the successor is the sign of life, which is not sent over the link. An old process that lives and does not
+        // get it would wait for ever, and no channel is broken while both of its ends are open.
+        let first = 1 + usize::from(side == Side::New && error == Errno::EPIPE);
+        (first..=count).map(move |nth| Fault::Error { call, error, nth })
     });
     let mut report = Report::default();
     for fault in points.skip(first - 1).step_by(step) {

@@ -213,6 +213,10 @@ impl Scene {
         self.ledger = None;
     }
 
+    fn follows_connections(&self) -> bool {
+        self.ledger.is_some()
+    }
+
     pub(crate) fn ledger(&self) -> &Ledger {
         self.ledger.as_ref().expect("the scene follows its connections")
     }

@@ -16,6 +16,9 @@ use crate::release::{Release, is_shell};
 use crate::service::TOLD_OF_SUCCESS;
 use crate::tracer::{Call, Verdict};
 
+/// How many system calls an old process makes from the decision to exit on, with the connections that have moved just before.
+const LAST_CALLS_OF_MOVE: usize = 160;
+
 /// How far an upgrade with a fault is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -166,6 +169,9 @@ impl Breaking {
 
     fn progress(&self, scene: &Scene) -> Progress {
         let victim = self.hit.as_ref().and_then(|hit| hit.victim);
+        if let Some(hit) = self.hit.as_ref().filter(|_| scene.follows_connections()) {
+            return self.progress_beside_move(scene, hit);
+        }
         let had_decided_to_exit = scene.exited.contains(&(self.old, 0)) && self.calls_of_old < LAST_CALLS;
         if self.side == Side::New && victim.is_some() && had_decided_to_exit {
             return Progress::CameTooLate;
@@ -181,6 +187,19 @@ impl Breaking {
             }
         }
         if self.is_over(scene) { Progress::Over } else { Progress::GoesOn }
+    }
+
+    /// The same of a fault while connections move. An old process without connections exits at once, and closes them after its decision.
+    fn progress_beside_move(&self, scene: &Scene, hit: &Hit) -> Progress {
+        let is_told = says_failure(&scene.said_since(hit));
+        match hit.victim {
+            None => Progress::Over,
+            Some(victim) if is_running(victim) => Progress::GoesOn,
+            Some(victim) if victim == self.old || is_told => Progress::Over,
+            Some(_) if is_running(self.old) => Progress::GoesOn,
+            Some(_) if self.calls_of_old < LAST_CALLS_OF_MOVE => Progress::CameTooLate,
+            Some(_) => Progress::Over,
+        }
     }
 
     fn is_over(&self, scene: &Scene) -> bool {
