@@ -1,15 +1,17 @@
 //! What every managed type has, of `net` and of `blocking`.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use socket2::SockRef;
 
 use crate::between::shared::Counted;
 #[cfg(any(feature = "tokio", not(upgrades)))]
 use crate::between::{gate::Gate, params::ListenerSocket};
 use crate::moving::giving::{Io, Verdict};
 use crate::moving::session::Session;
-use crate::sys::fd::{self, AsFd, BorrowedFd, is_broken};
+use crate::sys::fd::{self, AsFd, BorrowedFd, OwnedFd, is_broken};
 
 /// The gate of a listener, which the engine controls from now on.
 #[cfg(any(feature = "tokio", not(upgrades)))]
@@ -84,6 +86,53 @@ impl fmt::Debug for Unread {
     /// Without the bytes, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.rest().len())
+    }
+}
+
+/// Ends a connection with the last handle to its stream, shutdown(2). It belongs to a stream that was offered to the successor and
+/// has stayed: a successor that is stopped has a descriptor as well, and without this its client would wait for the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending(Option<Arc<EndsWithDrop>>);
+
+#[derive(Debug)]
+struct EndsWithDrop {
+    /// `None` once nothing is to end.
+    socket: Mutex<Option<OwnedFd>>,
+}
+
+impl Ending {
+    /// Of a stream that this process alone has.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// Of a stream that has stayed. A process without descriptors left has none: then its successor ends the connection as well,
+    /// once it goes on.
+    pub(crate) fn of(stream: &(impl AsFd + ?Sized)) -> Self {
+        let socket = fd::borrow(stream).try_clone_to_owned().ok();
+        Self(socket.map(|socket| Arc::new(EndsWithDrop { socket: Mutex::new(Some(socket)) })))
+    }
+
+    /// The connection outlives the stream.
+    pub(crate) fn forget(self) {
+        if let Some(ends) = &self.0 {
+            drop(ends.lock().take());
+        }
+    }
+}
+
+impl EndsWithDrop {
+    fn lock(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for EndsWithDrop {
+    fn drop(&mut self) {
+        if let Some(socket) = self.lock().take() {
+            // One that the client has ended needs no end.
+            match SockRef::from(&socket).shutdown(Shutdown::Both) {
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::between::drain::{Guard, Shutdown};
-use crate::between::managed::{self, Unread, as_descriptor};
+use crate::between::managed::{self, Ending, Unread, as_descriptor};
 use crate::between::shared::Counted;
 use crate::moving::session::Session;
 use crate::sys::fd::{self, OwnedFd};
@@ -40,6 +40,8 @@ macro_rules! counted_stream {
         /// more: a drain waits until it and every clone of it is dropped.
         #[derive(Debug)]
         pub struct $name {
+            // Before the stream: it ends a connection that is open.
+            ending: Ending,
             io: $std,
             counted: Arc<Counted>,
             /// `None` for a connection that did not move here.
@@ -48,7 +50,7 @@ macro_rules! counted_stream {
 
         impl $name {
             pub(super) fn new(io: $std, counted: Counted) -> Self {
-                Self { io, counted: Arc::new(counted), unread: None }
+                Self { ending: Ending::NONE, io, counted: Arc::new(counted), unread: None }
             }
 
             /// dup(2): a second handle to the stream, counted as one with it.
@@ -58,7 +60,7 @@ macro_rules! counted_stream {
             /// EMFILE.
             pub fn try_clone(&self) -> io::Result<Self> {
                 let (counted, unread) = (self.counted.clone(), self.unread.clone());
-                Ok(Self { io: self.io.try_clone()?, counted, unread })
+                Ok(Self { ending: self.ending.clone(), io: self.io.try_clone()?, counted, unread })
             }
 
             /// Waits until there is something to read, or this process is replaced or stopped: a read of std knows nothing of a drain.
@@ -98,6 +100,7 @@ macro_rules! counted_stream {
                 if Arc::strong_count(&self.counted) > 1 {
                     return Err(self);
                 }
+                std::mem::replace(&mut self.ending, Ending::NONE).forget();
                 let peer = ($peer)(&self.io);
                 let io = Arc::new(self);
                 let Some(verdict) = managed::offer(&io.counted, io.clone(), session, peer) else {
@@ -106,7 +109,9 @@ macro_rules! counted_stream {
                 if *verdict.wait_blocking() {
                     return Ok(());
                 }
-                Err(Arc::into_inner(io).expect("the link has let go of it before its verdict"))
+                let mut stream = Arc::into_inner(io).expect("the link has let go of it before its verdict");
+                stream.ending = Ending::of(&stream.io);
+                Err(stream)
             }
 
             /// The bytes that another process has read of the connection and that this one has not read yet. As `Read` the stream gives
@@ -124,6 +129,7 @@ macro_rules! counted_stream {
             /// The stream of std, and the guard that a drain waits for. Of a stream that moved here, [take the unread
             /// bytes](Self::take_unread) before.
             pub fn into_inner(self) -> ($std, Guard) {
+                self.ending.forget();
                 (self.io, Guard::of(self.counted))
             }
         }
@@ -150,7 +156,7 @@ macro_rules! counted_stream {
                 // The flag belongs to the connection, and a stream of tokio has it.
                 io.set_nonblocking(false)?;
                 let unread = Some(Arc::new(Mutex::new(Unread::new(unread))));
-                Ok(Self { io, counted: Arc::new(counted), unread })
+                Ok(Self { ending: Ending::NONE, io, counted: Arc::new(counted), unread })
             }
         }
 

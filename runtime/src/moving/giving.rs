@@ -364,7 +364,7 @@ impl Worker {
                 Received::Packet(packet) => match packet.head {
                     Head::Taken { ids } => ids.into_iter().for_each(|id| self.feed(GiverEvent::Taken(id))),
                     Head::Refused { ids } => {
-                        ids.into_iter().for_each(|id| self.feed(GiverEvent::Refused(id)))
+                        ids.into_iter().for_each(|id| self.feed(GiverEvent::Refused(id)));
                     }
                     // A giver says this, and no taker.
                     Head::Offers { .. } | Head::Withdrawn { .. } => {}

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::between::drain::Guard;
-use crate::between::managed::{self, Unread, as_descriptor};
+use crate::between::managed::{self, Ending, Unread, as_descriptor};
 use crate::between::shared::Counted;
 use crate::moving::session::Session;
 use crate::sys::fd::{self, OwnedFd};
@@ -91,6 +91,8 @@ macro_rules! counted_stream {
         /// thing more: a drain waits until it is dropped.
         #[derive(Debug)]
         pub struct $name {
+            // Before the stream: it ends a connection that is open.
+            ending: Ending,
             io: $tokio,
             counted: Counted,
             unread: Unread,
@@ -98,7 +100,7 @@ macro_rules! counted_stream {
 
         impl $name {
             pub(super) fn new(io: $tokio, counted: Counted) -> Self {
-                Self { io, counted, unread: Unread::default() }
+                Self { ending: Ending::NONE, io, counted, unread: Unread::default() }
             }
 
             #[cfg(feature = "websocket")]
@@ -123,6 +125,7 @@ macro_rules! counted_stream {
             pub async fn hand_over(mut self, mut session: Session) -> Result<(), Self> {
                 session.unread.extend_from_slice(self.unread.rest());
                 self.unread = Unread::new(session.unread.clone());
+                std::mem::replace(&mut self.ending, Ending::NONE).forget();
                 let peer = ($peer)(&self.io);
                 let io = Arc::new(self);
                 let Some(verdict) = managed::offer(&io.counted, io.clone(), session, peer) else {
@@ -131,7 +134,9 @@ macro_rules! counted_stream {
                 if *verdict.wait().await {
                     return Ok(());
                 }
-                Err(Arc::into_inner(io).expect("the link has let go of it before its verdict"))
+                let mut stream = Arc::into_inner(io).expect("the link has let go of it before its verdict");
+                stream.ending = Ending::of(&stream.io);
+                Err(stream)
             }
 
             /// The bytes that another process has read of the connection and that this one has not read yet. As `AsyncRead` the stream
@@ -143,6 +148,8 @@ macro_rules! counted_stream {
 
             /// Splits it into two halves that can go to two tasks; a drain waits until both are dropped.
             pub fn into_split(self) -> (OwnedReadHalf<$read>, OwnedWriteHalf<$write>) {
+                // The half that is written ends the connection with its drop.
+                self.ending.forget();
                 let (read, write) = self.io.into_split();
                 let counted = Arc::new(self.counted);
                 (
@@ -154,6 +161,7 @@ macro_rules! counted_stream {
             /// The stream of tokio, and the guard that a drain waits for. Of a stream that moved here, [take the unread
             /// bytes](Self::take_unread) before.
             pub fn into_inner(self) -> ($tokio, Guard) {
+                self.ending.forget();
                 (self.io, Guard::of(Arc::new(self.counted)))
             }
         }
@@ -179,7 +187,8 @@ macro_rules! counted_stream {
                 let stream = <$std>::from(fd);
                 // The flag belongs to the connection, and a stream of threads has none.
                 stream.set_nonblocking(true)?;
-                Ok(Self { io: <$tokio>::from_std(stream)?, counted, unread: Unread::new(unread) })
+                let io = <$tokio>::from_std(stream)?;
+                Ok(Self { ending: Ending::NONE, io, counted, unread: Unread::new(unread) })
             }
         }
 
@@ -206,7 +215,7 @@ macro_rules! counted_stream {
                         // The other half had the other reference.
                         drop(write.counted);
                         let counted = Arc::into_inner(self.counted).expect("a stream has two halves");
-                        Ok($name { io, counted, unread: self.unread })
+                        Ok($name { ending: Ending::NONE, io, counted, unread: self.unread })
                     }
                     Err(error) => Err(ReuniteError(
                         OwnedReadHalf { io: error.0, counted: self.counted, unread: self.unread },
