@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recvmsg, sendmsg, socket_with,
+    listen, recvmsg, sendmsg, socket_with, socketpair,
 };
 use serde_json::Value;
 
@@ -105,6 +105,12 @@ impl Channel {
 
     /// Waits for a packet; `None` at the end.
     pub fn receive(&self) -> Option<Packet> {
+        let (bytes, fds) = self.receive_bytes()?;
+        Some(Packet { text: String::from_utf8(bytes).expect("JSON is UTF-8"), fds })
+    }
+
+    /// The same for a packet that is not JSON alone.
+    fn receive_bytes(&self) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
         wait_to_read(&self.fd);
         let mut buffer = vec![0; MAX_MESSAGE + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
@@ -128,7 +134,7 @@ impl Channel {
         });
         let fds = fds.collect();
         buffer.truncate(bytes);
-        Some(Packet { text: String::from_utf8(buffer).expect("JSON is UTF-8"), fds })
+        Some((buffer, fds))
     }
 
     /// Waits for a message and asserts that it is of this type.
@@ -148,6 +154,44 @@ impl Channel {
                 return message;
             }
         }
+    }
+}
+
+/// One end of a link, over which open connections move.
+#[derive(Debug)]
+pub struct Link(Channel);
+
+impl Link {
+    /// This end, and the one that goes to the other process.
+    pub fn pair() -> (Self, OwnedFd) {
+        let ends = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (ours, theirs) = ends.expect("a pair");
+        (Self::over(ours), theirs)
+    }
+
+    /// The end that came from the other process.
+    pub fn over(fd: OwnedFd) -> Self {
+        Self(Channel { fd })
+    }
+
+    /// Sends a packet with this head.
+    pub fn send(&self, head: &Value, payload: &[u8], fds: &[BorrowedFd<'_>]) {
+        let head = head.to_string();
+        let length = u32::try_from(head.len()).expect("a short head").to_le_bytes();
+        self.send_bytes(&[&length, head.as_bytes(), payload].concat(), fds);
+    }
+
+    /// Sends any bytes.
+    pub fn send_bytes(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+        self.0.send_packet(packet, fds);
+    }
+
+    /// Waits for a packet: its head, and the descriptors; `None` at the end.
+    pub fn receive(&self) -> Option<(Value, Vec<OwnedFd>)> {
+        let (bytes, fds) = self.0.receive_bytes()?;
+        let (length, rest) = bytes.split_first_chunk().expect("a length");
+        let head = &rest[..u32::from_le_bytes(*length) as usize];
+        Some((serde_json::from_slice(head).expect("JSON"), fds))
     }
 }
 

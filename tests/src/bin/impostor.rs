@@ -15,6 +15,11 @@
 //! block-sockets             clears O_NONBLOCK on every socket that was offered
 //! gate NAME                 waits until the test opens the gate
 //! answer INDEX              serves one client of this socket, which is told `impostor`
+//! takes KIND                says that it takes connections of this kind on the first listener
+//! link JSON                 sends a packet with this head over the link
+//! link-raw TEXT             sends this text over the link
+//! offers                    waits for connections that are offered, and tells the test of them
+//! unlink                    closes the link, and the descriptors that came over it
 //! close                     closes the channel
 //! say WHAT                  says so to the test
 //! exit STATUS               ends
@@ -33,14 +38,16 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::stdio::{stdin, stdout};
-use tests::channel::{Channel, MAX_MESSAGE};
+use serde_json::json;
+use tests::channel::{Channel, Link, MAX_MESSAGE};
 
 fn main() {
     say("main", "");
     let directory =
         PathBuf::from(env::var_os("VICTIM_DIR").expect("VICTIM_DIR names the directory of the test"));
     let script = fs::read_to_string(directory.join("impostor")).expect("the test has written a script");
-    let mut impostor = Impostor { directory, channel: Some(Channel::inherited()), sockets: Vec::new() };
+    let mut impostor =
+        Impostor { directory, channel: Some(Channel::inherited()), sockets: Vec::new(), link: None };
     for line in script.lines() {
         let (step, argument) = line.split_once(' ').unwrap_or((line, ""));
         impostor.act(step, argument);
@@ -57,6 +64,8 @@ struct Impostor {
     directory: PathBuf,
     channel: Option<Channel>,
     sockets: Vec<OwnedFd>,
+    /// The link, and the connections that were offered.
+    link: Option<(Link, Vec<OwnedFd>)>,
 }
 
 impl Impostor {
@@ -126,6 +135,26 @@ impl Impostor {
                     File::open(self.directory.join(format!("gate-{argument}"))).expect("the test made it");
                 fifo.read_exact(&mut [0]).expect("the test has it open for writing");
             }
+            "takes" => {
+                let (ours, theirs) = Link::pair();
+                let takes = json!({"type": "takes", "listeners": [{"listener": 0, "kinds": [argument]}]});
+                channel.send_with(&takes, &[theirs.as_fd()]);
+                self.link = Some((ours, Vec::new()));
+            }
+            "link" => {
+                let head = serde_json::from_str(argument).expect("JSON");
+                self.link.as_ref().expect("`takes` comes first").0.send(&head, &[], &[]);
+            }
+            "link-raw" => {
+                self.link.as_ref().expect("`takes` comes first").0.send_bytes(argument.as_bytes(), &[]);
+            }
+            "offers" => {
+                let (link, held) = self.link.as_mut().expect("`takes` comes first");
+                let (head, fds) = link.receive().expect("connections are offered");
+                held.extend(fds);
+                say("offers", &head.to_string());
+            }
+            "unlink" => self.link = None,
             "close" => self.channel = None,
             "say" => say(argument, ""),
             "exit" => std::process::exit(argument.parse().expect("a status")),

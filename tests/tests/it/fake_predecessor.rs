@@ -11,16 +11,16 @@ use crate::harness::{Client, Command, Dir, Exit, Process, Service, Signal, wait_
 use crate::look;
 
 /// A service that is started as a successor, the test's end of its channel, and the process of its predecessor.
-struct Heir {
-    service: Service,
-    process: Process,
-    channel: Channel,
+pub(crate) struct Heir {
+    pub(crate) service: Service,
+    pub(crate) process: Process,
+    pub(crate) channel: Channel,
     predecessor: Predecessor,
 }
 
 impl Heir {
     /// Waits until it is prepared, and commits: it serves then.
-    fn commit(&self) {
+    pub(crate) fn commit(&self) {
         self.channel.wait_for("prepared");
         self.channel.send(&json!({"type": "commit"}));
         self.channel.expect("active");
@@ -39,7 +39,7 @@ impl Heir {
         Self::start_as(dir, dir.victim())
     }
 
-    fn start_as(dir: &Dir, command: Command<'_>) -> Self {
+    pub(crate) fn start_as(dir: &Dir, command: Command<'_>) -> Self {
         let at = dir.join("channel");
         let (listener, predecessor) = listen_at(env!("CARGO_BIN_EXE_with_channel"), &at);
         let command = command.binary(env!("CARGO_BIN_EXE_with_channel")).arg("channel").arg(&at);
@@ -83,7 +83,7 @@ fn message(name: &str, fields: &Value) -> Value {
     message
 }
 
-fn offer(sockets: usize) -> Value {
+pub(crate) fn offer(sockets: usize) -> Value {
     let mut offer = message("offer", &speaker());
     offer["sockets"] = sockets.into();
     offer
@@ -91,10 +91,15 @@ fn offer(sockets: usize) -> Value {
 
 /// The entry of a socket for the listener `echo` of a victim.
 fn entry() -> Value {
-    json!({"name": "echo", "address": "tcp://127.0.0.1:0"})
+    entry_of("echo")
 }
 
-fn sockets(entries: &[Value]) -> Value {
+/// The entry of a socket for a TCP listener on a port of the kernel's choice.
+pub(crate) fn entry_of(name: &str) -> Value {
+    json!({"name": name, "address": "tcp://127.0.0.1:0"})
+}
+
+pub(crate) fn sockets(entries: &[Value]) -> Value {
     json!({"type": "sockets", "entries": entries})
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use socket2::{SockRef, Type};
 
-use crate::harness::{Command, Dir, Process, Service, Signal};
+use crate::harness::{Command, Dir, Gate, Process, Service, Signal};
 use crate::limits::limit_files;
 use crate::look;
 use crate::many::allow_many_files;
@@ -16,20 +16,24 @@ use crate::many::allow_many_files;
 const IMPOSTOR: &str = env!("CARGO_BIN_EXE_impostor");
 
 /// A service whose executable can be replaced.
-struct Stage {
+pub(crate) struct Stage {
     dir: Dir,
     executable: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = Dir::new();
         let executable = dir.copy_of_victim("svc");
         Self { dir, executable }
     }
 
-    fn victim(&self) -> Command<'_> {
+    pub(crate) fn victim(&self) -> Command<'_> {
         self.dir.victim().binary(&self.executable)
+    }
+
+    pub(crate) fn gate(&self, name: &str) -> Gate {
+        self.dir.gate(name)
     }
 
     fn put(&self, program: &str) {
@@ -44,7 +48,7 @@ impl Stage {
     }
 
     /// Starts an upgrade to an impostor.
-    fn impostor(&self, service: &Service, old: &Process, steps: &[&str]) -> Process {
+    pub(crate) fn impostor(&self, service: &Service, old: &Process, steps: &[&str]) -> Process {
         self.put_impostor(steps);
         service.start_late_upgrade(old)
     }
@@ -85,7 +89,7 @@ impl Stage {
 }
 
 /// The answer to an offer, as a release of this one's kind gives it.
-fn hello() -> String {
+pub(crate) fn hello() -> String {
     let speaker = json!({
         "type": "hello", "protocol": 1, "oldest_protocol": 1, "release": "0.1.0", "generation": 2, "pid": 1
     });

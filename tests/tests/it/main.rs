@@ -21,6 +21,7 @@ mod inheritance;
 mod limits;
 mod look;
 mod many;
+mod moving;
 mod notify;
 mod operations;
 mod over;

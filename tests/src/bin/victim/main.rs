@@ -5,9 +5,10 @@
 //! `VICTIM_TOKIO_SIGNALS` makes it handle signals by tokio. All else is set by the variables of the crate under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
 //! A client sends lines, or datagrams that are one; [`answer`] has what can be asked for. A listener of the name `http` speaks
-//! HTTP: `web.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
+//! HTTP: `web.rs`; the connections of one of the name `moving` move to the successor: `moving.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
 
 mod deeds;
+mod moving;
 mod plan;
 mod say;
 mod web;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tableflip::net::{TcpListener, UdpSocket, UnixListener};
+use tableflip::net::{Resumed, TcpListener, TcpStream, UdpSocket, UnixListener};
 use tableflip::{Flavor, Ready, Service, Shutdown, StartError, Upgrader};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,6 +67,11 @@ fn main() -> ExitCode {
                 "unix" => Listener::Unix(start.listener(&name)?),
                 "udp" => Listener::Udp(start.listener(&name)?),
                 "unix-dgram" | "unix-seqpacket" => Listener::Held(start.listener(&name)?),
+                _ if name == "moving" => {
+                    let listener = start.listener(&name)?;
+                    let resumed = moving::resumed(plan, &listener);
+                    Listener::Moving(listener, resumed)
+                }
                 _ => Listener::Tcp(start.listener(&name)?),
             };
             Ok((name, listener))
@@ -111,6 +117,7 @@ impl Victim {
 
 enum Listener {
     Tcp(TcpListener),
+    Moving(TcpListener, Option<Resumed<TcpStream>>),
     Unix(UnixListener),
     Udp(UdpSocket),
     Held(#[expect(dead_code, reason = "to hold it is all")] OwnedFd),
@@ -148,6 +155,9 @@ async fn body(
             _ if skipped.contains(&name.as_str()) => {}
             Listener::Tcp(listener) if ["http", "slow", "axum"].contains(&name.as_str()) => {
                 tokio::spawn(web::serve(victim.clone(), name, listener));
+            }
+            Listener::Moving(listener, resumed) => {
+                tokio::spawn(moving::serve(victim.clone(), listener, resumed));
             }
             listener => {
                 tokio::spawn(serve(victim.clone(), listener));
@@ -190,7 +200,7 @@ async fn body(
 /// Says the address of a listener of IP.
 fn say_address(victim: &Victim, name: &str, listener: &Listener) {
     let address = match listener {
-        Listener::Tcp(listener) => listener.local_addr(),
+        Listener::Tcp(listener) | Listener::Moving(listener, _) => listener.local_addr(),
         Listener::Udp(socket) => socket.local_addr(),
         Listener::Unix(_) | Listener::Held(_) => return,
     };
@@ -246,7 +256,7 @@ async fn serve(victim: Arc<Victim>, listener: Listener) {
                     Ok(_) | Err(_) => {}
                 }
             }
-            Listener::Held(_) => pending().await,
+            Listener::Held(_) | Listener::Moving(..) => pending().await,
         }
     }
 }
