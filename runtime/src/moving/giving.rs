@@ -129,7 +129,11 @@ impl Giving {
 
     /// Whether the successor takes connections of this kind of this listener, now or once the drain begins.
     pub(crate) fn will_take(&self, listener: &str, kind: &str) -> bool {
-        self.is_known.load(Ordering::Acquire) && lock(&self.state).place(listener, kind).is_some()
+        self.is_known.load(Ordering::Acquire) && {
+            let state = lock(&self.state);
+            let is_open = state.desk.as_ref().is_none_or(|desk| !lock(&desk.inner).is_closed);
+            is_open && state.place(listener, kind).is_some()
+        }
     }
 
     /// Begins to move connections.
