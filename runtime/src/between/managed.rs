@@ -239,3 +239,35 @@ macro_rules! managed_type {
 }
 
 pub(crate) use managed_type;
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::{self, Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// What the other side sees of a connection that two processes have, after the drop of an ending in one of them.
+    fn seen_after(drop: impl FnOnce(Ending)) -> io::Result<usize> {
+        let (mut client, mut stream) = UnixStream::pair().unwrap();
+        let _of_the_successor = stream.try_clone().unwrap();
+        stream.write_all(b"bye").unwrap();
+        drop(Ending::of(&stream));
+        client.set_nonblocking(true).unwrap();
+        client.read_exact(&mut [0; 3]).unwrap();
+        client.read(&mut [0])
+    }
+
+    #[test]
+    fn a_connection_ends_with_the_last_handle_unless_it_outlives_the_stream() {
+        assert_eq!(seen_after(drop).unwrap(), 0);
+        let of_clones = |ending: Ending| {
+            let clone = ending.clone();
+            drop(ending);
+            std::mem::forget(clone);
+        };
+        for stays in [of_clones, Ending::forget] {
+            assert_eq!(seen_after(stays).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+}
