@@ -18,8 +18,8 @@
 //!
 //! Put the new binary in the place of the old one and send SIGHUP. The running process, the *predecessor*, starts the
 //! new one, the *successor*, and hands it the listening sockets. When the successor is ready, the predecessor stops
-//! accepting and the successor serves. The predecessor watches it for a while, the *probation*, finishes its open
-//! connections and exits.
+//! accepting and the successor serves. The predecessor watches it for a while, the *probation*. Then its open connections
+//! [move](Session) to the successor, or it finishes them, and exits.
 //!
 //! [`main`](macro@main) documents the attribute. [`Service`] is a builder with the same options.
 //!
@@ -34,8 +34,8 @@
 //! 5. Crashing just *after* it became ready is harmless too. During the probation the predecessor takes over again.
 //!    Later, while the predecessor still drains, it starts its own executable image again.
 //!
-//! A process that is killed loses the connections that it had accepted. The other process serves the connections that
-//! wait in the queue of a listener.
+//! A process that is killed loses the connections that it has. The other process serves the connections that wait in the
+//! queue of a listener.
 //!
 //! # What a body may ask for
 //!
@@ -216,8 +216,8 @@
 //!
 //! # What it is not
 //!
-//! It does not move open connections from one process to the next. It does not supervise a service that crashes without
-//! a predecessor. It does not restart on a file change: the operator decides when to upgrade.
+//! It moves no connection of HTTP/2 or TLS: the predecessor finishes these. It does not supervise a service that crashes
+//! without a predecessor. It does not restart on a file change: the operator decides when to upgrade.
 
 // The wings, in their order. Each wing uses only the wings above it: `tests/tests/imports.rs` reads every import.
 mod sys;

@@ -320,6 +320,21 @@ const NOT_DESCRIBED: &[&str] = &[
     "dropping it ends the service at once",
     "the caller goes on with the socket",
     "the socket opens only for a task that waits for it",
+    "a connection has not moved here",
+    "a memfd of another length",
+    "a memfd that is not sealed",
+    "an offer that is dropped is refused",
+    "it is for `hand_over`",
+    "it takes nothing until it is polled",
+    "it takes nothing until its offers are taken",
+    "its twin has offers",
+    "its twin may fail",
+    "its twin offers connections to a successor",
+    "nobody else has it",
+    "not a memfd",
+    "serde asks for it",
+    "the link has let go of it before its verdict",
+    "the successor takes open connections",
 ];
 
 #[test]
