@@ -12,6 +12,7 @@ const WINGS: &[&[&str]] = &[
     &["lifecycle"],
     &["config"],
     &["outside"],
+    &["moving"],
     &["between"],
     &["control"],
     &["engine"],

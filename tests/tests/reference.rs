@@ -244,6 +244,9 @@ const NOT_DESCRIBED: &[&str] = &[
     "Seconds since the process started.",
     "The process that answers.",
     "Upgrades of it that failed.",
+    "Connections that it took from its predecessor.",
+    "Connections that it gave to its successor.",
+    "Connections that it offered and kept.",
     "Upgrades of the service.",
     "Upgrades that it refused.",
     "Whether its predecessor lives.",
@@ -335,6 +338,8 @@ const NOT_DESCRIBED: &[&str] = &[
     "serde asks for it",
     "the link has let go of it before its verdict",
     "the successor takes open connections",
+    "connections moved to the successor",
+    "its twin waits for the predecessor",
 ];
 
 #[test]
