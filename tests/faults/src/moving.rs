@@ -175,7 +175,7 @@ fn undisturbed() -> Result<Ledger, String> {
     scene.settle()?;
     scene.until("an answer on each connection", |_| clients.have_done(1))?;
     let ledger = scene.ledger().clone();
-    for owner in clients.ports().map(|port| ledger.owner(port)) {
+    for owner in clients.ports().map(|port| ledger.owner(port, None)) {
         if !matches!(owner, Owner::Taker(_)) {
             return Err(format!("without a fault a connection is left as {owner:?}"));
         }
@@ -265,7 +265,7 @@ fn judge_all(stories: &[Story], facts: &Facts, hit: Option<&Hit>) -> Result<Fate
     let mut excused = usize::from(hit.is_some_and(|hit| hit.is_unregistered) && is_error(facts.fault));
     for story in stories {
         let fate = judge(story, facts, &mut excused).map_err(|wrong| {
-            let owner = facts.ledger.owner(story.port);
+            let owner = facts.ledger.owner(story.port, facts.victim);
             let Facts { old, victim, last, processes, .. } = facts;
             format!(
                 "{wrong}: {story:?}, owner {owner:?}; old {old}, killed {victim:?}, last {last:?} of {processes:?}"
@@ -287,7 +287,7 @@ enum Fate {
 }
 
 fn judge(story: &Story, facts: &Facts, excused: &mut usize) -> Result<Fate, String> {
-    let owner = facts.ledger.owner(story.port);
+    let owner = facts.ledger.owner(story.port, facts.victim);
     let place = |process| facts.processes.iter().position(|it| *it == process);
     if !story.answered.is_sorted_by(|one, next| place(*one) < place(*next)) {
         return Err("a process has answered after a later one".to_owned());

@@ -62,10 +62,12 @@ impl Ledger {
         self.calls.get(&(of_old, number)).copied().unwrap_or(0)
     }
 
-    pub(crate) fn owner(&self, port: u16) -> Owner {
-        let sent = self.sending.values().any(|(_, word)| self.ports_of(word).contains(&port));
+    /// The owner of the connection of a client. What a process was about to send when it was killed may be sent.
+    pub(crate) fn owner(&self, port: u16, killed: Option<i32>) -> Owner {
+        let may_decide =
+            |(process, word): &(i32, Word)| killed == Some(*process) && self.ports_of(word).contains(&port);
         match self.owners.get(&port) {
-            _ if sent => Owner::Undecided,
+            _ if self.sending.values().any(may_decide) => Owner::Undecided,
             owner => owner.copied().unwrap_or(Owner::Giver),
         }
     }
