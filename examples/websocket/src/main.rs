@@ -30,7 +30,7 @@ async fn main(ws: TcpListener, mut shutdown: Shutdown) -> io::Result<()> {
     }
 }
 
-async fn converse(stream: TcpStream, shutdown: Shutdown) -> Result<(), Error> {
+pub(crate) async fn converse(stream: TcpStream, shutdown: Shutdown) -> Result<(), Error> {
     let accepted = timeout(patience(&shutdown), websocket::accept(stream)).await;
     echo(accepted.map_err(io::Error::from)??, 0, shutdown).await
 }

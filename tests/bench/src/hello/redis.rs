@@ -5,17 +5,30 @@ use std::process::ExitCode;
 
 use tableflip::net::TcpListener;
 use tableflip::{Service, Upgrader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::service::{ANY_PORT, Accept, announce};
 
-#[allow(dead_code, reason = "its own main")]
-#[path = "../../../../examples/redis/src/main.rs"]
-mod example;
+#[path = "../../../../examples/redis/src/resp.rs"]
+mod resp;
 
 /// On either side.
 pub(super) async fn serve(listener: impl Accept) -> io::Result<()> {
     loop {
-        tokio::spawn(example::converse(listener.accept().await?));
+        tokio::spawn(converse(listener.accept().await?));
+    }
+}
+
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    let mut received = Vec::new();
+    loop {
+        let mut replies = String::new();
+        resp::answer(&mut received, &mut replies)?;
+        stream.write_all(replies.as_bytes()).await?;
+        received.reserve(8 << 10);
+        if stream.read_buf(&mut received).await? == 0 {
+            return Ok(());
+        }
     }
 }
 

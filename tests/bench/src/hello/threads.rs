@@ -1,7 +1,7 @@
 //! A thread for each connection, without tokio.
 
-use std::io;
-use std::net::Ipv4Addr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::ExitCode;
 use std::thread;
 
@@ -10,9 +10,16 @@ use tableflip::{Service, Upgrader};
 
 use crate::service::{ANY_PORT, announce};
 
-#[allow(dead_code, reason = "its own main")]
-#[path = "../../../../examples/threads/src/main.rs"]
-mod example;
+/// On either side.
+fn converse(mut stream: &TcpStream) -> io::Result<()> {
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        stream.write_all(&line.to_ascii_uppercase())?;
+        line.clear();
+    }
+    Ok(())
+}
 
 pub(super) fn plain() -> io::Result<()> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -20,7 +27,7 @@ pub(super) fn plain() -> io::Result<()> {
     loop {
         let (stream, _peer) = listener.accept()?;
         // A client that breaks off is no news here.
-        thread::spawn(move || example::converse(&stream).unwrap_or_default());
+        thread::spawn(move || converse(&stream).unwrap_or_default());
     }
 }
 
@@ -31,7 +38,7 @@ pub(super) fn managed(service: Service) -> ExitCode {
         Ok(move || {
             announce(listener.local_addr()?, &upgrader);
             while let Some((stream, _peer)) = listener.accept()? {
-                thread::spawn(move || example::converse(&stream).unwrap_or_default());
+                thread::spawn(move || converse(&stream).unwrap_or_default());
             }
             io::Result::Ok(())
         })
