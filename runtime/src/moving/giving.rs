@@ -114,7 +114,7 @@ impl Giving {
     }
 
     /// A successor takes this kind of one listener, in a test. Nothing is at the other end of its link.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "http"))]
     pub(crate) fn expect_kind(&self, listener: &str, kind: &str) {
         let takes = Takes { place: 0, kinds: vec![kind.to_owned()] };
         self.expect(link::pair().unwrap().0, HashMap::from([(listener.to_owned(), takes)]));
@@ -128,6 +128,7 @@ impl Giving {
     }
 
     /// Whether the successor takes connections of this kind of this listener, now or once the drain begins.
+    #[cfg(any(feature = "http", feature = "websocket"))]
     pub(crate) fn will_take(&self, listener: &str, kind: &str) -> bool {
         self.is_known.load(Ordering::Acquire) && {
             let state = lock(&self.state);

@@ -82,6 +82,9 @@ macro_rules! take {
             /// Takes the connection: from now on it is this process's. The stream gives the unread bytes first. It has the options of
             /// the listener's address, as an accepted one.
             ///
+            /// It is not cancel safe: the connection may be lost with the future. Call it in a task of its own. There an error also ends
+            /// only this connection.
+            ///
             /// # Errors
             ///
             /// The predecessor has taken the connection back, `NotConnected`. Or the kernel has no memory for its registration with the

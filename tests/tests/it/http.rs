@@ -112,8 +112,13 @@ fn by(generation: u64, process: &Process, closes: bool) -> Response {
     Response { status: 200, closes, body: format!("{generation} {}", process.pid()) }
 }
 
-/// A service with the listener `http`, whose body awaits `Shutdown`.
+/// A service with the listener `http`, whose body awaits `Shutdown`. Its connections stay, and drain with the old process.
 pub(crate) fn web(dir: &Dir) -> Command<'_> {
+    moving_web(dir).env("VICTIM_HTTP_STAYS", "1")
+}
+
+/// The same, with connections that move.
+pub(crate) fn moving_web(dir: &Dir) -> Command<'_> {
     dir.victim().listen("http", "tcp://127.0.0.1:0").awaits_shutdown()
 }
 
@@ -358,5 +363,66 @@ fn axum_serves_the_managed_listener() {
     gate.open();
     assert_eq!(client.response().body, by(1, &old, true).body);
     client.assert_ends();
+    assert_eq!(old.exit(), Exit::Status(0));
+}
+
+/// Idle, in the middle of a head, and before its first byte: each goes on in the successor, on the same socket.
+#[test]
+fn connections_between_two_requests_move() {
+    let dir = Dir::new();
+    let (service, old) = moving_web(&dir).serve();
+    let (mut idle, mut half, mut silent) =
+        (Http::connect(&service), Http::connect(&service), Http::connect(&service));
+    assert_eq!(idle.get("/"), by(1, &old, false));
+    assert_eq!(half.get("/"), by(1, &old, false));
+    half.write("GET / HTTP/1.1\r\nHo");
+    let mut old = old;
+    for generation in 2..5 {
+        let new = service.upgrade(&old);
+        assert_eq!(old.exit(), Exit::Status(0));
+        half.write("st: test\r\n\r\n");
+        assert_eq!(half.response(), by(generation, &new, false));
+        assert_eq!(idle.get("/"), by(generation, &new, false));
+        if generation == 4 {
+            assert_eq!(silent.get("/"), by(generation, &new, false));
+        }
+        half.write("GET / HTTP/1.1\r\nHo");
+        old = new;
+    }
+}
+
+/// Nothing has moved by then, so the end of a bad probation costs no connection.
+#[test]
+fn in_standby_an_answer_does_not_end_a_connection_that_is_to_move() {
+    let dir = Dir::new();
+    let (service, old) = moving_web(&dir).probation("1h").serve();
+    let mut client = Http::connect(&service);
+    let new = service.upgrade(&old);
+    assert_eq!(client.get("/"), by(1, &old, false));
+    new.kill();
+    service.wait_for_failure(&old);
+    assert_eq!(client.get("/"), by(1, &old, false));
+}
+
+/// The old process gives the answer that it owes, and the connection moves after it.
+#[test]
+fn a_connection_moves_after_the_answer_under_way() {
+    let dir = Dir::new();
+    let gate = dir.gate("rest");
+    let (service, old) = moving_web(&dir).serve();
+    let mut upload = Http::connect(&service);
+    upload.write("POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\nslowly");
+    let mut download = Http::connect(&service);
+    download.request("/stream/rest");
+    service.wait(&old, "gate");
+    let new = service.upgrade_to_drain(&old, 2);
+    upload.write(" sent");
+    let answer = upload.response();
+    assert_eq!(answer, Response { body: format!("1 {} 11", old.pid()), ..by(1, &old, false) });
+    assert_eq!(upload.get("/"), by(2, &new, false));
+    gate.open();
+    assert!(!download.head().closes);
+    assert_eq!(download.chunks(), by(1, &old, false).body);
+    assert_eq!(download.get("/"), by(2, &new, false));
     assert_eq!(old.exit(), Exit::Status(0));
 }

@@ -198,7 +198,8 @@ fn a_stop_of_the_service_in_the_middle() {
     assert_all_stay(&mut clients, &old);
     gate.open();
     assert_eq!(old.exit(), Exit::Status(0));
-    assert_eq!(new.exit(), Exit::Status(0));
+    // Either of the two may end first, and the old process reaps the new one.
+    assert!(matches!(new.exit(), Exit::Status(0) | Exit::Reaped));
     service.assert_over();
 }
 

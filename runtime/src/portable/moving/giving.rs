@@ -17,7 +17,7 @@ pub(crate) struct Giving;
 
 #[expect(clippy::unused_self, reason = "its twin offers connections to a successor")]
 impl Giving {
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "websocket"))]
     pub(crate) fn will_take(&self, _listener: &str, _kind: &str) -> bool {
         false
     }

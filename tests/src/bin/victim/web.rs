@@ -27,7 +27,10 @@ pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListen
     let router = router(victim);
     let served = match name.as_str() {
         "axum" => axum::serve(listener, router).with_graceful_shutdown(shutdown).await,
-        "http" => tableflip::http::serve(listener, router).await,
+        "http" => {
+            let moves = std::env::var_os("VICTIM_HTTP_STAYS").is_none();
+            tableflip::http::Builder::new().move_connections(moves).serve(listener, router).await
+        }
         _ => {
             let listener = tableflip::http::with_handshake(listener, shake_hands, |_| None);
             tableflip::http::serve(listener, router).await
