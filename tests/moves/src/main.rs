@@ -8,7 +8,6 @@
 //! * `/slow/…`: the same as `/whole`, but the answer comes after [`SLOW`].
 //! * `/drip/…`: the answer comes in [`DROPS`] parts, one each [`DROP`].
 //! * `/unread/…`: answers 413, and does not read the body.
-//! * `/page`: a page for a browser, which asks for `/whole/1`, `/whole/2` and so on, and for `/failed` once that fails.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -31,17 +30,6 @@ use tokio::time::sleep;
 const SLOW: Duration = Duration::from_millis(30);
 const DROP: Duration = Duration::from_millis(5);
 const DROPS: usize = 4;
-
-const PAGE: &str = "<!DOCTYPE html><script>
-    (async () => {
-        for (let number = 1; ; number++) {
-            const path = `/whole/${number}`;
-            const answer = await fetch(path, { cache: 'no-store' });
-            const text = await answer.text();
-            if (text !== path) throw new Error(text);
-        }
-    })().catch(() => fetch('/failed'));
-</script>";
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -68,9 +56,6 @@ async fn answer(request: Request<Incoming>, journal: Arc<File>) -> io::Result<Re
         }
         "stream" => Response::new(stream(path, body)),
         "drip" => Response::new(drip(path)),
-        "page" => {
-            Response::builder().header("content-type", "text/html").body(text(PAGE)).expect("a response")
-        }
         _ => {
             let body = body.collect().await.map_err(failed)?.to_bytes();
             if way == "slow" {

@@ -19,6 +19,8 @@ use crate::watched::{Watched, unless_held_up};
 const CLIENTS: u32 = 64;
 /// The longest pause within a request, in milliseconds. An upgrade takes about as long.
 const PAUSE: u64 = 300;
+/// Each request is longer.
+const HEAD: usize = 50;
 /// The longest body.
 const BODY: usize = 40_000;
 /// The most requests that are sent at once.
@@ -253,27 +255,23 @@ impl Hostile {
 
     /// Sends the bytes in pieces, with pauses, and reads the answers.
     fn send(&mut self, bytes: &[u8], exchanges: &[Exchange]) -> Result<(), Wrong> {
-        self.write(bytes)?;
+        let written = self.write(bytes);
+        // What the service has said before it closed is there to be read.
         for exchange in exchanges {
             self.read(exchange)?;
             self.seen.answers += 1;
         }
-        Ok(())
+        Ok(written?)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let pieces = self.random.usize(1..=5);
-        // Most cuts are in the head of the first request.
-        let mut cuts: Vec<_> =
-            (1..pieces)
-                .map(|_| {
-                    if self.random.bool() {
-                        self.random.usize(..bytes.len())
-                    } else {
-                        self.random.usize(..60)
-                    }
-                })
-                .collect();
+        // Half of the cuts are in the head of the first request.
+        let mut cuts = Vec::new();
+        for _ in 1..pieces {
+            let most = if self.random.bool() { bytes.len() } else { HEAD };
+            cuts.push(self.random.usize(..most));
+        }
         cuts.push(bytes.len());
         cuts.sort_unstable();
         let mut from = 0;
