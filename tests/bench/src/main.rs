@@ -9,6 +9,7 @@ mod endurance;
 mod flavor;
 mod frameworks;
 mod hello;
+mod idle;
 mod listeners;
 mod machine;
 mod options;
@@ -79,6 +80,7 @@ fn measure_part(part: Part, options: &Options) -> Result<Section> {
         Part::Frameworks => frameworks::measure(options),
         Part::Stall => stall::measure(options),
         Part::Listeners => listeners::measure(options),
+        Part::Idle => idle::measure(options),
         Part::Endurance => endurance::measure(options),
     };
     measured.map_err(|error| format!("{}: {error}", part.name()).into())

@@ -16,6 +16,7 @@ Parts (default: all of them):
   frameworks   the examples and hello worlds of the frameworks with tableflip, over the same without
   stall        largest stall of another thread while a process spawns its successor
   listeners    handover of many listeners, beyond that of one
+  idle         drain with many idle connections, which move to the successor
   endurance    descriptors, threads, zombies and memory after many upgrades
 
 Options:
@@ -23,6 +24,7 @@ Options:
   --slice MS      how long one slice of throughput is measured, default 60
   --heap GIB      touched heap of the process that stalls, default 1
   --listeners N   listeners that are handed over, default 1000
+  --connections N idle connections that move, default 10000
   --upgrades N    upgrades of the endurance run, default 100";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +35,19 @@ pub(crate) enum Part {
     Frameworks,
     Stall,
     Listeners,
+    Idle,
     Endurance,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Upgrade,
         Self::Peers,
         Self::Throughput,
         Self::Frameworks,
         Self::Stall,
         Self::Listeners,
+        Self::Idle,
         Self::Endurance,
     ];
 
@@ -55,6 +59,7 @@ impl Part {
             Self::Frameworks => "frameworks",
             Self::Stall => "stall",
             Self::Listeners => "listeners",
+            Self::Idle => "idle",
             Self::Endurance => "endurance",
         }
     }
@@ -67,6 +72,7 @@ pub(crate) struct Options {
     pub(crate) slice: Duration,
     pub(crate) heap_gib: usize,
     pub(crate) listeners: usize,
+    pub(crate) connections: usize,
     pub(crate) upgrades: usize,
     arguments: Vec<String>,
 }
@@ -79,6 +85,7 @@ impl Options {
             slice: Duration::from_millis(60),
             heap_gib: 1,
             listeners: 1000,
+            connections: 10_000,
             upgrades: 100,
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
         };
@@ -98,6 +105,7 @@ impl Options {
                 "--slice" => options.slice = Duration::from_millis(number()? as u64),
                 "--heap" => options.heap_gib = number()?,
                 "--listeners" => options.listeners = number()?,
+                "--connections" => options.connections = number()?,
                 "--upgrades" => options.upgrades = number()?,
                 name => match Part::ALL.into_iter().find(|part| part.name() == name) {
                     Some(part) if options.parts.contains(&part) => {}

@@ -17,7 +17,7 @@ use crate::flavor::Flavor;
 use crate::peers::{self, services};
 use crate::probe::Answer;
 use crate::stall::{How, Watch};
-use crate::{Result, clock, hello};
+use crate::{Result, clock, hello, idle};
 
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 /// How many connections may wait: what tableflip asks for by default.
@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &[&str], entered: Duration) -> ExitCode {
         ["plain", flavor] => plain(flavor),
         ["managed", flavor] => managed(flavor),
         ["plain-hello", framework, directory] => hello::plain(framework, directory),
+        ["idle", flavor] => idle::service(flavor),
         ["managed-hello", framework, directory] => hello::managed(framework, directory),
         [peers::TABLEFLIP, address] => services::tableflip(address),
         [peers::ECDYSIS, address] => services::ecdysis(address),
