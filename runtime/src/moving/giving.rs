@@ -27,6 +27,8 @@ use crate::sys::wake::Wake;
 
 /// How long an offer may be without an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much later than asked for a wait may end while the machine runs.
+const STANDSTILL: Duration = Duration::from_millis(50);
 /// How many offers may be without an answer. Each of them is a descriptor in both processes.
 const MAX_UNANSWERED: usize = 256;
 /// The room in the socket for the last packet of a giver, socket(7). The offers before it have the default, which is half of it.
@@ -490,6 +492,11 @@ impl Worker {
             thread::sleep(SHORTAGE_PAUSE);
         }
         self.desk.wake.clear();
+        // A wait that is much too long is a machine that stood still. The successor stood still as well, and gets that time.
+        let late = deadline.map_or(Duration::ZERO, |deadline| deadline.elapsed());
+        if late > STANDSTILL {
+            self.sent.iter_mut().for_each(|(_, by)| *by += late);
+        }
     }
 }
 
