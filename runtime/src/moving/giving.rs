@@ -245,6 +245,8 @@ struct Worker {
     unsent: VecDeque<Id>,
     /// Those that were sent, in order, with the deadline of the answer. Some of them have their answer.
     sent: VecDeque<(Id, Instant)>,
+    /// How much longer the answers may take because the machine stands still.
+    patience: Duration,
     /// The socket had no room for the next packet.
     is_full: bool,
     buffer: Vec<u8>,
@@ -261,6 +263,7 @@ impl Worker {
             offers: HashMap::new(),
             unsent: VecDeque::new(),
             sent: VecDeque::new(),
+            patience: ANSWER_TIMEOUT,
             is_full: false,
             buffer: vec![0; MAX_PACKET],
         }
@@ -493,8 +496,9 @@ impl Worker {
         }
         self.desk.wake.clear();
         // A wait that is much too long is a machine that stood still. The successor stood still as well, and gets that time.
-        let late = deadline.map_or(Duration::ZERO, |deadline| deadline.elapsed());
+        let late = deadline.map_or(Duration::ZERO, |deadline| deadline.elapsed()).min(self.patience);
         if late > STANDSTILL {
+            self.patience -= late;
             self.sent.iter_mut().for_each(|(_, by)| *by += late);
         }
     }
