@@ -31,6 +31,16 @@ const SLOW: Duration = Duration::from_millis(30);
 const DROP: Duration = Duration::from_millis(5);
 const DROPS: usize = 4;
 
+/// A page for a browser, which asks for one path after the other and stops at the first wrong answer.
+const PAGE: &str = "<!doctype html><link rel=icon href=data:,><script>
+    (async () => {
+        for (let number = 1; ; number++) {
+            const path = `/whole/${number}`;
+            if (await (await fetch(path)).text() !== path) throw new Error(path);
+        }
+    })();
+</script>";
+
 type Body = BoxBody<Bytes, hyper::Error>;
 
 fn text(text: impl Into<Bytes>) -> Body {
@@ -54,6 +64,7 @@ async fn answer(request: Request<Incoming>, journal: Arc<File>) -> io::Result<Re
             *answer.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
             answer
         }
+        "page" => Response::new(text(PAGE)),
         "stream" => Response::new(stream(path, body)),
         "drip" => Response::new(drip(path)),
         _ => {

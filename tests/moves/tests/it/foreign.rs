@@ -156,6 +156,31 @@ fn node() -> Result<(), String> {
     Ok(())
 }
 
+#[test]
+fn chromium_keeps_its_socket() {
+    if have("chromium") {
+        unless_held_up(chromium);
+    }
+}
+
+fn chromium() -> Result<(), String> {
+    let profile = tempfile::tempdir().expect("a directory");
+    let mut client = Client::start(|address| {
+        let mut chromium = Command::new("chromium");
+        // As root it runs only without its sandbox. With the port it stays until it is ended.
+        chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]);
+        chromium.args(["--disable-background-networking", "--no-first-run"]);
+        chromium.arg(format!("--user-data-dir={}", profile.path().display()));
+        chromium.arg(format!("http://{address}/page"));
+        chromium
+    });
+    // A request that fails ends the loop of the page, and no process answers another.
+    client.keeps_its_sockets(1)?;
+    client.end_by(Signal::TERM);
+    client.watched.journal.has_no_repeated_path();
+    Ok(())
+}
+
 /// Asks in several threads at a time, by a `http.client.HTTPConnection` each, until stdin ends.
 const PYTHON: &str = "
 import http.client, os, sys, threading, time
