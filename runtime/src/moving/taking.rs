@@ -39,12 +39,35 @@ pub(crate) struct Taking {
 
 #[derive(Default)]
 struct Inner {
-    /// The kinds of each listener that somebody waits for, with the number of those that do.
-    consumers: Vec<(String, String, usize)>,
+    /// The kinds that somebody waits for.
+    awaited: Vec<Awaited>,
     /// The offers that nobody has looked at, in order.
     offers: VecDeque<Offered>,
     /// The thread, while the predecessor may offer connections.
     desk: Option<Arc<Desk>>,
+}
+
+/// A kind of connection of one listener.
+struct Awaited {
+    listener: String,
+    kind: String,
+    /// The number of consumers.
+    consumers: usize,
+}
+
+impl Inner {
+    fn awaited(&mut self, listener: &str, kind: &str) -> Option<&mut Awaited> {
+        self.awaited.iter_mut().find(|awaited| awaited.listener == listener && awaited.kind == kind)
+    }
+
+    /// Takes out the offers that nobody waits for.
+    fn unwanted(&mut self) -> Vec<Offered> {
+        let offers = mem::take(&mut self.offers);
+        let (wanted, unwanted): (Vec<_>, Vec<_>) =
+            offers.into_iter().partition(|offer| self.awaited(&offer.listener, &offer.kind).is_some());
+        self.offers = wanted.into();
+        unwanted
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,20 +124,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Taking {
     /// From now on offers of these kinds of this listener are taken.
     pub(crate) fn consumer(self: &Arc<Self>, listener: &str, kinds: Vec<String>) -> Consumer {
-        let consumers = &mut lock(&self.inner).consumers;
+        let mut inner = lock(&self.inner);
         for kind in &kinds {
-            match consumers.iter_mut().find(|(of, known, _)| of == listener && known == kind) {
-                Some((_, _, count)) => *count += 1,
-                None => consumers.push((listener.to_owned(), kind.clone(), 1)),
+            match inner.awaited(listener, kind) {
+                Some(awaited) => awaited.consumers += 1,
+                None => {
+                    let (listener, kind) = (listener.to_owned(), kind.clone());
+                    inner.awaited.push(Awaited { listener, kind, consumers: 1 });
+                }
             }
         }
+        drop(inner);
         Consumer { taking: self.clone(), listener: listener.to_owned(), kinds }
     }
 
     /// The kinds that are taken of each listener.
     pub(crate) fn kinds(&self) -> Vec<(String, Vec<String>)> {
         let mut all: Vec<(String, Vec<String>)> = Vec::new();
-        for (listener, kind, _) in &lock(&self.inner).consumers {
+        for Awaited { listener, kind, .. } in &lock(&self.inner).awaited {
             match all.iter_mut().find(|(known, _)| known == listener) {
                 Some((_, kinds)) => kinds.push(kind.clone()),
                 None => all.push((listener.clone(), vec![kind.clone()])),
@@ -179,11 +206,8 @@ impl Taking {
     /// Gives an offer to those that wait for it. Without any it is refused by its drop.
     fn put(&self, offered: Offered) {
         let mut inner = lock(&self.inner);
-        let is_wanted = inner
-            .consumers
-            .iter()
-            .any(|(listener, kind, _)| *listener == offered.listener && *kind == offered.kind);
-        if !is_wanted || self.is_closed.load(Ordering::SeqCst) {
+        let is_awaited = inner.awaited(&offered.listener, &offered.kind).is_some();
+        if !is_awaited || self.is_closed.load(Ordering::SeqCst) {
             drop(inner);
             drop(offered);
             return;
@@ -232,21 +256,14 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         let mut inner = lock(&self.taking.inner);
         for kind in &self.kinds {
-            if let Some(of) =
-                inner.consumers.iter_mut().find(|(of, known, _)| *of == self.listener && known == kind)
-            {
-                of.2 -= 1;
+            if let Some(awaited) = inner.awaited(&self.listener, kind) {
+                awaited.consumers -= 1;
             }
         }
-        inner.consumers.retain(|(_, _, count)| *count > 0);
-        let Inner { consumers, offers, .. } = &mut *inner;
-        let all = mem::take(offers);
-        let (wanted, refused): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|offer| {
-            consumers.iter().any(|(listener, kind, _)| *listener == offer.listener && *kind == offer.kind)
-        });
-        *offers = wanted;
+        inner.awaited.retain(|awaited| awaited.consumers > 0);
+        let unwanted = inner.unwanted();
         drop(inner);
-        drop(refused);
+        drop(unwanted);
     }
 }
 
