@@ -189,8 +189,9 @@ mod tests {
         assert!(error.ends_with(all), "{error}");
     }
 
-    /// This program, and the examples that show what is around a service. They serve the protocols of others.
-    const SURROUNDINGS: [&str; 6] = ["demo", "admin", "builder", "config", "errors", "library"];
+    /// This program, the examples that show what is around a service and serve the protocols of others, and `chat`: its answer to
+    /// one line depends on the lines before.
+    const SURROUNDINGS: [&str; 7] = ["demo", "admin", "builder", "chat", "config", "errors", "library"];
 
     #[test]
     fn every_example_is_a_service_and_is_in_the_help() {
