@@ -36,9 +36,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How often a wait looks for the listener in every process of the machine, which takes long on a busy one.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How many system calls an old process makes from its decision to exit to its end, and a few more. A successor that dies in that
-/// time dies as any process that is alone.
-const LAST_CALLS: usize = 40;
+/// How many system calls an old process makes from its decision to exit to its end, with the end of the thread that moved its
+/// connections and the connections that have moved just before, and a few more. A successor that dies in that time dies as any
+/// process that is alone.
+const LAST_CALLS: usize = 160;
 
 /// How a service is started.
 #[derive(Clone, Copy, Debug)]

@@ -16,9 +16,6 @@ use crate::release::{Release, is_shell};
 use crate::service::TOLD_OF_SUCCESS;
 use crate::tracer::{Call, Verdict};
 
-/// How many system calls an old process makes from the decision to exit on, with the connections that have moved just before.
-const LAST_CALLS_OF_MOVE: usize = 160;
-
 /// How far an upgrade with a fault is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -197,7 +194,7 @@ impl Breaking {
             Some(victim) if is_running(victim) => Progress::GoesOn,
             Some(victim) if victim == self.old || is_told => Progress::Over,
             Some(_) if is_running(self.old) => Progress::GoesOn,
-            Some(_) if self.calls_of_old < LAST_CALLS_OF_MOVE => Progress::CameTooLate,
+            Some(_) if self.calls_of_old < LAST_CALLS => Progress::CameTooLate,
             Some(_) => Progress::Over,
         }
     }
