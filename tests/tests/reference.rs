@@ -245,6 +245,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "The process that answers.",
     "Upgrades of it that failed.",
     "Connections that it took from its predecessor.",
+    "Connections that it was offered and did not take.",
     "Connections that it gave to its successor.",
     "Connections that it offered and kept.",
     "Upgrades of the service.",

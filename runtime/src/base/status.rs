@@ -150,6 +150,8 @@ pub struct Upgrades {
 pub struct Moves {
     /// How many connections this process has taken from its predecessor.
     pub taken: u64,
+    /// How many connections the predecessor has offered and this process has not taken: they stay in the predecessor.
+    pub refused: u64,
     /// How many connections this process has handed over to its successor.
     pub moved: u64,
     /// How many connections of this process were offered to the successor and have stayed.
@@ -214,8 +216,14 @@ impl Status {
         metric("upgrades_done_total", "counter", "Upgrades of the service.", &one(self.upgrades.done));
         metric("upgrades_refused_total", "counter", "Upgrades that it refused.", &one(self.upgrades.refused));
         metric("upgrades_failed_total", "counter", "Upgrades of it that failed.", &one(self.upgrades.failed));
-        let Moves { taken, moved, stayed } = self.moves;
+        let Moves { taken, refused, moved, stayed } = self.moves;
         metric("moves_taken_total", "counter", "Connections that it took from its predecessor.", &one(taken));
+        metric(
+            "moves_refused_total",
+            "counter",
+            "Connections that it was offered and did not take.",
+            &one(refused),
+        );
         metric("moves_moved_total", "counter", "Connections that it gave to its successor.", &one(moved));
         metric("moves_stayed_total", "counter", "Connections that it offered and kept.", &one(stayed));
         let of_listeners = |value: fn(&Listener) -> Option<u64>| -> Vec<_> {
@@ -327,7 +335,7 @@ mod tests {
             ],
             unserved: Vec::new(),
             upgrades: Upgrades { done: 2, refused: 8, failed: 9, last_failure: Some("no disk".to_owned()) },
-            moves: Moves { taken: 21, moved: 22, stayed: 23 },
+            moves: Moves { taken: 21, refused: 24, moved: 22, stayed: 23 },
         }
     }
 
@@ -371,6 +379,9 @@ tableflip_upgrades_failed_total 9
 # HELP tableflip_moves_taken_total Connections that it took from its predecessor.
 # TYPE tableflip_moves_taken_total counter
 tableflip_moves_taken_total 21
+# HELP tableflip_moves_refused_total Connections that it was offered and did not take.
+# TYPE tableflip_moves_refused_total counter
+tableflip_moves_refused_total 24
 # HELP tableflip_moves_moved_total Connections that it gave to its successor.
 # TYPE tableflip_moves_moved_total counter
 tableflip_moves_moved_total 22

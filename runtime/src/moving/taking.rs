@@ -73,6 +73,9 @@ impl Inner {
 #[derive(Debug, Default)]
 struct Counts {
     taken: AtomicU64,
+    refused: AtomicU64,
+    /// How many of the refused ones were refused for want of descriptors.
+    short: AtomicU64,
 }
 
 /// What the consumers hand to the thread.
@@ -192,9 +195,15 @@ impl Taking {
         }
     }
 
-    /// How many connections were taken.
-    pub(crate) fn count(&self) -> u64 {
-        self.counts.taken.load(Ordering::Relaxed)
+    /// How many connections were taken, and how many were offered and not taken.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let Counts { taken, refused, .. } = &self.counts;
+        (taken.load(Ordering::Relaxed), refused.load(Ordering::Relaxed))
+    }
+
+    /// How many connections were refused because this process had too few descriptors left.
+    pub(crate) fn refused_for_shortage(&self) -> u64 {
+        self.counts.short.load(Ordering::Relaxed)
     }
 
     fn refuse_all(&self) {
@@ -407,6 +416,9 @@ impl Worker {
     }
 
     fn settle(&mut self, id: Id, is_ours: bool) {
+        if let Some(taking) = self.taking.upgrade().filter(|_| !is_ours) {
+            taking.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(held) = self.held.remove(&id) else { return };
         if !is_ours {
             // Before the verdict: nobody here keeps the connection open for whom it is not.
@@ -482,12 +494,15 @@ impl Worker {
             let fd = fds.next();
             let memfd = if entry.memfd { fds.next() } else { None };
             self.feed(TakerEvent::Arrived(entry.id));
-            let offered = fd
-                .filter(|fd| u64::try_from(fd.as_raw_fd()).is_ok_and(|number| number < limit))
-                .and_then(|fd| self.offered(entry.clone(), bytes, fd, memfd));
+            // It may be lost on the way, for want of a number.
+            let fd = fd.filter(|fd| u64::try_from(fd.as_raw_fd()).is_ok_and(|number| number < limit));
+            if let Some(taking) = self.taking.upgrade().filter(|_| fd.is_none()) {
+                taking.counts.short.fetch_add(1, Ordering::Relaxed);
+            }
+            let offered = fd.and_then(|fd| self.offered(entry.clone(), bytes, fd, memfd));
             match (offered, self.taking.upgrade()) {
                 (Some(offered), Some(taking)) => taking.put(offered),
-                // Its descriptor was lost on the way, the numbers run out, nobody waits for it, or its memfd is no good.
+                // It has no descriptor, nobody waits for it, or its memfd is no good.
                 _ => self.feed(TakerEvent::Refuse(entry.id)),
             }
         }

@@ -70,7 +70,8 @@ impl Engine {
     /// The connections that have moved.
     pub(in crate::engine) fn moves(&self) -> Moves {
         let (moved, stayed) = self.shared.moving.giving.counts();
-        Moves { taken: self.shared.moving.taking.count(), moved, stayed }
+        let (taken, refused) = self.shared.moving.taking.counts();
+        Moves { taken, refused, moved, stayed }
     }
 
     /// Logs how many connections have moved, at the end of a predecessor.
@@ -79,6 +80,19 @@ impl Engine {
         if moved + stayed > 0 {
             let cut = self.shared.counted();
             tell!(self.shared, INFO, moved, stayed, cut, "connections moved to the successor");
+        }
+    }
+
+    /// Warns of connections that this process did not take for want of descriptors, once the predecessor is gone.
+    pub(super) fn warn_of_shortage(&self) {
+        let count = self.shared.moving.taking.refused_for_shortage();
+        if count > 0 {
+            complain!(
+                self.shared,
+                WARN,
+                "{count} connections of the predecessor have not moved here: the limit of open files (RLIMIT_NOFILE, \
+                 `ulimit -n`, LimitNOFILE=) is too low",
+            );
         }
     }
 

@@ -170,6 +170,7 @@ impl Engine {
             }
             self.end_sharing();
             self.store();
+            self.warn_of_shortage();
             tell!(
                 self.shared,
                 INFO,

@@ -1,5 +1,6 @@
 //! What Linux has for sockets, and the other platforms do not.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -104,7 +105,9 @@ pub(crate) fn peers(ports: &[u16], limit: usize) -> Vec<String> {
         ports.contains(&local.port()).then_some(())?;
         Some(to_ip(&getpeername::<SockaddrStorage>(number).ok()?)?.to_string())
     };
-    numbers.filter_map(peer).take(limit).collect()
+    // A connection may have two descriptors, and its peer is one.
+    let peers: BTreeSet<_> = numbers.filter_map(peer).collect();
+    peers.into_iter().take(limit).collect()
 }
 
 fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {

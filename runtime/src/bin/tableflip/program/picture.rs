@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use tableflip::status::{Phase, Status};
+use tableflip::status::{Moves, Phase, Status};
 
 /// The state of the service in one line, without the counts of connections.
 pub(crate) fn line_of(status: &Status) -> String {
@@ -66,6 +66,13 @@ pub(crate) fn picture_of(status: &Status) -> String {
     }
     if !status.unserved.is_empty() {
         row("not served", &status.unserved.join(", "));
+    }
+    let Moves { taken, refused, moved, stayed, .. } = status.moves;
+    if taken + refused > 0 {
+        row("moved here", &format!("{taken} connections of the predecessor; {refused} stayed there"));
+    }
+    if moved + stayed > 0 {
+        row("moved on", &format!("{moved} connections to the successor; {stayed} stayed here"));
     }
     let upgrades = &status.upgrades;
     row(
