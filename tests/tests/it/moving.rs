@@ -100,7 +100,9 @@ fn a_successor_that_runs_out_of_descriptors_takes_what_it_can() {
     assert!((1..60).contains(&moved), "{moved} have moved");
     service.wait(&new, "alone");
     let left = 100 - moved;
-    assert!(service.transcript().contains(&format!("{left} connections of the predecessor have not moved here")));
+    assert!(
+        service.transcript().contains(&format!("{left} connections of the predecessor have not moved here"))
+    );
     assert_eq!(service.connect().who(), (2, new.pid()));
 }
 
