@@ -28,6 +28,8 @@ pub use listener::{Incoming, TcpListener};
 pub use resumed::Resumed;
 #[cfg(unix)]
 pub use stream::UnixStream;
+#[cfg(feature = "http")]
+pub(crate) use stream::forward_write;
 pub use stream::{HandOver, OwnedReadHalf, OwnedWriteHalf, ReuniteError, TcpStream};
 
 /// An attempt to take something from a socket, which takes from the budget of the task as a socket of tokio does. So a task

@@ -1,6 +1,7 @@
 //! Two ways to wait, for threads and for tasks: a value that is set once, and a question that is asked repeatedly.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use event_listener::{Event, Listener, listener};
@@ -8,6 +9,11 @@ use event_listener::{Event, Listener, listener};
 pub(crate) mod primitives;
 
 use primitives::{AtomicBool, OnceLock};
+
+/// Locks a mutex, also after the panic of a thread that had it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A value that is set once. Any number of tasks and threads can wait for it.
 #[derive(Debug)]

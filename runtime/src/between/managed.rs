@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::net::{Shutdown, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use socket2::SockRef;
 
+use crate::base::sync::lock;
 use crate::between::shared::Counted;
 #[cfg(any(feature = "tokio", not(upgrades)))]
 use crate::between::{gate::Gate, params::ListenerSocket};
@@ -58,27 +59,44 @@ pub(crate) struct Unread {
     read: usize,
 }
 
-impl Unread {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+impl From<Vec<u8>> for Unread {
+    fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, read: 0 }
     }
+}
 
+impl Unread {
     pub(crate) fn rest(&self) -> &[u8] {
         &self.bytes[self.read..]
     }
 
-    /// Reads the next bytes into a buffer, and returns how many.
-    pub(crate) fn read_into(&mut self, buffer: &mut [u8]) -> usize {
-        let next = self.take(buffer.len());
-        buffer[..next.len()].copy_from_slice(next);
-        next.len()
+    /// The next bytes are read. The memory is given back with the last one.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.read += count;
+        if self.read == self.bytes.len() {
+            *self = Self::default();
+        }
     }
 
-    /// The next bytes, at most so many.
-    pub(crate) fn take(&mut self, room: usize) -> &[u8] {
-        let from = self.read;
-        self.read = self.bytes.len().min(from + room);
-        &self.bytes[from..self.read]
+    /// Reads the next bytes into a buffer, and returns how many.
+    pub(crate) fn read_into(&mut self, buffer: &mut [u8]) -> usize {
+        let rest = self.rest();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.advance(count);
+        count
+    }
+
+    /// Appends bytes that are read after those that are here.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The bytes that are not read yet.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn into_rest(mut self) -> Vec<u8> {
+        if self.read == 0 { self.bytes } else { self.bytes.split_off(self.read) }
     }
 }
 
@@ -114,20 +132,14 @@ impl Ending {
     /// The connection outlives the stream.
     pub(crate) fn forget(self) {
         if let Some(ends) = &self.0 {
-            drop(ends.lock().take());
+            drop(lock(&ends.socket).take());
         }
-    }
-}
-
-impl EndsWithDrop {
-    fn lock(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for EndsWithDrop {
     fn drop(&mut self) {
-        if let Some(socket) = self.lock().take() {
+        if let Some(socket) = lock(&self.socket).take() {
             // One that the client has ended needs no end.
             match SockRef::from(&socket).shutdown(Shutdown::Both) {
                 Ok(()) | Err(_) => {}

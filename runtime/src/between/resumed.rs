@@ -49,7 +49,7 @@ impl Source {
     /// Sets the options of the listener's address, which an accepted connection would have.
     pub(crate) fn set_options(&self, fd: &OwnedFd) {
         // An accept closes no connection for an option that the kernel refuses, and neither does this.
-        match sockets::set_stream_options(&self.address, SockRef::from(fd)) {
+        match sockets::set_live_options(&self.address, SockRef::from(fd)) {
             Ok(()) | Err(_) => {}
         }
     }

@@ -19,6 +19,7 @@ use crate::base::address::Address;
 use crate::between::gate;
 use crate::between::managed::{ListeningSocket, managed_type};
 use crate::between::params::ListenerSocket;
+use crate::between::resumed::Source;
 use crate::between::shared::Counted;
 use crate::outside::sockets::{self, StdListener};
 use crate::sys::fd::{self, OwnedFd};
@@ -66,7 +67,7 @@ impl<L: StdListener> Acceptor<L> {
 
     fn resumed<S, K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<S> {
         let gate = &self.gate.gate;
-        Resumed::new(gate.shared(), gate.listener(), &self.address, kinds)
+        Resumed::new(Source::new(gate.shared(), gate.listener(), &self.address, kinds))
     }
 
     fn socket(&self) -> io::Result<ListeningSocket> {

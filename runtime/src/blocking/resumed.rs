@@ -8,9 +8,7 @@ use std::sync::Arc;
 use event_listener::{Listener, listener};
 
 use super::stream::sealed::Moved;
-use crate::base::address::Address;
 use crate::between::resumed::{Offer, Source, taken_back};
-use crate::between::shared::Shared;
 
 /// The connections of a managed listener that come from the predecessor, made by its `resumed`: an iterator over
 /// [offers](Offer), which ends once this process is replaced or stopped.
@@ -23,13 +21,8 @@ pub struct Resumed<S> {
 }
 
 impl<S> Resumed<S> {
-    pub(super) fn new<K: Into<String>>(
-        shared: &Arc<Shared>,
-        name: &Arc<str>,
-        address: &Address,
-        kinds: impl IntoIterator<Item = K>,
-    ) -> Self {
-        Self { source: Source::new(shared, name, address, kinds), kind: PhantomData }
+    pub(super) fn new(source: Arc<Source>) -> Self {
+        Self { source, kind: PhantomData }
     }
 }
 

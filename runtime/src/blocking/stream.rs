@@ -2,8 +2,9 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::base::sync::lock;
 use crate::between::drain::{Guard, Shutdown};
 use crate::between::managed::{self, Ending, Unread, as_descriptor};
 use crate::between::shared::Counted;
@@ -26,10 +27,6 @@ pub enum Woken {
     Readable,
     /// This process is replaced or stopped.
     Shutdown,
-}
-
-fn lock(unread: &Mutex<Unread>) -> MutexGuard<'_, Unread> {
-    unread.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 macro_rules! counted_stream {
@@ -96,7 +93,7 @@ macro_rules! counted_stream {
             /// The stream, which this process keeps.
             pub fn hand_over(mut self, mut session: Session) -> Result<(), Self> {
                 session.unread.extend_from_slice(&self.rest());
-                self.unread = Some(Arc::new(Mutex::new(Unread::new(session.unread.clone()))));
+                self.unread = Some(Arc::new(Mutex::new(Unread::from(session.unread.clone()))));
                 if Arc::strong_count(&self.counted) > 1 {
                     return Err(self);
                 }
@@ -155,7 +152,7 @@ macro_rules! counted_stream {
                 let io = <$std>::from(fd);
                 // The flag belongs to the connection, and a stream of tokio has it.
                 io.set_nonblocking(false)?;
-                let unread = Some(Arc::new(Mutex::new(Unread::new(unread))));
+                let unread = Some(Arc::new(Mutex::new(Unread::from(unread))));
                 Ok(Self { ending: Ending::NONE, io, counted: Arc::new(counted), unread })
             }
         }

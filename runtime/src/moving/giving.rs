@@ -7,14 +7,14 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
-use crate::base::sync::Latch;
+use crate::base::sync::{Latch, lock};
 use crate::lifecycle::moving::{Giver, GiverAction, GiverEvent};
 use crate::moving::session::Session;
 use crate::outside::handover::link::{
@@ -102,10 +102,6 @@ struct Offer {
     /// The bytes of the session, if they are too long for a packet, until they are sent.
     memfd: Option<OwnedFd>,
     verdict: Verdict,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Giving {
@@ -287,10 +283,9 @@ impl Worker {
     }
 
     fn take_orders(&mut self) {
-        let Inner { offers, keeps, ends, .. } = {
+        let (offers, keeps, ends) = {
             let mut inner = lock(&self.desk.inner);
-            let (keeps, ends, is_closed) = (inner.keeps, inner.ends, inner.is_closed);
-            Inner { offers: mem::take(&mut inner.offers), keeps, ends, is_closed }
+            (mem::take(&mut inner.offers), inner.keeps, inner.ends)
         };
         for offer in offers {
             let id = self.next_id;

@@ -7,14 +7,14 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
 use event_listener::Event;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::base::sync::Latch;
+use crate::base::sync::{Latch, lock};
 use crate::lifecycle::moving::{Taker, TakerAction, TakerEvent};
 use crate::moving::session::{self, State, StateError};
 use crate::outside::handover::link::{self, Entry, Head, Id, MAX_IDS, MAX_PACKET, Received, Sent};
@@ -118,10 +118,6 @@ pub(crate) struct Consumer {
     taking: Arc<Taking>,
     listener: String,
     kinds: Vec<String>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Taking {
@@ -391,10 +387,9 @@ impl Worker {
     }
 
     fn take_orders(&mut self) {
-        let Orders { wanted, refused, ends } = {
+        let (wanted, refused, ends) = {
             let mut orders = lock(&self.desk.orders);
-            let ends = orders.ends;
-            mem::replace(&mut *orders, Orders { ends, ..Orders::default() })
+            (mem::take(&mut orders.wanted), mem::take(&mut orders.refused), orders.ends)
         };
         if ends {
             self.link = None;

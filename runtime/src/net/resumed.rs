@@ -12,10 +12,8 @@ use std::time::Duration;
 use event_listener::EventListener;
 
 use super::stream::sealed::Moved;
-use crate::base::address::Address;
 use crate::between::drain::poll_never;
 use crate::between::resumed::{Offer, Source, taken_back};
-use crate::between::shared::Shared;
 use crate::outside::sockets;
 
 /// The pause between two attempts to register a connection with the runtime, while epoll has no memory for it.
@@ -32,13 +30,8 @@ pub struct Resumed<S> {
 }
 
 impl<S> Resumed<S> {
-    pub(super) fn new<K: Into<String>>(
-        shared: &Arc<Shared>,
-        name: &Arc<str>,
-        address: &Address,
-        kinds: impl IntoIterator<Item = K>,
-    ) -> Self {
-        Self { source: Source::new(shared, name, address, kinds), waiting: None, kind: PhantomData }
+    pub(super) fn new(source: Arc<Source>) -> Self {
+        Self { source, waiting: None, kind: PhantomData }
     }
 
     /// The next connection that the predecessor offers. Like `accept` it is pending for ever once this process drains. It is

@@ -45,8 +45,11 @@ macro_rules! forward_read {
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             let this = self.get_mut();
-            if !this.unread.rest().is_empty() {
-                buffer.put_slice(this.unread.take(buffer.remaining()));
+            let rest = this.unread.rest();
+            if !rest.is_empty() {
+                let count = rest.len().min(buffer.remaining());
+                buffer.put_slice(&rest[..count]);
+                this.unread.advance(count);
                 return Poll::Ready(Ok(()));
             }
             Pin::new(&mut this.io).poll_read(cx, buffer)
@@ -76,7 +79,15 @@ macro_rules! forward_write {
         fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             Pin::new(&mut self.get_mut().io).poll_flush(cx)
         }
+    };
+}
 
+#[cfg(feature = "http")]
+pub(crate) use forward_write;
+
+/// Shuts down the field `io`.
+macro_rules! forward_shutdown {
+    () => {
         fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
         }
@@ -124,7 +135,7 @@ macro_rules! counted_stream {
             /// The stream, which this process keeps.
             pub async fn hand_over(mut self, mut session: Session) -> Result<(), Self> {
                 session.unread.extend_from_slice(self.unread.rest());
-                self.unread = Unread::new(session.unread.clone());
+                self.unread = Unread::from(session.unread.clone());
                 std::mem::replace(&mut self.ending, Ending::NONE).forget();
                 let peer = ($peer)(&self.io);
                 let io = Arc::new(self);
@@ -188,7 +199,7 @@ macro_rules! counted_stream {
                 // The flag belongs to the connection, and a stream of threads has none.
                 stream.set_nonblocking(true)?;
                 let io = <$tokio>::from_std(stream)?;
-                Ok(Self { ending: Ending::NONE, io, counted, unread: Unread::new(unread) })
+                Ok(Self { ending: Ending::NONE, io, counted, unread: Unread::from(unread) })
             }
         }
 
@@ -245,6 +256,7 @@ macro_rules! counted_stream {
 
         impl AsyncWrite for $name {
             forward_write!();
+            forward_shutdown!();
         }
     };
 }
@@ -297,6 +309,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for OwnedReadHalf<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for OwnedWriteHalf<T> {
     forward_write!();
+    forward_shutdown!();
 }
 
 macro_rules! half {

@@ -45,7 +45,7 @@ pub(crate) use self::bind::bind;
 #[cfg(upgrades)]
 pub(crate) use self::bind::{BindError, try_bind};
 pub(crate) use self::bound::{BoundSocket, forget};
-pub(crate) use self::create::set_stream_options;
+pub(crate) use self::create::set_live_options;
 #[cfg(upgrades)]
 pub(crate) use self::path::inode_of;
 #[cfg(upgrades)]

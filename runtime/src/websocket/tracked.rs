@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Inbound, Outbound};
+use crate::between::managed::Unread;
 
 /// The stream below a [`Socket`](super::Socket). It keeps what was read of a message that is not whole. It derefs to the stream
 /// that was accepted.
@@ -18,11 +19,11 @@ pub struct Tracked<S> {
     inbound: Inbound,
     outbound: Outbound,
     /// A read gives these bytes first.
-    unread: Bytes,
+    unread: Unread,
     /// A read after `unread` fails with this error.
     error: Option<io::Error>,
     /// These bytes are written first.
-    unsent: Bytes,
+    unsent: Unread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl<S> Tracked<S> {
 
     /// The stream and the bytes that it gives first, after [`renew`](Self::renew) and a flush.
     pub(super) fn into_parts(self) -> (S, Vec<u8>) {
-        (self.stream, self.unread.bytes)
+        (self.stream, self.unread.into_rest())
     }
 }
 
@@ -147,7 +148,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let count = if this.mode == Mode::Leaving {
-            this.unsent.bytes.extend_from_slice(data);
+            this.unsent.append(data);
             data.len()
         } else {
             ready!(this.poll_unsent(cx))?;
@@ -172,32 +173,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
         let this = self.get_mut();
         ready!(this.poll_unsent(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
-    }
-}
-
-/// Bytes that are used from their beginning on.
-#[derive(Debug)]
-struct Bytes {
-    bytes: Vec<u8>,
-    used: usize,
-}
-
-impl From<Vec<u8>> for Bytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, used: 0 }
-    }
-}
-
-impl Bytes {
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.used..]
-    }
-
-    /// The memory is given back with the last byte.
-    fn advance(&mut self, count: usize) {
-        self.used += count;
-        if self.used == self.bytes.len() {
-            *self = Vec::new().into();
-        }
     }
 }

@@ -70,8 +70,8 @@ pub(super) fn try_live_options(address: &Address, adopted: SockRef<'_>) -> io::R
     fastopen.map_or(Ok(()), |pending| platform::set_fastopen(&SockRef::from(&socket), pending))
 }
 
-/// The options that a bound socket takes as well; a successor sets its own on a socket that it adopts.
-pub(super) fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Result<()> {
+/// The options that a bound socket takes as well, and a connection: a successor sets its own on what it gets.
+pub(crate) fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Result<()> {
     let options = address.options();
     if let Some(bytes) = options.recv_buffer {
         socket.set_recv_buffer_size(bytes as usize)?;
@@ -86,11 +86,6 @@ pub(super) fn set_live_options(address: &Address, socket: SockRef<'_>) -> io::Re
         socket.set_keepalive(on)?;
     }
     Ok(())
-}
-
-/// Sets the options of the address of a listener on one of its connections, which an accept would have inherited.
-pub(crate) fn set_stream_options(address: &Address, stream: SockRef<'_>) -> io::Result<()> {
-    set_live_options(address, stream)
 }
 
 /// listen(2). On a socket that listens already it changes the backlog.

@@ -15,6 +15,7 @@ use crate::base::address::Address;
 use crate::between::gate::{self, Gate, GateState};
 use crate::between::managed::{ListeningSocket, gated};
 use crate::between::params::ListenerSocket;
+use crate::between::resumed::Source;
 use crate::between::shared::{Counted, Shared};
 use crate::net::resumed::Resumed;
 use crate::outside::sockets::{self, StdDatagram, StdListener};
@@ -96,7 +97,7 @@ impl<L: TokioListener> Acceptor<L> {
     }
 
     pub(super) fn resumed<S, K: Into<String>>(&self, kinds: impl IntoIterator<Item = K>) -> Resumed<S> {
-        Resumed::new(self.gate.shared(), self.gate.listener(), &self.address, kinds)
+        Resumed::new(Source::new(self.gate.shared(), self.gate.listener(), &self.address, kinds))
     }
 
     pub(super) fn socket(&self) -> io::Result<ListeningSocket> {
