@@ -10,7 +10,7 @@ pub(crate) mod server;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{RevertError, UpgradeError};
 use crate::base::status::{Phase, Status};
 
 /// The version of the protocol. It changes when an old client would misread a reply.
@@ -31,6 +31,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_move: bool,
     },
+    /// Undoes an upgrade in its probation: the predecessor serves again.
+    Revert,
     /// Stops the service gracefully.
     Stop,
 }
@@ -71,6 +73,15 @@ pub enum Reply {
         #[serde(default)]
         warnings: Vec<String>,
     },
+    /// The last reply to `revert`: the predecessor serves again.
+    Reverted {
+        /// The generation of the process that serves again.
+        generation: u64,
+        /// Its process ID.
+        pid: u32,
+        /// The time from the request until that process served, in milliseconds.
+        elapsed_ms: u64,
+    },
     /// The reply to `stop`: the process has the request. When the process ends, the connection ends.
     Stopping,
     /// The request failed, or was refused.
@@ -99,6 +110,8 @@ pub enum Code {
     InProgress,
     /// [`UpgradeError::PredecessorOnStandby`] or [`UpgradeError::PredecessorDraining`].
     PredecessorDraining,
+    /// [`RevertError::NoStandby`].
+    NoStandby,
     /// [`UpgradeError::Terminating`].
     Terminating,
     /// [`UpgradeError::Failed`].
@@ -124,6 +137,19 @@ impl From<UpgradeError> for Reply {
             UpgradeError::Terminating => Code::Terminating,
             UpgradeError::Failed { .. } => Code::Failed,
             UpgradeError::Unsupported => Code::Unsupported,
+        };
+        Self::error(code, error.to_string())
+    }
+}
+
+impl From<RevertError> for Reply {
+    fn from(error: RevertError) -> Self {
+        let code = match error {
+            RevertError::NoStandby => Code::NoStandby,
+            RevertError::InProgress => Code::InProgress,
+            RevertError::Terminating => Code::Terminating,
+            RevertError::Failed { .. } => Code::Failed,
+            RevertError::Unsupported => Code::Unsupported,
         };
         Self::error(code, error.to_string())
     }

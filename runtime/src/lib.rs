@@ -257,14 +257,16 @@ pub mod testing;
 mod private;
 
 pub use base::address::Address;
-pub use base::error::{Failure, ParseOptionError, PassOnError, StartError, UpgradeError, UpgradeStep};
+pub use base::error::{
+    Failure, ParseOptionError, PassOnError, RevertError, StartError, UpgradeError, UpgradeStep,
+};
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};
 pub use between::handles::{Inherited, Ready, Upgrader};
 pub use between::listeners::Listeners;
 pub use between::managed::ListeningSocket;
-pub use between::note::Upgraded;
+pub use between::note::{Reverted, Upgraded};
 pub use between::params::{BodyKind, FromHandle, FromListener, ListenerSocket, Start};
 #[cfg(feature = "tokio")]
 pub use config::choices::Flavor;

@@ -4,7 +4,7 @@
 //! The engine feeds each event to [`State::step`] and carries out the actions. Both processes of an upgrade run the same `step`.
 //! Through an upgrade without a fault they go through these phases:
 //!
-//! * the predecessor: `Serving`, `Checking`, `Upgrading`, `Pausing`, `Committed`, `Standby`, `Announcing` (under a service
+//! * the predecessor: `Serving`, `Checking`, `Upgrading`, `Probing`, `Pausing`, `Committed`, `Standby`, `Announcing` (under a service
 //!   manager), `Draining`, `Ended`;
 //! * the successor: `Starting`, `Prepared`, `TakingOver`, `Serving`.
 //!
@@ -17,9 +17,10 @@
 //! | `step.rs` | the entry: what each event changes in every phase, and the choice of the phase |
 //! | `start.rs` | `Starting`, `Prepared`, `TakingOver`: from the start of a process until it serves |
 //! | `serving.rs` | `Serving`, `Checking`: a request to upgrade, and the check of the new release |
-//! | `handover.rs` | `Upgrading`, `Pausing`, `Committed`: from the start of the successor until it serves |
+//! | `handover.rs` | `Upgrading`, `Probing`, `Pausing`, `Committed`: from the start of the successor until it serves |
 //! | `probation.rs` | `Standby`, `Announcing`: the successor serves, and this process can still resume |
 //! | `revert.rs` | `Reverting`: the end of a successor that failed, and the return to `Serving` |
+//! | `recall.rs` | `Recalling`, `Yielding`, `Yielded`, `Draining(Reverted)`: a successor that serves gives the service back |
 //! | `drain.rs` | `Draining`: a stop, or the end of a predecessor |
 //! | `rescue.rs` | `Draining(Rescue)`: the successor died when this process could not resume any more |
 //! | `moving.rs`, `moving/` | two machines of their own: the owner of each connection that moves to the successor, and their model |
@@ -49,11 +50,10 @@ mod action;
 mod drain;
 mod event;
 mod handover;
-// The link, which runs them, is not written yet.
-#[allow(dead_code)]
 pub(crate) mod moving;
 mod phase;
 mod probation;
+mod recall;
 mod rescue;
 mod revert;
 mod serving;
@@ -66,7 +66,7 @@ mod model;
 #[cfg(test)]
 mod table;
 
-pub(crate) use action::{Action, End, Failure, Refusal, StartFailure};
+pub(crate) use action::{Action, End, Failure, NoRevert, Refusal, StartFailure};
 pub(crate) use event::{Event, Timer};
 pub(crate) use phase::{Drain, Phase, Rescue};
 pub use state::Overlap;

@@ -24,3 +24,5 @@ pub(crate) mod proc;
 #[cfg(upgrades)]
 pub(crate) mod signal_mask;
 pub(crate) mod signals;
+#[cfg(upgrades)]
+pub(crate) mod token;

@@ -59,12 +59,43 @@ pub enum UpgradeStep {
     Identity,
     /// The time for the successor to become ready.
     Readiness,
+    /// The probe of the prepared successor by the option `probe`.
+    Probe,
     /// The handover: the channel between the processes broke, or the successor gave no answer.
     Handover,
+    /// The verification of the successor by the option `verify`.
+    Verify,
     /// The probation: the successor ended, or gave no sign of life.
     Probation,
+    /// A revert ended the upgrade: an operator or the body has asked for it.
+    Revert,
     /// A stop of the service ended the upgrade.
     Stop,
+}
+
+/// Why a revert did not happen. The process that served goes on serving, unless the service is stopping.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevertError {
+    /// This platform cannot upgrade.
+    #[error("upgrades are not supported on this platform")]
+    Unsupported,
+    /// No process is on standby: there was no upgrade, or its probation is over.
+    #[error("no process is on standby: there was no upgrade, or its probation is over")]
+    NoStandby,
+    /// A revert is in progress.
+    #[error("a revert is in progress")]
+    InProgress,
+    /// This process has been replaced, or the service is stopping.
+    #[error("this process is terminating")]
+    Terminating,
+    /// The other process did not do its part.
+    #[error("{reason}")]
+    #[non_exhaustive]
+    Failed {
+        /// The reason, in words.
+        reason: String,
+    },
 }
 
 /// A time in whole seconds, at least one.

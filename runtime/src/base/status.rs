@@ -68,10 +68,16 @@ pub enum Phase {
     Checking,
     /// The process serves, and its successor initialises.
     Upgrading,
+    /// The process serves. The successor is ready, and the probe looks at its answer.
+    Probing,
     /// The successor is ready, and the handover is in progress.
     HandingOver,
     /// The successor serves and is on probation.
     Standby,
+    /// The successor was asked to give the service back.
+    Recalling,
+    /// The process gives the service back to its predecessor.
+    Yielding,
     /// The successor failed and is ending.
     Reverting,
     /// The process drains: it finishes its open connections.

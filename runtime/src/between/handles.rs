@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::base::error::{PassOnError, UpgradeError};
+use crate::base::error::{PassOnError, RevertError, UpgradeError};
 use crate::base::status::Status;
 use crate::base::sync::Latch;
-use crate::between::note::{Note, UpgradeReply, Upgraded};
+use crate::between::note::{Note, RevertReply, Reverted, UpgradeReply, Upgraded};
 use crate::between::params::{FromHandle, Start};
 use crate::between::shared::Shared;
 use crate::config::convert::Seal;
@@ -82,6 +82,45 @@ impl Upgrader {
     fn request(&self) -> Arc<UpgradeReply> {
         let reply = Arc::new(UpgradeReply::new());
         self.shared.post(Note::Upgrade { reply: reply.clone(), no_move: false });
+        reply
+    }
+
+    /// Undoes an upgrade in its probation: the predecessor serves again, and the process that served drains. No connection and
+    /// no request is lost. Both processes can call it. Waits until the predecessor serves.
+    ///
+    /// A body calls it if it finds, with its first requests, that it does not do its work.
+    ///
+    /// ```no_run
+    /// # async fn check() -> bool { true }
+    /// # async fn start(upgrader: tableflip::Upgrader) {
+    /// if !check().await {
+    ///     if let Err(error) = upgrader.revert().await {
+    ///         eprintln!("this release serves on: {error}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Why there is no revert; the process that served serves on. [`NoStandby`](RevertError::NoStandby) in the first process of a
+    /// service, and once the probation is over.
+    pub async fn revert(&self) -> Result<Reverted, RevertError> {
+        self.request_revert().wait().await.clone()
+    }
+
+    /// The twin of [`revert`](Self::revert) for threads.
+    ///
+    /// # Errors
+    ///
+    /// As for `revert`.
+    pub fn revert_blocking(&self) -> Result<Reverted, RevertError> {
+        self.request_revert().wait_blocking().clone()
+    }
+
+    fn request_revert(&self) -> Arc<RevertReply> {
+        let reply = Arc::new(RevertReply::new());
+        self.shared.post(Note::Revert(reply.clone()));
         reply
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{RevertError, UpgradeError};
 use crate::base::report::Who;
 use crate::base::status::Status;
 use crate::between::gate_control::GateControl;
@@ -69,6 +69,10 @@ impl LastAnswer {
     fn answer(&self, note: Note, who: Who) {
         match note {
             Note::Upgrade { reply, .. } => reply.set(Err(self.refusal.clone())),
+            Note::Revert(reply) => reply.set(Err(match self.refusal {
+                UpgradeError::Unsupported => RevertError::Unsupported,
+                _ => RevertError::Terminating,
+            })),
             Note::Status(reply) => reply.set(self.status.clone()),
             Note::Listener { socket, gates, .. } => {
                 sockets::forget(socket.map(|socket| *socket).as_slice(), who);

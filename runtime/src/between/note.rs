@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{RevertError, UpgradeError};
 use crate::base::returned::BodyEnd;
 use crate::base::status::Status;
 use crate::base::sync::Latch;
@@ -35,6 +35,8 @@ pub(crate) enum Note {
         /// No connection moves to the successor.
         no_move: bool,
     },
+    /// `Upgrader::revert`, or `revert` at the control socket.
+    Revert(Arc<RevertReply>),
     /// `Upgrader::stop`.
     Stop,
     /// `stop` at the control socket.
@@ -84,6 +86,21 @@ pub(crate) struct Inheritance;
 
 /// The outcome of an upgrade, for its requester.
 pub(crate) type UpgradeReply = Latch<Result<Upgraded, UpgradeError>>;
+
+/// The outcome of a revert, for its requester.
+pub(crate) type RevertReply = Latch<Result<Reverted, RevertError>>;
+
+/// A predecessor that serves again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reverted {
+    /// The generation of the process that serves again.
+    pub generation: u64,
+    /// Its process ID.
+    pub pid: u32,
+    /// The time from the request until that process served.
+    pub elapsed: Duration,
+}
 
 /// A successor that serves and has passed its probation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::geteuid;
 
 use super::{Code, Reply, Request};
+use crate::base::error::RevertError;
 use crate::between::gate_control::Change;
-use crate::between::note::UpgradeReply;
+use crate::between::note::{RevertReply, Reverted, UpgradeReply};
 
 /// The longest line of a client, in bytes.
 const MAX_LINE: usize = 4096;
@@ -36,6 +37,8 @@ pub(super) struct Client {
     pub(super) asked_status: bool,
     /// The outcome of the upgrade that the client waits for, and the time of its request.
     upgrade: Option<(Arc<UpgradeReply>, Instant)>,
+    /// The outcome of the revert that the client waits for, and the time of its request.
+    revert: Option<(Arc<RevertReply>, Instant)>,
     /// The time of the client's request to stop.
     stop: Option<Instant>,
 }
@@ -52,6 +55,7 @@ impl Client {
             wants_status: false,
             asked_status: false,
             upgrade: None,
+            revert: None,
             stop: None,
         }
     }
@@ -120,6 +124,17 @@ impl Client {
         Some(reply)
     }
 
+    /// Notes a request to revert. Returns `None` if the client waits for the outcome of a revert already.
+    pub(super) fn begin_revert(&mut self) -> Option<Arc<RevertReply>> {
+        if self.revert.is_some() {
+            self.send(&RevertError::InProgress.into());
+            return None;
+        }
+        let reply = Arc::new(RevertReply::new());
+        self.revert = Some((reply.clone(), Instant::now()));
+        Some(reply)
+    }
+
     pub(super) fn begin_stop(&mut self) {
         self.stop = Some(Instant::now());
         self.send(&Reply::Stopping);
@@ -127,15 +142,32 @@ impl Client {
 
     /// Sends the phase that has begun, if the client's request is older than the phase.
     pub(super) fn send_phase(&mut self, change: Change) {
-        let since = self.upgrade.as_ref().map(|(_, since)| *since).or(self.stop);
+        let of_upgrade = self.upgrade.as_ref().map(|(_, since)| *since);
+        let since = of_upgrade.or(self.revert.as_ref().map(|(_, since)| *since)).or(self.stop);
         if let Some(elapsed) = since.and_then(|since| change.at.checked_duration_since(since)) {
             let Change { phase, successor, .. } = change;
             self.send(&Reply::Phase { phase, successor, elapsed_ms: in_milliseconds(elapsed) });
         }
     }
 
-    /// Sends the outcome of the upgrade that the client waits for, if the upgrade has ended.
+    /// Sends the outcomes that the client waits for and that are known.
     pub(super) fn send_outcome(&mut self) {
+        self.send_outcome_of_revert();
+        self.send_outcome_of_upgrade();
+    }
+
+    fn send_outcome_of_revert(&mut self) {
+        let Some(outcome) = self.revert.as_ref().and_then(|(reply, _)| reply.get().cloned()) else { return };
+        self.revert = None;
+        self.send(&match outcome {
+            Ok(Reverted { generation, pid, elapsed }) => {
+                Reply::Reverted { generation, pid, elapsed_ms: in_milliseconds(elapsed) }
+            }
+            Err(error) => error.into(),
+        });
+    }
+
+    fn send_outcome_of_upgrade(&mut self) {
         let Some(outcome) = self.upgrade.as_ref().and_then(|(reply, _)| reply.get().cloned()) else { return };
         self.upgrade = None;
         self.send(&match outcome {
@@ -198,7 +230,7 @@ impl Client {
 
     fn is_owed_nothing(&self) -> bool {
         let waits = self.watches || self.wants_status || self.asked_status;
-        !waits && self.upgrade.is_none() && self.stop.is_none()
+        !waits && self.upgrade.is_none() && self.revert.is_none() && self.stop.is_none()
     }
 
     /// Notes that the client is gone. The server first reads what the client sent before.

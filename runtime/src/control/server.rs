@@ -321,6 +321,11 @@ fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared)
                 shared.post(Note::Upgrade { reply, no_move });
             }
         }
+        Ok(Request::Revert) => {
+            if let Some(reply) = client.begin_revert() {
+                shared.post(Note::Revert(reply));
+            }
+        }
         Ok(Request::Stop) => {
             client.begin_stop();
             shared.post(Note::StopService);

@@ -30,7 +30,7 @@ const RESCUE_BACKOFF: Duration = Duration::from_secs(1);
 const UNWIND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the thread of the body may take to let go of it once the process has ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much longer than a drain a successor that is over may take to exit.
+/// How much longer than its drain a remnant may take to exit.
 const REMNANT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a service manager may take to hear which process it is to follow.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -213,6 +213,7 @@ impl Engine {
                 self.body.end = end;
             }
             Note::Upgrade { reply, no_move } => self.ask_for_upgrade(Some(reply), no_move),
+            Note::Revert(reply) => self.ask_for_revert(reply),
             Note::Stop => self.stop(None),
             Note::Alive => {
                 self.body.undecided_until = None;
@@ -361,7 +362,7 @@ impl Engine {
             Timer::Backoff => RESCUE_BACKOFF,
             Timer::Announce => ANNOUNCE_TIMEOUT,
             Timer::Quiet => Duration::ZERO,
-            Timer::Remnant => self.settings.timeouts.drain.saturating_add(REMNANT_TIMEOUT),
+            Timer::Remnant => self.drain_of_remnant().saturating_add(REMNANT_TIMEOUT),
         }
     }
 }

@@ -74,11 +74,17 @@ impl Engine {
         self.shared.moving.taking.close();
         self.retire();
         self.let_body_decide();
-        // Before this process has served, the paths of adopted sockets belong to the predecessor.
-        let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false });
+        // Before this process has served, and once its predecessor serves again, the paths of adopted sockets belong to that one.
+        let is_reverted = matches!(self.state.phase, Phase::Draining(Drain::Reverted { .. }));
+        let ours = self.state.phase != Phase::Draining(Drain::Stop { owner: false }) && !is_reverted;
         let sockets = std::mem::take(&mut self.listeners.sockets);
-        let (kept, given_up): (Vec<_>, Vec<_>) =
-            sockets.into_iter().partition(|socket| self.is_adopted(&socket.name));
+        // A rescue needs the sockets of the process that serves.
+        let (kept, given_up): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|socket| {
+            self.is_adopted(&socket.name) || is_reverted && self.comes_from_predecessor(&socket.name)
+        });
+        if is_reverted {
+            self.tell_lost_queues(&given_up);
+        }
         for socket in given_up {
             if ours || socket.created {
                 socket.remove(self.shared.who());

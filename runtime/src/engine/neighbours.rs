@@ -12,7 +12,7 @@ use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
 use crate::base::status::{self, Upgrades};
 use crate::between::gate_control::ControlSocket;
-use crate::between::note::UpgradeReply;
+use crate::between::note::{RevertReply, UpgradeReply};
 use crate::lifecycle::{Known, Predecessor};
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
@@ -20,6 +20,7 @@ use crate::outside::spawner::{Child, Spawner};
 use crate::outside::systemd::Manager;
 use crate::sys::pidfd::{Holder, is_dead};
 use crate::sys::poll;
+use crate::sys::token::Token;
 
 /// How long after the end of its channel a successor may take to be dead: the kernel closes descriptors first.
 pub(super) const DEATH_AFTER_END: Duration = Duration::from_millis(500);
@@ -34,6 +35,7 @@ pub(crate) struct Neighbours {
     pub(crate) follows: bool,
     pub(crate) control: Option<Arc<dyn ControlSocket>>,
     pub(crate) upgrade: Upgrade,
+    pub(crate) revert: Revert,
     /// Predecessors and successors that are dead: a pid file that names one of them is stale.
     pub(crate) dead: Vec<u32>,
     /// The phase that the clients of the control socket were last told.
@@ -63,6 +65,7 @@ impl Neighbours {
             follows,
             control: None,
             upgrade: Upgrade::default(),
+            revert: Revert::default(),
             dead: Vec::new(),
             told_phase: status::Phase::Starting,
             told_open: None,
@@ -107,6 +110,18 @@ impl Upgrade {
     pub(crate) fn elapsed(&self) -> Duration {
         self.requested.map(|requested| requested.elapsed()).unwrap_or_default()
     }
+}
+
+/// The revert that is under way.
+#[derive(Default)]
+pub(crate) struct Revert {
+    /// The caller that asks at this moment, and the callers that wait for the outcome, each with the time of its request.
+    pub(crate) asking: Option<(Arc<RevertReply>, Instant)>,
+    pub(crate) waiting: Vec<(Arc<RevertReply>, Instant)>,
+    /// Why the successor does not give the service back.
+    pub(crate) not_yielded: Option<String>,
+    /// The token of this process, from the moment when its gates are to close.
+    pub(crate) token: Option<Token>,
 }
 
 /// The process that started this one, and the channel to it.
@@ -182,6 +197,8 @@ pub(crate) struct Successor {
     pub(crate) generation: u64,
     /// The time from the request to `ACTIVE`.
     pub(crate) active_after: Option<Duration>,
+    /// How long it may drain, once it has given the service back.
+    pub(crate) drain: Option<Duration>,
     /// Its name and program.
     pub(crate) identity: Identity,
     /// Why its body ended, if it served by then.
@@ -197,6 +214,8 @@ pub(crate) struct Successor {
 /// What an outcome says of a dead successor.
 #[derive(Debug, Default)]
 pub(crate) struct DeadSuccessor {
+    /// This process has killed it.
+    pub(crate) is_killed: bool,
     /// `None` in a test, where all services are one process.
     pub(crate) pid: Option<u32>,
     pub(crate) last_words: Option<String>,
@@ -220,6 +239,7 @@ impl Successor {
             next_look: None,
             generation,
             active_after: None,
+            drain: None,
             identity: Identity::default(),
             last_words: None,
             warnings: Vec::new(),

@@ -8,6 +8,7 @@
 //! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
 //! | `predecessor.rs` | the messages, the end and the death of the predecessor |
 //! | `moving.rs` | the connections that move to the successor |
+//! | `revert.rs` | a successor that gives the service back |
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
 //! | `outcome.rs` | the texts of refusals and outcomes |
@@ -22,6 +23,7 @@ mod manager;
 mod moving;
 mod outcome;
 mod predecessor;
+mod revert;
 mod start;
 mod status;
 mod successor;
@@ -126,6 +128,10 @@ impl Engine {
             Action::EndCheck => self.end_check(),
             Action::Spawn => return self.spawn(Image::Release),
             Action::SpawnRescue => return self.spawn_rescue(),
+            // Nothing is configured yet that could fail.
+            Action::Probe => return Some(Event::Probed),
+            Action::Verify => return Some(Event::Verified),
+            Action::EndProbe | Action::EndVerify => {}
             Action::SendCommit => self.send_to_successor(&Message::Commit),
             Action::SendStop => self.send_to_successor(&Message::Stop),
             Action::SendFollowed => self.send_to_successor(&Message::Followed),
@@ -137,7 +143,18 @@ impl Engine {
                 self.send_to_predecessor(&Message::Failed { reason });
             }
             Action::SendLeaving => self.send_to_predecessor(&Message::Leaving),
-            Action::SendHasten => self.send_to_predecessor(&Message::Hasten),
+            // It goes to the process that drains, of which there is one.
+            Action::SendHasten => {
+                self.send_to_predecessor(&Message::Hasten);
+                self.send_to_successor(&Message::Hasten);
+            }
+            Action::SendAskedBack => self.send_to_predecessor(&Message::AskedBack),
+            Action::SendDeclined => self.send_to_successor(&Message::Declined),
+            Action::SendRecall => self.send_recall(),
+            Action::SendYielded => self.send_yielded(),
+            Action::SendNotYielded => self.send_not_yielded(),
+            Action::SendResumed => self.send_to_successor(&Message::Resumed),
+            Action::Reclaim => return Some(self.reclaim()),
             Action::Announce => return self.announce(),
             Action::Kill => {
                 if let Some(successor) = &mut self.neighbours.successor {
@@ -148,6 +165,8 @@ impl Engine {
                 self.stage_the_way_back();
                 return Some(self.pause());
             }
+            Action::Yield => return Some(self.yield_gates()),
+            Action::ReportRevert(outcome) => self.report_revert(outcome),
             Action::TakeBack => self.take_back(),
             Action::MoveConnections => self.move_connections(),
             Action::KeepConnections => self.keep_connections(),
@@ -196,6 +215,7 @@ impl Engine {
         for reply in self.neighbours.upgrade.waiting.drain(..) {
             reply.set(Err(UpgradeError::Terminating));
         }
+        self.refuse_reverts();
         self.tell_outcome();
     }
 

@@ -14,6 +14,8 @@ pub(crate) enum Action {
     ReportActive,
     /// Report the outcome of the upgrade.
     Report(Result<(), Failure>),
+    /// Report the outcome of a revert to those who have asked this process for it.
+    ReportRevert(Result<(), NoRevert>),
     /// Warn that a first start takes long to become ready.
     WarnNotReady,
     /// Start the check of the new release; `Checked` or `CheckFailed` follows.
@@ -24,6 +26,14 @@ pub(crate) enum Action {
     Spawn,
     /// Start this process's own executable image and offer it the listeners.
     SpawnRescue,
+    /// Send a request to the prepared successor; `Probed` or `ProbeFailed` follows.
+    Probe,
+    /// End the probe.
+    EndProbe,
+    /// Verify the successor again and again. `Verified` follows each run that passes, or `VerifyFailed` the first that fails.
+    Verify,
+    /// End the verification.
+    EndVerify,
     SendCommit,
     /// Ask the successor to stop.
     SendStop,
@@ -32,7 +42,22 @@ pub(crate) enum Action {
     SendActive,
     SendFailed(StartFailure),
     SendLeaving,
+    /// Tell the process that drains that an upgrade waits for its end.
     SendHasten,
+    /// Ask the predecessor to serve again.
+    SendAskedBack,
+    /// Tell the successor that it cannot get what it has asked for.
+    SendDeclined,
+    /// Ask the successor to close its gates and to give the service back.
+    SendRecall,
+    /// Tell the predecessor that the gates are closed, and send it the token. Who takes the token owns the gates.
+    SendYielded,
+    /// Tell the predecessor that the gates cannot be closed.
+    SendNotYielded,
+    /// Tell the successor that this process serves again.
+    SendResumed,
+    /// Take the token back; `Reclaimed` or `ReclaimedTooLate` follows.
+    Reclaim,
     /// Ask the successor for a sign of life, from its engine and from its body.
     SendPing,
     /// Tell the successor that the service manager is about to follow it.
@@ -43,6 +68,8 @@ pub(crate) enum Action {
     Kill,
     /// Prepare to restore the pid file, and close the gates of the listeners that the successor has adopted; `Paused` follows.
     Pause,
+    /// Close the gates of the listeners that come from the predecessor; `Paused` follows.
+    Yield,
     /// Give connections and datagrams to the body.
     Open,
     /// Make the pid file name this process; `TookOver` or `PidfileFailed` follows.
@@ -74,6 +101,21 @@ pub(crate) enum Refusal {
     Terminating,
 }
 
+/// Why a revert does not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NoRevert {
+    /// No process is in standby.
+    NoStandby,
+    /// A revert is under way.
+    InProgress,
+    /// The process in standby did not answer in time.
+    NoAnswer,
+    /// The process that was to take the service again cannot.
+    Declined,
+    /// The service was asked to stop.
+    Stopped,
+}
+
 /// Why an upgrade failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Failure {
@@ -93,8 +135,14 @@ pub(crate) enum Failure {
     Refused,
     /// The successor was not ready in time.
     NotReady,
+    /// The successor was prepared, and did not answer the probe as it should.
+    Probe,
     /// The successor did not answer `COMMIT` in time.
     NoAnswer,
+    /// The successor served, and did not pass the verification.
+    Verify,
+    /// The successor served, and a revert was asked for.
+    Reverted,
     /// The successor served, and exited in the probation.
     Probation,
     /// The successor served, and its body returned in the probation.

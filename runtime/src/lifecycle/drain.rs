@@ -14,6 +14,7 @@ impl State {
             Drain::Stop { owner } => self.draining_stop(event, owner),
             Drain::Replaced { stop } => self.draining_replaced(event, stop),
             Drain::Leaving { stop } => self.draining_leaving(event, stop),
+            Drain::Reverted { stop } => self.draining_reverted(event, stop),
             Drain::Last { stop } => self.draining_last(event, stop),
             Drain::Rescue { step, attempt, finished } => self.rescue(event, step, attempt, finished),
         }
@@ -86,10 +87,10 @@ impl State {
         self.to(P::Draining(Drain::Last { stop }), [A::Arm(Timer::Drain)])
     }
 
-    /// Begins a drain. If the successor has passed its probation and no stop was requested, connections move to it. The body hears
-    /// of the drain only when they can.
+    /// Begins a drain. If another process serves and no stop was requested, connections move to it. That is a successor that has
+    /// passed its probation, or a predecessor that serves again. The body hears of the drain only when they can move.
     pub(super) fn drain(self, drain: Drain) -> (State, Actions) {
-        let moves = drain == Drain::Replaced { stop: false };
+        let moves = matches!(drain, Drain::Replaced { stop: false } | Drain::Reverted { stop: false });
         let mut actions = vec![A::Arm(Timer::Drain)];
         actions.extend(moves.then_some(A::MoveConnections));
         actions.push(A::Drain);

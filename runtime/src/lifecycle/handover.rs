@@ -13,11 +13,31 @@ impl State {
                 self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Spawn))])
             }
             E::Exited => self.to(P::Serving, [A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Exited))]),
-            E::Prepared => self.to(P::Pausing, [A::Pause]),
+            E::Prepared => self.to(P::Probing, [A::Probe]),
             E::Stop => self.revert(false, true, Failure::Stopped),
             // This process ends by itself. The successor receives `OVER` and serves.
             E::BodyReturned => self.end(End::Replaced),
             _ => self.fail_handover(event, false),
+        }
+    }
+
+    pub(super) fn probing(self, event: E) -> (State, Actions) {
+        match event {
+            E::Upgrade => self.refuse(Refusal::InProgress),
+            E::Probed => self.to(P::Pausing, [A::Pause]),
+            // No request to stop: if this process died now, the successor would obey, and no process would serve.
+            E::ProbeFailed => self.revert(false, false, Failure::Probe),
+            E::Expired(Timer::Upgrade) => prepend([A::EndProbe], self.revert(false, false, Failure::Probe)),
+            E::Exited => {
+                self.to(P::Serving, [A::EndProbe, A::Disarm(Timer::Upgrade), A::Report(Err(Failure::Exited))])
+            }
+            E::Stop => prepend([A::EndProbe], self.revert(false, true, Failure::Stopped)),
+            E::BodyReturned => prepend([A::EndProbe], self.end(End::Replaced)),
+            _ => {
+                let (next, actions) = self.fail_handover(event, false);
+                let ends = (next.phase != self.phase).then_some(A::EndProbe);
+                prepend(ends, (next, actions))
+            }
         }
     }
 
@@ -72,7 +92,8 @@ impl State {
                 prepend(actions, self.leave(stop))
             }
             E::Active => {
-                let actions = [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive];
+                let actions =
+                    [A::Disarm(Timer::Handover), A::Arm(Timer::Probation), A::ReportActive, A::Verify];
                 self.to(P::Standby(Probation::Running), actions)
             }
             E::Leaving => {

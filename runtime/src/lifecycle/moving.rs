@@ -82,6 +82,7 @@ impl Giver {
     }
 
     /// Whether every offer has its verdict, so that the drain may end.
+    #[cfg(test)]
     pub(crate) fn is_settled(&self) -> bool {
         self.offered.is_empty()
     }
@@ -185,6 +186,7 @@ impl Taker {
     }
 
     /// Whether every connection that has arrived has its verdict.
+    #[cfg(test)]
     pub(crate) fn is_settled(&self) -> bool {
         self.held.is_empty()
     }

@@ -18,12 +18,20 @@ pub(crate) enum Phase {
     Checking,
     /// This process serves, and the successor initialises.
     Upgrading,
+    /// This process serves. The successor is prepared, and the probe looks at its answer.
+    Probing,
     /// The successor is prepared. This process waits until none of its threads is inside an accept or a receive.
     Pausing,
     /// `COMMIT` is sent; this process waits for `ACTIVE`. `stop`: a stop was requested meanwhile.
     Committed { stop: bool },
     /// The successor serves and is on probation.
     Standby(Probation),
+    /// The successor serves and was asked to give the service back. `failure`: why. `stop`: a stop was requested meanwhile.
+    Recalling { stop: bool, failure: Failure },
+    /// The predecessor recalls the service. This process waits until none of its threads is inside an accept or a receive.
+    Yielding,
+    /// The gates are closed and the predecessor knows it. It serves again soon, or else this process does. The body knows nothing.
+    Yielded,
     /// The successor has passed the probation; the service manager is asked to follow it. `stop`: a stop was requested
     /// meanwhile. `leaving`: the successor is stopping on request.
     Announcing { stop: bool, leaving: bool },
@@ -45,6 +53,8 @@ pub(crate) enum Drain {
     Replaced { stop: bool },
     /// A successor has served and is stopping as well, so the service ends. `stop`: a first request to stop has arrived.
     Leaving { stop: bool },
+    /// The predecessor serves again. `stop`: a first request to stop has arrived.
+    Reverted { stop: bool },
     /// The drain is over, and this process waits for the death of the other process. `stop`: a first request to stop has
     /// arrived.
     Last { stop: bool },
@@ -70,8 +80,12 @@ pub(crate) enum Rescue {
 /// The progress of a probation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Probation {
-    /// Its time runs.
+    /// Its time runs, and no verification has passed.
     Running,
+    /// Its time runs, and a verification has passed.
+    Verified,
+    /// Its time is over, and no verification has passed.
+    Unverified,
     /// Its time is over, and the successor was asked for a sign of life.
     Asked,
     /// The successor has given the sign of life. Events that have arrived since come first: the successor may be leaving.
@@ -82,8 +96,8 @@ impl Probation {
     /// The timer that runs.
     pub(super) fn timer(self) -> Timer {
         match self {
-            Self::Running => Timer::Probation,
-            Self::Asked => Timer::Upgrade,
+            Self::Running | Self::Verified => Timer::Probation,
+            Self::Unverified | Self::Asked => Timer::Upgrade,
             Self::Passed => Timer::Quiet,
         }
     }

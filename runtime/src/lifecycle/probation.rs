@@ -7,23 +7,33 @@ use super::state::{Followed, State, prepend};
 
 impl State {
     pub(super) fn standby(self, event: E, probation: Probation) -> (State, Actions) {
-        let timer = probation.timer();
+        let leave = [A::Disarm(probation.timer()), A::EndVerify];
         match event {
             E::Upgrade => self.refuse(Refusal::InProgress),
             // Some units send the stop of the service only to the process that the manager follows.
             E::Stop if self.followed == Followed::This => {
-                prepend([A::Disarm(timer), A::SendStop, A::Report(Err(Failure::Stopped))], self.leave(true))
+                let actions = [A::SendStop, A::Report(Err(Failure::Stopped))];
+                prepend(leave, prepend(actions, self.leave(true)))
             }
             // The pid file names the successor, so this stop means this process alone. The outcome of the probation stays
             // unknown, because no process watches the successor any more.
             E::Stop => prepend(
-                [A::Disarm(timer), A::Report(Err(Failure::Unwatched))],
-                self.drain(Drain::Replaced { stop: true }),
+                leave,
+                prepend([A::Report(Err(Failure::Unwatched))], self.drain(Drain::Replaced { stop: true })),
             ),
-            // A successor that lives may still hang. Its sign of life proves that it answers, and may take as long as a start.
+            E::Verified if probation == Probation::Running => self.to(P::Standby(Probation::Verified), []),
+            // The first run of the verification takes longer than the probation.
             E::Expired(Timer::Probation) if probation == Probation::Running => {
-                self.to(P::Standby(Probation::Asked), [A::Arm(Timer::Upgrade), A::SendPing])
+                self.to(P::Standby(Probation::Unverified), [A::Arm(Timer::Upgrade)])
             }
+            E::Expired(Timer::Probation) if probation == Probation::Verified => self.ask_for_sign_of_life(),
+            E::Verified if probation == Probation::Unverified => self.ask_for_sign_of_life(),
+            // A run has a deadline of its own, which is earlier.
+            E::Expired(Timer::Upgrade) if probation == Probation::Unverified => self.reject(probation),
+            E::VerifyFailed => self.reject(probation),
+            E::Revert => self.recall(probation, Failure::Reverted),
+            E::AskedBack if self.body_gone => self.act([A::SendDeclined]),
+            E::AskedBack => self.recall(probation, Failure::Reverted),
             E::Alive if probation == Probation::Asked => {
                 self.to(P::Standby(Probation::Passed), [A::Disarm(Timer::Upgrade), A::Arm(Timer::Quiet)])
             }
@@ -32,22 +42,41 @@ impl State {
             // after the probation. The successor learns it first: the manager may act as soon as it has the message.
             E::Expired(Timer::Quiet) if self.followed == Followed::This => self.to(
                 P::Announcing { stop: false, leaving: false },
-                [A::Arm(Timer::Announce), A::SendFollowed, A::Announce],
+                [A::EndVerify, A::Arm(Timer::Announce), A::SendFollowed, A::Announce],
             ),
             E::Expired(Timer::Quiet) => {
-                prepend([A::Report(Ok(()))], self.drain(Drain::Replaced { stop: false }))
+                prepend([A::EndVerify, A::Report(Ok(()))], self.drain(Drain::Replaced { stop: false }))
             }
             E::Expired(Timer::Upgrade) if probation == Probation::Asked => {
-                self.revert(true, false, Failure::Silent)
+                prepend([A::EndVerify], self.revert(true, false, Failure::Silent))
             }
             // The service was asked to stop before the end of the probation.
-            E::Leaving => prepend([A::Disarm(timer), A::Report(Err(Failure::Stopped))], self.leave(false)),
-            E::SuccessorOver => prepend([A::Disarm(timer)], self.resume_beside_remnant(false)),
-            E::Exited => prepend([A::Disarm(timer)], self.after_death(true, false, Failure::Probation)),
-            E::ChannelLost => prepend([A::Disarm(timer)], self.revert(true, false, Failure::ChannelLost)),
-            E::Forked => prepend([A::Disarm(timer)], self.revert(true, false, Failure::Background)),
+            E::Leaving => prepend(leave, prepend([A::Report(Err(Failure::Stopped))], self.leave(false))),
+            E::SuccessorOver => prepend(leave, self.resume_beside_remnant(false, Failure::Over)),
+            E::Exited => prepend(leave, self.after_death(true, false, Failure::Probation)),
+            // The protocol forbids to yield unasked.
+            E::ChannelLost | E::Yielded | E::YieldedInVain | E::NotYielded => {
+                prepend(leave, self.revert(true, false, Failure::ChannelLost))
+            }
+            // The fork serves, and can give the service back.
+            E::Forked if !self.body_gone => self.recall(probation, Failure::Background),
+            E::Forked => prepend(leave, self.revert(true, false, Failure::Background)),
             _ => self.stay(),
         }
+    }
+
+    /// A successor that lives may still hang. Its sign of life proves that it answers, and may take as long as a start.
+    fn ask_for_sign_of_life(self) -> (State, Actions) {
+        self.to(P::Standby(Probation::Asked), [A::Arm(Timer::Upgrade), A::SendPing])
+    }
+
+    /// The verification has failed. Without a body this process cannot serve again: it starts its own executable image.
+    fn reject(self, probation: Probation) -> (State, Actions) {
+        if self.body_gone {
+            let leave = [A::Disarm(probation.timer()), A::EndVerify];
+            return prepend(leave, self.revert(true, false, Failure::Verify));
+        }
+        self.recall(probation, Failure::Verify)
     }
 
     pub(super) fn announcing(mut self, event: E, stop: bool, leaving: bool) -> (State, Actions) {
@@ -69,7 +98,7 @@ impl State {
                 };
                 prepend([A::Disarm(Timer::Announce), A::Report(outcome)], next)
             }
-            E::SuccessorOver if !leaving => prepend(disarm, self.resume_beside_remnant(stop)),
+            E::SuccessorOver if !leaving => prepend(disarm, self.resume_beside_remnant(stop, Failure::Over)),
             E::Exited if leaving => prepend(
                 [A::Disarm(Timer::Announce), A::Report(Err(Failure::Stopped)), A::TakeBack, A::LetGo],
                 self.drain(Drain::Stop { owner: true }),
@@ -79,15 +108,5 @@ impl State {
             E::Forked if !leaving => prepend(disarm, self.revert(true, stop, Failure::Background)),
             _ => self.stay(),
         }
-    }
-
-    /// Serves again while the successor is over and still lives; `Timer::Remnant` limits the time for its exit. Without a body,
-    /// or for a stop, this process cannot serve, and the successor is killed at once.
-    fn resume_beside_remnant(self, stop: bool) -> (State, Actions) {
-        if stop || self.body_gone {
-            return self.revert(true, stop, Failure::Over);
-        }
-        let actions = [A::TakeBack, A::Open, A::Arm(Timer::Remnant), A::Report(Err(Failure::Over))];
-        State { remnant: true, ..self }.to(P::Serving, actions)
     }
 }

@@ -68,7 +68,8 @@ impl State {
     fn rescue_committed(self, event: E, attempt: u8, finished: bool) -> (State, Actions) {
         match event {
             E::Active => {
-                let step = Rescue::Probation(Probation::Running);
+                // The verification is for a new release, and this is the former one.
+                let step = Rescue::Probation(Probation::Verified);
                 self.to(
                     P::Draining(Drain::Rescue { step, attempt, finished }),
                     [A::Disarm(Timer::Handover), A::Arm(Timer::Probation)],
@@ -91,7 +92,7 @@ impl State {
         let at =
             |probation| P::Draining(Drain::Rescue { step: Rescue::Probation(probation), attempt, finished });
         match (event, probation) {
-            (E::Expired(Timer::Probation), Probation::Running) => {
+            (E::Expired(Timer::Probation), Probation::Verified) => {
                 self.to(at(Probation::Asked), [A::Arm(Timer::Upgrade), A::SendPing])
             }
             (E::Alive, Probation::Asked) => {

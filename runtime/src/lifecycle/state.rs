@@ -1,6 +1,6 @@
 //! The state of a process in its life, and the simplest steps.
 
-use super::action::{Action as A, Actions, End, Refusal};
+use super::action::{Action as A, Actions, End, NoRevert, Refusal};
 use super::event::Timer;
 use super::phase::{Drain, Phase as P};
 
@@ -18,8 +18,10 @@ pub(crate) struct State {
     /// The successor has asked for a quick end of this process.
     pub(crate) hastened: bool,
     pub(crate) followed: Followed,
-    /// A successor that has served and is over still lives, and this process serves again.
+    /// A successor that has served still lives, and this process serves again. That one is over, or was reverted and drains.
     pub(crate) remnant: bool,
+    /// This process serves, and has asked its predecessor to serve again.
+    pub(crate) asking: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +93,7 @@ impl State {
             hastened: false,
             followed,
             remnant: false,
+            asking: false,
         };
         (state, vec![A::Arm(Timer::Upgrade)])
     }
@@ -106,9 +109,13 @@ impl State {
             P::Serving
             | P::Checking
             | P::Upgrading
+            | P::Probing
             | P::Pausing
             | P::Committed { .. }
             | P::Standby(_)
+            | P::Recalling { .. }
+            | P::Yielding
+            | P::Yielded
             | P::Reverting { .. } => Known::Reloading,
             P::Draining(Drain::Stop { owner: true } | Drain::Leaving { .. } | Drain::Last { .. }) => {
                 Known::Stopping
@@ -120,12 +127,25 @@ impl State {
     /// Whether the gates are open: the body gets connections and datagrams.
     #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.phase, P::Serving | P::Checking | P::Upgrading | P::Reverting { paused: false, .. })
+        matches!(
+            self.phase,
+            P::Serving | P::Checking | P::Upgrading | P::Probing | P::Reverting { paused: false, .. }
+        )
     }
 
     /// The predecessor lives and may serve again.
     pub(super) fn has_predecessor(self) -> bool {
         self.predecessor == Predecessor::Alive
+    }
+
+    /// A request for a revert has a meaning: this process is in standby, or its predecessor is.
+    pub(super) fn may_revert(self) -> bool {
+        match self.phase {
+            P::Serving => self.has_predecessor(),
+            P::Standby(_) => !self.body_gone,
+            P::Recalling { .. } | P::Yielding | P::Yielded => true,
+            _ => false,
+        }
     }
 
     /// Another process of the service lives. A service has at most two processes, so no successor is started meanwhile.
@@ -157,6 +177,10 @@ impl State {
 
     pub(super) fn refuse(self, refusal: Refusal) -> (State, Actions) {
         self.act([A::Refuse(refusal)])
+    }
+
+    pub(super) fn refuse_revert(self, reason: NoRevert) -> (State, Actions) {
+        self.act([A::ReportRevert(Err(reason))])
     }
 
     pub(super) fn end(self, end: End) -> (State, Actions) {

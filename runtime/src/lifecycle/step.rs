@@ -1,6 +1,6 @@
 //! The entry of the life cycle. The files of the phases have the table.
 
-use super::action::{Actions, Refusal};
+use super::action::{Action as A, Actions, NoRevert, Refusal};
 use super::event::Event as E;
 use super::phase::Phase as P;
 use super::state::{Predecessor, State};
@@ -27,6 +27,14 @@ impl State {
             }
             _ => {}
         }
+        match event {
+            // Only a process in standby can serve again, and only one that serves can ask it to.
+            E::Revert if !self.may_revert() => return self.refuse_revert(NoRevert::NoStandby),
+            E::AskedBack if !matches!(self.phase, P::Standby(_) | P::Recalling { .. }) => {
+                return self.act([A::SendDeclined]);
+            }
+            _ => {}
+        }
         match self.phase {
             P::Starting => self.starting(event),
             P::Prepared => self.prepared(event),
@@ -34,9 +42,13 @@ impl State {
             P::Serving => self.serving(event),
             P::Checking => self.checking(event),
             P::Upgrading => self.upgrading(event),
+            P::Probing => self.probing(event),
             P::Pausing => self.pausing(event),
             P::Committed { stop } => self.committed(event, stop),
             P::Standby(probation) => self.standby(event, probation),
+            P::Recalling { stop, failure } => self.recalling(event, stop, failure),
+            P::Yielding => self.yielding(event),
+            P::Yielded => self.yielded(event),
             P::Announcing { stop, leaving } => self.announcing(event, stop, leaving),
             P::Reverting { paused, then_stop, failure } => self.reverting(event, paused, then_stop, failure),
             P::Draining(drain) => self.draining(event, drain),

@@ -34,6 +34,7 @@ fn every_pair_of_state_and_event_has_an_answer() {
                                 hastened: false,
                                 followed,
                                 remnant: false,
+                                asking: false,
                             };
                             check_variants(state, event);
                         }
@@ -49,6 +50,13 @@ fn every_pair_of_state_and_event_has_an_answer() {
 fn check_variants(state: State, event: E) {
     check(state, event);
     check(State { hastened: true, ..state }, event);
+    if matches!(state.phase, P::Serving | P::Yielding | P::Yielded) && state.predecessor == Predecessor::Alive
+    {
+        check(State { asking: true, ..state }, event);
+        if state.phase == P::Serving && state.overlap != Overlap::Refuse {
+            check(State { asking: true, pending: true, ..state }, event);
+        }
+    }
     // A request to upgrade waits in one phase, for the death of the predecessor or of the remnant.
     if state.phase != P::Serving {
         return;
@@ -102,14 +110,23 @@ fn a_manager_knows_of_each_phase() {
             P::Serving => Known::Ready,
             P::Checking
             | P::Upgrading
+            | P::Probing
             | P::Pausing
             | P::Committed { .. }
             | P::Standby(_)
+            | P::Recalling { .. }
+            | P::Yielding
+            | P::Yielded
             | P::Reverting { .. } => Known::Reloading,
             P::Draining(Drain::Stop { owner: true } | Drain::Leaving { .. } | Drain::Last { .. }) => {
                 Known::Stopping
             }
-            P::Draining(Drain::Stop { owner: false } | Drain::Replaced { .. } | Drain::Rescue { .. })
+            P::Draining(
+                Drain::Stop { owner: false }
+                | Drain::Replaced { .. }
+                | Drain::Reverted { .. }
+                | Drain::Rescue { .. },
+            )
             | P::Announcing { .. }
             | P::Ended => Known::Nothing,
         };
@@ -125,9 +142,13 @@ fn a_manager_knows_of_each_phase() {
 #[test]
 fn a_second_request_to_stop_ends_at_once() {
     let is_noted = |phase| match phase {
-        P::Committed { stop } | P::Announcing { stop, .. } | P::Reverting { then_stop: stop, .. } => stop,
+        P::Committed { stop }
+        | P::Announcing { stop, .. }
+        | P::Recalling { stop, .. }
+        | P::Reverting { then_stop: stop, .. } => stop,
         P::Draining(
             Drain::Replaced { stop }
+            | Drain::Reverted { stop }
             | Drain::Leaving { stop }
             | Drain::Last { stop }
             | Drain::Rescue { step: Rescue::Killing { stop }, .. },

@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::base::report::{complain, tell};
 use crate::engine::core::{Engine, PAUSE_TIMEOUT};
 use crate::lifecycle::Event;
+use crate::outside::sockets::BoundSocket;
 
 impl Engine {
     /// Whether the successor keeps the listener of this name.
@@ -12,15 +13,43 @@ impl Engine {
         self.neighbours.successor.as_ref().is_some_and(|successor| successor.adopted.contains(name))
     }
 
+    /// Whether the predecessor has the listener of this name as well.
+    pub(in crate::engine) fn comes_from_predecessor(&self, name: &str) -> bool {
+        let adopted = self.neighbours.predecessor.iter().flat_map(|predecessor| &predecessor.adopted);
+        adopted.into_iter().any(|(_, adopted)| adopted == name)
+    }
+
+    /// Names the listeners that end with this process although the service goes on, and the connections in their queues.
+    pub(in crate::engine) fn tell_lost_queues(&self, given_up: &[BoundSocket]) {
+        for socket in given_up {
+            let waiting = match socket.queue() {
+                Some((waiting, _)) if waiting > 0 => format!("; {waiting} connections in its queue are lost"),
+                _ => String::new(),
+            };
+            complain!(
+                self.shared,
+                WARN,
+                "listener `{}` ({}) is only of this release, and is closed{waiting}",
+                socket.name,
+                socket.address.identity()
+            );
+        }
+    }
+
     /// Closes the gates of the listeners that the successor has adopted. No other process accepts on the rest: their clients would wait
     /// in the queue in vain.
     pub(super) fn pause(&mut self) -> Event {
         let successor = self.successor_pid();
         tell!(self.shared, INFO, phase = "handing-over", successor, "the successor is ready");
+        self.close_shared_gates(Engine::is_adopted)
+    }
+
+    /// Closes the gates of the listeners that both processes have.
+    pub(super) fn close_shared_gates(&mut self, is_shared: fn(&Engine, &str) -> bool) -> Event {
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        let stuck =
-            self.listeners.gates.iter().find(|gate| self.is_adopted(gate.name()) && !gate.close(deadline));
-        match stuck {
+        let gates = self.listeners.gates.iter().filter(|gate| is_shared(self, gate.name()));
+        let stuck = gates.map(|gate| (gate, gate.close(deadline))).find(|(_, is_closed)| !is_closed);
+        match stuck.map(|(gate, _)| gate) {
             None => Event::Paused,
             Some(gate) => {
                 self.reason = Some(stuck_in(gate.name()));

@@ -97,8 +97,8 @@ impl Engine {
             (Err(failure), _) => {
                 let mut reason = self.failure(failure);
                 let of_successor = match &mut self.neighbours.successor {
-                    // A successor that is over may live.
-                    Some(successor) if failure == Failure::Over => {
+                    // A successor that is over, or was reverted, may live.
+                    Some(successor) if self.state.remnant => {
                         let pid = self.is_process.then(|| successor.pid());
                         last_of(pid, successor.last_words.take())
                     }
@@ -117,6 +117,7 @@ impl Engine {
                 self.neighbours.upgrade.counts.failed += 1;
                 self.neighbours.upgrade.counts.last_failure = Some(reason.clone());
                 self.tell_manager_of_failure(&reason);
+                self.revert_has_ended((failure != Failure::Reverted).then_some(&reason));
                 Err(UpgradeError::Failed { step: step_of(failure), reason })
             }
         };
@@ -171,6 +172,17 @@ impl Engine {
                     ending::not_ready_because(self.neighbours.upgrade.dead_successor.unserved.as_deref()),
                 )
             }
+            Failure::Probe => {
+                let within = humantime::format_duration(self.settings.timeouts.upgrade);
+                format!("the successor failed the probe: {}", heard(&format!("no answer within {within}")))
+            }
+            Failure::Verify => {
+                let why = heard("it did not end in time");
+                format!("the successor failed the verification: {why}{}", self.how_it_gave_back())
+            }
+            Failure::Reverted => {
+                format!("the upgrade was reverted on request{}", self.how_it_gave_back())
+            }
             Failure::NoAnswer => format!(
                 "the successor was told to serve and did not answer within {}",
                 humantime::format_duration(HANDOVER_TIMEOUT),
@@ -194,6 +206,18 @@ impl Engine {
         }
     }
 
+    /// How a successor has given the service back, if not in order.
+    fn how_it_gave_back(&mut self) -> String {
+        let hard = self.neighbours.revert.not_yielded.take();
+        if self.state.remnant || !self.neighbours.upgrade.dead_successor.is_killed {
+            return String::new();
+        }
+        let why = hard.map(|why| format!(" ({why})")).unwrap_or_default();
+        format!(
+            "; it did not give the service back{why} and was killed, so the connections that it had accepted are lost"
+        )
+    }
+
     /// What is known of the dead successor: why its body ended, and the process ID that its log is found by. It is used once, so that no
     /// later reason is taken for one of this successor.
     pub(super) fn of_dead_successor(&mut self) -> String {
@@ -210,6 +234,9 @@ fn step_of(failure: Failure) -> UpgradeStep {
         Failure::Exited | Failure::Reported | Failure::Background => UpgradeStep::Start,
         Failure::Refused => UpgradeStep::Identity,
         Failure::NotReady => UpgradeStep::Readiness,
+        Failure::Probe => UpgradeStep::Probe,
+        Failure::Verify => UpgradeStep::Verify,
+        Failure::Reverted => UpgradeStep::Revert,
         Failure::ChannelLost | Failure::NoAnswer => UpgradeStep::Handover,
         Failure::Probation | Failure::Over | Failure::Silent => UpgradeStep::Probation,
         Failure::Unwatched | Failure::Stopped => UpgradeStep::Stop,

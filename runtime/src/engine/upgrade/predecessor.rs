@@ -11,7 +11,7 @@ use crate::engine::upgrade::ending::pidfile_error;
 use crate::engine::upgrade::identity::Comparison;
 use crate::lifecycle::{Event, Followed, Phase, Predecessor};
 use crate::outside::handover::channel::Received;
-use crate::outside::handover::message::{MAX_MESSAGE, Message};
+use crate::outside::handover::message::{ASKED_BACK, MAX_MESSAGE, Message};
 use crate::outside::pidfile::{self, Pidfile};
 use crate::sys::pidfd::is_dead;
 
@@ -81,7 +81,12 @@ impl Engine {
                 self.feed(Event::PredecessorOver);
             }
             Message::Stop => self.stop(None),
+            Message::Recall => self.feed(Event::Recall),
+            Message::Resumed => self.feed(Event::Resumed),
+            Message::Declined => self.feed(Event::Declined),
+            Message::Hasten => self.feed(Event::Hasten),
             Message::Open { open } => predecessor.open = Some(open),
+            Message::NotUnderstood { unknown } if unknown == ASKED_BACK => self.feed(Event::Declined),
             Message::NotUnderstood { unknown } => tell!(
                 self.shared,
                 DEBUG,
@@ -103,7 +108,9 @@ impl Engine {
             | Message::Active
             | Message::Failed { .. }
             | Message::Leaving
-            | Message::Hasten
+            | Message::AskedBack
+            | Message::Yielded { .. }
+            | Message::NotYielded { .. }
             | Message::Alive) => {
                 if self.neighbours.unexpected.is_due() {
                     complain!(self.shared, WARN, "a message that a predecessor does not send: {message:?}");

@@ -11,7 +11,7 @@ use crate::engine::core::Engine;
 use crate::engine::neighbours::{DEATH_AFTER_END, DeadSuccessor};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::outside::handover::channel::Received;
-use crate::outside::handover::message::{Message, PING, Speaker};
+use crate::outside::handover::message::{Message, PING, RECALL, Speaker};
 use crate::sys::pidfd;
 
 /// How often the processes are looked for that a dead successor has left behind.
@@ -101,6 +101,7 @@ impl Engine {
     fn bury(&mut self) {
         let Some(mut successor) = self.neighbours.successor.take() else { return };
         self.neighbours.upgrade.dead_successor = DeadSuccessor {
+            is_killed: successor.is_killed,
             pid: self.is_process.then(|| successor.pid()),
             last_words: successor.last_words.take(),
             unserved: successor.unserved.take(),
@@ -173,6 +174,9 @@ impl Engine {
     fn hear_successor(&mut self, message: Message, fds: Vec<OwnedFd>) {
         if let Message::Takes { listeners } = message {
             self.hear_takes(listeners, fds);
+        } else if let Message::Yielded { drain_ms } = message {
+            let event = self.hear_yielded(drain_ms, fds);
+            self.feed(event);
         } else if let Some(event) = self.event_of(message) {
             self.feed(event);
         }
@@ -216,6 +220,8 @@ impl Engine {
                 Event::Failed
             }
             Message::Leaving => Event::Leaving,
+            Message::AskedBack => Event::AskedBack,
+            Message::NotYielded { reason } => self.not_yielded(printable(&reason)),
             Message::Hasten => Event::Hasten,
             Message::Alive => Event::Alive,
             Message::Over => {
@@ -225,6 +231,9 @@ impl Engine {
             }
             // An engine that answers runs.
             Message::NotUnderstood { unknown } if unknown == PING => Event::Alive,
+            Message::NotUnderstood { unknown } if unknown == RECALL => {
+                self.not_yielded("its release cannot give the service back".to_owned())
+            }
             Message::NotUnderstood { unknown } => {
                 let unknown = printable(&unknown);
                 tell!(self.shared, DEBUG, unknown, "the successor does not know a message");
@@ -234,6 +243,10 @@ impl Engine {
             | Message::Sockets { .. }
             | Message::Files { .. }
             | Message::Takes { .. }
+            | Message::Yielded { .. }
+            | Message::Recall
+            | Message::Resumed
+            | Message::Declined
             | Message::Commit
             | Message::Stop
             | Message::Open { .. }

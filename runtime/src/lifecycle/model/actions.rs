@@ -41,6 +41,11 @@ impl World {
                 self.pidfile = Some(who);
                 return self.run_result(who, E::TookOver, rest, done);
             }
+            A::Reclaim => {
+                let is_ours = std::mem::replace(&mut self.token, Some(false)) == Some(true);
+                let event = if is_ours { E::Reclaimed } else { E::ReclaimedTooLate };
+                return self.run_result(who, event, rest, done);
+            }
             action => self.carry_out(who, action),
         }
         self.run(who, rest, done);
@@ -68,7 +73,7 @@ impl World {
         match action {
             A::Refuse(_) | A::Postpone | A::ReportActive | A::WarnNotReady | A::LetGo => {}
             A::Check | A::EndCheck => {}
-            A::Spawn | A::SpawnRescue | A::SendPrepared | A::TakeOver => {
+            A::Spawn | A::SpawnRescue | A::SendPrepared | A::TakeOver | A::Reclaim => {
                 unreachable!("{action:?} has a result")
             }
             A::Report(outcome) => self.report(who, outcome.is_ok()),
@@ -83,7 +88,24 @@ impl World {
             A::SendActive => self.send_to_predecessor(who, Message::Active),
             A::SendFailed(_) => self.send_to_predecessor(who, Message::Failed),
             A::SendLeaving => self.send_to_predecessor(who, Message::Leaving),
-            A::SendHasten => self.send_to_predecessor(who, Message::Hasten),
+            A::SendHasten => {
+                self.send_to_predecessor(who, Message::Hasten);
+                self.send_to_successor(who, Message::Hasten);
+            }
+            A::Probe => self.processes[who].probing = true,
+            A::EndProbe => self.processes[who].probing = false,
+            A::Verify => self.processes[who].verifying = true,
+            A::EndVerify => self.processes[who].verifying = false,
+            A::SendRecall => self.send_to_successor(who, Message::Recall),
+            A::SendResumed => self.send_to_successor(who, Message::Resumed),
+            A::SendDeclined => self.send_to_successor(who, Message::Declined),
+            A::SendAskedBack => self.send_to_predecessor(who, Message::AskedBack),
+            A::SendYielded => {
+                self.token = Some(true);
+                self.send_to_predecessor(who, Message::Yielded);
+            }
+            A::SendNotYielded => self.send_to_predecessor(who, Message::NotYielded),
+            A::ReportRevert(outcome) => self.report_revert(who, outcome.is_ok()),
             A::Announce => self.processes[who].announced = Some(false),
             A::Kill => {
                 self.killed_while_moving |= self.processes[who].moving;
@@ -91,7 +113,7 @@ impl World {
                     self.die(child);
                 }
             }
-            A::Pause => {
+            A::Pause | A::Yield => {
                 self.processes[who].open = false;
                 self.processes[who].pausing = true;
             }
@@ -118,6 +140,17 @@ impl World {
         self.false_report |= is_success && knows_all && !serves;
     }
 
+    /// Notes a false success of a revert: no message that says otherwise is on its way, and the predecessor does not serve.
+    fn report_revert(&mut self, who: usize, is_success: bool) {
+        let process = &self.processes[who];
+        let knows_all = process.from_parent.is_empty() && process.cut.is_none();
+        let serves = process.parent.is_none_or(|parent| {
+            let parent = &self.processes[parent];
+            !parent.alive || parent.open || parent.is_over() || parent.draining
+        });
+        self.false_report |= is_success && knows_all && !serves;
+    }
+
     fn end(&mut self, who: usize, end: End) {
         // In the model each attempt of a rescue fails by its deadline, which takes no fault.
         self.unrecoverable |= end == End::RescueFailed;
@@ -137,6 +170,8 @@ impl World {
         process.open = false;
         process.pausing = false;
         process.draining = false;
+        process.probing = false;
+        process.verifying = false;
         process.moving = false;
         process.timers.clear();
         process.from_parent.clear();

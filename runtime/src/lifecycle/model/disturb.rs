@@ -30,13 +30,18 @@ impl World {
         next
     }
 
-    /// The requests to upgrade and to stop.
+    /// The requests to upgrade, to revert and to stop.
     fn operate(&self, who: usize) -> Vec<World> {
         let mut next = Vec::new();
         if self.upgrades > 0 {
             let mut world = self.clone();
             world.upgrades -= 1;
             next.extend(world.feed(who, E::Upgrade));
+        }
+        if self.reverts > 0 {
+            let mut world = self.clone();
+            world.reverts -= 1;
+            next.extend(world.feed(who, E::Revert));
         }
         if self.stops > 0 {
             let mut world = self.clone();
@@ -60,6 +65,18 @@ impl World {
         match process.state.phase {
             P::Starting => next.extend(world.feed(who, E::NotReady)),
             P::Checking => next.extend(world.feed(who, E::CheckFailed)),
+            P::Probing => {
+                let mut world = world.clone();
+                world.processes[who].probing = false;
+                next.extend(world.feed(who, E::ProbeFailed));
+            }
+            P::Standby(_) if process.verifying => next.extend(world.feed(who, E::VerifyFailed)),
+            // A thread is stuck in an accept.
+            P::Yielding => {
+                let mut world = world.clone();
+                world.processes[who].pausing = false;
+                next.extend(world.feed(who, E::ChannelLost));
+            }
             _ => {}
         }
         if matches!(process.state.phase, P::Starting | P::Prepared) && process.parent.is_some() {
@@ -80,6 +97,11 @@ impl World {
             // The remnant never serves again, so the body ends the service.
             world.stopped |= process.state.remnant && process.open;
             next.extend(world.feed(who, E::BodyReturned));
+        }
+        if self.extra_faults.stall && matches!(process.state.phase, P::Recalling { .. }) {
+            let mut world = world.clone();
+            world.processes[who].stalled = true;
+            next.push(world);
         }
         let timers = process.timers.iter().filter(|timer| process.is_fault(**timer));
         next.extend(timers.flat_map(|timer| world.fire(who, *timer)));

@@ -45,6 +45,10 @@ impl World {
                 Message::Stop => world.feed(who, E::Stop),
                 Message::Followed => world.feed(who, E::Followed),
                 Message::Over => world.feed(who, E::PredecessorOver),
+                Message::Recall => world.feed(who, E::Recall),
+                Message::Resumed => world.feed(who, E::Resumed),
+                Message::Declined => world.feed(who, E::Declined),
+                Message::Hasten => world.feed(who, E::Hasten),
                 // The engine answers in every phase.
                 Message::Ping => {
                     world.processes[who].has_answered = true;
@@ -78,6 +82,14 @@ impl World {
                 Message::Leaving => E::Leaving,
                 Message::Hasten => E::Hasten,
                 Message::Alive => E::Alive,
+                Message::AskedBack => E::AskedBack,
+                Message::NotYielded => E::NotYielded,
+                // The engine takes the token only of a successor that it has asked.
+                Message::Yielded if !matches!(process.state.phase, P::Recalling { .. }) => E::Yielded,
+                Message::Yielded if std::mem::replace(&mut world.token, Some(false)) == Some(true) => {
+                    E::Yielded
+                }
+                Message::Yielded => E::YieldedInVain,
                 Message::Over => E::SuccessorOver,
                 other => unreachable!("{other:?} to a predecessor"),
             };
@@ -128,6 +140,14 @@ impl World {
             let mut world = self.clone();
             world.processes[who].pausing = false;
             next.extend(world.feed(who, E::Paused));
+        }
+        if process.probing {
+            let mut world = self.clone();
+            world.processes[who].probing = false;
+            next.extend(world.feed(who, E::Probed));
+        }
+        if process.verifying {
+            next.extend(self.feed(who, E::Verified));
         }
         match process.state.phase {
             P::Starting => next.extend(self.feed(who, E::Ready)),

@@ -34,6 +34,16 @@ impl World {
     fn check_moving(&self) -> Result<(), &'static str> {
         check(!self.killed_while_moving, "a successor is killed while connections move to it")?;
         for (who, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            let is_reverted = process.state.phase == P::Draining(Drain::Reverted { stop: false });
+            if is_reverted {
+                let parent = self.living_parent(who).map(|parent| &self.processes[parent]);
+                let serves = parent.is_none_or(|parent| {
+                    parent.open || parent.draining || parent.is_over() || parent.stalled
+                });
+                check(process.moving, "no connection moves back")?;
+                check(serves, "connections move back to a process that does not serve")?;
+                continue;
+            }
             let drains = process.state.phase == P::Draining(Drain::Replaced { stop: false });
             check(drains || !process.moving, "connections move outside of the drain after an upgrade")?;
             check(process.child.is_some() || !process.moving, "connections move without a successor")?;

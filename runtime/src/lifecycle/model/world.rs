@@ -10,7 +10,7 @@ use crate::lifecycle::{Overlap, Predecessor, State};
 /// The faults, besides crashes and the like, that a search tries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Faults {
-    /// SIGSTOP of a successor.
+    /// SIGSTOP of a successor, or of a predecessor that recalls the service.
     pub(super) stall: bool,
     /// A successor that forks, and whose first process exits.
     pub(super) fork: bool,
@@ -18,8 +18,24 @@ pub(super) struct Faults {
     pub(super) cut: bool,
 }
 
-/// The bounds of a search: upgrades, stops, faults, the overlap, a service manager, and the extra faults.
-pub(super) type Budget = (u8, u8, u8, Overlap, bool, Faults);
+/// The bounds of a search.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) upgrades: u8,
+    pub(super) stops: u8,
+    pub(super) reverts: u8,
+    pub(super) faults: u8,
+    pub(super) overlap: Overlap,
+    /// There is a service manager.
+    pub(super) managed: bool,
+    pub(super) extra: Faults,
+}
+
+impl Budget {
+    pub(super) const fn and_reverts(self, reverts: u8) -> Self {
+        Self { reverts, ..self }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Message {
@@ -28,14 +44,20 @@ pub(super) enum Message {
     Stop,
     Followed,
     Ping,
+    Recall,
+    Resumed,
+    Declined,
     // To the predecessor.
     Prepared,
     Active,
     Failed,
     Leaving,
-    Hasten,
     Alive,
+    AskedBack,
+    Yielded,
+    NotYielded,
     // To either.
+    Hasten,
     Over,
 }
 
@@ -55,6 +77,10 @@ pub(super) struct Process {
     /// The gates are closed, and a thread is still inside one.
     pub(super) pausing: bool,
     pub(super) draining: bool,
+    /// The probe of the successor has no answer yet.
+    pub(super) probing: bool,
+    /// The verification of the successor goes on.
+    pub(super) verifying: bool,
     /// Open connections may move to the successor.
     pub(super) moving: bool,
     /// The predecessor has started this process in a rescue.
@@ -79,12 +105,15 @@ pub(super) struct Process {
 pub(super) struct World {
     pub(super) processes: Vec<Process>,
     pub(super) pidfile: Option<usize>,
-    /// The requests to upgrade, the requests to stop and the faults that are left.
+    /// The requests to upgrade, to revert and to stop, and the faults that are left.
     pub(super) upgrades: u8,
+    pub(super) reverts: u8,
     pub(super) stops: u8,
     pub(super) faults: u8,
     pub(super) extra_faults: Faults,
     pub(super) managed: bool,
+    /// The token of a revert: `true` while no process has taken it.
+    pub(super) token: Option<bool>,
     /// The process that the manager follows.
     pub(super) main_process: Option<usize>,
     /// A request to stop has reached any process.
@@ -126,6 +155,8 @@ fn process(predecessor: Predecessor, parent: Option<usize>, overlap: Overlap, ma
         timers: BTreeSet::from([Timer::Upgrade]),
         pausing: false,
         draining: false,
+        probing: false,
+        verifying: false,
         moving: false,
         is_rescue: false,
         has_answered: false,
@@ -159,15 +190,18 @@ impl Process {
 }
 
 impl World {
-    pub(super) fn new((upgrades, stops, faults, overlap, managed, extra_faults): Budget) -> World {
+    pub(super) fn new(budget: Budget) -> World {
+        let Budget { upgrades, stops, reverts, faults, overlap, managed, extra: extra_faults } = budget;
         World {
             processes: vec![process(Predecessor::None, None, overlap, managed)],
             pidfile: None,
             upgrades,
+            reverts,
             stops,
             faults,
             extra_faults,
             managed,
+            token: None,
             main_process: managed.then_some(0),
             stopped: false,
             server_stopped: false,
@@ -236,6 +270,8 @@ impl World {
         process.alive = false;
         process.open = false;
         process.pausing = false;
+        process.probing = false;
+        process.verifying = false;
         process.moving = false;
         process.timers.clear();
         process.from_parent.clear();
@@ -248,6 +284,13 @@ impl World {
     /// Drops the dead processes that no other process, file or manager refers to, and what only a dead predecessor asks for. Worlds
     /// that differ in them alone are one state.
     pub(super) fn forget_the_dead(&mut self) {
+        let may_need_token = |process: &Process| {
+            matches!(process.state.phase, P::Yielding | P::Yielded)
+                || process.from_child.contains(&Message::Yielded)
+        };
+        if !self.alive().any(may_need_token) {
+            self.token = None;
+        }
         for who in 0..self.processes.len() {
             if self.living_parent(who).is_none() {
                 self.processes[who].is_rescue = false;

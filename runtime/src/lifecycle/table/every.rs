@@ -14,7 +14,10 @@ pub(super) const OVERLAPS: [Overlap; 3] = [Overlap::Refuse, Overlap::Wait, Overl
 
 pub(super) const FOLLOWED: [Followed; 3] = [Followed::Nobody, Followed::This, Followed::Other];
 
-const FAILURES: [Failure; 15] = [
+const FAILURES: [Failure; 18] = [
+    Failure::Probe,
+    Failure::Verify,
+    Failure::Reverted,
     Failure::Over,
     Failure::Silent,
     Failure::Unwatched,
@@ -52,8 +55,13 @@ pub(super) fn phases() -> Vec<P> {
         P::Serving,
         P::Checking,
         P::Upgrading,
+        P::Probing,
         P::Pausing,
+        P::Yielding,
+        P::Yielded,
         P::Standby(Probation::Running),
+        P::Standby(Probation::Verified),
+        P::Standby(Probation::Unverified),
         P::Standby(Probation::Asked),
         P::Standby(Probation::Passed),
         P::Ended,
@@ -63,7 +71,11 @@ pub(super) fn phases() -> Vec<P> {
         phases.push(P::Draining(Drain::Stop { owner: a }));
         phases.push(P::Draining(Drain::Replaced { stop: a }));
         phases.push(P::Draining(Drain::Leaving { stop: a }));
+        phases.push(P::Draining(Drain::Reverted { stop: a }));
         phases.push(P::Draining(Drain::Last { stop: a }));
+        for failure in [Failure::Reverted, Failure::Verify, Failure::Background] {
+            phases.push(P::Recalling { stop: a, failure });
+        }
         for b in [false, true] {
             // A stop of this process is passed on to the successor.
             if b || !a {
@@ -77,7 +89,7 @@ pub(super) fn phases() -> Vec<P> {
             for step in [
                 Rescue::Initialising,
                 Rescue::Committed,
-                Rescue::Probation(Probation::Running),
+                Rescue::Probation(Probation::Verified),
                 Rescue::Probation(Probation::Asked),
                 Rescue::Probation(Probation::Passed),
                 Rescue::Killing { stop: false },
@@ -118,12 +130,26 @@ fn after(event: E) -> Option<E> {
         E::Checked => E::CheckFailed,
         E::CheckFailed => E::SpawnFailed,
         E::SpawnFailed => E::Prepared,
-        E::Prepared => E::Active,
-        E::Active => E::Failed,
+        E::Prepared => E::Probed,
+        E::Probed => E::ProbeFailed,
+        E::ProbeFailed => E::Active,
+        E::Active => E::Verified,
+        E::Verified => E::VerifyFailed,
+        E::VerifyFailed => E::Failed,
         E::Failed => E::Leaving,
         E::Leaving => E::Hasten,
         E::Hasten => E::Alive,
-        E::Alive => E::SuccessorOver,
+        E::Alive => E::Revert,
+        E::Revert => E::AskedBack,
+        E::AskedBack => E::Recall,
+        E::Recall => E::Yielded,
+        E::Yielded => E::YieldedInVain,
+        E::YieldedInVain => E::NotYielded,
+        E::NotYielded => E::Resumed,
+        E::Resumed => E::Declined,
+        E::Declined => E::Reclaimed,
+        E::Reclaimed => E::ReclaimedTooLate,
+        E::ReclaimedTooLate => E::SuccessorOver,
         E::SuccessorOver => E::Forked,
         E::Forked => E::Announced,
         E::Announced => E::Followed,
@@ -157,6 +183,9 @@ fn every_timer_and_every_failure_is_listed() {
     for failure in FAILURES {
         match failure {
             Failure::Check
+            | Failure::Probe
+            | Failure::Verify
+            | Failure::Reverted
             | Failure::CheckTime
             | Failure::Spawn
             | Failure::Exited
@@ -174,7 +203,7 @@ fn every_timer_and_every_failure_is_listed() {
         }
     }
     assert_eq!(BTreeSet::from(TIMERS).len(), 9);
-    assert_eq!(FAILURES.iter().collect::<HashSet<_>>().len(), 15);
+    assert_eq!(FAILURES.iter().collect::<HashSet<_>>().len(), 18);
 }
 
 /// Whether only a process that a service manager follows reaches this phase.
@@ -199,12 +228,15 @@ pub(super) fn states(phase: P) -> Vec<State> {
                 continue;
             }
             for overlap in OVERLAPS {
-                for bits in 0..16 {
-                    let [body_gone, pending, hastened, remnant] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+                for bits in 0..32 {
+                    let [body_gone, pending, hastened, remnant, asking] =
+                        [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
                     let has_other_process = runs(predecessor) || remnant;
                     let may_wait = phase == P::Serving && overlap != Overlap::Refuse && has_other_process;
                     let may_have_remnant = phase == P::Serving && !runs(predecessor);
-                    if pending && !may_wait || remnant && !may_have_remnant {
+                    let may_ask = matches!(phase, P::Serving | P::Yielding | P::Yielded)
+                        && predecessor == Predecessor::Alive;
+                    if pending && !may_wait || remnant && !may_have_remnant || asking && !may_ask {
                         continue;
                     }
                     let hastened =
@@ -218,6 +250,7 @@ pub(super) fn states(phase: P) -> Vec<State> {
                         hastened,
                         followed,
                         remnant,
+                        asking,
                     });
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::every::TIMERS;
+use super::every::{TIMERS, runs};
 use crate::lifecycle::action::Action as A;
 use crate::lifecycle::event::{Event as E, Timer};
 use crate::lifecycle::phase::{Drain, Phase as P, Probation, Rescue};
@@ -23,6 +23,8 @@ pub(super) fn check(before: State, event: E) {
     step.check_request_to_upgrade();
     step.check_outcome();
     step.check_manager();
+    step.check_probe_and_verification();
+    step.check_revert();
     step.check_gates();
     step.check_moving();
     step.check_haste();
@@ -59,7 +61,8 @@ impl Step {
     fn check_request_to_upgrade(&self) {
         let (before, after, event) = (self.before, self.after, self.event);
         let answers = self.count(|action| matches!(action, A::Refuse(_) | A::Postpone | A::Check));
-        let is_alone_now = event == E::Exited || event == E::PredecessorGone && !before.remnant;
+        let is_alone_now =
+            event == E::Exited && !runs(before.predecessor) || event == E::PredecessorGone && !before.remnant;
         let is_due = before.pending && is_alone_now;
         self.assert(
             answers == usize::from(event == E::Upgrade || is_due),
@@ -118,10 +121,117 @@ impl Step {
         }
     }
 
+    fn check_probe_and_verification(&self) {
+        let (before, after, event) = (self.before.phase, self.after.phase, self.event);
+        let probes = self.count(|action| matches!(action, A::Probe));
+        let is_prepared = before == P::Upgrading && event == E::Prepared;
+        self.assert(probes == usize::from(is_prepared), "each successor that is prepared is probed");
+        self.assert(
+            after != P::Pausing || before == P::Pausing || before == P::Probing && event == E::Probed,
+            "only a successor that has passed the probe gets the service",
+        );
+        let is_answered = matches!(event, E::Probed | E::ProbeFailed);
+        let leaves_probe = before == P::Probing && after != P::Probing && !is_answered;
+        let ends = self.count(|action| matches!(action, A::EndProbe));
+        self.assert(ends == usize::from(leaves_probe), "a probe without an answer is ended");
+
+        let is_standby = |phase| matches!(phase, P::Standby(_));
+        let verifies = self.count(|action| matches!(action, A::Verify));
+        self.assert(
+            verifies == usize::from(is_standby(after) && !is_standby(before)),
+            "a successor is verified from the begin of the standby",
+        );
+        let ends = self.count(|action| matches!(action, A::EndVerify));
+        self.assert(
+            ends == usize::from(is_standby(before) && !is_standby(after)),
+            "the verification ends with the standby",
+        );
+        let succeeds = self.has(A::Report(Ok(())));
+        let has_passed = matches!(before, P::Standby(Probation::Passed) | P::Announcing { .. });
+        self.assert(!succeeds || has_passed, "an upgrade succeeds only after its verification");
+        if is_standby(before) && event == E::VerifyFailed {
+            let ends = matches!(after, P::Recalling { .. } | P::Reverting { .. });
+            self.assert(ends, "a successor that fails its verification does not serve on");
+        }
+    }
+
+    fn check_revert(&self) {
+        let (before, after, event) = (self.before, self.after, self.event);
+        let is_recalling = |state: State| matches!(state.phase, P::Recalling { .. });
+        let recalls = self.count(|action| matches!(action, A::SendRecall));
+        self.assert(
+            recalls == usize::from(is_recalling(after) && !is_recalling(before)),
+            "the service is recalled once",
+        );
+        self.assert(
+            !is_recalling(after)
+                || !after.body_gone
+                || is_recalling(before)
+                || before.body_gone != after.body_gone,
+            "a process without a body recalls nothing",
+        );
+        if event == E::AskedBack {
+            let declines = self.has(A::SendDeclined);
+            self.assert(declines != is_recalling(after), "a successor that asks is recalled or told no");
+        }
+        let reports = self.count(|action| matches!(action, A::ReportRevert(_)));
+        let is_refused = event == E::Revert
+            && !(is_recalling(after) && !is_recalling(before))
+            && !(after.asking && !before.asking);
+        let gives_up = is_recalling(before) && matches!(after.phase, P::Standby(_) | P::Committed { .. });
+        let is_answered = before.asking && !after.asking;
+        self.assert(
+            reports == usize::from(is_refused || gives_up || is_answered) || after.phase == P::Ended,
+            "each request to revert has one answer",
+        );
+        if self.has(A::ReportRevert(Ok(()))) {
+            let is_known = before.phase == P::Yielded && event == E::Resumed;
+            self.assert(is_known, "a revert has succeeded when the predecessor says so");
+        }
+
+        let yields = self.count(|action| matches!(action, A::SendYielded));
+        let has_yielded = after.phase == P::Yielded && before.phase != P::Yielded;
+        self.assert(yields == usize::from(has_yielded), "closed gates are told once");
+        self.assert(!has_yielded || event == E::Paused, "the gates are closed before that is told");
+        if matches!(before.phase, P::Yielding | P::Yielded) && after.phase != before.phase {
+            let is_reason = match after.phase {
+                P::TakingOver => {
+                    matches!(event, E::Commit | E::PredecessorGone | E::PredecessorOver | E::Reclaimed)
+                }
+                P::Serving => before.phase == P::Yielding && event == E::ChannelLost,
+                P::Draining(Drain::Reverted { stop }) => {
+                    before.phase == P::Yielded && event == if stop { E::Stop } else { E::Resumed }
+                }
+                P::Draining(Drain::Stop { owner: true }) => before.phase == P::Yielding && event == E::Stop,
+                P::Yielded => true,
+                P::Ended => event == E::BodyReturned,
+                _ => false,
+            };
+            self.assert(
+                is_reason,
+                "a process that has yielded serves again only if its predecessor does not",
+            );
+        }
+        let at = |wanted: A| self.actions.iter().position(|action| *action == wanted);
+        if let Some(resumed) = at(A::SendResumed) {
+            self.assert(is_recalling(before) && event == E::Yielded, "only a token resumes the service");
+            let (pid_file, open) = (at(A::TakeBack), at(A::Open));
+            self.assert(
+                pid_file.is_some() && pid_file < open && open < Some(resumed),
+                "the pid file comes first, then the gates, then the message",
+            );
+        }
+        let serves_no_more =
+            before.phase == P::Serving && after.phase != P::Serving && after.phase != P::Checking;
+        if serves_no_more && before.remnant {
+            self.assert(self.has(A::SendStop), "the end of the service is the end of the remnant");
+        }
+    }
+
     fn check_gates(&self) {
         let (before, after) = (self.before, self.after);
         let opens = self.count(|action| matches!(action, A::Open)) == 1;
-        let closes = self.count(|action| matches!(action, A::Pause | A::Drain | A::End(_))) > 0;
+        let closes = self.count(|action| matches!(action, A::Pause | A::Yield | A::Drain | A::End(_))) > 0;
         self.assert(
             opens == (!before.is_open() && after.is_open()),
             "the gates open when a phase with open gates begins",
@@ -140,31 +250,40 @@ impl Step {
 
     fn check_moving(&self) {
         let (before, after) = (self.before.phase, self.after.phase);
-        let moving = P::Draining(Drain::Replaced { stop: false });
-        let begins = after == moving && !matches!(before, P::Draining(_));
+        let is_moving = |phase| {
+            let (replaced, reverted) = (Drain::Replaced { stop: false }, Drain::Reverted { stop: false });
+            phase == P::Draining(replaced) || phase == P::Draining(reverted)
+        };
+        let begins = is_moving(after) && !matches!(before, P::Draining(_));
         let moves = self.count(|action| matches!(action, A::MoveConnections));
         self.assert(
             moves == usize::from(begins),
-            "connections move from the begin of the drain after an upgrade",
+            "connections move from the begin of the drain after an upgrade or a revert",
         );
         let are_adjacent = self.actions.windows(2).any(|pair| pair == [A::MoveConnections, A::Drain]);
         self.assert(are_adjacent == begins, "the body hears of the drain when its connections can move");
 
-        let is_reason =
-            matches!(self.event, E::Stop | E::Leaving | E::SuccessorOver | E::ChannelLost | E::Exited);
+        let is_reason = match before {
+            P::Draining(Drain::Reverted { .. }) => {
+                matches!(self.event, E::Stop | E::PredecessorOver | E::PredecessorGone)
+                    && !(self.event == E::PredecessorOver && self.before.predecessor != Predecessor::Alive)
+            }
+            _ => matches!(self.event, E::Stop | E::Leaving | E::SuccessorOver | E::ChannelLost | E::Exited),
+        };
         let keeps = self.count(|action| matches!(action, A::KeepConnections));
         self.assert(
-            keeps == usize::from(before == moving && is_reason),
-            "connections stay from a stop, or from the end of the successor, on",
+            keeps == usize::from(is_moving(before) && is_reason),
+            "connections stay from a stop, or from the end of the other process, on",
         );
-        let leaves = before == moving && after != moving && after != P::Ended;
+        let leaves = is_moving(before) && !is_moving(after) && after != P::Ended;
         self.assert(!leaves || keeps == 1, "no connection moves in another drain");
     }
 
     fn check_haste(&self) {
         let (before, after, event) = (self.before, self.after, self.event);
         let is_hurried = before.phase == after.phase && event == E::Hasten;
-        let is_replaced = matches!(before.phase, P::Draining(Drain::Replaced { .. }));
+        let is_replaced =
+            matches!(before.phase, P::Draining(Drain::Replaced { .. } | Drain::Reverted { .. }));
         let begins_hurried = self.count(|action| matches!(action, A::Drain)) == 1 && after.hastened;
         let hastens = self.count(|action| matches!(action, A::Hasten));
         self.assert(
@@ -183,10 +302,16 @@ impl Step {
     }
 
     fn check_probation(&self) {
-        let ends_time = self.event == E::Expired(Timer::Probation)
-            && probation_of(self.before.phase) == Some(Probation::Running);
+        let ends_time = match probation_of(self.before.phase) {
+            Some(Probation::Verified) => self.event == E::Expired(Timer::Probation),
+            Some(Probation::Unverified) => self.event == E::Verified,
+            _ => false,
+        };
         let pings = self.count(|action| matches!(action, A::SendPing));
-        self.assert(pings == usize::from(ends_time), "the end of the probation asks once for a sign of life");
+        self.assert(
+            pings == usize::from(ends_time),
+            "the end of the probation and of a verification asks once for a sign of life",
+        );
         let passed = Some(Probation::Passed);
         if probation_of(self.after.phase) == passed && probation_of(self.before.phase) != passed {
             let was_asked = probation_of(self.before.phase) == Some(Probation::Asked);
@@ -261,13 +386,14 @@ impl Step {
 /// The timers that run in a state: those that must, and those that may.
 fn timers(state: State) -> (BTreeSet<Timer>, BTreeSet<Timer>) {
     let (must, may): (&[Timer], &[Timer]) = match state.phase {
-        P::Starting | P::Checking | P::Upgrading | P::Pausing => (&[Timer::Upgrade], &[]),
-        P::Prepared | P::Committed { .. } => (&[Timer::Handover], &[]),
+        P::Starting | P::Checking | P::Upgrading | P::Probing | P::Pausing => (&[Timer::Upgrade], &[]),
+        P::Prepared | P::Committed { .. } | P::Recalling { .. } | P::Yielded => (&[Timer::Handover], &[]),
+        P::Serving if state.asking => (&[Timer::Handover], &[]),
         P::Standby(probation) => (&[probation.timer()], &[]),
         P::Announcing { .. } => (&[Timer::Announce], &[]),
         P::Reverting { .. } => (&[Timer::Exit], &[]),
         P::Serving if state.remnant => (&[Timer::Remnant], &[]),
-        P::TakingOver | P::Serving => (&[], &[]),
+        P::TakingOver | P::Serving | P::Yielding => (&[], &[]),
         P::Draining(Drain::Rescue { step, finished, .. }) => {
             let drain: &[Timer] = if finished { &[] } else { &[Timer::Drain] };
             let own: &[Timer] = match step {
@@ -293,9 +419,11 @@ fn owes_outcome(state: State) -> bool {
             state.phase,
             P::Checking
                 | P::Upgrading
+                | P::Probing
                 | P::Pausing
                 | P::Committed { .. }
                 | P::Standby(_)
+                | P::Recalling { .. }
                 | P::Announcing { .. }
                 | P::Reverting { .. }
         )
@@ -313,9 +441,11 @@ fn probation_of(phase: P) -> Option<Probation> {
 /// Whether the pid file may name the successor.
 fn may_have_taken_over(phase: P) -> bool {
     match phase {
-        P::Committed { .. } | P::Standby(_) | P::Announcing { .. } | P::Reverting { paused: true, .. } => {
-            true
-        }
+        P::Committed { .. }
+        | P::Standby(_)
+        | P::Recalling { .. }
+        | P::Announcing { .. }
+        | P::Reverting { paused: true, .. } => true,
         P::Draining(Drain::Replaced { .. }) => true,
         P::Draining(Drain::Rescue { step, .. }) => step != Rescue::Waiting,
         _ => false,

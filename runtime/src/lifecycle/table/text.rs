@@ -8,8 +8,8 @@ use crate::lifecycle::rescue::RESCUE_ATTEMPTS;
 use crate::lifecycle::{Event, Failure, State};
 
 /// The names of the fields that a step depends on, besides the phase and the event.
-const FLAGS: [&str; 7] =
-    ["predecessor", "followed", "body gone", "overlap", "pending", "hastened", "remnant"];
+const FLAGS: [&str; 8] =
+    ["predecessor", "followed", "body gone", "overlap", "pending", "hastened", "remnant", "asking"];
 
 /// The values of these fields, in the order of [`FLAGS`].
 fn flags(state: State) -> [String; FLAGS.len()] {
@@ -21,6 +21,7 @@ fn flags(state: State) -> [String; FLAGS.len()] {
         state.pending.to_string(),
         state.hastened.to_string(),
         state.remnant.to_string(),
+        state.asking.to_string(),
     ]
 }
 
@@ -31,9 +32,11 @@ fn outcome(state: State, event: Event) -> Option<String> {
     if after.phase != state.phase {
         parts.push(format!("-> {:?}", after.phase));
     }
-    for (name, before, after) in
-        [("pending", state.pending, after.pending), ("remnant", state.remnant, after.remnant)]
-    {
+    for (name, before, after) in [
+        ("pending", state.pending, after.pending),
+        ("remnant", state.remnant, after.remnant),
+        ("asking", state.asking, after.asking),
+    ] {
         if before != after {
             parts.push(format!("{name} = {after}"));
         }
@@ -107,6 +110,7 @@ fn every_transition_is_written_down() {
     // Phases that differ in a failure or an attempt alone have the same lines: one of them is enough.
     let is_written = |phase: &Phase| match phase {
         Phase::Reverting { failure, .. } => *failure == Failure::Exited,
+        Phase::Recalling { failure, .. } => *failure == Failure::Reverted,
         Phase::Draining(Drain::Rescue { attempt, step, .. }) => {
             *attempt == 1 || *attempt == RESCUE_ATTEMPTS && *step == Rescue::Initialising
         }

@@ -27,6 +27,9 @@ pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
 
 /// The type of [`Message::Ping`], which an earlier release may not know.
 pub(crate) const PING: &str = "ping";
+/// The types of [`Message::Recall`] and [`Message::AskedBack`], which an earlier release does not know.
+pub(crate) const RECALL: &str = "recall";
+pub(crate) const ASKED_BACK: &str = "asked-back";
 
 /// The bytes around the entries of a message that is one list, at most.
 const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
@@ -90,6 +93,12 @@ pub(crate) enum Message {
     },
     /// The predecessor is about to announce the successor to the service manager as the main process.
     Followed,
+    /// The predecessor is to serve again: the successor closes its gates and sends `yielded`.
+    Recall,
+    /// The predecessor serves again.
+    Resumed,
+    /// The answer to `asked-back`: the predecessor cannot serve again.
+    Declined,
     /// Asks whether the successor responds. The answer is `alive`, or `not-understood` from a release that does not
     /// know it.
     Ping,
@@ -121,12 +130,24 @@ pub(crate) enum Message {
         reason: String,
     },
     Leaving,
-    /// An upgrade waits for the end of the predecessor's drain.
-    Hasten,
+    /// The successor was asked for a revert.
+    AskedBack,
+    /// The gates of the successor are closed. A token travels with it: who takes the token owns the gates.
+    Yielded {
+        /// For how long the successor may drain, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drain_ms: Option<u64>,
+    },
+    /// The successor cannot close its gates.
+    NotYielded {
+        reason: String,
+    },
     /// The answer to `ping`, after the engine and the runtime of the body have both run since.
     Alive,
 
     // In both directions.
+    /// An upgrade waits for the end of the drain.
+    Hasten,
     /// The last message: the sender has closed its gates for good. It may live on, in the code after `Service::run`.
     Over,
     /// The answer to a message of a type that this release does not know.
@@ -285,7 +306,7 @@ impl Message {
         match self {
             Message::Sockets { entries } => entries.len(),
             Message::Files { names } => names.len(),
-            Message::Takes { .. } => 1,
+            Message::Takes { .. } | Message::Yielded { .. } => 1,
             _ => 0,
         }
     }
@@ -306,7 +327,7 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 19] = [
+        const NAMES: [&str; 25] = [
             "offer",
             "files",
             "sockets",
@@ -322,6 +343,12 @@ impl Message {
             "failed",
             "leaving",
             "hasten",
+            RECALL,
+            "resumed",
+            "declined",
+            ASKED_BACK,
+            "yielded",
+            "not-yielded",
             PING,
             "alive",
             "over",
@@ -437,6 +464,12 @@ mod tests {
             (r#"{"type":"failed","reason":"no disk"}"#, Message::Failed { reason: "no disk".into() }),
             (r#"{"type":"leaving"}"#, Message::Leaving),
             (r#"{"type":"hasten"}"#, Message::Hasten),
+            (r#"{"type":"recall"}"#, Message::Recall),
+            (r#"{"type":"asked-back"}"#, Message::AskedBack),
+            (r#"{"type":"yielded","drain_ms":30000}"#, Message::Yielded { drain_ms: Some(30_000) }),
+            (r#"{"type":"not-yielded","reason":"stuck"}"#, Message::NotYielded { reason: "stuck".into() }),
+            (r#"{"type":"resumed"}"#, Message::Resumed),
+            (r#"{"type":"declined"}"#, Message::Declined),
             (
                 r#"{"type":"not-understood","unknown":"sing"}"#,
                 Message::NotUnderstood { unknown: "sing".into() },

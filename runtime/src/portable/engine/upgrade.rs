@@ -4,16 +4,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::base::error::UpgradeError;
+use crate::base::error::{RevertError, UpgradeError};
 use crate::base::report::complain;
 use crate::base::status::Status;
 use crate::base::unadopted::Unadopted;
-use crate::between::note::{Inheritance, UpgradeReply};
+use crate::between::note::{Inheritance, RevertReply, UpgradeReply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
 use crate::outside::pidfile::Pidfile;
+use crate::outside::sockets::BoundSocket;
 
 /// The answer to requests that come after the end.
 pub(super) const REFUSAL_AT_END: UpgradeError = UpgradeError::Unsupported;
@@ -64,6 +65,18 @@ impl Engine {
         false
     }
 
+    pub(super) fn comes_from_predecessor(&self, _listener: &str) -> bool {
+        false
+    }
+
+    pub(super) fn ask_for_revert(&mut self, reply: Arc<RevertReply>) {
+        reply.set(Err(RevertError::Unsupported));
+    }
+
+    pub(super) fn drain_of_remnant(&self) -> Duration {
+        Duration::ZERO
+    }
+
     pub(super) fn say_that_it_is_over(&mut self) {
         self.retire();
     }
@@ -72,6 +85,7 @@ impl Engine {
         false
     }
 
+    pub(super) fn tell_lost_queues(&self, _given_up: &[BoundSocket]) {}
     pub(super) fn add_adopted(&mut self, _adopted: impl IntoIterator<Item = (usize, String)>) {}
     pub(super) fn inherit(&mut self, _inherited: Inheritance) {}
     pub(super) fn close_unadopted(&mut self, _unadopted: VecDeque<Unadopted>) {}
