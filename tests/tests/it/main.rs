@@ -30,6 +30,7 @@ mod preflight;
 mod program;
 mod promises;
 mod proof;
+mod revert;
 mod signals;
 mod socket_options;
 mod sockets;

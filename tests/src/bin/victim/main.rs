@@ -142,6 +142,7 @@ async fn body(
             ("skip", name) => skipped.push(name),
             ("notify", _) => ready.take().expect("`Ready` is taken").notify(),
             ("upgrade", _) => victim.say("outcome", outcome(victim.upgrader.upgrade().await)),
+            ("revert", _) => victim.say("outcome", reverted(victim.upgrader.revert().await)),
             ("drop-ready", _) => ready = None,
             ("return" | "fail", _) => return conclude(verb),
             _ => victim.act(verb),
@@ -318,6 +319,7 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
             });
             outcome(upgraded.await)
         }
+        "revert" => reverted(victim.upgrader.revert().await),
         "upgrade-blocking" => {
             let upgrader = victim.upgrader.clone();
             outcome(
@@ -345,6 +347,13 @@ async fn answer(victim: &Arc<Victim>, line: &str) -> String {
             format!("gone {}", victim.upgrader.has_predecessor())
         }
         _ => format!("echo {line}"),
+    }
+}
+
+fn reverted(outcome: Result<tableflip::Reverted, tableflip::RevertError>) -> String {
+    match outcome {
+        Ok(reverted) => format!("reverted {} {}", reverted.generation, reverted.pid),
+        Err(error) => format!("err {error:?}: {error}"),
     }
 }
 
