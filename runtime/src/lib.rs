@@ -212,7 +212,8 @@
 //!   `ConnectInfo`.
 //! * `futures-03`: `net::Incoming` is a `Stream` of futures-core 0.3.
 //! * `websocket`: WebSockets of tokio-tungstenite that can be taken apart and put together again.
-//! * `cli`: the program `tableflip`; `cargo install tableflip --features cli`.
+//! * `cli`: the program `tableflip`, by `cargo install tableflip --features cli`; and `program`, its commands as subcommands of a
+//!   service.
 //!
 //! # What it is not
 //!
@@ -254,6 +255,9 @@ mod run;
 
 pub mod testing;
 
+#[cfg(feature = "cli")]
+pub mod program;
+
 mod private;
 
 pub use base::address::Address;
@@ -285,12 +289,8 @@ pub mod address {
 
 #[doc(hidden)]
 pub mod __private {
-    #[cfg(upgrades)]
-    pub use crate::outside::proof::{Proven, Unproven, Unsent, process_behind, process_beside, prove};
     pub use crate::private::{
         NoError, NotAListener, Package, Probe, Type, check_kinds, check_readiness, fits, in_async_fn,
         in_plain_fn, package, readiness, takes, told,
     };
-    #[cfg(all(feature = "cli", upgrades))]
-    pub use crate::private::{UPGRADE_SIGNALS, check};
 }

@@ -16,9 +16,10 @@ use tests::package;
 const FORMAT: u64 = 57;
 
 /// The crates whose types are part of the interface. A new major version of one of these is a new major version of `tableflip`.
-const IN_THE_INTERFACE: [&str; 11] = [
+const IN_THE_INTERFACE: [&str; 12] = [
     "alloc",
     "axum",
+    "clap_builder",
     "core",
     "futures_core",
     "http",
@@ -42,7 +43,7 @@ fn json() -> PathBuf {
         "tableflip",
         "--lib",
         "--features",
-        "axum-08,futures-03,http,websocket",
+        "axum-08,cli,futures-03,http,websocket",
     ]);
     rustdoc.arg("--target-dir").arg(&target).current_dir(package::workspace());
     // The output as JSON is not stable. Warnings are those of `cargo doc`.

@@ -434,7 +434,7 @@ fn every_reason_is_in_the_operations() {
     let outcome = read("runtime/src/engine/upgrade/outcome.rs");
     let errors = read("runtime/src/base/error.rs");
     let program = ["commands", "conversation", "process", "target"];
-    let program = program.map(|file| read(format!("runtime/src/bin/tableflip/program/{file}.rs")));
+    let program = program.map(|file| read(format!("runtime/src/program/{file}.rs")));
     let proof = ["outside/proof", "sys/proc"].map(|file| read(format!("runtime/src/{file}.rs")));
     let [proof, proc] = proof.map(|source| between(&source, "//!", "#[cfg(test)]").to_owned());
     let sources = [

@@ -29,7 +29,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
 /// A process that is the service of a pid file, by pidfd. Its number may be reused; the pidfd stays valid.
 #[derive(Debug)]
-pub struct Proven {
+pub(crate) struct Proven {
     pid: u32,
     /// Its number in /proc, which may be mounted for another PID namespace.
     in_proc: u32,
@@ -38,7 +38,7 @@ pub struct Proven {
 
 /// Why there is no process to signal.
 #[derive(Debug)]
-pub enum Unproven {
+pub(crate) enum Unproven {
     /// The pid file cannot be read.
     Unreadable(io::Error),
     /// The file contains no process ID.
@@ -51,7 +51,7 @@ pub enum Unproven {
 
 impl Unproven {
     /// The reason in words, for this pid file.
-    pub fn describe(&self, pidfile: &Path) -> String {
+    pub(crate) fn describe(&self, pidfile: &Path) -> String {
         let pidfile = pidfile.display();
         match self {
             Self::Unreadable(error) => format!("{pidfile}: {error}"),
@@ -66,7 +66,7 @@ impl Unproven {
 
 /// Why a signal was not sent.
 #[derive(Debug)]
-pub enum Unsent {
+pub(crate) enum Unsent {
     /// The process has no handler for the signal, so the signal would end it.
     Unhandled,
     /// pidfd_send_signal(2) failed: the process is dead, or of another user.
@@ -80,7 +80,7 @@ pub enum Unsent {
 ///
 /// Without a control socket, four facts prove the service. The process began before the file was written. It handles
 /// the signals of a service. Its own number is the number in the file. It has the thread of an engine.
-pub fn prove(pidfile: &Path, control: Option<&Path>) -> Result<Proven, Unproven> {
+pub(crate) fn prove(pidfile: &Path, control: Option<&Path>) -> Result<Proven, Unproven> {
     loop {
         let read = pidfile::read(pidfile).map_err(Unproven::Unreadable)?;
         let (pid, written) = read.ok_or(Unproven::NoNumber)?;
@@ -141,22 +141,22 @@ fn evidence(pid: u32, pidfd: &OwnedFd, written: SystemTime, control: Option<&Pat
 
 impl Proven {
     /// The process ID in the pid file.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// A file of the process in /proc.
-    pub fn proc(&self, name: &str) -> PathBuf {
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
         proc::file(self.in_proc, name)
     }
 
     /// Whether the process has a handler for a signal.
-    pub fn handles(&self, signal: Signal) -> bool {
+    pub(crate) fn handles(&self, signal: Signal) -> bool {
         proc::caught(self.in_proc).is_ok_and(|caught| proc::is_in(caught, signal))
     }
 
     /// Sends a signal that the process handles.
-    pub fn signal(&self, signal: Signal) -> Result<(), Unsent> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Unsent> {
         // The process may have executed another program since the proof. An exec keeps the process and drops its
         // handlers.
         if !self.handles(signal) {
@@ -197,7 +197,7 @@ pub(crate) fn other_service(pidfile: &Pidfile, predecessor: Option<&PredecessorO
 /// The process at the other end of a socket, if it calls itself `said`. `sender` is its number here, from
 /// SCM_CREDENTIALS. Its PID namespace may be another, and a proxy may answer. The sender lives as long as its
 /// connection.
-pub fn process_behind(sender: u32, said: u32) -> Option<OwnedFd> {
+pub(crate) fn process_behind(sender: u32, said: u32) -> Option<OwnedFd> {
     let pidfd = pidfd::open(sender).ok()?;
     (Pids::of(pidfd.as_fd()).ok()?.innermost == said).then_some(pidfd)
 }
@@ -208,7 +208,11 @@ pub fn process_behind(sender: u32, said: u32) -> Option<OwnedFd> {
 /// # Errors
 ///
 /// The two are in another PID namespace than this process, where the number belongs to a stranger.
-pub fn process_beside(neighbour: BorrowedFd<'_>, us: u32, said: u32) -> Result<Option<OwnedFd>, String> {
+pub(crate) fn process_beside(
+    neighbour: BorrowedFd<'_>,
+    us: u32,
+    said: u32,
+) -> Result<Option<OwnedFd>, String> {
     let here = pidfd::open(us).map_err(|error| format!("pidfd_open(2): {error}"))?;
     if Pids::of(here.as_fd())?.in_proc != Pids::of(neighbour)?.in_proc {
         return Err("it is in another PID namespace".to_owned());

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::base::status::Status;
+use crate::control::{Code, PROTOCOL, Reply, Request};
+use crate::outside::proof::{Unproven, process_behind, prove};
 use nix::cmsg_space;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, setsockopt, sockopt,
 };
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tableflip::__private::{Unproven, process_behind, prove};
-use tableflip::control::{Code, PROTOCOL, Reply, Request};
-use tableflip::status::Status;
 
 use super::output::{Failure, Output};
 

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::outside::proof::{Proven, Unproven, Unsent, prove};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tableflip::__private::{Proven, Unproven, Unsent, prove};
 
 use super::output::Failure;
 

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::base::status::{Phase, Status};
+use crate::control::{Reply, Request};
+use crate::outside::proof::process_beside;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tableflip::__private::process_beside;
-use tableflip::control::{Reply, Request};
-use tableflip::status::{Phase, Status};
 
 use super::args;
 use super::conversation::{self, Conversation, Line, MAX_CUT_OFF};
@@ -24,9 +24,9 @@ use super::target::Target;
 /// The pause before `watch` looks for the process that replaced the last one.
 const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) fn upgrade(args: &args::Upgrade, output: &Output) -> Result<(), Failure> {
+pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
-    let mut conversation = match Target::open(&args.service.path, deadline, output)? {
+    let mut conversation = match Target::open(path, deadline, output)? {
         Target::Control(conversation) => conversation,
         Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
     };
@@ -139,13 +139,13 @@ fn check(
         ));
     };
     output.progress(&format!("checking {}", executable.display()));
-    tableflip::__private::check(command, executable, deadline)
+    super::check::run(command, executable, deadline)
         .map_err(|how| Failure::refused("check-failed", format!("the check {how}; no upgrade was asked for")))
 }
 
-pub(crate) fn stop(args: &args::Stop, output: &Output) -> Result<(), Failure> {
+pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
-    let pid = match Target::open(&args.service.path, deadline, output)? {
+    let pid = match Target::open(path, deadline, output)? {
         Target::Control(mut conversation) => {
             let (mut old, _) = conversation.status()?;
             let mut others = OtherGenerations::default();
@@ -282,9 +282,9 @@ fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
     });
 }
 
-pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure> {
+pub(crate) fn status(args: &args::Status, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
-    match Target::open(&args.service.path, deadline, output)? {
+    match Target::open(path, deadline, output)? {
         Target::Control(mut conversation) => {
             let (status, text) = conversation.status()?;
             conversation.process(&status, output);
@@ -312,8 +312,7 @@ pub(crate) fn status(args: &args::Status, output: &Output) -> Result<(), Failure
 }
 
 /// Runs until the service is gone, or stdout is closed.
-pub(crate) fn watch(args: &args::Watch, output: &Output) -> Result<(), Failure> {
-    let path = &args.service.path;
+pub(crate) fn watch(args: &args::Watch, path: &Path, output: &Output) -> Result<(), Failure> {
     let mut shown = String::new();
     let mut cut_off = 0;
     while !output.is_closed() {

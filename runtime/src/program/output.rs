@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::control::Code;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use tableflip::control::Code;
 
 /// The time between two drawings of the progress bar.
 const TICK: Duration = Duration::from_millis(100);

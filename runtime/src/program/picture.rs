@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use crate::base::status::{Moves, Phase, Status};
 use serde_json::Value;
-use tableflip::status::{Moves, Phase, Status};
 
 /// The state of the service in one line, without the counts of connections.
 pub(crate) fn line_of(status: &Status) -> String {

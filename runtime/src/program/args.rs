@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use nix::sys::signal::Signal;
-use tableflip::__private::UPGRADE_SIGNALS;
+use clap::Subcommand;
 
-use super::output::{Failure, Output};
+#[cfg(upgrades)]
+use super::output::Failure;
+use crate::sys::signals::{Signal, UPGRADE_SIGNALS};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -19,14 +19,7 @@ Exit status:
   4  an upgrade is in progress, or the predecessor still drains
   5  no answer in time, or the old process died before it reported the outcome: check which process serves";
 
-/// Replaces, stops and watches services that are made with tableflip
-#[derive(Debug, Parser)]
-#[command(name = "tableflip", version, after_help = EXIT_STATUS, max_term_width = 100)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// The commands that concern a service.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Replaces the running process by a new process, and waits for the outcome
@@ -41,6 +34,13 @@ pub(crate) enum Command {
     /// Shows the status of the service at each change, until the service is gone
     #[command(after_help = EXIT_STATUS)]
     Watch(Watch),
+}
+
+/// All commands of the program `tableflip`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Program {
+    #[command(flatten)]
+    Service(Command),
     /// Prints a systemd unit for a service
     Unit(Unit),
     /// Prints the completions for a shell
@@ -53,7 +53,7 @@ pub(crate) enum Command {
 pub(crate) struct Service {
     /// The pid file of the service, with the control socket beside it, or the control socket
     #[arg(value_name = "PIDFILE|CONTROL")]
-    pub(crate) path: PathBuf,
+    pub(crate) path: Option<PathBuf>,
     /// Print lines of JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -135,21 +135,47 @@ pub(crate) struct Unit {
 }
 
 impl Command {
+    pub(crate) fn service(&self) -> &Service {
+        match self {
+            Self::Upgrade(args) => &args.service,
+            Self::Stop(args) => &args.service,
+            Self::Status(args) => &args.service,
+            Self::Watch(args) => &args.service,
+        }
+    }
+}
+
+impl Program {
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Upgrade(upgrade) => upgrade.service.json,
-            Self::Stop(stop) => stop.service.json,
-            Self::Status(status) => status.service.json,
-            Self::Watch(watch) => watch.service.json,
+            Self::Service(command) => command.service().json,
             Self::Unit(unit) => unit.json,
             Self::Completions { .. } | Self::Man { .. } => false,
         }
     }
 }
 
-/// The parsed command line. A mistake in it ends the process here with status 2, a request for help with status 0.
-pub(crate) fn parse() -> Command {
-    Args::parse().command
+/// The command line of the program `tableflip`. No service is around it, so each command has to name one.
+pub(crate) fn of_the_program() -> clap::Command {
+    let command = command_line("Replaces, stops and watches services that are made with tableflip");
+    Program::augment_subcommands(command.version(env!("CARGO_PKG_VERSION"))).mut_subcommands(|command| {
+        let names_a_service = command.get_arguments().any(|argument| argument.get_id() == "path");
+        if names_a_service { command.mut_arg("path", |path| path.required(true)) } else { command }
+    })
+}
+
+/// The command line of the commands for a service alone.
+pub(crate) fn of_a_service() -> clap::Command {
+    Command::augment_subcommands(command_line("Replaces, stops and watches the service"))
+}
+
+fn command_line(about: &'static str) -> clap::Command {
+    clap::Command::new("tableflip")
+        .about(about)
+        .after_help(EXIT_STATUS)
+        .max_term_width(100)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -164,15 +190,16 @@ fn signal(text: &str) -> Result<Signal, String> {
         .ok_or_else(|| format!("expected one of {}", UPGRADE_SIGNALS.map(|(name, _)| name).join(", ")))
 }
 
-pub(crate) fn completions(shell: clap_complete::Shell, output: &Output) -> Result<(), Failure> {
+#[cfg(upgrades)]
+pub(crate) fn completions(shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "tableflip", &mut script);
-    output.print(&String::from_utf8_lossy(&script));
-    Ok(())
+    clap_complete::generate(shell, &mut of_the_program(), "tableflip", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
-pub(crate) fn man(command: Option<&str>, output: &Output) -> Result<(), Failure> {
-    let mut root = Args::command();
+#[cfg(upgrades)]
+pub(crate) fn man(command: Option<&str>) -> Result<String, Failure> {
+    let mut root = of_the_program();
     root.build();
     let page = match command {
         None => root,
@@ -185,8 +212,7 @@ pub(crate) fn man(command: Option<&str>, output: &Output) -> Result<(), Failure>
     clap_mangen::Man::new(page)
         .render(&mut text)
         .map_err(|error| Failure::refused("failed", format!("cannot make the man page: {error}")))?;
-    output.print(&String::from_utf8_lossy(&text));
-    Ok(())
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -195,6 +221,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        of_the_program().debug_assert();
+        of_a_service().debug_assert();
     }
 }
