@@ -29,7 +29,7 @@
 //!     }
 //! }
 //!
-//! #[tableflip::main(listen = [echo = "tcp://127.0.0.1:7000"], pidfile = PIDFILE, control)]
+//! #[tableflip::main(listen = [echo = "tcp://127.0.0.1:7000"], pidfile = PIDFILE)]
 //! fn serve(listeners: Listeners) {
 //!     // ...
 //! #   let _ = listeners;
@@ -67,6 +67,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, FromArgMatches, Subcommand};
 
+use crate::config::environment;
+
 /// The commands of `tableflip` that concern a running service: `upgrade`, `stop`, `status` and `watch`.
 ///
 /// It is a [`Subcommand`] of clap 4. The commands that concern the program `tableflip` itself are not in it: `unit`, `man` and
@@ -101,16 +103,18 @@ impl Commands {
         command.and_then(|matches| Self::from_arg_matches(&matches)).map_err(|error| refused(&error))
     }
 
-    /// The pid file of this service, or its control socket: a command whose line names neither is for this one.
+    /// The pid file of this service, or its control socket, for a command line that names neither. A variable that gives the
+    /// service another one gives it to the command as well: `TABLEFLIP_CONTROL`, else `TABLEFLIP_PIDFILE`.
     pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
         self.pidfile = Some(path.into());
         self
     }
 
-    /// Carries out the command, prints what there is to say, and returns the exit status of `tableflip`. Without a path, of
-    /// the command line or of [`pidfile`](Self::pidfile), it is 2: the command line is wrong.
+    /// Carries out the command, prints what there is to say, and returns the exit status of `tableflip`. Without any path, of
+    /// the command line, a variable or [`pidfile`](Self::pidfile), it is 2: the command line is wrong.
     pub fn run(self) -> ExitCode {
-        run(args::Program::Service(self.command), self.pidfile)
+        let pidfile = named_by_environment().or(self.pidfile);
+        run(args::Program::Service(self.command), pidfile)
     }
 }
 
@@ -147,6 +151,13 @@ pub fn run_from<T: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = T
         Ok(command) => run(command, None),
         Err(error) => refused(&error),
     }
+}
+
+/// The path that the environment gives the control socket or the pid file of the service.
+fn named_by_environment() -> Option<PathBuf> {
+    let path = |option| std::env::var_os(environment::variable(option)).filter(|path| !path.is_empty());
+    let control = path("control").filter(|path| path != "false");
+    control.or_else(|| path("pidfile")).map(PathBuf::from)
 }
 
 /// Prints the problem with a command line, or the help that it asks for.

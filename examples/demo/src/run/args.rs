@@ -191,7 +191,8 @@ mod tests {
 
     /// This program, the examples that show what is around a service and serve the protocols of others, and `chat`: its answer to
     /// one line depends on the lines before.
-    const SURROUNDINGS: [&str; 7] = ["demo", "admin", "builder", "chat", "config", "errors", "library"];
+    const SURROUNDINGS: [&str; 8] =
+        ["demo", "admin", "builder", "chat", "config", "ctl", "errors", "library"];
 
     #[test]
     fn every_example_is_a_service_and_is_in_the_help() {
