@@ -59,7 +59,11 @@ mod process;
 #[cfg(upgrades)]
 mod target;
 #[cfg(upgrades)]
+mod unchanged;
+#[cfg(upgrades)]
 mod unit;
+#[cfg(upgrades)]
+mod upgrade;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -199,7 +203,7 @@ fn of_service(
         ));
     };
     match command {
-        args::Command::Upgrade(args) => commands::upgrade(args, &path, output),
+        args::Command::Upgrade(args) => upgrade::upgrade(args, &path, output),
         args::Command::Stop(args) => commands::stop(args, &path, output),
         args::Command::Status(args) => commands::status(args, &path, output),
         args::Command::Watch(args) => commands::watch(args, &path, output),

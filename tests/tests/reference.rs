@@ -420,11 +420,13 @@ const NO_REASONS: &[&str] = &[
     "not known without a control socket: generation, phase, listeners, connections, upgrades",
     "not known without a control socket: its generation, and whether it passes its probation; if not, process {} takes the pid file back",
     "process {old} hands over to {new}",
+    "process {} serves, on probation",
     "process {said} is in a PID namespace that cannot be seen from here",
     "process {said} is process {sender} here: the service counts by its own PID namespace",
     "process {}, up for {}\nexecutable   {}\n",
     "the preflight command checks the release",
     "there is no control socket at {}; process {} is known by its pid file alone",
+    "unchanged: generation {}, process {}, runs that file",
     "upgraded to generation {generation}, process {pid}, which served after {elapsed}",
     "{new} is being ended",
     "{new} initialises",
@@ -440,15 +442,14 @@ fn every_reason_is_in_the_operations() {
     let operations = words(read("docs/operations.md"));
     let outcome = read("runtime/src/engine/upgrade/outcome.rs");
     let errors = read("runtime/src/base/error.rs");
-    let program = [
-        "program/check",
-        "program/commands",
-        "program/conversation",
-        "program/process",
-        "program/target",
-        "program",
-    ];
-    let program = program.map(|file| read(format!("runtime/src/{file}.rs")));
+    // The other files of the program have no reasons: the command line, what is printed of a status, and the unit.
+    let has_reasons = |file: &PathBuf| {
+        let is_of_program = file.starts_with("runtime/src/program") || file.ends_with("src/program.rs");
+        let other = ["args.rs", "output.rs", "picture.rs", "unit.rs"];
+        is_of_program && !other.iter().any(|name| file.ends_with(name))
+    };
+    let program: Vec<_> = sources().into_iter().filter(has_reasons).map(read).collect();
+    assert!(program.len() > 5, "the files of the program are not where they were");
     let proof = ["outside/proof", "sys/proc"].map(|file| read(format!("runtime/src/{file}.rs")));
     let [proof, proc] = proof.map(|source| between(&source, "//!", "#[cfg(test)]").to_owned());
     let sources = [

@@ -112,6 +112,9 @@ pub struct Executable {
     /// bytes in hexadecimal.
     #[serde(flatten, with = "path")]
     pub path: PathBuf,
+    /// The device of the file that this process runs, as stat(2) numbers it. `None` if a service of an older release answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
     /// The inode of the file that this process runs.
     pub inode: u64,
     /// When that file was last modified, in seconds since 1970-01-01 UTC.

@@ -73,6 +73,9 @@ pub(crate) struct Upgrade {
     /// what
     #[arg(long)]
     pub(crate) no_move: bool,
+    /// Do nothing if the file at the path of the executable is the file that runs
+    #[arg(long)]
+    pub(crate) if_changed: bool,
     /// A shell command that checks the new release before the upgrade, with the executable as "$0"; if the command fails, no
     /// upgrade is requested
     #[arg(long, value_name = "COMMAND")]

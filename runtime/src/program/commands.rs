@@ -1,7 +1,6 @@
-//! The commands, through the control socket; by signals without one.
+//! Stop, status and watch, through the control socket; by signals without one.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -23,125 +22,6 @@ use super::target::Target;
 
 /// The pause before `watch` looks for the process that replaced the last one.
 const LOOK: Duration = Duration::from_millis(50);
-
-pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Result<(), Failure> {
-    let deadline = after(args.timeout);
-    let mut conversation = match Target::open(path, deadline, output)? {
-        Target::Control(conversation) => conversation,
-        Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
-    };
-    let (mut old, _) = conversation.status()?;
-    if let Some(command) = &args.check {
-        let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
-        check(command, executable, deadline, output)?;
-    }
-    let mut old_process = conversation.process(&old, output);
-    let pid = loop {
-        conversation.ask(Request::Upgrade { no_move: args.no_move })?;
-        if let Some(pid) = outcome(&mut conversation, &old, output)? {
-            break pid;
-        }
-        // The connection ended without an outcome. If the process still serves, its server made room for another client and never
-        // read the request: it keeps a connection that waits for an outcome. So ask again.
-        let asked = old.pid;
-        old = conversation.status().map_err(|failure| failure.after(&ended(asked)))?.0;
-        if old.pid != asked {
-            // This process may be the successor, which continued alone, or any process that was started later.
-            let now = format!("{}; generation {}, process {}, serves", ended(asked), old.generation, old.pid);
-            return Err(Failure::no_answer(now));
-        }
-        old_process = conversation.process(&old, output);
-    };
-    if args.wait_drained {
-        // A watching client learns the number of open connections, and keeps its own connection until the process ends.
-        conversation.ask(Request::Watch)?;
-        follow_to_the_end(&mut conversation, &old, |_| (), output)
-            .and_then(|_| wait_for_exit(old_process.as_ref(), &old, deadline))
-            .map_err(|failure| may_continue(failure, "drain"))?;
-        output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
-        output.say(&format!("process {} is gone", old.pid));
-    }
-    Ok(())
-}
-
-/// The process ID of the successor; `None` if the connection ends without an outcome.
-fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Result<Option<u32>, Failure> {
-    while let Some(Line { text, reply }) =
-        conversation.receive().map_err(|failure| may_continue(failure, "upgrade"))?
-    {
-        match reply {
-            Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
-            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings }) => {
-                output.pass_on(&text);
-                for warning in &warnings {
-                    output.note(&format!("warning: {}", warning.replace(char::is_control, " ")));
-                }
-                let elapsed = humantime::format_duration(Duration::from_millis(elapsed_ms));
-                output.say(&format!(
-                    "upgraded to generation {generation}, process {pid}, which served after {elapsed}"
-                ));
-                return Ok(Some(pid));
-            }
-            reply => {
-                output.pass_on(&text);
-                show_progress(reply.as_ref(), old, output);
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn upgrade_by_signal(
-    args: &args::Upgrade,
-    old: &Process,
-    deadline: Instant,
-    output: &Output,
-) -> Result<(), Failure> {
-    if args.no_move {
-        return Err(Failure::usage(
-            "--no-move needs a control socket: a signal cannot say it; give the service a control socket"
-                .to_owned(),
-        ));
-    }
-    if let Some(command) = &args.check {
-        check(command, old.executable().ok().as_deref(), deadline, output)?;
-    }
-    old.signal(args.signal)?;
-    output.progress(&format!("{} is sent to process {}", args.signal, old.pid()));
-    let new = old.wait_for_successor(deadline)?.ok_or_else(|| old.has_ended_in_an_upgrade())?;
-    output.line(&json!({"reply": "replaced", "pid": new.pid(), "predecessor": old.pid()}));
-    output.say(&format!("process {} has the pid file", new.pid()));
-    output.note(&format!(
-        "not known without a control socket: its generation, and whether it passes its probation; if not, process {} \
-         takes the pid file back",
-        old.pid(),
-    ));
-    if args.wait_drained {
-        output.progress(&format!("process {} finishes its connections", old.pid()));
-        old.wait_for_the_end(deadline)?;
-        output.line(&json!({"reply": "drained", "pid": old.pid(), "successor": new.pid()}));
-        output.say(&format!("process {} is gone", old.pid()));
-    }
-    Ok(())
-}
-
-/// The operator's own check of the new release, before the request to the service.
-fn check(
-    command: &OsStr,
-    executable: Option<&Path>,
-    deadline: Instant,
-    output: &Output,
-) -> Result<(), Failure> {
-    let Some(executable) = executable else {
-        return Err(Failure::refused(
-            "check-failed",
-            "the executable of the service is not known".to_owned(),
-        ));
-    };
-    output.progress(&format!("checking {}", executable.display()));
-    super::check::run(command, executable, deadline)
-        .map_err(|how| Failure::refused("check-failed", format!("the check {how}; no upgrade was asked for")))
-}
 
 pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
@@ -221,7 +101,7 @@ impl OtherGenerations {
 
 /// Shows the progress until the connection ends, which is the end of the process. False if the connection ended before an answer to
 /// the request.
-fn follow_to_the_end(
+pub(crate) fn follow_to_the_end(
     conversation: &mut Conversation,
     old: &Status,
     mut note: impl FnMut(&Status),
@@ -246,7 +126,11 @@ fn follow_to_the_end(
 }
 
 /// Waits for the exit of the process, which comes shortly after the end of its control connection.
-fn wait_for_exit(old_process: Option<&OwnedFd>, old: &Status, deadline: Instant) -> Result<(), Failure> {
+pub(crate) fn wait_for_exit(
+    old_process: Option<&OwnedFd>,
+    old: &Status,
+    deadline: Instant,
+) -> Result<(), Failure> {
     match old_process {
         Some(pidfd) if !process::wait_for_the_end(pidfd.as_fd(), deadline) => {
             Err(Failure::no_answer(format!("process {} has finished and does not exit", old.pid)))
@@ -255,15 +139,15 @@ fn wait_for_exit(old_process: Option<&OwnedFd>, old: &Status, deadline: Instant)
     }
 }
 
-fn ended(pid: u32) -> String {
+pub(crate) fn ended(pid: u32) -> String {
     format!("process {pid} ended before it reported the outcome")
 }
 
-fn may_continue(failure: Failure, what: &str) -> Failure {
+pub(crate) fn may_continue(failure: Failure, what: &str) -> Failure {
     failure.if_no_answer(&format!("; the {what} may continue, see `tableflip status`"))
 }
 
-fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
+pub(crate) fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output) {
     let Some(Reply::Phase { phase, successor, .. }) = reply else { return };
     let new = successor.map_or_else(|| "the successor".to_owned(), |pid| format!("process {pid}"));
     let old = old.pid;
@@ -379,7 +263,7 @@ fn watch_pidfile(mut process: Process, output: &Output) -> Result<(), Failure> {
     }
 }
 
-fn after(timeout: Duration) -> Instant {
+pub(crate) fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
     // A timeout beyond the range of the clock becomes a century.
     now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86400))

@@ -67,7 +67,7 @@ fn it_tells_how_things_stand() {
     let running = old.proc("exe");
     let file = fs::metadata(&running).unwrap();
     let executable = serde_json::json!({
-        "path": fs::read_link(running).unwrap(), "inode": file.ino(), "modified": file.mtime(),
+        "path": fs::read_link(running).unwrap(), "device": file.dev(), "inode": file.ino(), "modified": file.mtime(),
     });
     assert_eq!(status["executable"], executable);
 

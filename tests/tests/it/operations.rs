@@ -80,13 +80,14 @@ fn every_command_of_the_page_works() {
         said += &format!("$ {block}\n{out}{err}");
     }
     println!("{said}");
-    assert_eq!(blocks.len(), 11, "the page has another scenario by now");
+    assert_eq!(blocks.len(), 12, "the page has another scenario by now");
 
     assert_eq!(first.exit(), Exit::Status(0));
     for expected in [
         format!("generation 1, process {}: serving", first.pid()),
         r#"{"reply":"status","protocol":1,"#.to_owned(),
         "upgraded to generation 2, process ".to_owned(),
+        "unchanged: generation 2, process ".to_owned(),
         "upgraded to generation 3, process ".to_owned(),
         "tableflip: the successor exited with status 7 before it served; it was process ".to_owned(),
         "release 3-bad is not deployed (status 1); releases/2 serves on\n".to_owned(),

@@ -430,6 +430,83 @@ fn a_service_of_another_release_is_understood_or_an_error_at_once() {
     answered(line, "220 mail.example ESMTP").failed(1, "cannot talk to other.control: ");
 }
 
+#[test]
+fn an_upgrade_if_changed_is_one_upgrade() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let command = dir.victim().binary(&path).env("TABLEFLIP_CONTROL", "pid.control");
+    let (service, old) = command.serve();
+    let unchanged = |process: &Process, generation: u32| {
+        let ran = run(&dir, "upgrade --if-changed --check false pid");
+        let expected =
+            format!("unchanged: generation {generation}, process {}, runs that file\n", process.pid());
+        assert_eq!(ran.done(), expected);
+    };
+    unchanged(&old, 1);
+    let line = run(&dir, "upgrade --if-changed --json pid");
+    assert_eq!(check_json("unchanged", line.done()), ["unchanged"]);
+
+    // The same release, as another file.
+    fs::rename(dir.copy_of_victim("svc.next"), &path).unwrap();
+    run(&dir, "upgrade --if-changed pid").done();
+    let new = service.next_process();
+    service.wait(&new, "alone");
+    unchanged(&new, 2);
+    fs::remove_file(&path).unwrap();
+    run(&dir, "upgrade --if-changed pid").failed(1, "cannot run ");
+    dir.copy_of_victim("svc");
+    run(&dir, "upgrade --if-changed pid").done();
+    let newest = service.next_process();
+    service.wait(&newest, "alone");
+    unchanged(&newest, 3);
+    assert!(!service.has_said(&newest, "standby"), "it has heard of no upgrade");
+}
+
+/// A service that the test plays. A process on probation may give the service back to its predecessor, which runs another file.
+#[test]
+fn a_process_on_probation_is_not_called_unchanged() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Dir::new();
+    let socket = UnixListener::bind(dir.join("other.control")).unwrap();
+    let file = fs::metadata(PROGRAM).unwrap();
+    let status = |inode: u64, more: &str| {
+        let (path, device, modified) = (PROGRAM, file.dev(), file.mtime());
+        format!(
+            "{{\"reply\":\"status\",\"protocol\":1,\"release\":\"0.1.0\",\"generation\":2,\"pid\":9,\"phase\":\"serving\",\
+             \"executable\":{{\"path\":{path:?},\"device\":{device},\"inode\":{inode},\"modified\":{modified}}}{more}}}\n"
+        )
+    };
+    let standby = r#","predecessor_state":{"phase":"standby","remaining_ms":900}"#;
+    let draining = r#","predecessor_state":{"phase":"draining"}"#;
+    for (more, then, reply) in [
+        (standby, status(file.ino(), draining), "unchanged"),
+        (standby, status(file.ino(), ""), "unchanged"),
+        // The predecessor serves again.
+        (standby, status(file.ino() + 1, ""), "upgrade"),
+        (draining, String::new(), "unchanged"),
+    ] {
+        let mut asking = start(&dir, "upgrade --if-changed other.control");
+        let (mut stream, _) = socket.accept().unwrap();
+        let mut requests = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(requests.next().unwrap(), r#"{"command":"status"}"#);
+        stream.write_all(status(file.ino(), more).as_bytes()).unwrap();
+        if more == standby {
+            // It asks again, and so it has not taken the first answer for the last word.
+            assert_eq!(requests.next().unwrap(), r#"{"command":"status"}"#);
+            stream.write_all(then.as_bytes()).unwrap();
+        }
+        if reply == "unchanged" {
+            assert!(end(asking).done().starts_with("unchanged: generation 2, process 9, "), "{more}");
+            continue;
+        }
+        assert_eq!(requests.next().unwrap(), r#"{"command":"status"}"#);
+        stream.write_all(then.as_bytes()).unwrap();
+        assert_eq!(requests.next().unwrap(), r#"{"command":"upgrade"}"#);
+        asking.kill().unwrap();
+        asking.wait().unwrap();
+    }
+}
+
 /// What signals can do, and what it says that it cannot know.
 #[test]
 fn without_a_control_socket_signals_do_and_it_says_so() {
@@ -444,6 +521,8 @@ fn without_a_control_socket_signals_do_and_it_says_so() {
         status.err
     );
     run(&dir, "status --prometheus pid").failed(1, "there are no metrics without a control socket");
+    run(&dir, "upgrade --if-changed pid")
+        .failed(2, "--if-changed needs a control socket: a signal cannot say it");
 
     let upgraded = run(&dir, "upgrade --wait-drained pid");
     let new = service.next_process();

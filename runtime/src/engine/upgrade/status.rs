@@ -66,7 +66,7 @@ impl Engine {
     fn executable(&self) -> Option<Executable> {
         let path = self.neighbours.spawner.executable()?.to_owned();
         let file = fs::metadata("/proc/self/exe").ok()?;
-        Some(Executable { path, inode: file.ino(), modified: file.mtime() })
+        Some(Executable { path, device: Some(file.dev()), inode: file.ino(), modified: file.mtime() })
     }
 
     pub(super) fn successor_pid(&self) -> Option<u32> {
