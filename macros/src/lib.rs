@@ -17,6 +17,10 @@ mod valid;
 #[allow(dead_code, unreachable_pub)]
 mod address;
 
+// The same for a literal of the option `probe`.
+#[allow(dead_code, unreachable_pub)]
+mod probe;
+
 #[cfg(test)]
 mod tests;
 
@@ -69,6 +73,8 @@ use proc_macro::TokenStream;
 /// | `overlap` | the answer to a further upgrade while the predecessor still drains: `"refuse"`, `"wait"` until the predecessor is gone, or `"hasten"`, which ends the predecessor within 1 s | `"refuse"` | `TABLEFLIP_OVERLAP` |
 /// | `supervise` | whether the first process stays as the supervisor of the generations: `"auto"` if it is PID 1, `"always"`, `"never"` | `"auto"` | `TABLEFLIP_SUPERVISE` |
 /// | `preflight` | a shell command that checks the new release before that release gets a socket; `"$0"` is the executable | none | `TABLEFLIP_PREFLIGHT` |
+/// | `probe` | a request that the prepared successor must answer before it serves, such as `"GET /healthz"` or `"http GET /healthz 204"` | none | `TABLEFLIP_PROBE` |
+/// | `verify` | a shell command that checks the successor while it serves on probation; if it fails, this process serves again | none | `TABLEFLIP_VERIFY` |
 /// | `flavor` | the runtime of an `async fn`: `"multi_thread"` or `"current_thread"` | `"multi_thread"` | |
 /// | `worker_threads` | the number of threads of a `"multi_thread"` runtime, at least 1 | one for each core | |
 /// | `runtime` | a function that changes the `tokio::runtime::Builder` of an `async fn` | none | |

@@ -253,6 +253,8 @@ fn every_option() {
             overlap = "hasten",
             supervise = "never",
             preflight = "test -x \"$0\"",
+            probe = "admin GET /healthz 204",
+            verify = "curl -f $URL",
             flavor = "multi_thread",
             worker_threads = 2 * CORES,
         "#,
@@ -285,6 +287,8 @@ fn every_option() {
                     .overlap("hasten")
                     .supervise("never")
                     .preflight("test -x \"$0\"")
+                    .probe("admin GET /healthz 204")
+                    .verify("curl -f $URL")
                     .flavor(crate::reexport::Flavor::MultiThread)
                     .worker_threads(2 * CORES)
                     .run(|start| {
@@ -332,7 +336,7 @@ fn a_mistake_leaves_the_function_to_the_editor() {
         "pub const extern \"C\" fn main(self, echo: TcpListener) -> io::Result<()> { echo.accept() }",
         &expect![[r#"
             ::core::compile_error! {
-                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `name`, `config`, `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `flavor`, `worker_threads`, `runtime`, `crate`"
+                "unknown option `pidfle` (did you mean `pidfile`?); expected one of `name`, `config`, `listen`, `pidfile`, `control`, `upgrade_timeout`, `probation`, `drain_timeout`, `upgrade_signal`, `overlap`, `supervise`, `preflight`, `probe`, `verify`, `flavor`, `worker_threads`, `runtime`, `crate`"
             }
             ::core::compile_error! {
                 "expected a number of threads from 1, or an expression of type `usize`"

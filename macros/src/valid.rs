@@ -34,6 +34,7 @@ pub(crate) fn service(attr: &Attr, function: &Function, errors: Errors) -> Resul
     draft.check_entry_points(function);
     let (mut candidates, signature_is_known) = draft.candidates(&function.sig);
     if listen_is_known {
+        draft.check_probe();
         draft.assign(&mut candidates, signature_is_known, &function.sig);
     }
     let Draft { errors, runtime, config, entries, settings, .. } = draft;

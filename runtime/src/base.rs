@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod path_text;
+pub(crate) mod probe;
 pub(crate) mod report;
 pub(crate) mod returned;
 pub mod status;

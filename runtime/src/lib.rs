@@ -162,6 +162,8 @@
 //! | `TABLEFLIP_OVERLAP` | `refuse`, `wait` or `hasten` |
 //! | `TABLEFLIP_SUPERVISE` | `auto`, `always` or `never` |
 //! | `TABLEFLIP_PREFLIGHT` | a command of the shell; `true` checks nothing |
+//! | `TABLEFLIP_PROBE` | a request such as `GET /healthz` or `http GET /healthz 204`, or `false` |
+//! | `TABLEFLIP_VERIFY` | a command of the shell; `true` checks nothing |
 //!
 //! Under systemd the process also reads the variables of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). It
 //! removes them, so that no program that the service starts takes them for its own. A process that has several threads
@@ -264,6 +266,7 @@ pub use base::address::Address;
 pub use base::error::{
     Failure, ParseOptionError, PassOnError, RevertError, StartError, UpgradeError, UpgradeStep,
 };
+pub use base::probe::Probe;
 pub use base::returned::Returned;
 pub use base::status::{self, Status};
 pub use between::drain::{Guard, Shutdown};

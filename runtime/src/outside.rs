@@ -13,6 +13,8 @@ pub(crate) mod pidfile;
 #[cfg(upgrades)]
 pub(crate) mod preflight;
 #[cfg(upgrades)]
+pub(crate) mod probe;
+#[cfg(upgrades)]
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "a start needs the proof, and sends no signal"))]
 pub(crate) mod proof;
 pub(crate) mod sockets;

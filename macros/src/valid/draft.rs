@@ -21,6 +21,8 @@ pub(super) struct Draft {
     /// Set when an entry could not be read. Its name is unknown, so any parameter may be its listener.
     pub(super) listen_in_doubt: bool,
     pub(super) settings: Vec<Setting>,
+    /// The listener that a literal of `probe` names, and that literal.
+    pub(super) probe: Option<(String, Expr)>,
 }
 
 /// An entry of `listen`.

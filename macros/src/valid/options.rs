@@ -3,10 +3,11 @@
 use proc_macro2::Ident;
 use syn::{Error, Expr, Lit, Path, Result, Signature};
 
-use super::draft::{Draft, MAX_NAME};
+use super::draft::{Draft, MAX_NAME, plain_name};
 use super::listen::take_listen;
 use crate::attr::{Attr, AttrOption};
 use crate::literal::{inside, literal, plain, string, word};
+use crate::probe::Probe;
 use crate::service::{Config, Value};
 use crate::suggest::nearest;
 
@@ -27,6 +28,8 @@ const OPTIONS: &[(&str, Take)] = &[
     ("overlap", take_overlap),
     ("supervise", take_supervise),
     ("preflight", take_command),
+    ("probe", take_probe),
+    ("verify", take_command),
     ("flavor", take_flavor),
     ("worker_threads", take_worker_threads),
     ("runtime", take_runtime),
@@ -82,6 +85,19 @@ impl Draft {
                 false
             }
         }
+    }
+
+    /// Checks that the listener of a literal probe is declared. The entries of `listen` are known for certain.
+    pub(super) fn check_probe(&mut self) {
+        let Some((listener, value)) = &self.probe else { return };
+        let names: Vec<_> = self.entries.iter().map(|entry| entry.name.as_ref().map(plain_name)).collect();
+        // An entry without a name has that of its parameter.
+        if names.contains(&None) || names.contains(&Some(listener.clone())) {
+            return;
+        }
+        let meant = did_you_mean(listener, names.iter().flatten().map(String::as_str));
+        let message = format!("no listener `{listener}` is declared{meant}");
+        self.errors.push(Error::new_spanned(value, message));
     }
 
     /// Checks the options of tokio's runtime against the function and against each other.
@@ -165,6 +181,16 @@ fn take_command(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
         .is_some_and(|command| command.value().trim().is_empty())
     {
         return Err(Error::new_spanned(value, "the command is empty"));
+    }
+    draft.set(option, Value::Expr(value.clone()));
+    Ok(())
+}
+
+fn take_probe(draft: &mut Draft, option: &Ident, value: &Expr) -> Result<()> {
+    const EXPECTED: &str = "a request in quotes, such as \"GET /healthz\", or an expression that yields one";
+    if let Some(literal) = string(value, EXPECTED)? {
+        let probe = Probe::parse(&literal.value()).map_err(|problem| Error::new_spanned(value, problem))?;
+        draft.probe = probe.listener().map(|listener| (listener.to_owned(), value.clone()));
     }
     draft.set(option, Value::Expr(value.clone()));
     Ok(())

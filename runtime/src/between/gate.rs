@@ -1,6 +1,8 @@
 //! The gate between a managed listener and its body. The engine thread opens, closes and retires it, whatever the body's
 //! runtime does.
 
+#[cfg(upgrades)]
+use std::collections::VecDeque;
 use std::io;
 #[cfg(upgrades)]
 use std::os::fd::AsFd;
@@ -19,14 +21,19 @@ use event_listener::Event;
 use nix::errno::Errno;
 #[cfg(upgrades)]
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockAddr;
+#[cfg(upgrades)]
+use socket2::SockRef;
 
 use crate::base::address::Address;
 use crate::base::report::{RateLimit, complain};
+#[cfg(upgrades)]
+use crate::base::sync::lock;
 use crate::base::sync::primitives::{AtomicBool, RwLock, RwLockReadGuard, RwLockWriteGuard, now, sleep};
 use crate::between::gate_control::GateControl;
 use crate::between::shared::{Counted, Shared};
 use crate::outside::sockets;
-use crate::sys::fd::BorrowedFd;
+use crate::sys::fd::{BorrowedFd, OwnedFd};
 
 /// The body's descriptor of a listener, of type `T`, behind a gate.
 ///
@@ -51,6 +58,12 @@ pub(crate) struct Gate<T> {
     /// Lets one thread at a time take from the socket while another process may clear O_NONBLOCK on it.
     #[cfg(upgrades)]
     turn: Mutex<()>,
+    /// The connections that the engine gives to the body, although the gate may be closed.
+    #[cfg(upgrades)]
+    injected: Mutex<VecDeque<OwnedFd>>,
+    /// Whether there may be such a connection. An accept then looks without the lock.
+    #[cfg(upgrades)]
+    has_injected: AtomicBool,
     cannot_accept: RateLimit,
     /// What waits between two polls.
     #[cfg(feature = "tokio")]
@@ -109,6 +122,10 @@ impl<T: Send + Sync> Gate<T> {
             taken: AtomicU64::new(0),
             #[cfg(upgrades)]
             turn: Mutex::new(()),
+            #[cfg(upgrades)]
+            injected: Mutex::default(),
+            #[cfg(upgrades)]
+            has_injected: AtomicBool::new(false),
             cannot_accept: RateLimit::default(),
             #[cfg(feature = "tokio")]
             waiting: Mutex::default(),
@@ -153,6 +170,37 @@ impl<T: Send + Sync> Gate<T> {
         if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel) {
             self.shared.wake();
         }
+    }
+
+    /// Whether the engine has given a connection that the body has not accepted yet. Register for changes before this.
+    #[cfg(upgrades)]
+    pub(crate) fn has_injected(&self) -> bool {
+        self.has_injected.load(Ordering::Acquire)
+    }
+
+    /// Takes a connection that the engine has given, with the address of its peer, and counts it.
+    #[cfg(upgrades)]
+    pub(crate) fn take_injected(&self, nonblocking: bool) -> Option<(OwnedFd, SockAddr, Counted)> {
+        while self.has_injected() {
+            let mut injected = lock(&self.injected);
+            let connection = injected.pop_front();
+            self.has_injected.store(!injected.is_empty(), Ordering::Release);
+            drop(injected);
+            let Some(connection) = connection else { continue };
+            let socket = SockRef::from(&connection);
+            // A connection that its peer has given up has no address, and nothing to serve.
+            if let (Ok(()), Ok(peer)) = (socket.set_nonblocking(nonblocking), socket.peer_addr()) {
+                return Some((connection, peer, self.count()));
+            }
+        }
+        None
+    }
+
+    /// Only an upgrade gives connections to the body.
+    #[cfg(not(upgrades))]
+    #[expect(clippy::unused_self, reason = "its twin takes what the engine has given")]
+    pub(crate) fn take_injected(&self, _nonblocking: bool) -> Option<(OwnedFd, SockAddr, Counted)> {
+        None
     }
 
     pub(crate) fn state(&self) -> GateState<T> {
@@ -359,6 +407,11 @@ impl<T: Send + Sync> GateControl for Gate<T> {
         }
         // Outside the lock: the drop may deregister the descriptor from epoll and close it.
         drop(io);
+        #[cfg(upgrades)]
+        {
+            lock(&self.injected).clear();
+            self.has_injected.store(false, Ordering::Release);
+        }
         self.admit_again();
         #[cfg(feature = "tokio")]
         self.end_waiting();
@@ -372,6 +425,15 @@ impl<T: Send + Sync> GateControl for Gate<T> {
     #[cfg(upgrades)]
     fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    #[cfg(upgrades)]
+    fn inject(&self, connection: OwnedFd) {
+        let mut injected = lock(&self.injected);
+        injected.push_back(connection);
+        self.has_injected.store(true, Ordering::Release);
+        drop(injected);
+        self.changed.notify(usize::MAX);
     }
 }
 

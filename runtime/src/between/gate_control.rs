@@ -6,6 +6,8 @@ use std::time::Instant;
 
 #[cfg(upgrades)]
 use crate::base::status::Phase;
+#[cfg(upgrades)]
+use crate::sys::fd::OwnedFd;
 
 /// The engine's control of a gate.
 pub(crate) trait GateControl: Send + Sync {
@@ -30,6 +32,10 @@ pub(crate) trait GateControl: Send + Sync {
     /// The number of connections or datagrams that the body has taken.
     #[cfg(upgrades)]
     fn taken(&self) -> u64;
+    /// Gives one more connection to the body, although the gate is closed. It does not come from the queue of the
+    /// listener, and is not counted as taken.
+    #[cfg(upgrades)]
+    fn inject(&self, connection: OwnedFd);
 }
 
 /// The engine's control of the control socket: a gate, and a thread that sends news to the clients.

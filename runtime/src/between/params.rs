@@ -168,8 +168,11 @@ impl Start {
         Ok(T::from_handle(self, Seal(())))
     }
 
-    /// Checks what must be true before the body may run.
-    pub(crate) fn check(&self) -> Result<(), StartError> {
+    /// Checks what must be true before the body may run. `probe` is the listener that the option `probe` is for.
+    pub(crate) fn check(&self, probe: Option<&str>) -> Result<(), StartError> {
+        if let Some(name) = probe {
+            self.check_probe(name)?;
+        }
         // A body with `Listeners` may take the other listeners until it is ready.
         if self.shared.pool().is_some() {
             return Ok(());
@@ -185,6 +188,21 @@ impl Start {
             ));
         }
         Ok(())
+    }
+}
+
+impl Start {
+    /// A probe reaches the body through the gate of its listener.
+    fn check_probe(&self, name: &str) -> Result<(), StartError> {
+        let is_taken = self.taken.iter().any(|taken| taken == name);
+        if !is_taken || self.gates.iter().any(|gate| gate.name() == name) {
+            return Ok(());
+        }
+        let problem = format!(
+            "listener `{name}` is taken as a raw type, which no probe reaches; take it as a managed type, or name \
+             another listener, as in `http GET /healthz`"
+        );
+        Err(StartError::Option { option: "probe", problem })
     }
 }
 

@@ -45,7 +45,8 @@ impl<L: StdListener> Acceptor<L> {
     fn accept(&self) -> io::Result<Option<Accepted<L>>> {
         let gate = &self.gate.gate;
         loop {
-            let accepted = self.gate.read_through(|listener| {
+            let injected = || gate.take_injected(false);
+            let accepted = self.gate.accept_through(injected, |listener| {
                 let (stream, peer) = sockets::accept(fd::borrow(listener))?;
                 // Counted inside the gate: a drain that begins next sees this connection.
                 Ok((stream, peer, gate.count()))

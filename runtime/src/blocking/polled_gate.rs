@@ -1,7 +1,7 @@
 //! A gate for threads: a change of it ends their wait for the socket.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,12 +34,22 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
     }
 
     /// Does `attempt` on the descriptor as soon as it is readable while the gate is open; `None` once it is retired.
-    pub(super) fn read_through<R>(
+    pub(super) fn read_through<R>(&self, attempt: impl FnMut(&T) -> io::Result<R>) -> io::Result<Option<R>> {
+        self.accept_through(|| None, attempt)
+    }
+
+    /// As [`read_through`](Self::read_through). A connection that `injected` takes from the gate goes first, also while the
+    /// gate is closed.
+    pub(super) fn accept_through<R>(
         &self,
+        mut injected: impl FnMut() -> Option<R>,
         mut attempt: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<Option<R>> {
         self.gate.ask();
         loop {
+            if let Some(injected) = injected() {
+                return Ok(Some(injected));
+            }
             match self.gate.pass(|socket| self.gate.attempt(socket, &mut attempt)) {
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(result) => return result.map(Some),
@@ -47,6 +57,9 @@ impl<T: AsFd + Send + Sync + 'static> PolledGate<T> {
             }
             // Registered before the look at the gate, so that no change is missed in between.
             listener!(self.gate.changed() => changed);
+            if self.gate.has_injected() {
+                continue;
+            }
             match self.gate.state() {
                 GateState::Open(io) => {
                     let mut fds =
@@ -107,6 +120,10 @@ impl<T: AsFd + Send + Sync + 'static> GateControl for PolledGate<T> {
 
     fn taken(&self) -> u64 {
         self.gate.taken()
+    }
+
+    fn inject(&self, connection: OwnedFd) {
+        self.gate.inject(connection);
     }
 }
 

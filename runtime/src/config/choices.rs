@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::base::error::ParseOptionError;
+use crate::base::probe::Probe;
 use crate::lifecycle::Overlap;
 use crate::sys::signals::{self, Signal};
 
@@ -92,6 +93,14 @@ choices! {
 #[cfg(feature = "tokio")]
 choices! {
     Flavor: "multi_thread" = MultiThread, "current_thread" = CurrentThread;
+}
+
+impl FromStr for Probe {
+    type Err = ParseOptionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text).map_err(ParseOptionError::new)
+    }
 }
 
 fn choose<T: Choice>(text: &str) -> Result<T, ParseOptionError> {

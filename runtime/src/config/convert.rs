@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::base::address::{Address, ParseAddressError};
 use crate::base::error::{ParseOptionError, StartError};
+use crate::base::probe::Probe;
 #[cfg(feature = "tokio")]
 use crate::config::choices::Flavor;
 use crate::config::choices::{Supervise, UpgradeSignal};
@@ -22,6 +23,7 @@ use crate::lifecycle::Overlap;
 /// | [`Address`] | an `Address`, a text, a [`SocketAddr`], or the path of a Unix socket |
 /// | [`Duration`] | a `Duration`, or a text such as `"500ms"`, `"30s"` or `"2m"` |
 /// | [`Overlap`], [`Supervise`], [`UpgradeSignal`], `Flavor` | the enum, or its text |
+/// | [`Probe`] | a `Probe`, or its text |
 /// | [`PathBuf`], [`OsString`], `String`, `usize` | the type, and the types that it is usually made from |
 /// | [`ControlPath`] | a path, or `false` for no control socket |
 ///
@@ -124,6 +126,7 @@ usable! {
     Overlap: Overlap => Overlap::from;
     Supervise: Supervise => Supervise::from;
     UpgradeSignal: UpgradeSignal => UpgradeSignal::from;
+    Probe: Probe => Probe::from;
     ControlPath: ControlPath => ControlPath::from;
     ControlPath: PathBuf, &Path, OsString, &OsStr, String, &str => control_at;
     PathBuf: PathBuf, &Path, OsString, &OsStr, String, &str => PathBuf::from;
@@ -163,6 +166,7 @@ parsed! {
     Overlap => choice;
     Supervise => choice;
     UpgradeSignal => choice;
+    Probe => choice;
 }
 
 #[cfg(feature = "tokio")]

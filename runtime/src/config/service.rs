@@ -11,6 +11,7 @@ use crate::base::error::StartError;
 use crate::base::identity::Identity;
 #[cfg(upgrades)]
 use crate::base::limits::is_name;
+use crate::base::probe::Probe;
 #[cfg(feature = "tokio")]
 use crate::config::choices::Flavor;
 use crate::config::choices::{Supervise, UpgradeSignal};
@@ -56,6 +57,8 @@ pub struct Service {
     pub(super) overlap: Overlap,
     pub(super) supervise: Supervise,
     pub(super) preflight: Option<OsString>,
+    pub(super) probe: Option<Probe>,
+    pub(super) verify: Option<OsString>,
     pub(super) version: Option<String>,
     pub(super) identity: Identity,
     /// The options with an unusable value. The start reports the first of them that no variable overrides.
@@ -100,6 +103,8 @@ impl Service {
             overlap: Overlap::default(),
             supervise: Supervise::default(),
             preflight: None,
+            probe: None,
+            verify: None,
             version: None,
             identity: Identity::default(),
             unusable: Vec::new(),
@@ -207,6 +212,42 @@ impl Service {
     /// killed.
     pub fn preflight(mut self, command: impl Setting<OsString>) -> Self {
         self.preflight = self.value("preflight", command).or(self.preflight);
+        self
+    }
+
+    /// A request that the successor must answer before it serves. Default: none.
+    ///
+    /// The text is `GET /path`, for the first declared TCP or Unix stream listener. The name of another listener may stand
+    /// before it, and the expected status after it: `http GET /healthz 204`. Without a status any from 200 to 299 passes.
+    ///
+    /// Once the successor is ready, this process makes one connection, gives one end to the successor, and sends an
+    /// HTTP/1.1 request on the other end. The body of the successor accepts this connection like any other, although no
+    /// client reaches it yet. With another answer, or with none in the time of
+    /// [`upgrade_timeout`](Self::upgrade_timeout), the upgrade fails. No client has seen the successor then.
+    ///
+    /// The listener must be of a managed type, and must speak HTTP without TLS.
+    pub fn probe(mut self, probe: impl Setting<Probe>) -> Self {
+        self.probe = self.value("probe", probe).or(self.probe);
+        self
+    }
+
+    /// A command that checks a successor while it serves on probation. Default: none.
+    ///
+    /// This process runs it as [`preflight`](Self::preflight) is run: as soon as the successor serves, and again one second
+    /// after the end of each run. The probation does not end before one run has ended with status 0, not even a probation of
+    /// 0 s. With another status, or after more than [`upgrade_timeout`](Self::upgrade_timeout), the successor is ended, and
+    /// this process serves again. The output of the command is the reason.
+    ///
+    /// Besides the environment of the preflight command, the command has these variables:
+    ///
+    /// | variable | value |
+    /// |---|---|
+    /// | `TABLEFLIP_PID` | the process ID of the successor |
+    /// | `TABLEFLIP_GENERATION` | the generation of the successor |
+    /// | `TABLEFLIP_PREDECESSOR` | the process ID of this process |
+    /// | `TABLEFLIP_ADDRESS_<NAME>` | the bound address of each listener that the successor has adopted, such as `127.0.0.1:7000` or `/run/echo.sock`; in `NAME` letters are in upper case, and `_` stands for every other character that is no digit |
+    pub fn verify(mut self, command: impl Setting<OsString>) -> Self {
+        self.verify = self.value("verify", command).or(self.verify);
         self
     }
 

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::base::address::Address;
+use crate::base::address::{Address, Kind};
 use crate::base::error::{ParseOptionError, StartError};
 use crate::base::identity::Identity;
 use crate::base::limits::{MAX_LISTENERS, check_name, collide, is_name, too_many_listeners, what_a_name_is};
+use crate::base::probe::Probe;
 use crate::base::report::printable;
+use crate::base::suggest::nearest;
 use crate::config::choices::Supervise;
 use crate::config::convert::{ControlPath, Declared, has_question_mark, parse_duration};
 use crate::config::environment::{self, Environment};
@@ -37,6 +39,9 @@ pub(crate) struct Settings {
     pub(crate) supervise: Supervise,
     #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
     pub(crate) preflight: Option<OsString>,
+    pub(crate) probe: Option<ProbeAt>,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) verify: Option<OsString>,
     pub(crate) version: Option<String>,
 }
 
@@ -49,6 +54,14 @@ pub(crate) enum ControlAt {
     Asked(Address),
     /// Beside the pid file. The error says why it cannot be there.
     Beside(Result<Address, String>),
+}
+
+/// A probe, and the listener that it is for.
+pub(crate) struct ProbeAt {
+    /// The name of a declared listener, which accepts streams.
+    pub(crate) listener: String,
+    #[cfg_attr(not(upgrades), expect(dead_code, reason = "there is no successor"))]
+    pub(crate) probe: Probe,
 }
 
 /// The durations of a service.
@@ -79,7 +92,9 @@ impl Service {
         let pidfile = values.pidfile(self.pidfile, directory)?;
         let control = values.control(self.control, pidfile.as_deref(), directory)?;
         let preflight = values.bytes("preflight", self.preflight, check_command)?;
+        let verify = values.bytes("verify", self.verify, check_command)?;
         let (listeners, unopened) = values.listeners(self.listeners)?;
+        let probe = values.probe(self.probe, &listeners, &unopened)?;
         if let Some(error) = values.first_in_effect(self.unusable) {
             return Err(error);
         }
@@ -97,6 +112,8 @@ impl Service {
             overlap,
             supervise,
             preflight,
+            probe,
+            verify,
             version: self.version,
         })
     }
@@ -200,6 +217,29 @@ impl Values {
         })
     }
 
+    /// The probe, for a listener that is declared. The variable may be `false`, for no probe.
+    fn probe(
+        &mut self,
+        declared: Option<Probe>,
+        listeners: &[(String, Address)],
+        unopened: &[String],
+    ) -> Result<Option<ProbeAt>, StartError> {
+        const OPTION: &str = "probe";
+        let variable = self.variable(OPTION);
+        let (probe, variable) = match self.environment.parse::<EnvironmentProbe>(&variable)? {
+            Some(EnvironmentProbe(probe)) => (probe, Some(variable)),
+            None => (declared, None),
+        };
+        let Some(probe) = probe else { return Ok(None) };
+        match listener_of(&probe, listeners, unopened) {
+            Ok(listener) => Ok(Some(ProbeAt { listener, probe })),
+            Err(problem) => Err(match variable {
+                Some(variable) => StartError::Environment { variable, problem },
+                None => StartError::Option { option: OPTION, problem },
+            }),
+        }
+    }
+
     /// The listeners with their addresses, and the names of those without one.
     fn listeners(
         &mut self,
@@ -301,6 +341,37 @@ fn check_command(command: OsString) -> Result<OsString, String> {
     }
 }
 
+/// The name of the listener that a probe is for.
+fn listener_of(
+    probe: &Probe,
+    listeners: &[(String, Address)],
+    unopened: &[String],
+) -> Result<String, String> {
+    let takes_probes = |address: &Address| matches!(address.kind(), Kind::Tcp | Kind::Unix);
+    let Some(wanted) = probe.listener() else {
+        let first = listeners.iter().find(|(_, address)| takes_probes(address));
+        return first.map(|(name, _)| name.clone()).ok_or_else(|| {
+            format!("`{probe}` needs a declared listener with a tcp:// or unix:// address, and there is none")
+        });
+    };
+    match listeners.iter().find(|(name, _)| name == wanted) {
+        Some((name, address)) if takes_probes(address) => Ok(name.clone()),
+        Some((_, address)) => Err(format!(
+            "listener `{wanted}` is {}://; a probe needs a listener with a tcp:// or unix:// address",
+            address.kind()
+        )),
+        None if unopened.iter().any(|name| name == wanted) => {
+            Err(format!("the address of listener `{wanted}` is `None`, so nothing can be probed"))
+        }
+        None => {
+            let wanted = printable(wanted);
+            let meant = nearest(&wanted, listeners.iter().map(|(name, _)| name.as_str()));
+            let meant = meant.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default();
+            Err(format!("no listener `{wanted}` is declared{meant}"))
+        }
+    }
+}
+
 /// The address of a control socket at this path. Only its user may connect.
 fn control_at(path: &Path) -> Result<Address, String> {
     let text = path.to_str().ok_or_else(|| format!("{path:?} is not UTF-8"))?;
@@ -324,6 +395,20 @@ fn listen_variable(name: &str) -> String {
 }
 
 struct EnvironmentDuration(Duration);
+
+/// `false` for no probe.
+struct EnvironmentProbe(Option<Probe>);
+
+impl FromStr for EnvironmentProbe {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "false" => Ok(Self(None)),
+            text => Probe::parse(text).map(Some).map(Self),
+        }
+    }
+}
 
 impl FromStr for EnvironmentDuration {
     type Err = String;
@@ -406,6 +491,8 @@ mod tests {
         assert_eq!((documented("listen"), settings.listeners.len()), ("[]".to_owned(), 0));
         assert_eq!((documented("pidfile"), settings.pidfile), ("none".to_owned(), None));
         assert_eq!((documented("preflight"), settings.preflight), ("none".to_owned(), None));
+        assert_eq!((documented("probe"), settings.probe.is_none()), ("none".to_owned(), true));
+        assert_eq!((documented("verify"), settings.verify), ("none".to_owned(), None));
         assert_eq!(settings.version, None);
         assert_eq!(duration(documented("upgrade_timeout")), settings.timeouts.upgrade);
         assert_eq!(duration(documented("probation")), settings.timeouts.probation);

@@ -6,6 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base::address::Address;
+use crate::base::probe::Probe;
 #[cfg(feature = "tokio")]
 use crate::config::choices::Flavor;
 use crate::config::choices::{Supervise, UpgradeSignal};
@@ -28,7 +29,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Address, Overlap, Supervise, UpgradeSignal);
+as_text!(Address, Overlap, Probe, Supervise, UpgradeSignal);
 #[cfg(feature = "tokio")]
 as_text!(Flavor);
 

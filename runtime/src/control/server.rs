@@ -146,6 +146,11 @@ impl GateControl for Control {
     fn taken(&self) -> u64 {
         self.link.gate.taken()
     }
+
+    /// The engine gives connections only to listeners of the body.
+    fn inject(&self, connection: OwnedFd) {
+        drop(connection);
+    }
 }
 
 /// The thread of the control socket.

@@ -95,7 +95,7 @@ impl Engine {
     /// Warns of a body that has ended without a request: neither a supervisor nor a log could tell that end from one on request.
     fn tell_unasked_end(&mut self) {
         let serves = match self.state.phase {
-            Phase::Serving | Phase::Checking | Phase::Upgrading | Phase::Pausing => true,
+            Phase::Serving | Phase::Checking | Phase::Upgrading | Phase::Probing | Phase::Pausing => true,
             Phase::Reverting { then_stop, .. } => !then_stop,
             // A start that fails says why. After a stop or an upgrade a body is meant to return.
             _ => false,
@@ -109,7 +109,9 @@ impl Engine {
             _ if self.state.predecessor == Predecessor::Alive => {
                 "this process ends, and its predecessor goes on"
             }
-            Phase::Upgrading | Phase::Pausing => "this process ends, and its successor goes on",
+            Phase::Upgrading | Phase::Probing | Phase::Pausing => {
+                "this process ends, and its successor goes on"
+            }
             Phase::Reverting { paused: true, .. } => {
                 "this process's own executable is started in its place, once its successor is gone"
             }

@@ -2,6 +2,7 @@
 //! control socket; and the upgrade that is under way. Data, and what each can say of itself: the engine's part is in `upgrade/`.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::between::note::{RevertReply, UpgradeReply};
 use crate::lifecycle::{Known, Predecessor};
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
+use crate::outside::probe::ProbeClient;
 use crate::outside::spawner::{Child, Spawner};
 use crate::outside::systemd::Manager;
 use crate::sys::pidfd::{Holder, is_dead};
@@ -92,6 +94,10 @@ pub(crate) struct Upgrade {
     /// The check that is under way, and the checks that were ended and are not reaped yet.
     pub(crate) check: Option<Check>,
     pub(crate) ended_checks: Vec<Check>,
+    /// The probe that is under way.
+    pub(crate) probe: Option<ProbeClient>,
+    /// The command that checks the successor on probation.
+    pub(crate) verification: Option<Verification>,
     /// The time of the request.
     pub(crate) requested: Option<Instant>,
     /// The caller that asks for an upgrade at this moment, and the callers that wait for the outcome of the one under way.
@@ -103,6 +109,23 @@ pub(crate) struct Upgrade {
     /// The successor that died last.
     pub(crate) dead_successor: DeadSuccessor,
     pub(crate) counts: Upgrades,
+}
+
+/// The runs of the command that checks a successor on probation.
+pub(crate) struct Verification {
+    pub(crate) command: OsString,
+    /// The run that is under way.
+    pub(crate) run: Option<VerifyRun>,
+    /// When the next one begins.
+    pub(crate) next: Option<Instant>,
+    /// A run has ended well.
+    pub(crate) has_passed: bool,
+}
+
+/// A run, and the end of its time.
+pub(crate) struct VerifyRun {
+    pub(crate) check: Check,
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Upgrade {

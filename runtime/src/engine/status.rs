@@ -46,7 +46,7 @@ fn own_status(
 }
 
 /// The address, with the port that the kernel has assigned.
-fn bound(socket: &BoundSocket) -> String {
+pub(super) fn bound(socket: &BoundSocket) -> String {
     let identity = socket.address.identity();
     match (identity.strip_suffix(":0"), socket.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),

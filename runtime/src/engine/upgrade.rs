@@ -3,6 +3,8 @@
 //! | file | |
 //! |---|---|
 //! | `check.rs` | the preflight command |
+//! | `probe.rs` | the probe of a prepared successor, in both processes |
+//! | `verify.rs` | the command that checks a successor on probation |
 //! | `start.rs` | starts a successor, and offers it the sockets |
 //! | `successor.rs` | the messages, the end and the death of the successor |
 //! | `identity.rs` | whether a successor is this service, and what the service loses by an upgrade |
@@ -23,10 +25,12 @@ mod manager;
 mod moving;
 mod outcome;
 mod predecessor;
+mod probe;
 mod revert;
 mod start;
 mod status;
 mod successor;
+mod verify;
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,6 +51,7 @@ use crate::engine::neighbours::{ManagerLink, PredecessorLink};
 use crate::lifecycle::{Action, Event, Phase};
 use crate::outside::handover::channel::Channel;
 use crate::outside::handover::message::Message;
+use crate::outside::probe::ProbeClient;
 use crate::outside::sockets::BoundSocket;
 use crate::outside::spawner::Image;
 use crate::outside::systemd;
@@ -78,6 +83,7 @@ impl Engine {
         let of_successor = self.neighbours.successor.as_ref().and_then(|successor| successor.next_look);
         let others =
             self.open_is_due().into_iter().chain(of_manager).chain(of_predecessor).chain(of_successor);
+        let others = others.chain(self.verify_is_due());
         let deadline = self.timers.values().copied().chain(self.decided_by()).chain(others).min();
         let mut fds = vec![PollFd::new(self.shared.waker().as_fd(), PollFlags::POLLIN)];
         let wanted = |channel: &Channel| {
@@ -89,9 +95,12 @@ impl Engine {
             }
             fds.extend(predecessor.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
         }
-        for check in self.neighbours.upgrade.check.iter().chain(&self.neighbours.upgrade.ended_checks) {
+        let upgrade = &self.neighbours.upgrade;
+        let verify = upgrade.verification.iter().filter_map(|it| it.run.as_ref()).map(|run| &run.check);
+        for check in upgrade.check.iter().chain(&upgrade.ended_checks).chain(verify) {
             fds.extend(check.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
+        fds.extend(upgrade.probe.iter().flat_map(ProbeClient::fds));
         if let Some(successor) = &self.neighbours.successor {
             fds.extend(successor.living().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             if !successor.is_at_its_end {
@@ -110,7 +119,11 @@ impl Engine {
         let mut taken = 0;
         while taken < MAX_ARRIVALS
             && self.verdict.is_none()
-            && (self.take_from_predecessor() || self.take_from_successor() || self.take_from_check())
+            && (self.take_from_predecessor()
+                || self.take_from_successor()
+                || self.take_from_check()
+                || self.take_from_probe()
+                || self.take_from_verify())
         {
             taken += 1;
         }
@@ -126,12 +139,12 @@ impl Engine {
             Action::Report(outcome) => self.report(outcome),
             Action::Check => return self.check(),
             Action::EndCheck => self.end_check(),
+            Action::Probe => return self.probe(),
+            Action::EndProbe => self.end_probe(),
+            Action::Verify => return self.verify(),
+            Action::EndVerify => self.end_verify(),
             Action::Spawn => return self.spawn(Image::Release),
             Action::SpawnRescue => return self.spawn_rescue(),
-            // Nothing is configured yet that could fail.
-            Action::Probe => return Some(Event::Probed),
-            Action::Verify => return Some(Event::Verified),
-            Action::EndProbe | Action::EndVerify => {}
             Action::SendCommit => self.send_to_successor(&Message::Commit),
             Action::SendStop => self.send_to_successor(&Message::Stop),
             Action::SendFollowed => self.send_to_successor(&Message::Followed),

@@ -49,7 +49,8 @@ impl<L: StdListener> Acceptor<L> {
                 self.gate.replace(io, Arc::new(register(io.get_ref().try_clone()?, Interest::READABLE)?));
                 Ok(())
             };
-            let accepted = read_through(&self.gate, renew, |listener| {
+            let injected = || self.gate.take_injected(true);
+            let accepted = accept_through(&self.gate, renew, injected, |listener| {
                 let (stream, peer) = sockets::accept_nonblocking(listener.as_fd())?;
                 // Counted inside the gate: a drain that begins next sees this connection.
                 Ok((stream, peer, self.gate.count()))
@@ -149,15 +150,21 @@ const RENEW_PAUSE: Duration = Duration::from_millis(20);
 
 /// Does `attempt` on the descriptor of a gate, as soon as it is readable while the gate is open. Pending while it is
 /// closed, and `None` once it is retired.
-async fn read_through<T, R>(
+///
+/// A connection that `injected` takes from the gate goes first, also while the gate is closed.
+async fn accept_through<T, R>(
     gate: &Gate<AsyncFd<T>>,
     renew: impl Fn(&Arc<AsyncFd<T>>) -> io::Result<()>,
+    injected: impl Fn() -> Option<R>,
     mut attempt: impl FnMut(&T) -> io::Result<R>,
 ) -> io::Result<Option<R>>
 where
     T: AsFd + AsRawFd + Send + Sync,
 {
     loop {
+        if let Some(injected) = injected() {
+            return Ok(Some(injected));
+        }
         // The first attempt needs no registration for changes.
         if let Some(result) = poll_fn(|cx| within_budget(cx, || attempt_through(gate, &mut attempt))).await {
             return result.map(Some);
@@ -197,6 +204,9 @@ where
     loop {
         // Registered before the look at the gate, so that no change is missed in between.
         listener!(gate.changed() => changed);
+        if gate.has_injected() {
+            return Ok(true);
+        }
         let io = match gate.state() {
             GateState::Open(io) => io,
             GateState::Closed => {
@@ -259,7 +269,7 @@ mod tests {
             for _ in 0..8 {
                 let gate = gate.clone();
                 runtime.spawn(async move {
-                    let take = || read_through(&gate, |_| Ok(()), |socket| socket.peek(&mut [0]));
+                    let take = || accept_through(&gate, |_| Ok(()), || None, |socket| socket.peek(&mut [0]));
                     while take().await.is_ok_and(|taken| taken.is_some()) {}
                 });
             }

@@ -1,4 +1,4 @@
-//! The command that checks a new release before it gets a socket.
+//! A command that checks a new release: before it gets a socket, or while it serves on probation.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -275,16 +275,10 @@ impl Spawner for Launch {
         Some(self.umask.bits())
     }
 
-    fn check(&self, command: &OsStr) -> io::Result<Check> {
+    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
         let arguments = self.arguments.get(1..).unwrap_or_default();
-        Check::start(
-            command,
-            &self.executable,
-            arguments,
-            &self.directory,
-            &self.environment,
-            Some(self.umask),
-        )
+        let environment: Vec<_> = self.environment.iter().chain(variables).cloned().collect();
+        Check::start(command, &self.executable, arguments, &self.directory, &environment, Some(self.umask))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The seam through which the engine starts successors. The system implements it, and so does a test, where a successor
 //! is a thread.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -18,8 +18,8 @@ pub(crate) trait Spawner: Send {
     fn umask(&self) -> Option<u32> {
         None
     }
-    /// Starts the command that checks the executable.
-    fn check(&self, command: &OsStr) -> io::Result<Check>;
+    /// Starts a command that checks the executable or a successor, with these variables beside those of a successor.
+    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check>;
 }
 
 /// A successor that has not been reaped. Its descriptor is readable once it is dead.

@@ -156,6 +156,7 @@ pub(crate) fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output
         Phase::Ended => return,
         Phase::Checking => "the preflight command checks the release".to_owned(),
         Phase::Upgrading => format!("{new} initialises"),
+        Phase::Probing => format!("{new} is probed"),
         Phase::HandingOver => format!("process {old} hands over to {new}"),
         Phase::Standby => format!("{new} serves, on probation"),
         Phase::Reverting => format!("{new} is being ended"),

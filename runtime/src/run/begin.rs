@@ -83,17 +83,20 @@ fn start_engine(
     }
     let upgrade_signal = is_process.then_some(settings.upgrade_signal);
     let (listeners, unopened) = (mem::take(&mut settings.listeners), mem::take(&mut settings.unopened));
+    let probe = settings.probe.as_ref().map(|probe| probe.listener.clone());
     let run = start_thread(thread::Builder::new().name(ENGINE_THREAD.to_owned()), Engine::run)?;
     let (neighbours, sources) = surroundings.divide(&shared, &mut settings, is_process, channel);
     let process = Process { shared: shared.clone(), settings, pidfile, is_process };
     run(Engine::new(process, neighbours));
-    Ok((shared, Opening { listeners, unopened, sources, started, upgrade_signal }))
+    Ok((shared, Opening { listeners, unopened, probe, sources, started, upgrade_signal }))
 }
 
 /// The part of a start that the engine runs beside.
 struct Opening {
     listeners: Vec<(String, Address)>,
     unopened: Vec<String>,
+    /// The listener that the option `probe` is for.
+    probe: Option<String>,
     sources: SocketSources,
     started: Option<Started>,
     /// The upgrade signal of a process.
@@ -116,7 +119,7 @@ impl Opening {
         let (unadopted, files) = self.sources.left_over();
         let mut start = Start::new(shared.clone(), sockets, self.unopened, unadopted, files);
         let prepared = prepare(&mut start).map_err(Failure::into_error)?;
-        start.check()?;
+        start.check(self.probe.as_deref())?;
         let Start { gates, manual_ready, unadopted, .. } = start;
         let is_ready_at_once = !manual_ready && gates.is_empty() && shared.pool().is_none();
         if let Some(upgrade) = self.upgrade_signal.filter(|_| is_ready_at_once) {
@@ -152,7 +155,7 @@ pub(super) fn open_listeners(
 #[cfg(upgrades)]
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
+    use std::ffi::{OsStr, OsString};
     use std::io;
     use std::os::fd::OwnedFd;
     use std::path::Path;
@@ -183,7 +186,7 @@ mod tests {
         fn executable(&self) -> Option<&Path> {
             None
         }
-        fn check(&self, _: &OsStr) -> io::Result<Check> {
+        fn check(&self, _: &OsStr, _: &[(OsString, OsString)]) -> io::Result<Check> {
             unreachable!("it is not asked to")
         }
     }

@@ -1,7 +1,7 @@
 //! Starts a successor on a thread of the same test.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -24,8 +24,9 @@ impl Spawner for Next {
         None
     }
 
-    fn check(&self, command: &OsStr) -> io::Result<Check> {
-        let environment = environment::passed_on(env::vars_os());
+    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
+        let mut environment = environment::passed_on(env::vars_os());
+        environment.extend_from_slice(variables);
         Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)
     }
 }

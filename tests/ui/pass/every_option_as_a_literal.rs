@@ -12,6 +12,8 @@ use tableflip::net::TcpListener;
     overlap = "wait",
     supervise = "never",
     preflight = "/opt/echo/check \"$0\"",
+    probe = "echo GET /healthz 204",
+    verify = "/opt/echo/check-running",
     flavor = "multi_thread",
     worker_threads = 4,
     crate = ::tableflip,

@@ -6,6 +6,7 @@ use tableflip::net::{TcpListener, UdpSocket, UnixListener};
 const ADDRESS: &str = "tcp://127.0.0.1:7000";
 const DRAIN: Duration = Duration::from_secs(5);
 const CORES: usize = 2;
+const HEALTH: &str = "/healthz";
 
 fn run_dir() -> PathBuf {
     Path::new("/run").join("echo")
@@ -28,6 +29,8 @@ fn statistics() -> Address {
     probation = Duration::from_millis(1500),
     drain_timeout = { DRAIN },
     preflight = run_dir().join("check"),
+    probe = format!("echo GET {HEALTH}"),
+    verify = run_dir().join("check-running"),
     worker_threads = 2 * CORES,
 )]
 async fn service(echo: TcpListener, admin: UnixListener, statistics: UdpSocket) {

@@ -173,11 +173,11 @@ impl Engine {
                 )
             }
             Failure::Probe => {
-                let within = humantime::format_duration(self.settings.timeouts.upgrade);
-                format!("the successor failed the probe: {}", heard(&format!("no answer within {within}")))
+                let probe = self.settings.probe.as_ref().map(|at| at.probe.to_string()).unwrap_or_default();
+                format!("the successor failed the probe `{probe}`: {}", heard("it gave no answer"))
             }
             Failure::Verify => {
-                let why = heard("it did not end in time");
+                let why = heard("the command did not end in time");
                 format!("the successor failed the verification: {why}{}", self.how_it_gave_back())
             }
             Failure::Reverted => {

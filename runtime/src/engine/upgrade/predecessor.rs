@@ -1,7 +1,7 @@
 //! The engine's side of the channel to the predecessor: its messages, its end and its death.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::report::{complain, printable, tell};
@@ -41,7 +41,7 @@ impl Engine {
                 }
                 Ok(()) | Err(_) => return false,
             },
-            Ok(Received::Message(message, _)) => self.hear_predecessor(message),
+            Ok(Received::Message(message, fds)) => self.hear_predecessor(message, fds),
             Ok(Received::Unknown(name)) => {
                 tell!(self.shared, DEBUG, name, "a message of a later release");
             }
@@ -58,11 +58,14 @@ impl Engine {
         true
     }
 
-    fn hear_predecessor(&mut self, message: Message) {
+    fn hear_predecessor(&mut self, message: Message, fds: Vec<OwnedFd>) {
         let is_start = matches!(self.state.phase, Phase::Starting | Phase::Prepared);
         let Some(predecessor) = &mut self.neighbours.predecessor else { return };
         match message {
             Message::Commit => self.feed(Event::Commit),
+            Message::Probe { listener, name, within_ms } => {
+                self.hear_probe(listener, name, Duration::from_millis(within_ms), fds);
+            }
             Message::Followed => self.feed(Event::Followed),
             Message::Ping => {
                 (predecessor.was_pinged, predecessor.waits_for_pulse) = (true, true);
@@ -105,6 +108,7 @@ impl Engine {
             | Message::Unserved { .. }
             | Message::Takes { .. }
             | Message::Prepared { .. }
+            | Message::Unprobed { .. }
             | Message::Active
             | Message::Failed { .. }
             | Message::Leaving

@@ -11,7 +11,7 @@ use crate::engine::core::Engine;
 use crate::engine::neighbours::{DEATH_AFTER_END, DeadSuccessor};
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::outside::handover::channel::Received;
-use crate::outside::handover::message::{Message, PING, RECALL, Speaker};
+use crate::outside::handover::message::{Message, PING, PROBE, RECALL, Speaker};
 use crate::sys::pidfd;
 
 /// How often the processes are looked for that a dead successor has left behind.
@@ -187,6 +187,7 @@ impl Engine {
         let has_no_commit = matches!(
             self.state.phase,
             Phase::Upgrading
+                | Phase::Probing
                 | Phase::Pausing
                 | Phase::Draining(Drain::Rescue { step: Rescue::Initialising, .. })
         );
@@ -234,6 +235,10 @@ impl Engine {
             Message::NotUnderstood { unknown } if unknown == RECALL => {
                 self.not_yielded("its release cannot give the service back".to_owned())
             }
+            Message::NotUnderstood { unknown } if unknown == PROBE => {
+                return self.hear_that_it_cannot_be_probed();
+            }
+            Message::Unprobed { reason } => return self.hear_unprobed(&reason),
             Message::NotUnderstood { unknown } => {
                 let unknown = printable(&unknown);
                 tell!(self.shared, DEBUG, unknown, "the successor does not know a message");
@@ -247,6 +252,7 @@ impl Engine {
             | Message::Recall
             | Message::Resumed
             | Message::Declined
+            | Message::Probe { .. }
             | Message::Commit
             | Message::Stop
             | Message::Open { .. }

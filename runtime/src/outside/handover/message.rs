@@ -30,6 +30,8 @@ pub(crate) const PING: &str = "ping";
 /// The types of [`Message::Recall`] and [`Message::AskedBack`], which an earlier release does not know.
 pub(crate) const RECALL: &str = "recall";
 pub(crate) const ASKED_BACK: &str = "asked-back";
+/// The type of [`Message::Probe`], which an earlier release may not know.
+pub(crate) const PROBE: &str = "probe";
 
 /// The bytes around the entries of a message that is one list, at most.
 const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
@@ -85,6 +87,16 @@ pub(crate) enum Message {
     Files {
         names: Vec<String>,
     },
+    /// A connection of the predecessor to the listener that the predecessor probes. The end of the server travels with it.
+    Probe {
+        /// The place of the listener in the offer, if the successor has adopted it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listener: Option<usize>,
+        /// The name of the listener in the predecessor.
+        name: String,
+        /// How much longer the predecessor waits for the answer, in milliseconds.
+        within_ms: u64,
+    },
     Commit,
     Stop,
     /// The number of open connections and guards, for the status of the successor.
@@ -124,6 +136,10 @@ pub(crate) enum Message {
         /// The pid file, as in the offer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pidfile: Option<String>,
+    },
+    /// The answer to `probe` of a listener that the body does not take connections from.
+    Unprobed {
+        reason: String,
     },
     Active,
     Failed {
@@ -306,7 +322,7 @@ impl Message {
         match self {
             Message::Sockets { entries } => entries.len(),
             Message::Files { names } => names.len(),
-            Message::Takes { .. } | Message::Yielded { .. } => 1,
+            Message::Takes { .. } | Message::Yielded { .. } | Message::Probe { .. } => 1,
             _ => 0,
         }
     }
@@ -327,10 +343,11 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 25] = [
+        const NAMES: [&str; 27] = [
             "offer",
             "files",
             "sockets",
+            PROBE,
             "commit",
             "stop",
             "open",
@@ -339,6 +356,7 @@ impl Message {
             "unserved",
             "takes",
             "prepared",
+            "unprobed",
             "active",
             "failed",
             "leaving",
@@ -417,6 +435,15 @@ mod tests {
                     listeners: vec![TakenKinds { listener: 0, kinds: vec!["http/1.1".into()] }],
                 },
             ),
+            (
+                r#"{"type":"probe","listener":0,"name":"http","within_ms":60000}"#,
+                Message::Probe { listener: Some(0), name: "http".into(), within_ms: 60_000 },
+            ),
+            (
+                r#"{"type":"probe","name":"http","within_ms":0}"#,
+                Message::Probe { listener: None, name: "http".into(), within_ms: 0 },
+            ),
+            (r#"{"type":"unprobed","reason":"raw"}"#, Message::Unprobed { reason: "raw".into() }),
             (r#"{"type":"ping"}"#, Message::Ping),
             (r#"{"type":"alive"}"#, Message::Alive),
             (r#"{"type":"over"}"#, Message::Over),

@@ -30,6 +30,15 @@ impl<T: Send + Sync + 'static> PolledGate<T> {
         Ok(Arc::new(Self { gate: gated(socket, io) }))
     }
 
+    /// No connection comes from anywhere but the socket.
+    pub(super) fn accept_through<R>(
+        &self,
+        _injected: impl FnMut() -> Option<R>,
+        attempt: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<Option<R>> {
+        self.read_through(attempt)
+    }
+
     /// Does `attempt` on the socket as soon as it does not block while the gate is open; `None` once it is retired.
     pub(super) fn read_through<R>(
         &self,
