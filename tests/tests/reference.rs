@@ -329,7 +329,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "a stream has two halves",
     "dropping it ends the service at once",
     "its twin waits for the predecessor",
-    "connections moved to the successor",
+    "connections moved to the process that serves",
     "Connections that it took from its predecessor.",
     "Connections that it offered and kept.",
     "Connections that it gave to its successor.",
@@ -350,7 +350,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "serde asks for it",
     "the link has let go of it before its verdict",
     "the successor takes open connections",
-    "connections moved to the successor",
+    "connections moved to the process that serves",
     "its twin waits for the predecessor",
 ];
 

@@ -166,7 +166,10 @@ impl Engine {
             Action::SendRecall => self.send_recall(),
             Action::SendYielded => self.send_yielded(),
             Action::SendNotYielded => self.send_not_yielded(),
-            Action::SendResumed => self.send_to_successor(&Message::Resumed),
+            Action::SendResumed => {
+                self.take_connections_back();
+                self.send_to_successor(&Message::Resumed);
+            }
             Action::Reclaim => return Some(self.reclaim()),
             Action::Announce => return self.announce(),
             Action::Kill => {

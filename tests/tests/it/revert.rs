@@ -249,3 +249,52 @@ fn a_further_upgrade_follows_the_option_overlap() {
     service.wait_until_it_serves(&next);
     service.assert_serves(&next);
 }
+
+/// The connections that the rejected process has accepted move back, and those that the old process has stay there.
+#[test]
+fn connections_move_back() {
+    let dir = Dir::new();
+    let (service, old) = victim(&dir).listen("moving", "tcp://127.0.0.1:0").serve();
+    let mut before = service.connect_to("moving");
+    assert_eq!(before.ask("hello"), format!("1 {} 1 hello", old.pid()));
+    let new = service.upgrade(&old);
+    let mut during: Vec<_> = (0..50).map(|_| service.connect_to("moving")).collect();
+    during.iter_mut().for_each(|client| {
+        assert_eq!(client.ask("hello"), format!("2 {} 1 hello", new.pid()));
+    });
+    assert_reverted(&revert(&service), &old);
+    service.wait_until_it_is_gone(&old, &new);
+    for client in &mut during {
+        assert_eq!(client.ask("hello"), format!("1 {} 2 hello", old.pid()));
+    }
+    assert_eq!(before.ask("hello"), format!("1 {} 2 hello", old.pid()));
+    assert_eq!(operator(&service).ask_command("status")["moves"]["taken"], 50);
+
+    // And forward again, at the next upgrade.
+    let next = service.upgrade(&old);
+    let mut later = service.connect_to("moving");
+    assert_eq!(later.ask("hello"), format!("2 {} 1 hello", next.pid()));
+    assert_reverted(&revert(&service), &old);
+    service.wait_until_it_is_gone(&old, &next);
+    assert_eq!(later.ask("hello"), format!("1 {} 2 hello", old.pid()));
+}
+
+#[test]
+fn a_connection_that_is_offered_back_outlives_the_rejected_process() {
+    let dir = Dir::new();
+    let (service, old) = victim(&dir).listen("moving", "tcp://127.0.0.1:0").plan("move gate offer").serve();
+    let gate = dir.gate("offer");
+    let mut before = service.connect_to("moving");
+    assert_eq!(before.ask("hello"), format!("1 {} 1 hello", old.pid()));
+    let new = service.upgrade(&old);
+    let mut during = service.connect_to("moving");
+    assert_eq!(during.ask("hello"), format!("2 {} 1 hello", new.pid()));
+    assert_reverted(&revert(&service), &old);
+    service.wait_for(&old, "gate", "offer");
+    new.kill();
+    service.wait_until_it_is_gone(&old, &new);
+    gate.open();
+    assert_eq!(during.ask("hello"), format!("1 {} 2 hello", old.pid()));
+    assert_eq!(before.ask("hello"), format!("1 {} 2 hello", old.pid()));
+    service.assert_serves(&old);
+}

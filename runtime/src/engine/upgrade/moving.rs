@@ -2,6 +2,7 @@
 //! them, over a link of its own.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -16,17 +17,46 @@ use crate::outside::handover::message::{MAX_MESSAGE, Message, TakenKinds};
 impl Engine {
     /// Tells the predecessor which open connections this process takes, if any, and begins to wait for them.
     pub(super) fn take_connections(&mut self) {
+        let Some(predecessor) = &self.neighbours.predecessor else { return };
+        let Some((message, link)) = self.begin_taking(predecessor.adopted.clone()) else { return };
         let Some(predecessor) = &mut self.neighbours.predecessor else { return };
+        let sent = predecessor.channel.send_with(&message, vec![Arc::new(link)]);
+        self.complain_of_link("predecessor", sent);
+    }
+
+    /// Tells a successor that has given the service back which of its open connections this process takes, if any.
+    pub(super) fn take_connections_back(&mut self) {
+        // What was to move to it stays.
+        self.shared.moving.giving.forget();
+        let names = self.listeners.sockets.iter().map(|socket| socket.name.clone()).enumerate();
+        let places: Vec<_> = names.filter(|(_, name)| self.is_adopted(name)).collect();
+        let wanted = if self.neighbours.upgrade.no_move { None } else { self.begin_taking(places) };
+        let (Some((message, link)), Some(successor)) = (wanted, &mut self.neighbours.successor) else {
+            return;
+        };
+        let sent = successor.channel.send_with(&message, vec![Arc::new(link)]);
+        self.complain_of_link("successor", sent);
+    }
+
+    fn complain_of_link(&self, other: &str, sent: io::Result<()>) {
+        if let Err(error) = sent {
+            complain!(self.shared, WARN, "connections of the {other} do not move here: {error}");
+        }
+    }
+
+    /// Begins to wait for the open connections of another process. `places` has the listeners of this process that both have, by
+    /// their places in the offer. Returns what to tell the other process, or `None` if this process takes nothing.
+    fn begin_taking(&self, places: Vec<(usize, String)>) -> Option<(Message, OwnedFd)> {
         let mut kinds: HashMap<_, _> = self.shared.moving.taking.kinds().into_iter().collect();
-        let mut places = HashMap::new();
+        let mut taken = HashMap::new();
         let mut listeners = Vec::new();
-        for (place, name) in &predecessor.adopted {
-            let Some(kinds) = kinds.remove(name) else { continue };
-            places.insert(*place, name.clone());
-            listeners.push(TakenKinds { listener: *place, kinds });
+        for (listener, name) in places {
+            let Some(kinds) = kinds.remove(&name) else { continue };
+            taken.insert(listener, name);
+            listeners.push(TakenKinds { listener, kinds });
         }
         if listeners.is_empty() {
-            return;
+            return None;
         }
         let mut message = Message::Takes { listeners };
         // Connections of listeners that do not fit drain as those of an earlier release.
@@ -36,34 +66,53 @@ impl Engine {
             }
         }
         let begun = link::pair().and_then(|(ours, theirs)| {
-            self.shared.moving.taking.begin(ours, places)?;
-            predecessor.channel.send_with(&message, vec![Arc::new(theirs)])
+            self.shared.moving.taking.begin(ours, taken)?;
+            Ok(theirs)
         });
-        if let Err(error) = begun {
-            complain!(self.shared, WARN, "connections of the predecessor do not move here: {error}");
+        match begun {
+            Ok(theirs) => Some((message, theirs)),
+            Err(error) => {
+                complain!(self.shared, WARN, "open connections do not move here: {error}");
+                None
+            }
         }
+    }
+
+    /// The predecessor is about to serve again, and says which open connections it takes.
+    pub(super) fn hear_takes_of_predecessor(&mut self, listeners: Vec<TakenKinds>, fds: Vec<OwnedFd>) {
+        let is_wanted = self.state.phase == Phase::Yielded;
+        let Some(predecessor) = self.neighbours.predecessor.as_ref().filter(|_| is_wanted) else { return };
+        let names: HashMap<_, _> =
+            predecessor.adopted.iter().map(|(place, name)| (*place, name.clone())).collect();
+        self.expect(listeners, fds, |place| names.get(&place).cloned());
     }
 
     /// The successor says which open connections it takes.
     pub(super) fn hear_takes(&mut self, listeners: Vec<TakenKinds>, fds: Vec<OwnedFd>) {
         // Nothing moves to a rescue, nor to a successor that says so too late, nor after an upgrade with `--no-move`.
         let is_wanted = matches!(self.state.phase, Phase::Upgrading) && !self.neighbours.upgrade.no_move;
-        let Some(link) = fds.into_iter().next().filter(|fd| is_wanted && link::is_link(fd)) else { return };
+        if is_wanted {
+            self.expect(listeners, fds, |place| Some(self.listeners.sockets.get(place)?.name.clone()));
+        }
+    }
+
+    /// Notes which open connections the other process takes. `name` has the listeners of this process by their places.
+    fn expect(&self, listeners: Vec<TakenKinds>, fds: Vec<OwnedFd>, name: impl Fn(usize) -> Option<String>) {
+        let Some(link) = fds.into_iter().next().filter(link::is_link) else { return };
         let takes = listeners.into_iter().filter_map(|TakenKinds { listener, kinds }| {
-            let name = self.listeners.sockets.get(listener)?.name.clone();
-            Some((name, Takes { place: listener, kinds }))
+            Some((name(listener)?, Takes { place: listener, kinds }))
         });
         let takes: HashMap<_, _> = takes.collect();
         let kinds = takes.values().flat_map(|takes| &takes.kinds).map(|kind| printable(kind));
         let kinds: Vec<_> = kinds.collect();
-        tell!(self.shared, DEBUG, ?kinds, "the successor takes open connections");
+        tell!(self.shared, DEBUG, ?kinds, "the other process takes open connections");
         self.shared.moving.giving.expect(link, takes);
     }
 
-    /// From now on open connections may move to the successor.
+    /// From now on open connections may move to the process that serves.
     pub(super) fn move_connections(&mut self) {
         if let Err(error) = self.shared.moving.giving.begin() {
-            complain!(self.shared, WARN, "connections do not move to the successor: {error}");
+            complain!(self.shared, WARN, "connections do not move: {error}");
         }
     }
 
@@ -79,7 +128,7 @@ impl Engine {
         let Moves { moved, stayed, .. } = self.moves();
         if moved + stayed > 0 {
             let cut = self.shared.counted();
-            tell!(self.shared, INFO, moved, stayed, cut, "connections moved to the successor");
+            tell!(self.shared, INFO, moved, stayed, cut, "connections moved to the process that serves");
         }
     }
 

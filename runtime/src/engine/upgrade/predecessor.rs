@@ -85,6 +85,7 @@ impl Engine {
             }
             Message::Stop => self.stop(None),
             Message::Recall => self.feed(Event::Recall),
+            Message::Takes { listeners } => self.hear_takes_of_predecessor(listeners, fds),
             Message::Resumed => self.feed(Event::Resumed),
             Message::Declined => self.feed(Event::Declined),
             Message::Hasten => self.feed(Event::Hasten),
@@ -106,7 +107,6 @@ impl Engine {
             | Message::Files { .. }
             | Message::Hello { .. }
             | Message::Unserved { .. }
-            | Message::Takes { .. }
             | Message::Prepared { .. }
             | Message::Unprobed { .. }
             | Message::Active
