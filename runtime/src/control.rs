@@ -11,7 +11,7 @@ pub(crate) mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{RevertError, UpgradeError};
-use crate::base::status::{Phase, Status};
+use crate::base::status::{Phase, Release, Status};
 
 /// The version of the protocol. It changes when an old client would misread a reply.
 pub const PROTOCOL: u32 = 1;
@@ -46,8 +46,6 @@ pub enum Reply {
     Status {
         /// The version of the protocol, [`PROTOCOL`].
         protocol: u32,
-        /// The version of the crate.
-        release: String,
         /// The status of the process.
         #[serde(flatten)]
         status: Box<Status>,
@@ -69,6 +67,12 @@ pub enum Reply {
         pid: u32,
         /// The time from the request until the successor served, in milliseconds.
         elapsed_ms: u64,
+        /// The release that was asked to upgrade.
+        #[serde(default)]
+        from: Release,
+        /// The release that serves.
+        #[serde(default)]
+        to: Release,
         /// What the service has lost by the upgrade, in words.
         #[serde(default)]
         warnings: Vec<String>,
@@ -84,6 +88,25 @@ pub enum Reply {
     },
     /// The reply to `stop`: the process has the request. When the process ends, the connection ends.
     Stopping,
+    /// A process of the service that has served ends. The process that answers sends it as its last line to each client that has
+    /// asked for `watch`, `upgrade` or `stop`. A line with another process ID is of its predecessor or successor, whose end
+    /// came first.
+    Drained {
+        /// The process ID of the process that ends.
+        pid: u32,
+        /// The process ID of the successor, in a line of the program `tableflip`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        successor: Option<u32>,
+        /// How many connections and guards its drain has cut. `None` in a line of the program `tableflip` that does not know it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        aborted: Option<u64>,
+        /// The addresses of the clients whose connections were cut, at most 8.
+        #[serde(default)]
+        peers: Vec<String>,
+        /// How long the drain took, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        duration_ms: Option<u64>,
+    },
     /// The request failed, or was refused.
     Error {
         /// The kind of error.
@@ -171,7 +194,7 @@ mod tests {
 
     fn read(line: &str) -> Status {
         match serde_json::from_str(line) {
-            Ok(Reply::Status { protocol: 1, status, .. }) => *status,
+            Ok(Reply::Status { protocol: 1, status }) => *status,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -179,7 +202,8 @@ mod tests {
     #[test]
     fn every_release_understands_the_recorded_status() {
         let status = Box::new(read(RECORDED_0_1_0));
-        let reply = Reply::Status { protocol: 1, release: "0.1.0".to_owned(), status };
+        assert_eq!(status.release, "0.1.0");
+        let reply = Reply::Status { protocol: 1, status };
         assert_eq!(
             serde_json::to_string(&reply).unwrap(),
             RECORDED_0_1_0,

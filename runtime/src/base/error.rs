@@ -46,7 +46,8 @@ pub enum UpgradeError {
 }
 
 /// A step of an upgrade, in which it can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UpgradeStep {
     /// The check of the new release by the option `preflight`.
@@ -71,6 +72,9 @@ pub enum UpgradeStep {
     Revert,
     /// A stop of the service ended the upgrade.
     Stop,
+    /// A step of a later release, in a status.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why a revert did not happen. The process that served goes on serving, unless the service is stopping.

@@ -10,6 +10,8 @@ pub(crate) struct Identity {
     pub(crate) name: Option<String>,
     /// The name that the attribute knows: the binary, or else the package.
     pub(crate) program: Option<String>,
+    /// The option `version`. It decides nothing.
+    pub(crate) version: Option<String>,
 }
 
 /// What the predecessor has said about itself. A successor compares it with itself and warns of differences.
@@ -22,6 +24,8 @@ pub(crate) struct PredecessorOffer {
     pub(crate) pidfile: Option<String>,
     /// For how long it watches this process. `None` if the predecessor's release does not send it.
     pub(crate) probation: Option<Duration>,
+    /// How many connections and guards the drains of the generations before it have cut.
+    pub(crate) aborted: u64,
     /// The names and addresses of its sockets, in the order of the offer.
     pub(crate) listeners: Vec<(String, String)>,
 }

@@ -26,6 +26,13 @@ pub(crate) const OWN_FILE: char = '\0';
 #[cfg(upgrades)]
 pub(crate) const MAX_PIDFILE_SHOWN: usize = 2048;
 
+/// How much of a version two generations tell each other, in bytes.
+#[cfg(upgrades)]
+pub(crate) const MAX_VERSION: usize = 128;
+
+/// How many clients are named whose connections a drain has cut.
+pub(crate) const MAX_PEERS: usize = 8;
+
 pub(crate) fn too_many_listeners() -> String {
     format!("a service has at most {MAX_LISTENERS} listeners")
 }

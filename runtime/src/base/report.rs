@@ -217,6 +217,16 @@ pub(crate) fn printable(text: &str) -> String {
     line
 }
 
+/// The same, with at most `limit` bytes.
+#[cfg(upgrades)]
+pub(crate) fn printable_within(text: &str, limit: usize) -> String {
+    let mut line = printable(text);
+    while line.len() > limit {
+        line.pop();
+    }
+    line
+}
+
 /// The lines of a text as one line, without their indentation, control characters and colours.
 fn one_line(text: &str) -> String {
     let mut parts = text.split('\x1b');

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(upgrades)]
-use crate::base::status::Phase;
+use crate::base::status::{LastDrain, Phase};
 #[cfg(upgrades)]
 use crate::sys::fd::OwnedFd;
 
@@ -56,11 +56,13 @@ pub(crate) const CONTROL_SOCKET: &str = "control socket";
 
 /// News of the engine for the clients of the control socket.
 #[cfg(upgrades)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum News {
     Phase(Change),
     /// The outcome of an upgrade is known.
     Outcome,
+    /// This process or a neighbour ends.
+    Drained(LastDrain),
 }
 
 /// A phase of the process has begun.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::error::{RevertError, UpgradeError};
 use crate::base::returned::BodyEnd;
-use crate::base::status::Status;
+use crate::base::status::{Release, Requester, Status};
 use crate::base::sync::Latch;
 #[cfg(upgrades)]
 use crate::between::gate_control::ControlSocket;
@@ -34,6 +34,7 @@ pub(crate) enum Note {
         reply: Arc<UpgradeReply>,
         /// No connection moves to the successor.
         no_move: bool,
+        by: Requester,
     },
     /// `Upgrader::revert`, or `revert` at the control socket.
     Revert(Arc<RevertReply>),
@@ -112,6 +113,10 @@ pub struct Upgraded {
     pub pid: u32,
     /// The time from the request until the successor served, without the probation.
     pub elapsed: Duration,
+    /// The release that was asked to upgrade.
+    pub from: Release,
+    /// The release that serves.
+    pub to: Release,
     /// What the service has lost by the upgrade, in words. Examples are a listener or a pid file that the successor does not
     /// declare, and a name that has changed.
     pub warnings: Vec<String>,

@@ -256,6 +256,20 @@ impl Shared {
         self.counted.fetch_add(0, Ordering::AcqRel)
     }
 
+    /// The number of streams and guards that the end of this process cuts: those that are open, without the streams that the successor
+    /// has by now or gets from the link.
+    pub(crate) fn aborted(&self) -> u64 {
+        let mut open = self.counted();
+        loop {
+            let going = self.moving.giving.going();
+            // A stream that the successor has leaves both counts, one after the other.
+            let before = std::mem::replace(&mut open, self.counted());
+            if open == before {
+                return u64::try_from(open).unwrap_or(u64::MAX).saturating_sub(going);
+            }
+        }
+    }
+
     pub(crate) fn give_shutdown(&self) {
         self.body.add_shutdown();
     }
@@ -416,7 +430,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::status::Phase;
+    use crate::base::status::{Phase, Requester};
     use crate::between::note::UpgradeReply;
 
     /// Notes that the engine has not taken before its end, and notes after its end.
@@ -425,7 +439,7 @@ mod tests {
         let shared = Shared::new(1, false, Duration::ZERO).unwrap();
         let ask = || {
             let (reply, status) = (Arc::new(UpgradeReply::new()), Arc::new(Latch::new()));
-            shared.post(Note::Upgrade { reply: reply.clone(), no_move: false });
+            shared.post(Note::Upgrade { reply: reply.clone(), no_move: false, by: Requester::Body });
             shared.post(Note::Status(status.clone()));
             (reply, status)
         };

@@ -311,7 +311,7 @@ impl Service {
     #[cfg(upgrades)]
     pub(crate) fn identity(&self) -> Identity {
         let name = self.identity.name.clone().filter(|name| is_name(name));
-        Identity { name, ..self.identity.clone() }
+        Identity { name, version: self.version.clone(), ..self.identity.clone() }
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
+use nix::sys::socket::{MsgFlags, UnixCredentials, getsockopt, recv, sockopt};
 use nix::unistd::geteuid;
 
 use super::{Code, Reply, Request};
 use crate::base::error::RevertError;
+use crate::base::status::{LastDrain, Requester};
 use crate::between::gate_control::Change;
 use crate::between::note::{RevertReply, Reverted, UpgradeReply};
 
@@ -41,12 +42,17 @@ pub(super) struct Client {
     revert: Option<(Arc<RevertReply>, Instant)>,
     /// The time of the client's request to stop.
     stop: Option<Instant>,
+    /// The client has asked for something that ends with the process.
+    waits_for_drain: bool,
+    peer: Option<UnixCredentials>,
 }
 
 impl Client {
     pub(super) fn new(fd: OwnedFd) -> Self {
+        let stream = UnixStream::from(fd);
         Self {
-            stream: fd.into(),
+            peer: getsockopt(&stream, sockopt::PeerCredentials).ok(),
+            stream,
             input: Vec::new(),
             output: Vec::new(),
             read_to_end: false,
@@ -57,14 +63,22 @@ impl Client {
             upgrade: None,
             revert: None,
             stop: None,
+            waits_for_drain: false,
         }
     }
 
     /// Whether the client belongs to the user of this process or to root. The mode of the path already keeps other users
     /// out, unless its mode was changed.
     pub(super) fn is_allowed(&self) -> bool {
-        getsockopt(&self.stream, sockopt::PeerCredentials)
-            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+        self.peer.is_some_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+    }
+
+    /// The client as the source of a request, as of its connect(2).
+    pub(super) fn requester(&self) -> Requester {
+        let uid = self.peer.map(|peer| peer.uid());
+        // The number is 0 for a process that this PID namespace does not have.
+        let pid = self.peer.and_then(|peer| u32::try_from(peer.pid()).ok()).filter(|pid| *pid != 0);
+        Requester::Control { uid, pid }
     }
 
     /// The next complete line: a request, or the problem with the line.
@@ -120,6 +134,7 @@ impl Client {
             return None;
         }
         let reply = Arc::new(UpgradeReply::new());
+        self.waits_for_drain = true;
         self.upgrade = Some((reply.clone(), Instant::now()));
         Some(reply)
     }
@@ -135,7 +150,12 @@ impl Client {
         Some(reply)
     }
 
+    pub(super) fn begin_watch(&mut self) {
+        (self.watches, self.wants_status, self.waits_for_drain) = (true, true, true);
+    }
+
     pub(super) fn begin_stop(&mut self) {
+        self.waits_for_drain = true;
         self.stop = Some(Instant::now());
         self.send(&Reply::Stopping);
     }
@@ -175,10 +195,25 @@ impl Client {
                 generation: upgraded.generation,
                 pid: upgraded.pid,
                 elapsed_ms: in_milliseconds(upgraded.elapsed),
+                from: upgraded.from,
+                to: upgraded.to,
                 warnings: upgraded.warnings,
             },
             Err(error) => error.into(),
         });
+    }
+
+    /// Sends what a drain has cut, if the client has asked for something that ends with it.
+    pub(super) fn send_drained(&mut self, drain: &LastDrain) {
+        if self.waits_for_drain {
+            self.send(&Reply::Drained {
+                pid: drain.pid,
+                successor: None,
+                aborted: Some(drain.aborted),
+                peers: drain.peers.clone(),
+                duration_ms: Some(in_milliseconds(drain.duration)),
+            });
+        }
     }
 
     /// Adds a reply to the output. A client with too much unread output is dropped.

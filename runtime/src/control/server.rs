@@ -276,6 +276,7 @@ impl Server {
                 match news {
                     News::Phase(change) => client.send_phase(*change),
                     News::Outcome => client.send_outcome(),
+                    News::Drained(drain) => client.send_drained(drain),
                 }
             }
         }
@@ -291,11 +292,7 @@ impl Server {
                 .for_each(|client| client.wants_status = true);
         }
         if let Some(status) = self.status.as_ref().and_then(|status| status.get()) {
-            let reply = Reply::Status {
-                protocol: PROTOCOL,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-                status: Box::new(status.clone()),
-            };
+            let reply = Reply::Status { protocol: PROTOCOL, status: Box::new(status.clone()) };
             for client in self.clients.iter_mut().filter(|client| client.asked_status) {
                 client.asked_status = false;
                 client.send(&reply);
@@ -317,13 +314,10 @@ impl Server {
 fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared) {
     match request {
         Ok(Request::Status) => client.wants_status = true,
-        Ok(Request::Watch) => {
-            client.watches = true;
-            client.wants_status = true;
-        }
+        Ok(Request::Watch) => client.begin_watch(),
         Ok(Request::Upgrade { no_move }) => {
             if let Some(reply) = client.begin_upgrade() {
-                shared.post(Note::Upgrade { reply, no_move });
+                shared.post(Note::Upgrade { reply, no_move, by: client.requester() });
             }
         }
         Ok(Request::Revert) => {

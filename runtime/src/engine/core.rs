@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::report::{RateLimit, Thinned, complain, tell};
+use crate::base::status::{LastDrain, Requester};
 use crate::between::note::{Note, Prepared};
 use crate::between::shared::{Shared, Verdict};
 use crate::config::settings::Settings;
@@ -64,6 +65,9 @@ pub(crate) struct Engine {
     pub(super) reason: Option<String>,
     /// The deadline of the drain was brought near.
     pub(super) hastened: bool,
+    pub(super) draining_since: Option<Instant>,
+    /// What the drain of this process has cut. Set at its end.
+    pub(super) drained: Option<LastDrain>,
     pub(super) not_ready: RateLimit,
     pub(super) verdict: Option<Verdict>,
     pub(super) neighbours: Neighbours,
@@ -89,6 +93,8 @@ impl Engine {
             requests: Requests::default(),
             reason: None,
             hastened: false,
+            draining_since: None,
+            drained: None,
             not_ready: RateLimit::default(),
             verdict: None,
             neighbours,
@@ -189,7 +195,8 @@ impl Engine {
         self.take_arrivals();
         self.take_stops();
         if std::mem::take(&mut self.requests.signals.upgrades) > 0 {
-            self.ask_for_upgrade(None, false);
+            let signal = self.settings.upgrade_signal.as_str().to_owned();
+            self.ask_for_upgrade(None, false, Requester::Signal { signal });
         }
         let mut ready_was_dropped = false;
         for note in notes {
@@ -212,7 +219,7 @@ impl Engine {
                 self.body.returned = true;
                 self.body.end = end;
             }
-            Note::Upgrade { reply, no_move } => self.ask_for_upgrade(Some(reply), no_move),
+            Note::Upgrade { reply, no_move, by } => self.ask_for_upgrade(Some(reply), no_move, by),
             Note::Revert(reply) => self.ask_for_revert(reply),
             Note::Stop => self.stop(None),
             Note::Alive => {

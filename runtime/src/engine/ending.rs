@@ -1,6 +1,8 @@
 //! The end of a process: what it removes, and what it says of a start that fails or of a drain that takes too long.
 
+use crate::base::limits::MAX_PEERS;
 use crate::base::report::{complain, tell};
+use crate::base::status::LastDrain;
 use crate::between::shared::Verdict;
 use crate::engine::core::{Engine, HASTE};
 use crate::engine::data::Preparation;
@@ -8,9 +10,6 @@ use crate::engine::upgrade::REFUSAL_AT_END;
 use crate::lifecycle::{End, StartFailure};
 use crate::outside::sockets;
 use crate::sys::signals::{self, Signal};
-
-/// How many peers of connections that are aborted are named.
-const NAMED_PEERS: usize = 8;
 
 impl Engine {
     /// Ends the engine: removes the files of this process, tells its neighbours, and sets the verdict.
@@ -32,6 +31,7 @@ impl Engine {
                 complain!(self.shared, "cannot remove the pid file {}: {error}", pidfile.path().display());
             }
         }
+        self.account_for_drain();
         // Not before: a process that hears of the end may make the pid file its own, between the look at the file and its removal.
         if end != End::AtOnce {
             self.say_that_it_is_over();
@@ -54,12 +54,29 @@ impl Engine {
             // Only a process gets the second signal that this takes.
             End::AtOnce => {
                 complain!(self.shared, "told to stop a second time; ending at once");
+                self.end_control();
                 signals::die_of(self.requests.stopping.unwrap_or(Signal::SIGTERM));
             }
         });
         self.tell_moves();
         tell!(self.shared, INFO, phase = "ended", "exiting");
         self.end_control();
+    }
+
+    /// Counts what this end cuts, and tells the neighbours. The count is as late as possible: a connection that is served to its
+    /// end after the deadline of the drain is not cut.
+    fn account_for_drain(&mut self) {
+        // A process that has never served has taken no connection.
+        if self.serving_since.is_none() {
+            return;
+        }
+        let aborted = self.shared.aborted();
+        let peers = if aborted == 0 { Vec::new() } else { sockets::peers(&self.listeners.ports, MAX_PEERS) };
+        let duration = self.draining_since.map(|since| since.elapsed()).unwrap_or_default();
+        let (generation, pid) = (self.shared.generation, self.shared.pid);
+        let drain = LastDrain { generation, pid, aborted, peers, duration };
+        self.tell_drained(&drain);
+        self.drained = Some(drain);
     }
 
     /// Why a start fails.
@@ -82,7 +99,7 @@ impl Engine {
     pub(super) fn name_what_is_left(&self) {
         let count = self.shared.counted();
         let body = if self.body.returned { "" } else { "; the body has not returned" };
-        let peers = sockets::peers(&self.listeners.ports, NAMED_PEERS);
+        let peers = sockets::peers(&self.listeners.ports, MAX_PEERS);
         let peers = if peers.is_empty() { String::new() } else { format!(" (from {})", peers.join(", ")) };
         complain!(
             self.shared,

@@ -70,6 +70,7 @@ impl Engine {
 
     /// Begins the drain: closes the gates for good, and the listeners that no successor has adopted.
     pub(super) fn drain(&mut self) {
+        self.draining_since = Some(Instant::now());
         self.shared.start_draining();
         self.shared.moving.taking.close();
         self.retire();

@@ -1,7 +1,7 @@
 //! The processes around this one, as the engine knows them: the predecessor, the successor, the service manager and the clients of the
 //! control socket; and the upgrade that is under way. Data, and what each can say of itself: the engine's part is in `upgrade/`.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
-use crate::base::status::{self, Upgrades};
+use crate::base::status::{self, LastDrain, Release, Requester, UpgradeRecord, Upgrades};
 use crate::between::gate_control::ControlSocket;
 use crate::between::note::{RevertReply, UpgradeReply};
 use crate::lifecycle::{Known, Predecessor};
@@ -42,8 +42,14 @@ pub(crate) struct Neighbours {
     pub(crate) dead: Vec<u32>,
     /// The phase that the clients of the control socket were last told.
     pub(crate) told_phase: status::Phase,
-    /// How many connections the successor was told are open here, and when.
-    pub(crate) told_open: Option<(u64, Instant)>,
+    /// What the successor was told of the connections that are open here.
+    pub(crate) told_open: Option<ToldOpen>,
+    /// The last upgrades of the service, the oldest first.
+    pub(crate) history: VecDeque<UpgradeRecord>,
+    /// The drain of a neighbour that has told it.
+    pub(crate) last_drain: Option<LastDrain>,
+    /// How many connections and guards the drains of other generations have cut.
+    pub(crate) aborted: u64,
     /// Warnings of the start, logged once this process serves.
     pub(crate) warnings: Vec<String>,
     pub(crate) cannot_wait: RateLimit,
@@ -59,6 +65,7 @@ impl Neighbours {
         predecessor: Option<PredecessorLink>,
         follows: bool,
     ) -> Self {
+        let aborted = predecessor.as_ref().map_or(0, |predecessor| predecessor.offered.aborted);
         Self {
             spawner,
             predecessor,
@@ -71,6 +78,9 @@ impl Neighbours {
             dead: Vec::new(),
             told_phase: status::Phase::Starting,
             told_open: None,
+            history: VecDeque::new(),
+            last_drain: None,
+            aborted,
             warnings: Vec::new(),
             cannot_wait: RateLimit::default(),
             unexpected: RateLimit::default(),
@@ -86,6 +96,25 @@ impl Neighbours {
             (None, false) => Predecessor::None,
         }
     }
+}
+
+/// What a successor was told of the connections that are open here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ToldOpen {
+    /// The number, and the deadline of the drain, as the successor knows them. `None` if no message fitted into the socket.
+    pub(crate) told: Option<(u64, DrainEnd)>,
+    /// When it was last tried.
+    pub(crate) at: Instant,
+}
+
+/// The end of a drain, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DrainEnd {
+    /// There is no drain, or the release that drains does not say it.
+    NotTold,
+    At(Instant),
+    /// The drain has no deadline.
+    Never,
 }
 
 /// The upgrade that is under way, and what is left of those before it.
@@ -106,6 +135,11 @@ pub(crate) struct Upgrade {
     /// Whether that request, and the upgrade under way, is one after which no connection moves.
     pub(crate) asking_no_move: bool,
     pub(crate) no_move: bool,
+    /// The source of that request, and of the request for the upgrade under way.
+    pub(crate) asking_by: Requester,
+    pub(crate) by: Requester,
+    /// The file that was to be started.
+    pub(crate) target: Option<String>,
     /// The successor that died last.
     pub(crate) dead_successor: DeadSuccessor,
     pub(crate) counts: Upgrades,
@@ -154,6 +188,8 @@ pub(crate) struct PredecessorLink {
     pub(crate) offered: PredecessorOffer,
     /// How many connections and guards are open in it, as it said last.
     pub(crate) open: Option<u64>,
+    /// The end of its drain, as it said last.
+    pub(crate) drain_end: DrainEnd,
     /// The places in its offer of the sockets that were adopted, and the names of their listeners here.
     pub(crate) adopted: Vec<(usize, String)>,
     /// Readable, or hung up, once it is dead. Without it the end of the channel counts as its death.
@@ -177,6 +213,7 @@ impl PredecessorLink {
             channel,
             offered,
             open,
+            drain_end: DrainEnd::NotTold,
             adopted,
             watch,
             is_at_its_end: false,
@@ -222,8 +259,10 @@ pub(crate) struct Successor {
     pub(crate) active_after: Option<Duration>,
     /// How long it may drain, once it has given the service back.
     pub(crate) drain: Option<Duration>,
-    /// Its name and program.
+    /// Its name, program and version.
     pub(crate) identity: Identity,
+    /// The file that it runs, once it has said who it is.
+    pub(crate) executable: Option<String>,
     /// Why its body ended, if it served by then.
     pub(crate) last_words: Option<String>,
     /// What the service loses by the upgrade. Logged when the upgrade has succeeded.
@@ -241,6 +280,7 @@ pub(crate) struct DeadSuccessor {
     pub(crate) is_killed: bool,
     /// `None` in a test, where all services are one process.
     pub(crate) pid: Option<u32>,
+    pub(crate) release: Release,
     pub(crate) last_words: Option<String>,
     pub(crate) unserved: Option<Vec<String>>,
 }
@@ -264,11 +304,17 @@ impl Successor {
             active_after: None,
             drain: None,
             identity: Identity::default(),
+            executable: None,
             last_words: None,
             warnings: Vec::new(),
             adopted: HashSet::new(),
             unserved: None,
         }
+    }
+
+    /// What it runs, as far as it has said it.
+    pub(crate) fn release(&self) -> Release {
+        Release { version: self.identity.version.clone(), executable: self.executable.clone() }
     }
 
     /// The process that sends its messages. Before the first one, the started process.

@@ -18,6 +18,10 @@ impl Engine {
             ..own_status(&self.shared, self.state.phase, self.sockets_of_body(), &self.listeners.gates)
         };
         self.add_neighbours(&mut status);
+        if let Some(drain) = &self.drained {
+            status.aborted_total += drain.aborted;
+            status.last_drain = Some(drain.clone());
+        }
         status
     }
 }

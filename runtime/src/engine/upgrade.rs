@@ -13,12 +13,14 @@
 //! | `revert.rs` | a successor that gives the service back |
 //! | `manager.rs` | the messages to the service manager, and their time |
 //! | `listeners.rs` | the sockets that two processes have |
+//! | `history.rs` | the upgrades that have ended, and what drains have cut |
 //! | `outcome.rs` | the texts of refusals and outcomes |
 //! | `status.rs` | what operators and the successor are told |
 //! | `ending.rs` | the pid file, and the last word |
 
 mod check;
 mod ending;
+mod history;
 mod identity;
 mod listeners;
 mod manager;
@@ -43,8 +45,9 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
+use crate::base::status::Requester;
 use crate::base::unadopted::Unadopted;
-use crate::between::gate_control::ControlSocket;
+use crate::between::gate_control::{ControlSocket, News};
 use crate::between::note::{Inheritance, UpgradeReply};
 use crate::engine::core::{Engine, MAX_ARRIVALS};
 use crate::engine::neighbours::{ManagerLink, PredecessorLink};
@@ -213,16 +216,21 @@ impl Engine {
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, no_move: bool) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, no_move: bool, by: Requester) {
         let upgrade = &mut self.neighbours.upgrade;
-        (upgrade.asking, upgrade.asking_no_move) = (reply, no_move);
+        (upgrade.asking, upgrade.asking_no_move, upgrade.asking_by) = (reply, no_move, by);
         self.feed(Event::Upgrade);
     }
 
     /// The request that is asked at this moment is not refused: its caller waits for the outcome.
     fn accept_request(&mut self) {
         let upgrade = &mut self.neighbours.upgrade;
-        upgrade.waiting.extend(upgrade.asking.take());
+        let asked = upgrade.asking.take();
+        // A postponed request is accepted once more when its upgrade begins.
+        if upgrade.asking_by != Requester::Unknown {
+            upgrade.by = std::mem::take(&mut upgrade.asking_by);
+        }
+        upgrade.waiting.extend(asked);
         upgrade.no_move = upgrade.asking_no_move;
     }
 
@@ -314,6 +322,9 @@ impl Engine {
     pub(super) fn end_control(&mut self) {
         self.tell_phase();
         if let Some(control) = &self.neighbours.control {
+            if let Some(drain) = &self.drained {
+                control.tell(News::Drained(drain.clone()));
+            }
             control.end();
         }
     }

@@ -7,7 +7,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,23 @@ struct Counts {
     moved: AtomicU64,
     /// How many offered connections have stayed.
     stayed: AtomicU64,
+    going: Mutex<Going>,
+}
+
+/// The connections that this process counts as open, and does not own or is about not to own.
+#[derive(Default)]
+struct Going {
+    /// How many offers are in the link and have no answer. If this process ends now, the successor has them.
+    unanswered: u64,
+    /// The connections that the successor has taken. The task of each drops its stream soon.
+    taken: VecDeque<Weak<dyn AsFd + Send + Sync>>,
+}
+
+impl fmt::Debug for Going {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unanswered, taken } = self;
+        f.debug_struct("Going").field("unanswered", unanswered).field("taken", &taken.len()).finish()
+    }
 }
 
 /// What the tasks and the engine hand to the thread.
@@ -101,6 +118,8 @@ struct Offer {
     peer: Option<SocketAddr>,
     /// The bytes of the session, if they are too long for a packet, until they are sent.
     memfd: Option<OwnedFd>,
+    /// It is in the link.
+    is_sent: bool,
     verdict: Verdict,
 }
 
@@ -179,14 +198,22 @@ impl Giving {
         let state = lock(&self.state);
         let listener = state.place(listener, &session.kind)?;
         let verdict = Verdict::new(Latch::new());
-        let offer = Offer { io, listener, session, peer, memfd: None, verdict: verdict.clone() };
+        let offer =
+            Offer { io, listener, session, peer, memfd: None, is_sent: false, verdict: verdict.clone() };
         state.desk.as_ref()?.put(offer).then_some(verdict)
     }
 
     /// How many connections the successor has taken, and how many of those that were offered have stayed.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let Counts { moved, stayed } = &*self.counts;
+        let Counts { moved, stayed, .. } = &*self.counts;
         (moved.load(Ordering::Relaxed), stayed.load(Ordering::Relaxed))
+    }
+
+    /// How many open connections the successor has, or gets if this process ends now.
+    pub(crate) fn going(&self) -> u64 {
+        let going = lock(&self.counts.going);
+        let taken = going.taken.iter().filter(|stream| stream.strong_count() > 0).count();
+        going.unanswered + u64::try_from(taken).unwrap_or(u64::MAX)
     }
 }
 
@@ -320,7 +347,16 @@ impl Worker {
         let Some(offer) = self.offers.remove(&id) else { return };
         let count = if is_moved { &self.counts.moved } else { &self.counts.stayed };
         count.fetch_add(1, Ordering::Relaxed);
-        let Offer { io, verdict, .. } = offer;
+        let Offer { io, is_sent, verdict, .. } = offer;
+        let mut going = lock(&self.counts.going);
+        going.unanswered -= u64::from(is_sent);
+        if is_moved {
+            while going.taken.front().is_some_and(|stream| stream.strong_count() == 0) {
+                going.taken.pop_front();
+            }
+            going.taken.push_back(Arc::downgrade(&io));
+        }
+        drop(going);
         // Whoever waits for the verdict has the only handle then.
         drop(io);
         verdict.set(is_moved);
@@ -406,11 +442,13 @@ impl Worker {
             let count = batch.count;
             match sent {
                 Sent::Done => {
+                    lock(&self.counts.going).unanswered += u64::try_from(count).unwrap_or(u64::MAX);
                     let by = Instant::now() + ANSWER_TIMEOUT;
                     for id in self.unsent.drain(..count) {
                         self.sent.push_back((id, by));
                         if let Some(offer) = self.offers.get_mut(&id) {
                             offer.memfd = None;
+                            offer.is_sent = true;
                         }
                     }
                 }

@@ -74,7 +74,7 @@ fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Re
     {
         match reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
-            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings }) => {
+            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings, .. }) => {
                 output.pass_on(&text);
                 for warning in &warnings {
                     output.note(&format!("warning: {}", warning.replace(char::is_control, " ")));

@@ -194,10 +194,18 @@ mod tests {
     /// A predecessor that offers nothing, and where its successor runs.
     fn predecessor() -> (Channel, ServiceHost) {
         let (mut predecessor, parent) = Channel::pair().unwrap();
-        let speaker = Speaker::us(1, &Identity::default());
+        let speaker = Box::new(Speaker::us(1, &Identity::default()));
         let (executable, umask, pidfile, probation_ms) = (None, None, None, None);
-        let offer =
-            Message::Offer { speaker, sockets: 0, files: 0, executable, umask, pidfile, probation_ms };
+        let offer = Message::Offer {
+            speaker,
+            sockets: 0,
+            files: 0,
+            executable,
+            umask,
+            pidfile,
+            probation_ms,
+            aborted: 0,
+        };
         predecessor.send(&offer).unwrap();
         let started = Box::new(|_: &Arc<Shared>, _: &[BoundSocket]| ());
         (

@@ -31,6 +31,7 @@ pub(super) struct Offer {
     identity: Identity,
     pidfile: Option<String>,
     probation: Option<Duration>,
+    aborted: u64,
     /// The generation of this process, one more than the predecessor's.
     pub(super) generation: u64,
     pub(super) executable: Option<PathBuf>,
@@ -53,6 +54,7 @@ impl Offer {
             identity: self.identity.clone(),
             pidfile: self.pidfile.clone(),
             probation: self.probation,
+            aborted: self.aborted,
             listeners: self.sockets.iter().map(listener).collect(),
         }
     }
@@ -126,12 +128,12 @@ pub(super) fn take_offer(
 ) -> Result<Offer, StartError> {
     let deadline = Instant::now() + OFFER_TIMEOUT;
     let broken = |error: ChannelError| StartError::Handover(error.to_string());
-    let (speaker, executable, umask, (pidfile, probation), socket_count, file_count) =
+    let (speaker, executable, umask, (pidfile, probation, aborted), socket_count, file_count) =
         match channel.receive_by(deadline).map_err(broken)? {
             Received::Message(
-                Message::Offer { speaker, sockets, files, executable, umask, pidfile, probation_ms },
+                Message::Offer { speaker, sockets, files, executable, umask, pidfile, probation_ms, aborted },
                 _,
-            ) => (speaker, executable, umask, (pidfile, probation_ms), sockets, files),
+            ) => (speaker, executable, umask, (pidfile, probation_ms, aborted), sockets, files),
             Received::Nothing => return Err(bad_variable("nothing is offered on it".to_owned())),
             Received::End => return Err(bad_variable("its other end is closed".to_owned())),
             Received::Message(..) | Received::Unknown(_) => {
@@ -180,6 +182,7 @@ pub(super) fn take_offer(
         identity,
         pidfile,
         probation,
+        aborted,
         generation,
         executable,
         umask,

@@ -11,6 +11,7 @@ impl Engine {
     /// Starts the preflight command, if there is one.
     pub(super) fn check(&mut self) -> Option<Event> {
         self.accept_request();
+        self.note_target();
         self.reason = None;
         self.neighbours.upgrade.requested = Some(Instant::now());
         let Some(command) = &self.settings.preflight else { return Some(Event::Checked) };

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn identity(name: Option<&str>, program: Option<&str>) -> Identity {
-        Identity { name: name.map(str::to_owned), program: program.map(str::to_owned) }
+        Identity { name: name.map(str::to_owned), program: program.map(str::to_owned), version: None }
     }
 
     fn declared(count: usize) -> Vec<(String, String)> {

@@ -1,14 +1,17 @@
 //! The texts for the operator and the body: refusals, outcomes and reasons.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::error::{UpgradeError, UpgradeStep};
 use crate::base::report::{complain, tell};
+use crate::base::status::{FailedUpgrade, Outcome, UpgradeRecord};
 use crate::between::note::Upgraded;
 use crate::engine::core::{Engine, HANDOVER_TIMEOUT};
 use crate::engine::ending;
 use crate::engine::neighbours::DeadSuccessor;
+use crate::engine::upgrade::history;
 use crate::lifecycle::{Failure, Phase, Predecessor, Refusal};
+use crate::outside::handover::message::Message;
 use crate::outside::supervise;
 use crate::sys::proc::AtTerminal;
 
@@ -47,7 +50,7 @@ impl Engine {
     }
 
     /// How long the predecessor stays on standby yet. An older release does not say how long its probation is.
-    fn standby_of_predecessor(&self) -> Option<Duration> {
+    pub(super) fn standby_of_predecessor(&self) -> Option<Duration> {
         let predecessor = self.neighbours.predecessor.as_ref()?;
         if self.state.predecessor != Predecessor::Alive || predecessor.was_pinged {
             return None;
@@ -60,6 +63,8 @@ impl Engine {
     /// The caller waits until the predecessor is gone, and then for the outcome.
     pub(super) fn postpone(&mut self) {
         self.accept_request();
+        self.note_target();
+        self.neighbours.upgrade.requested = Some(Instant::now());
         tell!(self.shared, INFO, phase = "postponed", "an upgrade waits until the predecessor is gone");
     }
 
@@ -78,53 +83,115 @@ impl Engine {
 
     pub(super) fn report(&mut self, outcome: Result<(), Failure>) {
         self.tell_phase();
-        let answer = match (outcome, &self.neighbours.successor) {
-            (Ok(()), Some(successor)) => {
-                let elapsed = successor.active_after.unwrap_or_else(|| self.neighbours.upgrade.elapsed());
-                let pid = successor.pid();
-                tell!(self.shared, INFO, phase = "draining", successor = pid, ?elapsed, "upgraded");
-                let warnings = successor.warnings.clone();
-                for warning in warnings.iter().chain(&self.leaves_terminal(pid)) {
-                    complain!(self.shared, WARN, "{warning}");
-                }
-                Ok(Upgraded { generation: successor.generation, pid, elapsed, warnings })
-            }
-            // It passed its probation and died at that moment. The death is the next event.
-            (Ok(()), None) => {
-                let reason = "the successor exited".to_owned();
-                Err(UpgradeError::Failed { step: UpgradeStep::Probation, reason })
-            }
-            (Err(failure), _) => {
-                let mut reason = self.failure(failure);
-                let of_successor = match &mut self.neighbours.successor {
-                    // A successor that is over, or was reverted, may live.
-                    Some(successor) if self.state.remnant => {
-                        let pid = self.is_process.then(|| successor.pid());
-                        last_of(pid, successor.last_words.take())
-                    }
-                    _ => self.of_dead_successor(),
-                };
-                match failure {
-                    // There was no successor, or it is not the cause.
-                    Failure::Check | Failure::CheckTime | Failure::Spawn | Failure::Stopped => {}
-                    _ => reason += &of_successor,
-                }
-                let serves = match self.state.phase {
-                    Phase::Serving => "; this process serves on",
-                    _ => "",
-                };
-                complain!(self.shared, "upgrade failed: {reason}{serves}");
-                self.neighbours.upgrade.counts.failed += 1;
-                self.neighbours.upgrade.counts.last_failure = Some(reason.clone());
-                self.tell_manager_of_failure(&reason);
-                self.revert_has_ended((failure != Failure::Reverted).then_some(&reason));
-                Err(UpgradeError::Failed { step: step_of(failure), reason })
-            }
+        let answer = match outcome {
+            Ok(()) => self.report_success(),
+            Err(failure) => Err(self.report_failure(failure)),
         };
         for reply in self.neighbours.upgrade.waiting.drain(..) {
             reply.set(answer.clone());
         }
         self.tell_outcome();
+    }
+    fn report_success(&mut self) -> Result<Upgraded, UpgradeError> {
+        let Some(successor) = &self.neighbours.successor else {
+            // It passed its probation and died at that moment. The death is the next event.
+            let reason = "the successor exited".to_owned();
+            return Err(UpgradeError::Failed { step: UpgradeStep::Probation, reason });
+        };
+        let since_request = self.neighbours.upgrade.elapsed();
+        let elapsed = successor.active_after.unwrap_or(since_request);
+        let (pid, generation) = (successor.pid(), successor.generation);
+        let warnings = successor.warnings.clone();
+        let (from, to) = (self.release(), self.with_target(successor.release()));
+        tell!(
+            self.shared,
+            INFO,
+            phase = "draining",
+            successor = pid,
+            ?elapsed,
+            from = from.version,
+            to = to.version,
+            executable = to.executable,
+            "upgraded"
+        );
+        for warning in warnings.iter().chain(&self.leaves_terminal(pid)) {
+            complain!(self.shared, WARN, "{warning}");
+        }
+        let served = SystemTime::now().checked_sub(since_request.saturating_sub(elapsed));
+        let by = std::mem::take(&mut self.neighbours.upgrade.by);
+        let record = self.note_upgrade(UpgradeRecord {
+            at: history::in_seconds(served.unwrap_or(UNIX_EPOCH)),
+            outcome: Outcome::Upgraded,
+            generation: self.shared.generation,
+            pid: self.is_process.then_some(pid),
+            from: from.clone(),
+            to: to.clone(),
+            duration: elapsed,
+            by,
+            ..UpgradeRecord::default()
+        });
+        self.send_to_successor(&Message::History { entries: vec![record] });
+        Ok(Upgraded { generation, pid, elapsed, from, to, warnings })
+    }
+
+    fn report_failure(&mut self, failure: Failure) -> UpgradeError {
+        let mut reason = self.failure(failure);
+        // It is used once, so that no later reason is taken for one of this successor.
+        let dead = std::mem::take(&mut self.neighbours.upgrade.dead_successor);
+        // A remnant is of an upgrade before this one, which waits for its end.
+        let is_of_this = failure == Failure::Over || !self.state.remnant;
+        let (is_process, over) = (self.is_process, failure == Failure::Over);
+        let successor = self.neighbours.successor.as_mut().filter(|_| is_of_this);
+        let (pid, release, last_words) = match successor {
+            // A successor that is over may live.
+            Some(it) => {
+                (is_process.then(|| it.pid()), it.release(), if over { it.last_words.take() } else { None })
+            }
+            None => (dead.pid, dead.release, dead.last_words),
+        };
+        match failure {
+            // There was no successor, or it is not the cause.
+            Failure::Check | Failure::CheckTime | Failure::Spawn | Failure::Stopped | Failure::Unwatched => {}
+            _ => reason += &last_of(pid, last_words),
+        }
+        let serves = match self.state.phase {
+            Phase::Serving => "; this process serves on",
+            _ => "",
+        };
+        complain!(self.shared, "upgrade failed: {reason}{serves}");
+        self.tell_manager_of_failure(&reason);
+        self.revert_has_ended((failure != Failure::Reverted).then_some(&reason));
+        let (step, outcome) = (step_of(failure), outcome_of(failure));
+        let at = history::in_seconds(SystemTime::now());
+        let counts = &mut self.neighbours.upgrade.counts;
+        counts.failed += 1;
+        match outcome {
+            Outcome::Rejected => counts.rejected += 1,
+            Outcome::Reverted => counts.reverted += 1,
+            Outcome::Stopped => counts.stopped += 1,
+            Outcome::Upgraded | Outcome::Failed | Outcome::Unknown => {}
+        }
+        counts.last_failure = Some(reason.clone());
+        counts.last_failed = Some(FailedUpgrade { pid, step, reason: reason.clone(), at });
+        let by = std::mem::take(&mut self.neighbours.upgrade.by);
+        let record = self.note_upgrade(UpgradeRecord {
+            at,
+            outcome,
+            generation: self.shared.generation,
+            pid,
+            from: self.release(),
+            to: self.with_target(release),
+            duration: self.neighbours.upgrade.elapsed(),
+            by,
+            step: Some(step),
+            reason: Some(reason.clone()),
+            aborted: None,
+        });
+        // Only this successor serves on.
+        if failure == Failure::Unwatched {
+            self.send_to_successor(&Message::History { entries: vec![record] });
+        }
+        UpgradeError::Failed { step, reason }
     }
 
     /// What the user of a terminal sees once this process has exited. Only the first generation is a job of the shell: for a later
@@ -240,6 +307,27 @@ fn step_of(failure: Failure) -> UpgradeStep {
         Failure::ChannelLost | Failure::NoAnswer => UpgradeStep::Handover,
         Failure::Probation | Failure::Over | Failure::Silent => UpgradeStep::Probation,
         Failure::Unwatched | Failure::Stopped => UpgradeStep::Stop,
+    }
+}
+
+fn outcome_of(failure: Failure) -> Outcome {
+    match failure {
+        Failure::Check | Failure::CheckTime => Outcome::Rejected,
+        Failure::Unwatched | Failure::Stopped => Outcome::Stopped,
+        Failure::Reverted => Outcome::Reverted,
+        Failure::Spawn
+        | Failure::Exited
+        | Failure::Reported
+        | Failure::ChannelLost
+        | Failure::Refused
+        | Failure::NotReady
+        | Failure::Probe
+        | Failure::NoAnswer
+        | Failure::Verify
+        | Failure::Probation
+        | Failure::Over
+        | Failure::Silent
+        | Failure::Background => Outcome::Failed,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::engine::core::Engine;
 use crate::engine::neighbours::PredecessorLink;
 use crate::engine::upgrade::ending::pidfile_error;
 use crate::engine::upgrade::identity::Comparison;
+use crate::engine::upgrade::status::drain_end;
 use crate::lifecycle::{Event, Followed, Phase, Predecessor};
 use crate::outside::handover::channel::Received;
 use crate::outside::handover::message::{ASKED_BACK, MAX_MESSAGE, Message};
@@ -89,7 +90,15 @@ impl Engine {
             Message::Resumed => self.feed(Event::Resumed),
             Message::Declined => self.feed(Event::Declined),
             Message::Hasten => self.feed(Event::Hasten),
-            Message::Open { open } => predecessor.open = Some(open),
+            Message::Open { open, drain_ms } => {
+                predecessor.open = Some(open);
+                predecessor.drain_end = drain_end(drain_ms);
+            }
+            Message::History { entries } => self.hear_history(entries),
+            Message::Drained { aborted, peers, duration_ms } => {
+                let pid = predecessor.offered.pid;
+                self.hear_drained(self.shared.generation - 1, pid, aborted, &peers, duration_ms);
+            }
             Message::NotUnderstood { unknown } if unknown == ASKED_BACK => self.feed(Event::Declined),
             Message::NotUnderstood { unknown } => tell!(
                 self.shared,

@@ -63,13 +63,14 @@ impl Engine {
         let pidfile = Some(pidfile::shown(self.pidfile.as_ref().map(Pidfile::path)));
         let probation_ms = self.settings.timeouts.probation.as_millis().try_into().ok();
         let offer = Message::Offer {
-            speaker,
+            speaker: Box::new(speaker),
             sockets,
             files: files_passed_on,
             executable,
             umask,
             pidfile,
             probation_ms,
+            aborted: self.neighbours.aborted,
         };
         channel.send(&offer).map_err(cannot)?;
         let mut fds = self.listeners.sockets.iter().map(|socket| socket.fd.clone());
@@ -81,6 +82,9 @@ impl Engine {
         for names in parts(names) {
             let fds = fds.by_ref().take(names.len()).collect();
             channel.send_with(&Message::Files { names }, fds).map_err(cannot)?;
+        }
+        for entries in parts(self.neighbours.history.iter().cloned().collect()) {
+            channel.send(&Message::History { entries }).map_err(cannot)?;
         }
         self.begin_sharing()?;
         let child = self.neighbours.spawner.spawn(image, theirs)?;

@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use crate::base::status::{Executable, Generation, Status, Upgrades};
+use crate::base::status::{self, Executable, Generation, PredecessorState, Status, Upgrades};
 use crate::between::gate_control::{Change, News};
 use crate::engine::core::Engine;
-use crate::engine::neighbours::Successor;
+use crate::engine::neighbours::{DrainEnd, PredecessorLink, Successor, ToldOpen};
 use crate::engine::status::phase_of;
-use crate::lifecycle::{Drain, Phase};
-use crate::outside::handover::message::Message;
+use crate::lifecycle::{Drain, Phase, Predecessor, Timer};
+use crate::outside::handover::message::{Message, NO_LIMIT};
 
 /// How often a successor is told how many connections are open here.
 const OPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,6 +21,10 @@ impl Engine {
         let predecessor = self.neighbours.predecessor.as_ref();
         status.executable = self.executable();
         status.predecessor = predecessor.map(|predecessor| predecessor.offered.pid);
+        status.predecessor_state = predecessor.and_then(|predecessor| self.state_of(predecessor));
+        status.history = self.neighbours.history.iter().cloned().collect();
+        status.last_drain = self.neighbours.last_drain.clone();
+        status.aborted_total = self.neighbours.aborted;
         status.successor = self.successor_pid();
         // Each makes a generation; the start of the service made the first.
         status.upgrades =
@@ -36,30 +40,74 @@ impl Engine {
         }
     }
 
-    /// Tells the successor, which answers operators by now, how many connections are open here: at once, and then at most once a second
-    /// if the number has changed.
+    /// What the predecessor does. `None` if it is not known: a message was lost, or the predecessor is of an older release.
+    fn state_of(&self, predecessor: &PredecessorLink) -> Option<PredecessorState> {
+        let open = predecessor.open;
+        if self.state.predecessor == Predecessor::Over {
+            return Some(PredecessorState { phase: status::Phase::Ended, open: None, remaining: None });
+        }
+        let phase = status::Phase::Draining;
+        match predecessor.drain_end {
+            DrainEnd::At(end) => {
+                let remaining = Some(end.saturating_duration_since(Instant::now()));
+                Some(PredecessorState { phase, open, remaining })
+            }
+            DrainEnd::Never => Some(PredecessorState { phase, open, remaining: None }),
+            // It does something else while this process starts, or has given the service back.
+            DrainEnd::NotTold => {
+                if self.state.phase != Phase::Serving {
+                    return None;
+                }
+                let remaining = Some(self.standby_of_predecessor()?);
+                Some(PredecessorState { phase: status::Phase::Standby, open, remaining })
+            }
+        }
+    }
+
+    /// Tells the successor, which answers operators by now, how many connections are open here and how long the drain lasts: at once,
+    /// at the begin of the drain, and then at most once a second if something has changed.
     pub(super) fn tell_open(&mut self) {
         let now = Instant::now();
         let is_due = self.open_is_due().is_some_and(|due| due <= now);
+        let drain_end = self.drain_end();
         let Some(successor) = self.neighbours.successor.as_mut().filter(|_| is_due) else { return };
         let open = u64::try_from(self.shared.counted()).unwrap_or(u64::MAX);
-        if self.neighbours.told_open.is_none_or(|(told, _)| told != open) {
-            // A count that does not fit into the socket, or finds no reader, is not missed.
-            match successor.channel.send_unless_full(&Message::Open { open }) {
-                Ok(true | false) | Err(_) => {}
+        let mut told = self.neighbours.told_open.and_then(|it| it.told);
+        if told != Some((open, drain_end)) {
+            let drain_ms = match drain_end {
+                DrainEnd::NotTold => None,
+                DrainEnd::At(end) => in_milliseconds(end.saturating_duration_since(now)),
+                DrainEnd::Never => Some(NO_LIMIT),
+            };
+            // A message that does not fit into the socket is sent later. One that finds no reader is not missed.
+            match successor.channel.send_unless_full(&Message::Open { open, drain_ms }) {
+                Ok(true) | Err(_) => told = Some((open, drain_end)),
+                Ok(false) => {}
             }
         }
-        self.neighbours.told_open = Some((open, now));
+        self.neighbours.told_open = Some(ToldOpen { told, at: now });
     }
 
     /// When the successor is told next, if there is one that answers operators.
     pub(super) fn open_is_due(&self) -> Option<Instant> {
         self.neighbours.successor.as_ref()?;
-        matches!(
+        let is_told = matches!(
             self.state.phase,
             Phase::Standby(_) | Phase::Draining(Drain::Replaced { .. } | Drain::Leaving { .. })
-        )
-        .then(|| self.neighbours.told_open.map_or(self.phase_since, |(_, at)| at + OPEN_INTERVAL))
+        );
+        is_told.then(|| match self.neighbours.told_open {
+            Some(ToldOpen { at, .. }) if at >= self.phase_since => at + OPEN_INTERVAL,
+            _ => self.phase_since,
+        })
+    }
+
+    /// The deadline of the drain.
+    fn drain_end(&self) -> DrainEnd {
+        match self.timers.get(&Timer::Drain) {
+            _ if !matches!(self.state.phase, Phase::Draining(_)) => DrainEnd::NotTold,
+            Some(end) => DrainEnd::At(*end),
+            None => DrainEnd::Never,
+        }
     }
 
     /// The file that this process runs, also when its path is gone.
@@ -91,4 +139,20 @@ impl Engine {
             control.tell(News::Outcome);
         }
     }
+}
+
+/// The end of a drain that lasts so long yet.
+pub(super) fn drain_end(drain_ms: Option<u64>) -> DrainEnd {
+    match drain_ms {
+        None => DrainEnd::NotTold,
+        Some(NO_LIMIT) => DrainEnd::Never,
+        // A time that no clock counts to never comes.
+        Some(left) => {
+            Instant::now().checked_add(Duration::from_millis(left)).map_or(DrainEnd::Never, DrainEnd::At)
+        }
+    }
+}
+
+fn in_milliseconds(time: Duration) -> Option<u64> {
+    u64::try_from(time.as_millis()).ok()
 }

@@ -9,6 +9,7 @@ use crate::base::report::{complain, printable, tell};
 use crate::between::gate_control::CONTROL_SOCKET;
 use crate::engine::core::Engine;
 use crate::engine::neighbours::{DEATH_AFTER_END, DeadSuccessor};
+use crate::engine::upgrade::history::executable_of;
 use crate::lifecycle::{Drain, Event, Phase, Rescue};
 use crate::outside::handover::channel::Received;
 use crate::outside::handover::message::{Message, PING, PROBE, RECALL, Speaker};
@@ -103,6 +104,7 @@ impl Engine {
         self.neighbours.upgrade.dead_successor = DeadSuccessor {
             is_killed: successor.is_killed,
             pid: self.is_process.then(|| successor.pid()),
+            release: successor.release(),
             last_words: successor.last_words.take(),
             unserved: successor.unserved.take(),
         };
@@ -225,6 +227,11 @@ impl Engine {
             Message::NotYielded { reason } => self.not_yielded(printable(&reason)),
             Message::Hasten => Event::Hasten,
             Message::Alive => Event::Alive,
+            Message::Drained { aborted, peers, duration_ms } => {
+                let (generation, pid) = (successor.generation, successor.pid());
+                self.hear_drained(generation, pid, aborted, &peers, duration_ms);
+                return None;
+            }
             Message::Over => {
                 // Its last words say why. It may live on, so there is no exit status.
                 self.reason.get_or_insert_with(|| "ended".to_owned());
@@ -256,6 +263,7 @@ impl Engine {
             | Message::Commit
             | Message::Stop
             | Message::Open { .. }
+            | Message::History { .. }
             | Message::Followed
             | Message::Ping) => {
                 if self.neighbours.unexpected.is_due() {
@@ -274,6 +282,7 @@ impl Engine {
             return Some(Event::ChannelLost);
         }
         successor.identity = speaker.identity();
+        successor.executable = executable_of(successor.pid());
         let names = self.listeners.gates.iter().map(|gate| gate.name());
         let names = names.filter(|name| *name != CONTROL_SOCKET).map(str::to_owned);
         successor.unserved.get_or_insert_with(|| names.collect());

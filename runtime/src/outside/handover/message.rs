@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::identity::Identity;
-use crate::base::limits::{MAX_FILE_NAME, MAX_LISTENERS, MAX_PASSED_ON, MAX_PIDFILE_SHOWN};
-use crate::base::report::printable;
+use crate::base::limits::{MAX_FILE_NAME, MAX_LISTENERS, MAX_PASSED_ON, MAX_PIDFILE_SHOWN, MAX_VERSION};
+use crate::base::report::{printable, printable_within};
+use crate::base::status::UpgradeRecord;
 use crate::base::unadopted::Entry;
 
 /// The protocol that this release speaks.
@@ -24,6 +25,9 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 pub(crate) const MAX_FDS: usize = 64;
 /// How many descriptors one offer may announce: our bound for what a peer can make this process expect.
 pub(crate) const MAX_DESCRIPTORS: usize = 65_536;
+
+/// The time left of a drain that has no deadline.
+pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
 /// The type of [`Message::Ping`], which an earlier release may not know.
 pub(crate) const PING: &str = "ping";
@@ -58,7 +62,7 @@ pub(crate) enum Message {
     /// The first message: the speaker, and how many sockets follow.
     Offer {
         #[serde(flatten)]
-        speaker: Speaker,
+        speaker: Box<Speaker>,
         sockets: usize,
         /// How many other descriptors follow, in `files`.
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -77,6 +81,9 @@ pub(crate) enum Message {
         /// For how long the predecessor watches the successor, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         probation_ms: Option<u64>,
+        /// How many connections and guards the drains of the earlier generations have cut.
+        #[serde(default, skip_serializing_if = "none_cut")]
+        aborted: u64,
     },
     /// Some of the sockets. One descriptor for each entry travels with it, in the same order.
     Sockets {
@@ -102,6 +109,15 @@ pub(crate) enum Message {
     /// The number of open connections and guards, for the status of the successor.
     Open {
         open: u64,
+        /// How long the drain of the predecessor lasts at most, in milliseconds; [`NO_LIMIT`] for one without a deadline. Missing
+        /// before the drain, and from a release that does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drain_ms: Option<u64>,
+    },
+    /// Upgrades that have ended, the oldest first. They come after those of an earlier message. A release that does not
+    /// know it has no history.
+    History {
+        entries: Vec<UpgradeRecord>,
     },
     /// The predecessor is about to announce the successor to the service manager as the main process.
     Followed,
@@ -164,6 +180,14 @@ pub(crate) enum Message {
     // In both directions.
     /// An upgrade waits for the end of the drain.
     Hasten,
+    /// What the drain of the sender has cut. The last message but one.
+    Drained {
+        aborted: u64,
+        /// The addresses of clients.
+        #[serde(default)]
+        peers: Vec<String>,
+        duration_ms: u64,
+    },
     /// The last message: the sender has closed its gates for good. It may live on, in the code after `Service::run`.
     Over,
     /// The answer to a message of a type that this release does not know.
@@ -219,6 +243,10 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
+fn none_cut(count: &u64) -> bool {
+    *count == 0
+}
+
 /// The sender of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaker {
@@ -234,6 +262,9 @@ pub(crate) struct Speaker {
     /// The name that the attribute knows: the binary, or else the package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) program: Option<String>,
+    /// The version of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
 }
 
 impl Speaker {
@@ -246,13 +277,15 @@ impl Speaker {
             pid: std::process::id(),
             name: identity.name.clone(),
             program: identity.program.clone(),
+            version: identity.version.as_deref().map(|version| printable_within(version, MAX_VERSION)),
         }
     }
 
     /// The identity of the sender's service, fit for a log line.
     pub(crate) fn identity(&self) -> Identity {
         let clean = |text: &Option<String>| text.as_deref().map(printable);
-        Identity { name: clean(&self.name), program: clean(&self.program) }
+        let version = self.version.as_deref().map(|version| printable_within(version, MAX_VERSION));
+        Identity { name: clean(&self.name), program: clean(&self.program), version }
     }
 
     /// The generation of the sender's successor. There is none after the last number: two processes of one generation
@@ -343,7 +376,7 @@ impl Message {
     }
 
     fn is_known(name: &str) -> bool {
-        const NAMES: [&str; 27] = [
+        const NAMES: [&str; 29] = [
             "offer",
             "files",
             "sockets",
@@ -351,6 +384,7 @@ impl Message {
             "commit",
             "stop",
             "open",
+            "history",
             "followed",
             "hello",
             "unserved",
@@ -369,6 +403,7 @@ impl Message {
             "not-yielded",
             PING,
             "alive",
+            "drained",
             "over",
             "not-understood",
         ];
@@ -380,8 +415,11 @@ impl Message {
 mod tests {
     use super::*;
     use std::path::Path;
+    use std::time::Duration;
 
+    use crate::base::error::UpgradeStep;
     use crate::base::report::MAX_REASON;
+    use crate::base::status::{Outcome, Release, Requester};
     use crate::outside::pidfile;
 
     fn entry(name: &str, address: &str, inode: Option<(u64, u64)>) -> Entry {
@@ -397,11 +435,17 @@ mod tests {
             pid: 77,
             name: None,
             program: None,
+            version: None,
         }
     }
 
     fn named() -> Speaker {
         Speaker { name: Some("echo".into()), program: Some("echod".into()), ..speaker() }
+    }
+
+    /// JSON escapes each byte of the version.
+    fn longest() -> Speaker {
+        Speaker { version: Some("\\".repeat(MAX_VERSION)), ..named() }
     }
 
     fn offer(
@@ -411,7 +455,9 @@ mod tests {
         pidfile: Option<&str>,
     ) -> Message {
         let (executable, pidfile) = (executable.map(Into::into), pidfile.map(Into::into));
-        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile, probation_ms: None }
+        let (probation_ms, aborted) = (None, 0);
+        let speaker = Box::new(speaker);
+        Message::Offer { speaker, sockets: 2, files: 0, executable, umask, pidfile, probation_ms, aborted }
     }
 
     /// The messages that release 0.1.0 sends. Every later release understands these bytes.
@@ -459,7 +505,7 @@ mod tests {
             ),
             (r#"{"type":"commit"}"#, Message::Commit),
             (r#"{"type":"stop"}"#, Message::Stop),
-            (r#"{"type":"open","open":17}"#, Message::Open { open: 17 }),
+            (r#"{"type":"open","open":17}"#, Message::Open { open: 17, drain_ms: None }),
             (r#"{"type":"followed"}"#, Message::Followed),
             (
                 r#"{"type":"sockets","entries":[{"name":"web","address":"tcp://127.0.0.1:81","activated":true}]}"#,
@@ -474,6 +520,62 @@ mod tests {
             (
                 r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"name":"echo","program":"echod"}"#,
                 Message::Hello { speaker: named() },
+            ),
+            (
+                r#"{"type":"hello","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"version":"1.4.0"}"#,
+                Message::Hello { speaker: Speaker { version: Some("1.4.0".into()), ..speaker() } },
+            ),
+            (
+                r#"{"type":"offer","protocol":1,"oldest_protocol":1,"release":"0.1.0","generation":3,"pid":77,"sockets":2,"probation_ms":3000,"aborted":4}"#,
+                Message::Offer {
+                    speaker: Box::new(speaker()),
+                    sockets: 2,
+                    files: 0,
+                    executable: None,
+                    umask: None,
+                    pidfile: None,
+                    probation_ms: Some(3000),
+                    aborted: 4,
+                },
+            ),
+            (
+                r#"{"type":"open","open":17,"drain_ms":27000}"#,
+                Message::Open { open: 17, drain_ms: Some(27_000) },
+            ),
+            (
+                r#"{"type":"drained","aborted":1,"peers":["127.0.0.1:5000"],"duration_ms":30000}"#,
+                Message::Drained { aborted: 1, peers: vec!["127.0.0.1:5000".into()], duration_ms: 30_000 },
+            ),
+            (
+                r#"{"type":"history","entries":[{"at":1795478400,"outcome":"upgraded","generation":3,"pid":78,"from":{"version":"1.4.0","executable":"/srv/svc"},"to":{"version":null,"executable":null},"duration_ms":31,"by":{"kind":"control","uid":0,"pid":70},"aborted":4},{"at":1795478400,"outcome":"failed","generation":3,"pid":null,"from":{"version":null,"executable":null},"to":{"version":null,"executable":null},"duration_ms":9,"by":{"kind":"signal","signal":"SIGHUP"},"step":"spawn","reason":"no disk"}]}"#,
+                Message::History {
+                    entries: vec![
+                        UpgradeRecord {
+                            at: 1_795_478_400,
+                            outcome: Outcome::Upgraded,
+                            generation: 3,
+                            pid: Some(78),
+                            from: Release {
+                                version: Some("1.4.0".into()),
+                                executable: Some("/srv/svc".into()),
+                            },
+                            duration: Duration::from_millis(31),
+                            by: Requester::Control { uid: Some(0), pid: Some(70) },
+                            aborted: Some(4),
+                            ..UpgradeRecord::default()
+                        },
+                        UpgradeRecord {
+                            at: 1_795_478_400,
+                            outcome: Outcome::Failed,
+                            generation: 3,
+                            duration: Duration::from_millis(9),
+                            by: Requester::Signal { signal: "SIGHUP".into() },
+                            step: Some(UpgradeStep::Spawn),
+                            reason: Some("no disk".into()),
+                            ..UpgradeRecord::default()
+                        },
+                    ],
+                },
             ),
             (
                 r#"{"type":"unserved","listeners":["http"]}"#,
@@ -524,13 +626,14 @@ mod tests {
         use std::os::unix::ffi::OsStrExt;
         let path = std::ffi::OsStr::from_bytes(b"/srv/caf\xe9/svc");
         let offer = Message::Offer {
-            speaker: speaker(),
+            speaker: Box::new(speaker()),
             sockets: 0,
             files: 0,
             executable: Some(path.into()),
             umask: None,
             pidfile: None,
             probation_ms: None,
+            aborted: 0,
         };
         let packet = String::from_utf8(offer.encode()).unwrap();
         assert!(packet.ends_with(r#","executable_bytes":"2f7372762f636166e92f737663"}"#), "{packet}");
@@ -542,13 +645,14 @@ mod tests {
             let pidfile = Some(pidfile::shown(Some(Path::new(&"\\".repeat(MAX_PIDFILE_SHOWN)))));
             let (umask, probation_ms) = (Some(0o777), Some(u64::MAX));
             let offer = Message::Offer {
-                speaker: named(),
+                speaker: Box::new(longest()),
                 sockets: 0,
                 files: 0,
                 executable,
                 umask,
                 pidfile,
                 probation_ms,
+                aborted: u64::MAX,
             };
             assert!(offer.encode().len() <= MAX_MESSAGE);
         }
@@ -558,6 +662,14 @@ mod tests {
     fn a_later_release_may_say_more() {
         let more = br#"{"type":"prepared","adopted":[],"mood":"fine"}"#;
         assert_eq!(Message::decode(more), Ok(Message::Prepared { adopted: vec![], pidfile: None }));
+        // Of an upgrade as well, with words that this release does not know.
+        let record = br#"{"type":"history","entries":[{"outcome":"postponed","by":{"kind":"moon","of":"may"},"step":"flight"}]}"#;
+        let record = match Message::decode(record) {
+            Ok(Message::History { entries }) => entries[0].clone(),
+            other => panic!("{other:?}"),
+        };
+        let expected = UpgradeRecord { step: Some(UpgradeStep::Unknown), ..UpgradeRecord::default() };
+        assert_eq!(record, expected);
         let unknown = br#"{"type":"sing","song":1}"#;
         assert_eq!(Message::decode(unknown), Err(Malformed::UnknownType("sing".into())));
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::error::{RevertError, UpgradeError};
 use crate::base::report::complain;
-use crate::base::status::Status;
+use crate::base::status::{LastDrain, Requester, Status};
 use crate::base::unadopted::Unadopted;
 use crate::between::note::{Inheritance, RevertReply, UpgradeReply};
 use crate::engine::core::Engine;
@@ -37,7 +37,12 @@ impl Engine {
     }
 
     /// The life cycle never hears of a request to upgrade.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, _no_move: bool) {
+    pub(super) fn ask_for_upgrade(
+        &mut self,
+        reply: Option<Arc<UpgradeReply>>,
+        _no_move: bool,
+        _by: Requester,
+    ) {
         let error = UpgradeError::Unsupported;
         if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
             complain!(self.shared, WARN, "{line}");
@@ -103,6 +108,7 @@ impl Engine {
     pub(super) fn bury_successor(&mut self) {}
     pub(super) fn keep_channels(&mut self) {}
     pub(super) fn tell_moves(&self) {}
+    pub(super) fn tell_drained(&mut self, _drain: &LastDrain) {}
 }
 
 fn pidfile_error(pidfile: &Pidfile, error: io::Error) -> String {

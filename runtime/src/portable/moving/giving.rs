@@ -24,6 +24,10 @@ impl Giving {
 
     pub(crate) fn end(&self) {}
 
+    pub(crate) fn going(&self) -> u64 {
+        0
+    }
+
     pub(crate) fn offer(
         &self,
         _listener: &str,
