@@ -131,6 +131,8 @@ fn an_upgrade_is_told_phase_by_phase_to_its_outcome() {
     assert_eq!(outcome["pid"], new.pid());
     assert!(outcome["elapsed_ms"].is_u64());
     // The connection is the old one's, and ends with it.
+    assert_eq!(client.reply()["phase"], "ended");
+    assert_eq!(client.reply()["reply"], "drained");
     client.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
 }
@@ -172,7 +174,11 @@ fn a_failure_is_told_with_its_reason_and_remembered() {
     assert_eq!(outcome["message"], reason);
     let status = ask(&service, "status");
     assert_eq!((&status["pid"], &status["phase"]), (&old.pid().into(), &"serving".into()));
-    let upgrades = serde_json::json!({"done": 0, "refused": 0, "failed": 1, "last_failure": reason});
+    let at = &status["upgrades"]["last_failed"]["at"];
+    let last_failed = serde_json::json!({"pid": pid, "step": "start", "reason": reason, "at": at});
+    let upgrades = serde_json::json!({
+        "done": 0, "refused": 0, "failed": 1, "last_failure": reason, "last_failed": last_failed,
+    });
     assert_eq!(status["upgrades"], upgrades);
 }
 
@@ -187,6 +193,7 @@ fn a_stop_is_told_to_the_end() {
     assert_eq!(client.reply()["phase"], "draining");
     drop(open);
     assert_eq!(client.reply()["phase"], "ended");
+    assert_eq!(client.reply()["reply"], "drained");
     client.wait_for_the_end();
     assert_eq!(old.exit(), Exit::Status(0));
     assert!(!names_in(dir.path()).contains(&"control".to_owned()), "its path is gone");

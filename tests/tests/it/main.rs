@@ -24,6 +24,7 @@ mod many;
 mod moving;
 mod notify;
 mod operations;
+mod outcomes;
 mod over;
 mod overlap;
 mod preflight;

@@ -54,7 +54,7 @@ fn an_upgrade_reads_as_a_story_of_both_processes() {
             r#"INFO the successor is ready generation=1 pid=OLD phase="handing-over" successor=NEW"#,
             r#"INFO serving generation=2 pid=NEW phase="serving" listeners=1 version="7.7.7""#,
             r#"INFO the successor serves generation=1 pid=OLD phase="standby" successor=NEW elapsed=TIME"#,
-            r#"INFO upgraded generation=1 pid=OLD phase="draining" successor=NEW elapsed=TIME"#,
+            r#"INFO upgraded generation=1 pid=OLD phase="draining" successor=NEW elapsed=TIME from="7.7.7" to="7.7.7" executable=PATH"#,
             r#"INFO draining generation=1 pid=OLD phase="draining" open=0 timeout=1h"#,
             r#"INFO exiting generation=1 pid=OLD phase="ended""#,
             r#"INFO the predecessor is gone generation=2 pid=NEW predecessor=OLD phase="alone""#,

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         service = match verb.split_once(' ') {
             Some(("name", name)) => service.name(name),
             Some(("pidfile", path)) => service.pidfile(path),
+            Some(("version", version)) => service.version(version),
             _ => service,
         };
     }
@@ -91,7 +92,7 @@ fn declared(plan: &Plan) -> Vec<String> {
         match verb.split_once(' ') {
             Some(("with", listener)) => declared.push(listener.to_owned()),
             Some(("without", name)) => declared.retain(|line| line.split(' ').next() != Some(name)),
-            Some(("name" | "pidfile", _)) => {}
+            Some(("name" | "pidfile" | "version", _)) => {}
             _ => panic!("there is no verb `{verb}` here"),
         }
     }
