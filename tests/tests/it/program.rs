@@ -341,8 +341,9 @@ fn the_end_of_the_old_process_is_waited_for() {
     drop(open);
     let last = loop {
         let reply = reply();
-        // How many connections are open is told meanwhile.
-        if reply["reply"] != "phase" && reply["reply"] != "status" {
+        // How many connections are open is told meanwhile, and what the drain has cut before the process is gone.
+        let is_of_service = reply["reply"] == "drained" && reply["successor"].is_null();
+        if !is_of_service && reply["reply"] != "phase" && reply["reply"] != "status" {
             break reply;
         }
     };
