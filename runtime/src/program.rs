@@ -51,11 +51,15 @@ mod commands;
 #[cfg(upgrades)]
 mod conversation;
 #[cfg(upgrades)]
+mod drained;
+#[cfg(upgrades)]
 mod output;
 #[cfg(upgrades)]
 mod picture;
 #[cfg(upgrades)]
 mod process;
+#[cfg(upgrades)]
+mod revert;
 #[cfg(upgrades)]
 mod target;
 #[cfg(upgrades)]
@@ -73,7 +77,7 @@ use clap::{ArgMatches, FromArgMatches, Subcommand};
 
 use crate::config::environment;
 
-/// The commands of `tableflip` that concern a running service: `upgrade`, `stop`, `status` and `watch`.
+/// The commands of `tableflip` that concern a running service: `upgrade`, `revert`, `stop`, `status` and `watch`.
 ///
 /// It is a [`Subcommand`] of clap 4. The commands that concern the program `tableflip` itself are not in it: `unit`, `man` and
 /// `completions`.
@@ -204,6 +208,7 @@ fn of_service(
     };
     match command {
         args::Command::Upgrade(args) => upgrade::upgrade(args, &path, output),
+        args::Command::Revert(args) => revert::revert(args, &path, output),
         args::Command::Stop(args) => commands::stop(args, &path, output),
         args::Command::Status(args) => commands::status(args, &path, output),
         args::Command::Watch(args) => commands::watch(args, &path, output),

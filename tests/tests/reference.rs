@@ -419,7 +419,16 @@ const NO_REASONS: &[&str] = &[
     "no command is carried out",
     "not known without a control socket: generation, phase, listeners, connections, upgrades",
     "not known without a control socket: its generation, and whether it passes its probation; if not, process {} takes the pid file back",
+    "generation {generation}, process {pid}, serves again",
+    "generation {generation}, process {pid}, serves again, after {elapsed}",
+    "process {old} asks {new} for the service",
+    "process {old} gives the service back",
     "process {old} hands over to {new}",
+    "process {pid} gave no answer and is killed",
+    "{new} is probed",
+    " (from {}{more})",
+    "1 connection was cut",
+    "{aborted} connections were cut",
     "process {} serves, on probation",
     "process {said} is in a PID namespace that cannot be seen from here",
     "process {said} is process {sender} here: the service counts by its own PID namespace",
@@ -448,7 +457,9 @@ fn every_reason_is_in_the_operations() {
         let other = ["args.rs", "output.rs", "picture.rs", "unit.rs"];
         is_of_program && !other.iter().any(|name| file.ends_with(name))
     };
-    let program: Vec<_> = sources().into_iter().filter(has_reasons).map(read).collect();
+    let code =
+        |file: PathBuf| read(file).split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+    let program: Vec<_> = sources().into_iter().filter(has_reasons).map(code).collect();
     assert!(program.len() > 5, "the files of the program are not where they were");
     let proof = ["outside/proof", "sys/proc"].map(|file| read(format!("runtime/src/{file}.rs")));
     let [proof, proc] = proof.map(|source| between(&source, "//!", "#[cfg(test)]").to_owned());

@@ -162,6 +162,18 @@ impl Proven {
         if !self.handles(signal) {
             return Err(Unsent::Unhandled);
         }
+        self.send(signal)
+    }
+
+    /// Ends the process by SIGKILL, if it still handles the signals of a service.
+    pub(crate) fn kill(&self) -> Result<(), Unsent> {
+        if !self.handles(Signal::SIGTERM) {
+            return Err(Unsent::Unhandled);
+        }
+        self.send(Signal::SIGKILL)
+    }
+
+    fn send(&self, signal: Signal) -> Result<(), Unsent> {
         let sent = pidfd::try_signal(self.pidfd.as_fd(), signal as libc::c_int);
         sent.map_err(|errno| Unsent::System(errno.into()))
     }

@@ -17,7 +17,8 @@ Exit status:
   2  the command line is wrong
   3  nothing is running there
   4  an upgrade is in progress, or the predecessor still drains
-  5  no answer in time, or the old process died before it reported the outcome: check which process serves";
+  5  no answer in time, or the old process died before it reported the outcome: check which process serves
+  6  done, but connections were cut at the end of a drain; only with --strict";
 
 /// The commands that concern a service.
 #[derive(Debug, Subcommand)]
@@ -25,6 +26,9 @@ pub(crate) enum Command {
     /// Replaces the running process by a new process, and waits for the outcome
     #[command(after_help = EXIT_STATUS)]
     Upgrade(Upgrade),
+    /// Undoes an upgrade in its probation: the old process serves again
+    #[command(after_help = EXIT_STATUS)]
+    Revert(Revert),
     /// Stops the service gracefully, and waits until it is gone
     #[command(after_help = EXIT_STATUS)]
     Stop(Stop),
@@ -69,6 +73,9 @@ pub(crate) struct Upgrade {
     /// Also wait until the old process has finished its connections and is gone
     #[arg(long)]
     pub(crate) wait_drained: bool,
+    /// Exit with status 6 if the old process cut connections at the end of its drain; implies --wait-drained
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Move no open connection to the new process: all of them end with the old one. For a release that changes who may do
     /// what
     #[arg(long)]
@@ -80,9 +87,23 @@ pub(crate) struct Upgrade {
     /// upgrade is requested
     #[arg(long, value_name = "COMMAND")]
     pub(crate) check: Option<OsString>,
+    /// A shell command that checks the new process while the old one is on standby, and again each second, with the executable
+    /// as "$0"; if the command fails, the old process serves again. The service runs it
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) verify: Option<String>,
     /// The signal that upgrades a service without a control socket
     #[arg(long, value_name = "SIGNAL", default_value = "SIGHUP", value_parser = signal)]
     pub(crate) signal: Signal,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Revert {
+    #[command(flatten)]
+    pub(crate) service: Service,
+    /// How long to wait for an answer; then the new process is killed, if the old one is on standby. The connections that the
+    /// new process has accepted are lost by that
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +113,9 @@ pub(crate) struct Stop {
     /// How long to wait until the service is gone; after that the stop continues by itself
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) timeout: Duration,
+    /// Exit with status 6 if a process cut connections at the end of its drain
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,6 +165,7 @@ impl Command {
     pub(crate) fn service(&self) -> &Service {
         match self {
             Self::Upgrade(args) => &args.service,
+            Self::Revert(args) => &args.service,
             Self::Stop(args) => &args.service,
             Self::Status(args) => &args.service,
             Self::Watch(args) => &args.service,

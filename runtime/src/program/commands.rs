@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::args;
 use super::conversation::{self, Conversation, Line, MAX_CUT_OFF};
+use super::drained::{Drained, Drains};
 use super::output::{Failure, Output};
 use super::picture::{line_of, name_of, picture_of};
 use super::process::{self, Process};
@@ -25,35 +26,51 @@ const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
+    let mut drains = Drains::default();
     let pid = match Target::open(path, deadline, output)? {
         Target::Control(mut conversation) => {
-            let (mut old, _) = conversation.status()?;
+            let (mut old, mut text) = conversation.status()?;
             let mut others = OtherGenerations::default();
             loop {
                 let old_process = conversation.process(&old, output);
-                others.note(&old, old_process.as_ref(), output);
+                others.note(&old, &text, old_process.as_ref(), output);
                 conversation.ask(Request::Stop)?;
+                if !others.processes.is_empty() {
+                    // The statuses say what the drain of a predecessor has cut.
+                    conversation.ask(Request::Watch)?;
+                }
                 let may_continue = |failure| may_continue(failure, "stop");
-                let note = |status: &Status| others.note(status, old_process.as_ref(), output);
-                if follow_to_the_end(&mut conversation, &old, note, output).map_err(may_continue)? {
+                let note =
+                    |status: &Status, text: &str| others.note(status, text, old_process.as_ref(), output);
+                let end = follow_to_the_end(&mut conversation, &old, note, output).map_err(may_continue)?;
+                if end.is_answered {
                     wait_for_exit(old_process.as_ref(), &old, deadline).map_err(may_continue)?;
                     others.wait_for_exit(deadline, output).map_err(may_continue)?;
+                    drains.add(old.pid, end.drained);
+                    others.add_to(&mut drains);
                     break old.pid;
                 }
                 // The request was not read, as in `upgrade`. If another process serves now, that process has to stop too.
-                old = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?.0;
+                (old, text) = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?;
             }
         }
+        Target::Signals(_) if args.strict => return Err(needs_control("--strict")),
         Target::Signals(process) => {
             process.signal(Signal::SIGTERM)?;
             output.progress(&format!("process {} finishes its connections", process.pid()));
             process.wait_for_the_end(deadline)?;
+            drains.add(process.pid(), None);
             process.pid()
         }
     };
-    output.line(&json!({"reply": "stopped", "pid": pid}));
-    output.say(&format!("process {pid} is gone"));
-    Ok(())
+    drains.report(json!({"reply": "stopped", "pid": pid}), args.strict, output)
+}
+
+/// The failure of an option that a signal cannot carry.
+pub(super) fn needs_control(option: &str) -> Failure {
+    Failure::usage(format!(
+        "{option} needs a control socket: a signal cannot say it; give the service a control socket"
+    ))
 }
 
 /// The other generations of a service that stops. Each drains its own connections, and a predecessor may drain longer than the
@@ -62,11 +79,14 @@ pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<()
 struct OtherGenerations {
     /// By process ID; `None` if the process is dead, or this process cannot wait for it.
     processes: BTreeMap<u32, Option<OwnedFd>>,
+    /// What their drains have cut, of those that are known.
+    drained: BTreeMap<u32, Drained>,
 }
 
 impl OtherGenerations {
     /// Opens each other process that the status names. `answering` is the process that sent the status; it still lives.
-    fn note(&mut self, status: &Status, answering: Option<&OwnedFd>, output: &Output) {
+    /// `text` is the status as a line.
+    fn note(&mut self, status: &Status, text: &str, answering: Option<&OwnedFd>, output: &Output) {
         for pid in status.generations.iter().map(|generation| generation.pid) {
             if pid == status.pid || self.processes.contains_key(&pid) {
                 continue;
@@ -81,6 +101,17 @@ impl OtherGenerations {
                 None
             });
             self.processes.insert(pid, process);
+        }
+        for pid in self.processes.keys() {
+            if let Some(drained) = Drained::of_predecessor(text, *pid) {
+                self.drained.insert(*pid, drained);
+            }
+        }
+    }
+
+    fn add_to(mut self, drains: &mut Drains) {
+        for pid in self.processes.into_keys() {
+            drains.add(pid, self.drained.remove(&pid));
         }
     }
 
@@ -99,30 +130,42 @@ impl OtherGenerations {
     }
 }
 
-/// Shows the progress until the connection ends, which is the end of the process. False if the connection ended before an answer to
-/// the request.
+/// The end of a connection, which is the end of the process.
+pub(super) struct End {
+    /// False if the connection ended before an answer to the request.
+    pub(super) is_answered: bool,
+    /// The last line of the process.
+    pub(super) drained: Option<Drained>,
+}
+
+/// Shows the progress until the connection ends.
 pub(crate) fn follow_to_the_end(
     conversation: &mut Conversation,
     old: &Status,
-    mut note: impl FnMut(&Status),
+    mut note: impl FnMut(&Status, &str),
     output: &Output,
-) -> Result<bool, Failure> {
-    let mut is_answered = false;
+) -> Result<End, Failure> {
+    let mut end = End { is_answered: false, drained: None };
     while let Some(Line { text, reply }) = conversation.receive()? {
+        // The outcome has what this line says.
+        if let Some(drained) = Drained::read(&text, old.pid) {
+            end.drained = Some(drained);
+            continue;
+        }
         output.pass_on(&text);
         match &reply {
             Some(Reply::Error { code, message }) => return Err(Failure::answered(*code, message.clone())),
             Some(Reply::Status { status, .. }) => {
-                is_answered = true;
-                note(status);
+                end.is_answered = true;
+                note(status, &text);
                 output
                     .progress(&format!("process {} finishes its connections, {} open", old.pid, status.open));
             }
-            Some(Reply::Stopping) => is_answered = true,
+            Some(Reply::Stopping) => end.is_answered = true,
             reply => show_progress(reply.as_ref(), old, output),
         }
     }
-    Ok(is_answered)
+    Ok(end)
 }
 
 /// Waits for the exit of the process, which comes shortly after the end of its control connection.
@@ -157,6 +200,8 @@ pub(crate) fn show_progress(reply: Option<&Reply>, old: &Status, output: &Output
         Phase::Checking => "the preflight command checks the release".to_owned(),
         Phase::Upgrading => format!("{new} initialises"),
         Phase::Probing => format!("{new} is probed"),
+        Phase::Recalling => format!("process {old} asks {new} for the service"),
+        Phase::Yielding => format!("process {old} gives the service back"),
         Phase::HandingOver => format!("process {old} hands over to {new}"),
         Phase::Standby => format!("{new} serves, on probation"),
         Phase::Reverting => format!("{new} is being ended"),

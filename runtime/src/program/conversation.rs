@@ -90,8 +90,18 @@ impl Conversation {
         self.deadline = deadline;
     }
 
+    /// The control socket, and the pid file if the target is one.
+    pub(crate) fn paths(&self) -> (&Path, Option<&Path>) {
+        (&self.path, self.pidfile.as_deref())
+    }
+
     pub(crate) fn ask(&mut self, request: Request) -> Result<(), Failure> {
         let line = serde_json::to_string(&request).map_err(|error| self.broken(&error))?;
+        self.send(&line)
+    }
+
+    /// Sends a request that is a line already.
+    pub(crate) fn send(&mut self, line: &str) -> Result<(), Failure> {
         // A service that has just closed the connection may have sent the reason first. The next read finds it.
         match self.stream.write_all(format!("{line}\n").as_bytes()) {
             Ok(()) => Ok(()),

@@ -29,6 +29,8 @@ enum Exit {
     NothingRunning = 3,
     Busy = 4,
     NoAnswer = 5,
+    /// It is done, and connections were cut.
+    Cut = 6,
 }
 
 impl Failure {
@@ -52,9 +54,18 @@ impl Failure {
         Self::new(Exit::NoAnswer, "no-answer", message)
     }
 
+    /// With `--strict`: the command is done, and connections were cut.
+    pub(crate) fn cut(message: String) -> Self {
+        Self::new(Exit::Cut, "connections-cut", message)
+    }
+
+    pub(crate) fn is_no_answer(&self) -> bool {
+        matches!(self.exit, Exit::NoAnswer)
+    }
+
     /// Appends to the message, if the failure is a missing answer.
     pub(crate) fn if_no_answer(mut self, more: &str) -> Self {
-        if matches!(self.exit, Exit::NoAnswer) {
+        if self.is_no_answer() {
             self.message.push_str(more);
         }
         self

@@ -35,6 +35,11 @@ impl Process {
         self.proven.pid()
     }
 
+    /// Ends the process at once, if it is a service still.
+    pub(crate) fn kill(&self) -> Result<(), Failure> {
+        self.proven.kill().map_err(|why| self.unsent(why, Signal::SIGKILL))
+    }
+
     /// Sends a signal, if the pid file still names this process. The operator's check may have run for minutes since the first
     /// look.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
@@ -44,7 +49,12 @@ impl Process {
             let now = format!("{pidfile} now names process {}, and no longer process {pid}", proven.pid());
             return Err(Failure::no_answer(format!("{now}; no signal was sent")));
         }
-        proven.signal(signal).map_err(|why| match why {
+        proven.signal(signal).map_err(|why| self.unsent(why, signal))
+    }
+
+    fn unsent(&self, why: Unsent, signal: Signal) -> Failure {
+        let (pid, pidfile) = (self.pid(), self.pidfile.display());
+        match why {
             Unsent::Unhandled => Failure::nothing_running(format!(
                 "process {pid}, which {pidfile} names, does not handle {signal}; no signal was sent: name its upgrade signal with \
                  `--signal`"
@@ -54,7 +64,7 @@ impl Process {
                 format!("process {pid} belongs to another user; only that user and root may signal it"),
             ),
             Unsent::System(_) => unproven(&self.pidfile, &Unproven::Dead(pid)),
-        })
+        }
     }
 
     /// Waits until the pid file names another process, which then serves. `None` if this one ended and none is named.

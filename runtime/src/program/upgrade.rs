@@ -8,8 +8,11 @@ use serde_json::json;
 
 use super::args;
 use super::check;
-use super::commands::{after, ended, follow_to_the_end, may_continue, show_progress, wait_for_exit};
+use super::commands::{
+    after, ended, follow_to_the_end, may_continue, needs_control, show_progress, wait_for_exit,
+};
 use super::conversation::{Conversation, Line};
+use super::drained::Drains;
 use super::output::{Failure, Output};
 use super::process::Process;
 use super::target::Target;
@@ -17,12 +20,16 @@ use super::unchanged;
 use crate::base::status::Status;
 use crate::control::{Reply, Request};
 
+/// The longest line that a service reads, in bytes, with its line feed.
+const MAX_REQUEST: usize = 4096;
+
 pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Result<(), Failure> {
     let deadline = after(args.timeout);
     let mut conversation = match Target::open(path, deadline, output)? {
         Target::Control(conversation) => conversation,
         Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
     };
+    let request = request(args)?;
     let unchanged =
         if args.if_changed { unchanged::wait_for_it(&mut conversation, deadline, output)? } else { None };
     if let Some(status) = unchanged {
@@ -40,7 +47,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
     }
     let mut old_process = conversation.process(&old, output);
     let pid = loop {
-        conversation.ask(Request::Upgrade { no_move: args.no_move })?;
+        conversation.send(&request)?;
         if let Some(pid) = outcome(&mut conversation, &old, output)? {
             break pid;
         }
@@ -55,16 +62,36 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
         }
         old_process = conversation.process(&old, output);
     };
-    if args.wait_drained {
+    if args.wait_drained || args.strict {
         // A watching client learns the number of open connections, and keeps its own connection until the process ends.
         conversation.ask(Request::Watch)?;
-        follow_to_the_end(&mut conversation, &old, |_| (), output)
-            .and_then(|_| wait_for_exit(old_process.as_ref(), &old, deadline))
-            .map_err(|failure| may_continue(failure, "drain"))?;
-        output.line(&json!({"reply": "drained", "pid": old.pid, "successor": pid}));
-        output.say(&format!("process {} is gone", old.pid));
+        let may_continue = |failure| may_continue(failure, "drain");
+        let end = follow_to_the_end(&mut conversation, &old, |_, _| (), output).map_err(may_continue)?;
+        wait_for_exit(old_process.as_ref(), &old, deadline).map_err(may_continue)?;
+        let mut drains = Drains::default();
+        drains.add(old.pid, end.drained);
+        let line = json!({"reply": "drained", "pid": old.pid, "successor": pid});
+        return drains.report(line, args.strict, output);
     }
     Ok(())
+}
+
+/// The request to the service, as a line.
+fn request(args: &args::Upgrade) -> Result<String, Failure> {
+    let mut request = json!({"command": "upgrade"});
+    if args.no_move {
+        request["no_move"] = json!(true);
+    }
+    if let Some(command) = &args.verify {
+        request["verify"] = json!(command);
+    }
+    let request = request.to_string();
+    if request.len() >= MAX_REQUEST {
+        return Err(Failure::usage(format!(
+            "--verify is too long: the request to the service may have {MAX_REQUEST} bytes; put the command into a script"
+        )));
+    }
+    Ok(request)
 }
 
 /// The process ID of the successor; `None` if the connection ends without an outcome.
@@ -100,11 +127,14 @@ fn upgrade_by_signal(
     deadline: Instant,
     output: &Output,
 ) -> Result<(), Failure> {
-    for (option, is_given) in [("--no-move", args.no_move), ("--if-changed", args.if_changed)] {
+    for (option, is_given) in [
+        ("--no-move", args.no_move),
+        ("--if-changed", args.if_changed),
+        ("--strict", args.strict),
+        ("--verify", args.verify.is_some()),
+    ] {
         if is_given {
-            return Err(Failure::usage(format!(
-                "{option} needs a control socket: a signal cannot say it; give the service a control socket"
-            )));
+            return Err(needs_control(option));
         }
     }
     if let Some(command) = &args.check {

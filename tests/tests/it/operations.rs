@@ -80,7 +80,7 @@ fn every_command_of_the_page_works() {
         said += &format!("$ {block}\n{out}{err}");
     }
     println!("{said}");
-    assert_eq!(blocks.len(), 12, "the page has another scenario by now");
+    assert_eq!(blocks.len(), 13, "the page has another scenario by now");
 
     assert_eq!(first.exit(), Exit::Status(0));
     for expected in [
@@ -92,6 +92,8 @@ fn every_command_of_the_page_works() {
         "tableflip: the successor exited with status 7 before it served; it was process ".to_owned(),
         "release 3-bad is not deployed (status 1); releases/2 serves on\n".to_owned(),
         "deploy.sh: 1\nreleases/2\n".to_owned(),
+        "tableflip: no process is on standby: there was no upgrade, or its probation is over\n".to_owned(),
+        "revert: 1\n".to_owned(),
         "upgraded to generation 4, process ".to_owned(),
         "stop: 3\n".to_owned(),
     ] {

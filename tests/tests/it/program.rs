@@ -767,7 +767,7 @@ fn every_line_of_json_is_of_the_schema() {
 
 /// Every line is one of the schema; which replies they are.
 #[track_caller]
-fn check_json(what: &str, out: &str) -> Vec<String> {
+pub(crate) fn check_json(what: &str, out: &str) -> Vec<String> {
     let schema = Schema::read();
     assert!(!out.is_empty(), "{what} printed nothing");
     out.lines()

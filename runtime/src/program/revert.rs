@@ -1,0 +1,179 @@
+//! The command `revert`: the predecessor on standby serves again.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::args;
+use super::commands::{after, ended, may_continue, show_progress};
+use super::conversation::{Conversation, Line};
+use super::output::{Failure, Output};
+use super::process::Process;
+use super::target::Target;
+use crate::base::status::Status;
+use crate::control::{Code, Reply, Request};
+
+/// How long to wait for a status, for the end of a revert that has begun, and for the predecessor after a kill.
+const WAIT: Duration = Duration::from_secs(30);
+/// The time between two looks for the process that serves.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(crate) fn revert(args: &args::Revert, path: &Path, output: &Output) -> Result<(), Failure> {
+    let since = Instant::now();
+    let Target::Control(mut conversation) = Target::open(path, after(WAIT), output)? else {
+        return Err(Failure::usage(
+            "a revert needs a control socket; give the service a control socket, or deploy the release before".to_owned(),
+        ));
+    };
+    loop {
+        let (status, text) = conversation
+            .status()
+            .map_err(|failure| failure.if_no_answer("; nothing was reverted, and no process was ended"))?;
+        let standby = Standby::of(&status, &text);
+        conversation.process(&status, output);
+        conversation.set_deadline(after(args.timeout));
+        conversation.ask(Request::Revert)?;
+        match answer(&mut conversation, &status, output)? {
+            Answer::Reverted => return Ok(()),
+            Answer::None => return kill(&conversation, &status, standby.as_ref(), since, output),
+            // The process has ended, or its server made room for another client and never read the request.
+            Answer::End => {}
+        }
+        conversation.set_deadline(after(WAIT));
+        let (now, _) = conversation.status().map_err(|failure| failure.after(&ended(status.pid)))?;
+        if now.pid != status.pid {
+            return match standby {
+                Some(standby) if standby.pid == now.pid => {
+                    serves_again(&now, since, None, output);
+                    Ok(())
+                }
+                _ => Err(Failure::no_answer(format!(
+                    "{}; generation {}, process {}, serves",
+                    ended(status.pid),
+                    now.generation,
+                    now.pid
+                ))),
+            };
+        }
+    }
+}
+
+/// How the request has ended.
+enum Answer {
+    Reverted,
+    /// The connection has ended without an outcome.
+    End,
+    /// The process has not said anything in time.
+    None,
+}
+
+fn answer(conversation: &mut Conversation, old: &Status, output: &Output) -> Result<Answer, Failure> {
+    let mut has_begun = false;
+    loop {
+        let line = match conversation.receive() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(Answer::End),
+            Err(failure) if failure.is_no_answer() && !has_begun => return Ok(Answer::None),
+            Err(failure) => return Err(may_continue(failure, "revert")),
+        };
+        let Line { text, reply } = line;
+        match reply {
+            Some(Reply::Reverted { generation, pid, elapsed_ms }) => {
+                output.pass_on(&text);
+                let elapsed = humantime::format_duration(Duration::from_millis(elapsed_ms));
+                output.say(&format!("generation {generation}, process {pid}, serves again, after {elapsed}"));
+                return Ok(Answer::Reverted);
+            }
+            Some(Reply::Error { code: Code::BadRequest, message }) => {
+                let older = "the release of the service cannot revert; deploy the release before";
+                return Err(Failure::answered(Code::BadRequest, format!("{older} ({message})")));
+            }
+            Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
+            // The processes see to the rest, each with a deadline of its own.
+            Some(Reply::Phase { .. }) if !has_begun => {
+                has_begun = true;
+                conversation.set_deadline(after(WAIT));
+            }
+            _ => {}
+        }
+        output.pass_on(&text);
+        show_progress(reply.as_ref(), old, output);
+    }
+}
+
+/// The predecessor on standby that a status names.
+struct Standby {
+    pid: u32,
+    /// The end of the probation.
+    until: Instant,
+}
+
+impl Standby {
+    fn of(status: &Status, text: &str) -> Option<Self> {
+        let line: Value = serde_json::from_str(text).ok()?;
+        let state = &line["predecessor_state"];
+        let remaining = state["remaining_ms"].as_u64().filter(|_| state["phase"] == "standby")?;
+        Some(Self { pid: status.predecessor?, until: after(Duration::from_millis(remaining)) })
+    }
+}
+
+/// Ends the process that gives no answer, so that its predecessor serves again. Without a predecessor on standby nobody would.
+fn kill(
+    conversation: &Conversation,
+    old: &Status,
+    standby: Option<&Standby>,
+    since: Instant,
+    output: &Output,
+) -> Result<(), Failure> {
+    let pid = old.pid;
+    let not_ended =
+        |why: &str| Failure::no_answer(format!("process {pid} gave no answer; it was not ended: {why}"));
+    let standby = standby.ok_or_else(|| not_ended("no predecessor is known to be on standby"))?;
+    let (control, Some(pidfile)) = conversation.paths() else {
+        return Err(not_ended(
+            "name the pid file instead of the control socket, for the proof that it is the service",
+        ));
+    };
+    let process = Process::named_by(pidfile, control)?;
+    if process.pid() != pid {
+        return Err(not_ended(&format!("{} names process {}", pidfile.display(), process.pid())));
+    }
+    // After the proof, which takes its time.
+    if Instant::now() >= standby.until {
+        return Err(not_ended("its probation is over"));
+    }
+    process.kill()?;
+    output.progress(&format!("process {pid} gave no answer and is killed"));
+    let deadline = after(WAIT);
+    process.wait_for_the_end(deadline)?;
+    let now = loop {
+        if let Some(mut conversation) = Conversation::open(control, deadline)? {
+            break conversation.status()?.0;
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::no_answer(format!("process {pid} is dead, and no other process answers")));
+        }
+        thread::sleep(LOOK);
+    };
+    serves_again(&now, since, Some(pid), output);
+    Ok(())
+}
+
+fn serves_again(now: &Status, since: Instant, killed: Option<u32>, output: &Output) {
+    let Status { generation, pid, .. } = now;
+    let elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut line =
+        json!({"reply": "reverted", "generation": generation, "pid": pid, "elapsed_ms": elapsed_ms});
+    if let Some(killed) = killed {
+        line["killed"] = json!(killed);
+    }
+    output.line(&line);
+    output.say(&format!("generation {generation}, process {pid}, serves again"));
+    if let Some(killed) = killed {
+        output.note(&format!(
+            "process {killed} gave no answer and was killed: the connections that it had accepted are lost"
+        ));
+    }
+}

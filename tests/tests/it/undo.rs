@@ -1,0 +1,138 @@
+//! How an upgrade is undone: `tableflip revert` in its probation.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use crate::harness::{Dir, Exit, Process, Service, Signal};
+use crate::program::{Ran, check_json, end, run, start};
+
+/// A service with a control socket and a long probation.
+fn on_standby(dir: &Dir) -> (Service, Process) {
+    dir.victim().env("TABLEFLIP_CONTROL", "pid.control").probation("1h").serve()
+}
+
+#[test]
+fn a_revert_gives_the_service_back() {
+    let dir = Dir::new();
+    let (service, old) = on_standby(&dir);
+    run(&dir, "revert pid")
+        .failed(1, "no process is on standby: there was no upgrade, or its probation is over");
+    let upgrading = start(&dir, "upgrade pid");
+    let new = service.next_process();
+    service.wait(&old, "standby");
+    let ran = run(&dir, "revert pid");
+    let expected = format!("generation 1, process {}, serves again, after ", old.pid());
+    assert!(ran.done().starts_with(&expected), "{}{}", ran.out, ran.err);
+    end(upgrading).failed(1, "the upgrade was reverted on request");
+    assert_eq!(service.served_by(), old.pid());
+    assert_eq!(new.exit(), Exit::Reaped);
+
+    // As lines, and once more: the service can be upgraded again.
+    let upgrading = start(&dir, "upgrade --json pid");
+    service.next_process();
+    service.wait(&old, "standby");
+    let ran = run(&dir, "revert --json pid");
+    assert_eq!(check_json("revert", ran.done()).last().map(String::as_str), Some("reverted"), "{}", ran.out);
+    check_json("upgrade", &end(upgrading).out);
+    run(&dir, "stop pid").done();
+}
+
+/// The control socket of a service, played by the test, in front of a real process.
+struct Played {
+    dir: Dir,
+    process: Process,
+    _service: Service,
+    socket: UnixListener,
+}
+
+impl Played {
+    fn new() -> Self {
+        let dir = Dir::new();
+        let (service, process) = dir.victim().serve();
+        let socket = UnixListener::bind(dir.join("pid.control")).unwrap();
+        Self { dir, process, _service: service, socket }
+    }
+
+    /// Answers a request for the status of this process; the connection stays open for more requests.
+    fn answer(&self, pid: u32, more: &str) -> UnixStream {
+        let mut lines = String::new();
+        let mut stream = loop {
+            // The proof of the process connects as well, and says nothing.
+            let (stream, _) = self.socket.accept().unwrap();
+            if BufReader::new(&stream).read_line(&mut lines).unwrap() > 0 {
+                break stream;
+            }
+        };
+        assert_eq!(lines, "{\"command\":\"status\"}\n");
+        let status = r#"{"reply":"status","protocol":1,"release":"0.1.0","phase":"serving""#;
+        writeln!(stream, "{status},\"pid\":{pid}{more}}}").unwrap();
+        stream
+    }
+
+    /// What comes of a revert that nobody answers.
+    fn silent(&self, line: &str, pid: u32, more: &str) -> Ran {
+        let asking = start(&self.dir, line);
+        let stream = self.answer(pid, more);
+        let ran = end(asking);
+        drop(stream);
+        ran
+    }
+}
+
+const STANDBY: &str =
+    r#","generation":2,"predecessor":4700,"predecessor_state":{"phase":"standby","remaining_ms":3600000}"#;
+
+/// Without a predecessor on standby nobody else would serve. So a process is killed only if there is proof of both.
+#[test]
+fn a_process_without_a_standby_is_never_killed() {
+    let played = Played::new();
+    let pid = played.process.pid();
+    let line = "revert --timeout 50ms pid";
+    let older = r#","generation":2,"predecessor":4700"#;
+    let draining = STANDBY.replace("standby", "draining");
+    let over = STANDBY.replace("3600000", "0");
+    for (line, pid, more, why) in [
+        (line, pid, older, "no predecessor is known to be on standby"),
+        (line, pid, &draining, "no predecessor is known to be on standby"),
+        (line, pid, &over, "its probation is over"),
+        (line, 1, STANDBY, &format!("pid names process {pid}")),
+        (
+            "revert --timeout 50ms pid.control",
+            pid,
+            STANDBY,
+            "name the pid file instead of the control socket",
+        ),
+    ] {
+        played
+            .silent(line, pid, more)
+            .failed(5, &format!("process {pid} gave no answer; it was not ended: {why}"));
+    }
+    assert!(!played.process.has_exited());
+}
+
+#[test]
+fn a_process_that_gives_no_answer_is_killed_for_its_standby() {
+    let played = Played::new();
+    let pid = played.process.pid();
+    let asking = start(&played.dir, "revert --timeout 50ms pid");
+    let stream = played.answer(pid, STANDBY);
+    // The predecessor, once that process is dead.
+    let predecessor = played.answer(4700, r#","generation":1"#);
+    assert_eq!(played.process.exit(), Exit::by(Signal::KILL));
+    drop((stream, predecessor));
+    let ran = end(asking);
+    assert_eq!(ran.done(), "generation 1, process 4700, serves again\n");
+    let lost =
+        format!("process {pid} gave no answer and was killed: the connections that it had accepted are lost");
+    assert!(ran.err.contains(&lost), "{}", ran.err);
+}
+
+#[test]
+fn a_service_that_does_not_know_the_request_says_so() {
+    let played = Played::new();
+    let asking = start(&played.dir, "revert pid");
+    let mut stream = played.answer(played.process.pid(), r#","generation":1"#);
+    let error = r#"{"reply":"error","code":"bad-request","message":"no request: unknown variant"}"#;
+    writeln!(stream, "{error}").unwrap();
+    end(asking).failed(1, "the release of the service cannot revert; deploy the release before");
+}
