@@ -73,6 +73,10 @@ impl ProbeClient {
         if self.ended.is_none() {
             self.ended = match self.try_to_go_on() {
                 Ok(ended) => ended,
+                // Where the successor has not read the request, its close is a reset.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    Some(self.answer.end(self.closed()))
+                }
                 Err(error) => Some(self.answer.end(&format!("the connection failed: {error}"))),
             };
         }
@@ -92,6 +96,14 @@ impl ProbeClient {
         self.answer.is_missing()
     }
 
+    fn closed(&self) -> &'static str {
+        if self.answer.is_empty() {
+            "it closed the connection without an answer"
+        } else {
+            "it closed the connection in the middle of its answer"
+        }
+    }
+
     fn try_to_go_on(&mut self) -> io::Result<Option<Result<(), String>>> {
         if let Some(listener) = &self.listener {
             let Some(server) = accepted(listener, &self.socket)? else { return Ok(None) };
@@ -109,14 +121,7 @@ impl ProbeClient {
         let mut buffer = [0; READ_AT_ONCE];
         for _ in 0..READS {
             match self.socket.read(&mut buffer) {
-                Ok(0) => {
-                    let how = if self.answer.is_empty() {
-                        "it closed the connection without an answer"
-                    } else {
-                        "it closed the connection in the middle of its answer"
-                    };
-                    return Ok(Some(self.answer.end(how)));
-                }
+                Ok(0) => return Ok(Some(self.answer.end(self.closed()))),
                 Ok(count) => {
                     if let Some(ended) = self.answer.take(&buffer[..count]) {
                         return Ok(Some(ended));
@@ -571,7 +576,7 @@ mod tests {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let (client, listener, _) = loopback(any).unwrap();
         let listener = listener.unwrap();
-        let (other, _, _) = loopback(any).unwrap();
+        let (other, _of_other, _) = loopback(any).unwrap();
         assert!(accepted(&listener, &other).unwrap().is_none(), "it is a stranger's");
         drop(client);
     }

@@ -2,7 +2,7 @@
 //!
 //! Options of the attribute that the environment overrides are set, to values that a test can tell from its own.
 //! Each process says `PID GENERATION ADDRESS` on stdout, and writes `NAME PID` into each file that it inherits. A client
-//! sends lines; `answer` has what can be asked for. With `PLAIN_MUTE` set, a successor is never ready.
+//! sends lines; `answer` has what can be asked for. A request of HTTP gets one answer of HTTP. With `PLAIN_MUTE` set, a successor is never ready.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -66,11 +66,25 @@ impl Plain {
         let mut lines = BufReader::new(&stream);
         let mut line = String::new();
         while lines.read_line(&mut line)? > 0 {
+            if line.starts_with("GET ") {
+                return self.get(lines);
+            }
             let answer = self.answer(line.trim_end()) + "\n";
             (&stream).write_all(answer.as_bytes())?;
             line.clear();
         }
         Ok(())
+    }
+
+    /// Answers a request of HTTP whose first line has been read: with 500 if there is a file `sick`.
+    fn get(&self, mut lines: BufReader<&TcpStream>) -> io::Result<()> {
+        let mut line = String::new();
+        while lines.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+        let status = if std::path::Path::new("sick").exists() { "500 Sick" } else { "200 OK" };
+        let answer = format!("HTTP/1.1 {status}\r\n\r\n{}", self.upgrader.generation());
+        lines.into_inner().write_all(answer.as_bytes())
     }
 
     fn answer(&self, line: &str) -> String {

@@ -43,5 +43,6 @@ mod supervise;
 mod supervisors;
 mod systemd;
 mod systemd_units;
+mod trial;
 mod undo;
 mod upgrader;

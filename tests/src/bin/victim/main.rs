@@ -5,7 +5,7 @@
 //! `VICTIM_TOKIO_SIGNALS` makes it handle signals by tokio. All else is set by the variables of the crate under test. How it misbehaves: see `plan.rs`. What it says: see `say.rs`.
 //!
 //! A client sends lines, or datagrams that are one; [`answer`] has what can be asked for. A listener of the name `http` speaks
-//! HTTP: `web.rs`; the connections of one of the name `moving` move to the successor: `moving.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
+//! HTTP: `web.rs`; a client of any other that sends a request of HTTP gets one answer of HTTP; the connections of one of the name `moving` move to the successor: `moving.rs`. One that is for neither tasks nor lines, a datagram or seqpacket socket at a path, is held and not served.
 
 mod deeds;
 mod moving;
@@ -268,6 +268,9 @@ async fn converse(victim: Arc<Victim>, stream: impl AsyncRead + AsyncWrite + Unp
     let mut line = String::new();
     // A client that is gone, in whatever way, is one that has nothing to ask.
     while matches!(stream.read_line(&mut line).await, Ok(n) if n > 0) {
+        if line.starts_with("GET ") {
+            return web::answer_get(victim, stream).await;
+        }
         let answer = answer(&victim, line.trim_end()).await + "\n";
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;

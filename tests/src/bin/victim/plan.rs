@@ -6,7 +6,7 @@
 //! A line is a list of `POINT VERB ARGUMENT`, separated by `;`. A point is `main` (before tableflip has done
 //! anything), `listen` (which listeners are declared, `name`, `pidfile` and `version`), `prepare` (they are bound, and there is no body
 //! yet), `init` (at the start of the body), `serve` (the body has asked every listener for a connection), `shutdown` (the body
-//! sees `Shutdown` raised), `move` (see `moving.rs`), or the `WHAT` of a line on stdout, such as `serving`. The verbs are those of [`act`] and, at
+//! sees `Shutdown` raised), `move` (see `moving.rs`), `get` (a request of HTTP has come; see `web.rs`), or the `WHAT` of a line on stdout, such as `serving`. The verbs are those of [`act`] and, at
 //! `listen`, `init` and `shutdown`, those in `main.rs`.
 
 use std::fs;

@@ -3,6 +3,10 @@
 //! service is told to finish, `/switch` becomes a connection that echoes, and `/farewell/NAME` one that is silent until the service
 //! is told to finish, and then, once the test has opened that gate, says who it was. On one of the name `slow` each connection
 //! sends a byte before HTTP, for a handshake; one of the name `axum` is served by `axum::serve`.
+//!
+//! At the point `get` of its plan a process answers in another way, on every listener: `get status STATUS TEXT`, or `get hang`
+//! not at all. On a listener without HTTP there are also `get bytes TEXT` and `get endless TEXT`, which send the text, with `|` for each
+//! end of a line, once or without end; then the connection is closed.
 
 use std::io;
 use std::process;
@@ -18,9 +22,12 @@ use http_body_util::channel::Channel;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tableflip::net::TcpListener;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy, split};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, split,
+};
 
 use crate::Victim;
+use crate::plan::Plan;
 
 pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListener) {
     let shutdown = victim.shutdown.clone();
@@ -41,7 +48,7 @@ pub(crate) async fn serve(victim: Arc<Victim>, name: String, listener: TcpListen
 
 fn router(victim: Arc<Victim>) -> Router {
     Router::new()
-        .route("/", get(who))
+        .route("/", get(front))
         .route("/gate/{name}", get(gate))
         .route("/stream/{name}", get(stream))
         .route("/until-shutdown", get(until_shutdown))
@@ -58,6 +65,58 @@ async fn shake_hands<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<S> {
 
 async fn who(State(victim): State<Arc<Victim>>) -> String {
     format!("{} {}", victim.upgrader.generation(), process::id())
+}
+
+async fn front(State(victim): State<Arc<Victim>>) -> (StatusCode, String) {
+    for verb in Plan::of_this_process().at("get") {
+        match verb.split_once(' ').unwrap_or((verb, "")) {
+            ("status", answer) => {
+                let (status, text) = answer.split_once(' ').expect("a status and a text");
+                return (status.parse().expect("a status"), text.to_owned());
+            }
+            ("hang", _) => std::future::pending().await,
+            _ => blocking(&victim, verb).await,
+        }
+    }
+    (StatusCode::OK, who(State(victim)).await)
+}
+
+/// Answers a request whose first line has been read.
+pub(crate) async fn answer_get(
+    victim: Arc<Victim>,
+    mut stream: BufReader<impl AsyncRead + AsyncWrite + Unpin>,
+) {
+    let mut line = String::new();
+    while matches!(stream.read_line(&mut line).await, Ok(count) if count > 2) {
+        line.clear();
+    }
+    let bytes = |text: &str| text.replace('|', "\r\n");
+    let mut answer = format!("HTTP/1.1 200 OK\r\n\r\n{}", who(State(victim.clone())).await);
+    for verb in Plan::of_this_process().at("get") {
+        match verb.split_once(' ').unwrap_or((verb, "")) {
+            ("status", status) => {
+                let (status, text) = status.split_once(' ').expect("a status and a text");
+                answer = format!("HTTP/1.1 {status}\r\n\r\n{text}");
+            }
+            ("bytes", text) => answer = bytes(text),
+            ("endless", text) => {
+                while stream.write_all(bytes(text).as_bytes()).await.is_ok() {}
+                return;
+            }
+            ("hang", _) => std::future::pending().await,
+            _ => blocking(&victim, verb).await,
+        }
+    }
+    // A client that is gone asks for nothing more.
+    match stream.write_all(answer.as_bytes()).await {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Carries out a verb that blocks its thread.
+async fn blocking(victim: &Arc<Victim>, verb: &'static str) {
+    let victim = victim.clone();
+    tokio::task::spawn_blocking(move || victim.act(verb)).await.expect("it does not panic");
 }
 
 async fn gate(State(victim): State<Arc<Victim>>, Path(name): Path<String>) -> String {
