@@ -292,6 +292,10 @@ impl Engine {
 
     pub(super) fn before_open(&mut self) {
         self.restore_nonblocking();
+        // A successor that lives on has served with its own options. The death of one has undone them already.
+        if self.neighbours.successor.is_some() {
+            self.undo_tuning();
+        }
         self.shared.set_handed_over(false);
     }
 

@@ -321,15 +321,24 @@ fn a9_a_release_that_fails_changes_no_option_of_the_sockets_that_are_served() {
             );
         }
         let gate = dir.gate("init");
-        // Before it is ready; once it has been told to serve, before it says that it does; in its probation.
-        for end in ["init gate init; init fail no disk", "step:TakingOver abort", "serving abort", ""] {
-            service.plan(&format!("{release}; {end}"));
-            if end.is_empty() {
+        // Before it is ready; once it has been told to serve, before it says that it does; in its probation. Of the last two it lives
+        // on: its body has returned, or it was reverted.
+        let starts = ["init gate init; init fail no disk", "step:TakingOver abort", "serving abort"];
+        let ends = ["kill", "body return 0; exit gate linger", "revert"];
+        let linger = dir.gate("linger");
+        for end in starts.into_iter().chain(ends) {
+            let (last_word, plan) = end.split_once("; ").filter(|_| ends.contains(&end)).unwrap_or((end, ""));
+            if ends.contains(&end) {
+                service.plan(&format!("{release}; {plan}"));
                 let new = service.upgrade(&old);
                 let changed = tuning(&new);
                 assert!(at_first.iter().all(|row| !changed.contains(row)), "{changed:?}");
-                new.kill();
+                match last_word {
+                    "kill" => new.kill(),
+                    word => service.open(&new).send(word),
+                }
             } else {
+                service.plan(&format!("{release}; {end}"));
                 let new = service.start_upgrade(&old);
                 if end.contains("gate") {
                     service.wait(&new, "gate");
@@ -340,6 +349,12 @@ fn a9_a_release_that_fails_changes_no_option_of_the_sockets_that_are_served() {
             service.wait_for_failure(&old);
             assert_eq!(tuning(&old), at_first, "{before}, {end}");
             assert_eq!(service.served_by(), old.pid());
+            if end.contains("linger") {
+                linger.open();
+            }
+            if ends[1..].contains(&end) {
+                service.wait_for(&old, "info", "the successor is gone");
+            }
         }
 
         // One that succeeds has its own options, and passes them on to the next.

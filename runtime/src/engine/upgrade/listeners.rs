@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// Sets back the options that a successor of another release has set. This process, or its rescue, serves with the former ones.
-    fn undo_tuning(&mut self) {
+    pub(super) fn undo_tuning(&mut self) {
         for socket in &mut self.listeners.sockets {
             match socket.undo_tuning() {
                 Ok(undone) if undone.is_empty() => {}
