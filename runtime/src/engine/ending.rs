@@ -71,7 +71,7 @@ impl Engine {
             return;
         }
         let aborted = self.shared.aborted();
-        let peers = if aborted == 0 { Vec::new() } else { sockets::peers(&self.listeners.ports, MAX_PEERS) };
+        let peers = if aborted == 0 { Vec::new() } else { self.peers() };
         let duration = self.draining_since.map(|since| since.elapsed()).unwrap_or_default();
         let (generation, pid) = (self.shared.generation, self.shared.pid);
         let drain = LastDrain { generation, pid, aborted, peers, duration };
@@ -95,11 +95,16 @@ impl Engine {
         self.reason.insert(reason).clone()
     }
 
+    /// The clients of the connections that stay in this process.
+    fn peers(&self) -> Vec<String> {
+        sockets::peers(&self.listeners.ports, MAX_PEERS, &self.shared.moving.giving.going_peers())
+    }
+
     /// Says at the deadline of a drain what is left.
     pub(super) fn name_what_is_left(&self) {
-        let count = self.shared.counted();
+        let count = self.shared.aborted();
         let body = if self.body.returned { "" } else { "; the body has not returned" };
-        let peers = sockets::peers(&self.listeners.ports, MAX_PEERS);
+        let peers = self.peers();
         let peers = if peers.is_empty() { String::new() } else { format!(" (from {})", peers.join(", ")) };
         complain!(
             self.shared,

@@ -81,16 +81,23 @@ struct Counts {
 /// The connections that this process counts as open, and does not own or is about not to own.
 #[derive(Default)]
 struct Going {
-    /// How many offers are in the link and have no answer. If this process ends now, the successor has them.
-    unanswered: u64,
-    /// The connections that the successor has taken. The task of each drops its stream soon.
-    taken: VecDeque<Weak<dyn AsFd + Send + Sync>>,
+    /// The peers of the offers that are in the link and have no answer. If this process ends now, the successor has them.
+    unanswered: HashMap<Id, Option<SocketAddr>>,
+    /// The connections that the successor has taken, and their peers. The task of each drops its stream soon.
+    taken: VecDeque<(Weak<dyn AsFd + Send + Sync>, Option<SocketAddr>)>,
+}
+
+impl Going {
+    fn peers(&self) -> impl Iterator<Item = Option<SocketAddr>> {
+        let taken = self.taken.iter().filter(|(stream, _)| stream.strong_count() > 0);
+        self.unanswered.values().copied().chain(taken.map(|(_, peer)| *peer))
+    }
 }
 
 impl fmt::Debug for Going {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { unanswered, taken } = self;
-        f.debug_struct("Going").field("unanswered", unanswered).field("taken", &taken.len()).finish()
+        f.debug_struct("Going").field("unanswered", &unanswered.len()).field("taken", &taken.len()).finish()
     }
 }
 
@@ -118,8 +125,6 @@ struct Offer {
     peer: Option<SocketAddr>,
     /// The bytes of the session, if they are too long for a packet, until they are sent.
     memfd: Option<OwnedFd>,
-    /// It is in the link.
-    is_sent: bool,
     verdict: Verdict,
 }
 
@@ -198,8 +203,7 @@ impl Giving {
         let state = lock(&self.state);
         let listener = state.place(listener, &session.kind)?;
         let verdict = Verdict::new(Latch::new());
-        let offer =
-            Offer { io, listener, session, peer, memfd: None, is_sent: false, verdict: verdict.clone() };
+        let offer = Offer { io, listener, session, peer, memfd: None, verdict: verdict.clone() };
         state.desk.as_ref()?.put(offer).then_some(verdict)
     }
 
@@ -211,9 +215,12 @@ impl Giving {
 
     /// How many open connections the successor has, or gets if this process ends now.
     pub(crate) fn going(&self) -> u64 {
-        let going = lock(&self.counts.going);
-        let taken = going.taken.iter().filter(|stream| stream.strong_count() > 0).count();
-        going.unanswered + u64::try_from(taken).unwrap_or(u64::MAX)
+        u64::try_from(lock(&self.counts.going).peers().count()).unwrap_or(u64::MAX)
+    }
+
+    /// The TCP clients of these connections.
+    pub(crate) fn going_peers(&self) -> Vec<SocketAddr> {
+        lock(&self.counts.going).peers().flatten().collect()
     }
 }
 
@@ -347,14 +354,14 @@ impl Worker {
         let Some(offer) = self.offers.remove(&id) else { return };
         let count = if is_moved { &self.counts.moved } else { &self.counts.stayed };
         count.fetch_add(1, Ordering::Relaxed);
-        let Offer { io, is_sent, verdict, .. } = offer;
+        let Offer { io, peer, verdict, .. } = offer;
         let mut going = lock(&self.counts.going);
-        going.unanswered -= u64::from(is_sent);
+        going.unanswered.remove(&id);
         if is_moved {
-            while going.taken.front().is_some_and(|stream| stream.strong_count() == 0) {
+            while going.taken.front().is_some_and(|(stream, _)| stream.strong_count() == 0) {
                 going.taken.pop_front();
             }
-            going.taken.push_back(Arc::downgrade(&io));
+            going.taken.push_back((Arc::downgrade(&io), peer));
         }
         drop(going);
         // Whoever waits for the verdict has the only handle then.
@@ -442,13 +449,13 @@ impl Worker {
             let count = batch.count;
             match sent {
                 Sent::Done => {
-                    lock(&self.counts.going).unanswered += u64::try_from(count).unwrap_or(u64::MAX);
+                    let mut going = lock(&self.counts.going);
                     let by = Instant::now() + ANSWER_TIMEOUT;
                     for id in self.unsent.drain(..count) {
                         self.sent.push_back((id, by));
                         if let Some(offer) = self.offers.get_mut(&id) {
                             offer.memfd = None;
-                            offer.is_sent = true;
+                            going.unanswered.insert(id, offer.peer);
                         }
                     }
                 }

@@ -127,7 +127,7 @@ impl Engine {
     pub(in crate::engine) fn tell_moves(&self) {
         let Moves { moved, stayed, .. } = self.moves();
         if moved + stayed > 0 {
-            let cut = self.shared.counted();
+            let cut = self.shared.aborted();
             tell!(self.shared, INFO, moved, stayed, cut, "connections moved to the process that serves");
         }
     }

@@ -93,21 +93,22 @@ impl SocketFile {
     }
 }
 
-/// The peers of the connections of this process to one of its own `ports`, at most `limit` of them.
+/// The peers of the connections of this process to one of its own `ports`, at most `limit` of them, without `except`.
 ///
 /// This asks the system, so that the process keeps no list while connections come and go.
-pub(crate) fn peers(ports: &[u16], limit: usize) -> Vec<String> {
+pub(crate) fn peers(ports: &[u16], limit: usize, except: &[SocketAddr]) -> Vec<String> {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let peer = |number: i32| {
         // A number that is closed meanwhile, or no socket, has neither name.
         let local = to_ip(&getsockname::<SockaddrStorage>(number).ok()?)?;
         ports.contains(&local.port()).then_some(())?;
-        Some(to_ip(&getpeername::<SockaddrStorage>(number).ok()?)?.to_string())
+        let peer = to_ip(&getpeername::<SockaddrStorage>(number).ok()?)?;
+        (!except.contains(&peer)).then_some(peer)
     };
     // A connection may have two descriptors, and its peer is one.
     let peers: BTreeSet<_> = numbers.filter_map(peer).collect();
-    peers.into_iter().take(limit).collect()
+    peers.iter().take(limit).map(ToString::to_string).collect()
 }
 
 fn to_ip(name: &SockaddrStorage) -> Option<SocketAddr> {

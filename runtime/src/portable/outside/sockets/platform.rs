@@ -1,6 +1,7 @@
 //! What the other platforms do not have of Linux. An address or an option that asks for it is an error and never ignored.
 
 use std::io;
+use std::net::SocketAddr;
 
 use socket2::{SockAddr, SockRef, Socket};
 
@@ -62,7 +63,7 @@ pub(super) fn accept_queue(_fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 }
 
 /// Only Linux is asked for the peers of the connections.
-pub(crate) fn peers(_ports: &[u16], _limit: usize) -> Vec<String> {
+pub(crate) fn peers(_ports: &[u16], _limit: usize, _except: &[SocketAddr]) -> Vec<String> {
     Vec::new()
 }
 
