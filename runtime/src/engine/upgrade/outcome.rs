@@ -138,14 +138,15 @@ impl Engine {
         let mut reason = self.failure(failure);
         // It is used once, so that no later reason is taken for one of this successor.
         let dead = std::mem::take(&mut self.neighbours.upgrade.dead_successor);
-        // A remnant is of an upgrade before this one, which waits for its end.
-        let is_of_this = failure == Failure::Over || !self.state.remnant;
-        let (is_process, over) = (self.is_process, failure == Failure::Over);
-        let successor = self.neighbours.successor.as_mut().filter(|_| is_of_this);
+        // A request that a stop ends while it waits for the end of a remnant has no successor.
+        let (is_process, is_remnant) = (self.is_process, self.state.remnant);
+        let successor = self.neighbours.successor.as_mut();
+        let successor = successor.filter(|_| !is_remnant || failure != Failure::Stopped);
         let (pid, release, last_words) = match successor {
-            // A successor that is over may live.
+            // A successor that is over, or was reverted, may live.
             Some(it) => {
-                (is_process.then(|| it.pid()), it.release(), if over { it.last_words.take() } else { None })
+                let last_words = if is_remnant { it.last_words.take() } else { None };
+                (is_process.then(|| it.pid()), it.release(), last_words)
             }
             None => (dead.pid, dead.release, dead.last_words),
         };
