@@ -17,7 +17,7 @@ use crate::base::status::{Phase, Release, Status};
 pub const PROTOCOL: u32 = 1;
 
 /// A line from a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Request {
@@ -30,7 +30,12 @@ pub enum Request {
         /// No open connection moves to the successor: all of them end with this process.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_move: bool,
+        /// A shell command that checks the successor on probation, in the place of the option `verify`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verify: Option<String>,
     },
+    /// Upgrades the service to the executable that ran before.
+    Rollback,
     /// Undoes an upgrade in its probation: the predecessor serves again.
     Revert,
     /// Stops the service gracefully.

@@ -77,7 +77,7 @@ use clap::{ArgMatches, FromArgMatches, Subcommand};
 
 use crate::config::environment;
 
-/// The commands of `tableflip` that concern a running service: `upgrade`, `revert`, `stop`, `status` and `watch`.
+/// The commands of `tableflip` that concern a running service: `upgrade`, `revert`, `rollback`, `stop`, `status` and `watch`.
 ///
 /// It is a [`Subcommand`] of clap 4. The commands that concern the program `tableflip` itself are not in it: `unit`, `man` and
 /// `completions`.
@@ -209,6 +209,7 @@ fn of_service(
     match command {
         args::Command::Upgrade(args) => upgrade::upgrade(args, &path, output),
         args::Command::Revert(args) => revert::revert(args, &path, output),
+        args::Command::Rollback(args) => upgrade::rollback(args, &path, output),
         args::Command::Stop(args) => commands::stop(args, &path, output),
         args::Command::Status(args) => commands::status(args, &path, output),
         args::Command::Watch(args) => commands::watch(args, &path, output),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::error::{PassOnError, RevertError, UpgradeError};
 use crate::base::status::{Requester, Status};
 use crate::base::sync::Latch;
-use crate::between::note::{Note, RevertReply, Reverted, UpgradeReply, Upgraded};
+use crate::between::note::{Note, Order, RevertReply, Reverted, UpgradeReply, Upgraded};
 use crate::between::params::{FromHandle, Start};
 use crate::between::shared::Shared;
 use crate::config::convert::Seal;
@@ -81,7 +81,7 @@ impl Upgrader {
 
     fn request(&self) -> Arc<UpgradeReply> {
         let reply = Arc::new(UpgradeReply::new());
-        self.shared.post(Note::Upgrade { reply: reply.clone(), no_move: false, by: Requester::Body });
+        self.shared.post(Note::Upgrade { reply: reply.clone(), order: Order::by(Requester::Body) });
         reply
     }
 

@@ -12,6 +12,8 @@ use crate::between::gate_control::ControlSocket;
 use crate::between::gate_control::GateControl;
 use crate::outside::sockets::BoundSocket;
 #[cfg(upgrades)]
+use crate::outside::spawner::Image;
+#[cfg(upgrades)]
 use crate::outside::systemd::Manager;
 
 /// A message to the engine.
@@ -29,13 +31,8 @@ pub(crate) enum Note {
     ReadyDropped,
     /// The body returned or panicked.
     BodyReturned(BodyEnd),
-    /// `Upgrader::upgrade`, or `upgrade` at the control socket.
-    Upgrade {
-        reply: Arc<UpgradeReply>,
-        /// No connection moves to the successor.
-        no_move: bool,
-        by: Requester,
-    },
+    /// `Upgrader::upgrade`, or `upgrade` or `rollback` at the control socket.
+    Upgrade { reply: Arc<UpgradeReply>, order: Order },
     /// `Upgrader::revert`, or `revert` at the control socket.
     Revert(Arc<RevertReply>),
     /// `Upgrader::stop`.
@@ -56,6 +53,27 @@ pub(crate) enum Note {
         /// The place of the socket in the predecessor's offer and the name of its listener here, if it was adopted from there.
         adopted: Option<(usize, String)>,
     },
+}
+
+/// What a request for an upgrade asks for, and who asks.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(upgrades), allow(dead_code, reason = "every request is refused"))]
+pub(crate) struct Order {
+    pub(crate) by: Requester,
+    /// No connection moves to the successor.
+    pub(crate) no_move: bool,
+    /// The command that checks the successor on probation, in the place of the option `verify`.
+    pub(crate) verify: Option<String>,
+    /// The file that the successor executes.
+    #[cfg(upgrades)]
+    pub(crate) image: Image,
+}
+
+impl Order {
+    /// An ordinary upgrade.
+    pub(crate) fn by(by: Requester) -> Self {
+        Self { by, ..Self::default() }
+    }
 }
 
 /// What the start has prepared for the engine.

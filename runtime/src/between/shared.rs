@@ -431,7 +431,7 @@ impl Drop for Counted {
 mod tests {
     use super::*;
     use crate::base::status::{Phase, Requester};
-    use crate::between::note::UpgradeReply;
+    use crate::between::note::{Order, UpgradeReply};
 
     /// Notes that the engine has not taken before its end, and notes after its end.
     #[test]
@@ -439,7 +439,7 @@ mod tests {
         let shared = Shared::new(1, false, Duration::ZERO).unwrap();
         let ask = || {
             let (reply, status) = (Arc::new(UpgradeReply::new()), Arc::new(Latch::new()));
-            shared.post(Note::Upgrade { reply: reply.clone(), no_move: false, by: Requester::Body });
+            shared.post(Note::Upgrade { reply: reply.clone(), order: Order::by(Requester::Body) });
             shared.post(Note::Status(status.clone()));
             (reply, status)
         };

@@ -19,9 +19,10 @@ use crate::base::status::Status;
 use crate::base::sync::Latch;
 use crate::between::gate::{Gate, GateState};
 use crate::between::gate_control::{CONTROL_SOCKET, ControlSocket, GateControl, News};
-use crate::between::note::Note;
+use crate::between::note::{Note, Order};
 use crate::between::shared::Shared;
 use crate::outside::sockets;
+use crate::outside::spawner::Image;
 use crate::sys::poll;
 use crate::sys::wake::Wake;
 
@@ -311,14 +312,23 @@ impl Server {
     }
 }
 
+fn begin_upgrade(client: &mut Client, order: Order, shared: &Shared) {
+    if let Some(reply) = client.begin_upgrade() {
+        shared.post(Note::Upgrade { reply, order });
+    }
+}
+
 fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared) {
     match request {
         Ok(Request::Status) => client.wants_status = true,
         Ok(Request::Watch) => client.begin_watch(),
-        Ok(Request::Upgrade { no_move }) => {
-            if let Some(reply) = client.begin_upgrade() {
-                shared.post(Note::Upgrade { reply, no_move, by: client.requester() });
-            }
+        Ok(Request::Upgrade { no_move, verify }) => {
+            let order = Order { no_move, verify, ..Order::by(client.requester()) };
+            begin_upgrade(client, order, shared);
+        }
+        Ok(Request::Rollback) => {
+            let order = Order { image: Image::Previous, ..Order::by(client.requester()) };
+            begin_upgrade(client, order, shared);
         }
         Ok(Request::Revert) => {
             if let Some(reply) = client.begin_revert() {

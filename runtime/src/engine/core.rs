@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::report::{RateLimit, Thinned, complain, tell};
 use crate::base::status::{LastDrain, Requester};
-use crate::between::note::{Note, Prepared};
+use crate::between::note::{Note, Order, Prepared};
 use crate::between::shared::{Shared, Verdict};
 use crate::config::settings::Settings;
 use crate::engine::data::{Body, Preparation, Requests, SocketTable};
@@ -196,7 +196,7 @@ impl Engine {
         self.take_stops();
         if std::mem::take(&mut self.requests.signals.upgrades) > 0 {
             let signal = self.settings.upgrade_signal.as_str().to_owned();
-            self.ask_for_upgrade(None, false, Requester::Signal { signal });
+            self.ask_for_upgrade(None, Order::by(Requester::Signal { signal }));
         }
         let mut ready_was_dropped = false;
         for note in notes {
@@ -219,7 +219,7 @@ impl Engine {
                 self.body.returned = true;
                 self.body.end = end;
             }
-            Note::Upgrade { reply, no_move, by } => self.ask_for_upgrade(Some(reply), no_move, by),
+            Note::Upgrade { reply, order } => self.ask_for_upgrade(Some(reply), order),
             Note::Revert(reply) => self.ask_for_revert(reply),
             Note::Stop => self.stop(None),
             Note::Alive => {

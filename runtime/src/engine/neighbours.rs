@@ -11,9 +11,9 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::identity::{Identity, PredecessorOffer};
 use crate::base::report::{RateLimit, printable};
-use crate::base::status::{self, LastDrain, Release, Requester, UpgradeRecord, Upgrades};
+use crate::base::status::{self, LastDrain, Release, UpgradeRecord, Upgrades};
 use crate::between::gate_control::ControlSocket;
-use crate::between::note::{RevertReply, UpgradeReply};
+use crate::between::note::{Order, RevertReply, UpgradeReply};
 use crate::lifecycle::{Known, Predecessor};
 use crate::outside::handover::channel::Channel;
 use crate::outside::preflight::Check;
@@ -129,15 +129,12 @@ pub(crate) struct Upgrade {
     pub(crate) verification: Option<Verification>,
     /// The time of the request.
     pub(crate) requested: Option<Instant>,
-    /// The caller that asks for an upgrade at this moment, and the callers that wait for the outcome of the one under way.
-    pub(crate) asking: Option<Arc<UpgradeReply>>,
+    /// The request that is made at this moment. A signal has no caller that waits for an answer.
+    pub(crate) asking: Option<(Option<Arc<UpgradeReply>>, Order)>,
+    /// The callers that wait for the outcome of the upgrade under way.
     pub(crate) waiting: Vec<Arc<UpgradeReply>>,
-    /// Whether that request, and the upgrade under way, is one after which no connection moves.
-    pub(crate) asking_no_move: bool,
-    pub(crate) no_move: bool,
-    /// The source of that request, and of the request for the upgrade under way.
-    pub(crate) asking_by: Requester,
-    pub(crate) by: Requester,
+    /// What the last request that was not refused asks for.
+    pub(crate) order: Order,
     /// The file that was to be started.
     pub(crate) target: Option<String>,
     /// The successor that died last.

@@ -45,10 +45,9 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::base::error::UpgradeError;
 use crate::base::report::complain;
-use crate::base::status::Requester;
 use crate::base::unadopted::Unadopted;
 use crate::between::gate_control::{ControlSocket, News};
-use crate::between::note::{Inheritance, UpgradeReply};
+use crate::between::note::{Inheritance, Order, UpgradeReply};
 use crate::engine::core::{Engine, MAX_ARRIVALS};
 use crate::engine::neighbours::{ManagerLink, PredecessorLink};
 use crate::lifecycle::{Action, Event, Phase};
@@ -146,7 +145,7 @@ impl Engine {
             Action::EndProbe => self.end_probe(),
             Action::Verify => return self.verify(),
             Action::EndVerify => self.end_verify(),
-            Action::Spawn => return self.spawn(Image::Release),
+            Action::Spawn => return self.spawn(self.neighbours.upgrade.order.image),
             Action::SpawnRescue => return self.spawn_rescue(),
             Action::SendCommit => self.send_to_successor(&Message::Commit),
             Action::SendStop => self.send_to_successor(&Message::Stop),
@@ -216,22 +215,19 @@ impl Engine {
     }
 
     /// A request to upgrade, by a signal or by a caller that waits for the answer.
-    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, no_move: bool, by: Requester) {
-        let upgrade = &mut self.neighbours.upgrade;
-        (upgrade.asking, upgrade.asking_no_move, upgrade.asking_by) = (reply, no_move, by);
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, order: Order) {
+        self.neighbours.upgrade.asking = Some((reply, order));
         self.feed(Event::Upgrade);
     }
 
-    /// The request that is asked at this moment is not refused: its caller waits for the outcome.
+    /// The request that is asked at this moment is not refused: its caller waits for the outcome. A postponed request was accepted
+    /// before.
     fn accept_request(&mut self) {
         let upgrade = &mut self.neighbours.upgrade;
-        let asked = upgrade.asking.take();
-        // A postponed request is accepted once more when its upgrade begins.
-        if upgrade.asking_by != Requester::Unknown {
-            upgrade.by = std::mem::take(&mut upgrade.asking_by);
+        if let Some((reply, order)) = upgrade.asking.take() {
+            upgrade.waiting.extend(reply);
+            upgrade.order = order;
         }
-        upgrade.waiting.extend(asked);
-        upgrade.no_move = upgrade.asking_no_move;
     }
 
     /// Answers the callers that wait for the outcome of an upgrade: this process ends.

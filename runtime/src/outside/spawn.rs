@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 mod own_variable;
+mod previous;
 
 use std::env;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -24,6 +25,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -40,6 +42,9 @@ use crate::sys::proc;
 use crate::sys::signals;
 
 use own_variable::OwnVariable;
+use previous::{Previous, own_path, path_for_others};
+
+pub(crate) use previous::NAMES as EXECUTABLES;
 
 /// How this process was started, recorded before anything can change it.
 #[derive(Debug)]
@@ -53,7 +58,9 @@ pub(crate) struct Launch {
     /// The signals that the first process was started with ignored, of those that a terminal sends.
     ignored: SigSet,
     /// The file that this process runs. It stays valid when its path is replaced.
-    image: File,
+    image: Arc<OwnedFd>,
+    /// The other executable that ran before, for a rollback.
+    previous: Option<Previous>,
     /// What has loaded the program, if `image` is not the program.
     loader: Option<Loader>,
     /// The variables of a service manager for processes of the service. Other children do not get them.
@@ -122,11 +129,41 @@ impl Launch {
             environment,
             umask,
             ignored,
-            image,
+            image: Arc::new(image.into()),
+            previous: None,
             loader,
             of_manager,
             siblings,
         })
+    }
+
+    /// Takes the executables of the predecessor's offer, in the order of [`EXECUTABLES`].
+    pub(crate) fn set_previous(&mut self, offered: Vec<OwnedFd>) {
+        self.previous = Previous::choose(&self.image, offered);
+    }
+
+    /// Why there can be no rollback.
+    fn no_rollback(&self) -> Option<&'static str> {
+        match &self.previous {
+            _ if self.loader.is_some() => Some(
+                "this service was started through the dynamic loader, which takes the program from its path: deploy the \
+                 release before",
+            ),
+            None => Some("no other executable ran before this one, as far as this process knows"),
+            Some(previous) if !previous.is_unchanged() => {
+                Some("the executable that ran before was written to since: deploy the release before")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// The number of the descriptor of an executable.
+    fn number_of(&self, image: Image) -> Option<RawFd> {
+        match image {
+            Image::Release => None,
+            Image::Own => Some(self.image.as_raw_fd()),
+            Image::Previous => self.previous.as_ref().map(|previous| previous.file().as_raw_fd()),
+        }
     }
 
     pub(crate) fn set_siblings(&mut self, siblings: Siblings) {
@@ -172,12 +209,12 @@ impl Launch {
         setup: ChildSetup,
         passed: &PassedDescriptors,
     ) -> Result<StartedProcess, SpawnError> {
-        let path = match (image, &self.loader) {
-            (Image::Release, None) => self.executable.clone(),
+        let path = match (self.number_of(image), &self.loader) {
+            (None, None) => self.executable.clone(),
             // The loader itself takes the program from its path, for a rescue as well.
             (_, Some(loader)) => loader.path.clone(),
             // The child resolves it before close-on-exec closes the descriptor.
-            (Image::Own, None) => PathBuf::from(format!("/proc/self/fd/{}", self.image.as_raw_fd())),
+            (Some(number), None) => own_path(number),
         };
         let failed =
             |source| SpawnError::Exec { executable: path.clone(), source: hint::execute(&path, source) };
@@ -188,7 +225,7 @@ impl Launch {
             Err(error) => return Err(self.no_directory(error)),
         }
         let passed_numbers: Vec<RawFd> = passed.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let needed = passed_numbers.iter().copied().chain([self.image.as_raw_fd()]);
+        let needed = passed_numbers.iter().copied().chain(self.number_of(image));
         let number = number_in_child(channel.as_raw_fd(), &needed.collect::<Vec<_>>());
         let environment = self
             .environment
@@ -261,6 +298,9 @@ struct ChildSetup {
 
 impl Spawner for Launch {
     fn spawn(&mut self, image: Image, channel: OwnedFd) -> Result<Box<dyn Child>, String> {
+        if let (Image::Previous, Some(reason)) = (image, self.no_rollback()) {
+            return Err(reason.to_owned());
+        }
         match self.start(image, channel.as_fd()) {
             Ok(process) => Ok(Box::new(process)),
             Err(error) => Err(error.to_string()),
@@ -275,10 +315,25 @@ impl Spawner for Launch {
         Some(self.umask.bits())
     }
 
-    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
+    fn executables(&self) -> Vec<(&'static str, Arc<OwnedFd>)> {
+        if self.loader.is_some() {
+            return Vec::new();
+        }
+        // A file that was written to is no release that has run.
+        let previous = self.previous.as_ref().filter(|previous| previous.is_unchanged());
+        let files = [Some(&self.image), previous.map(Previous::file)];
+        EXECUTABLES.into_iter().zip(files).filter_map(|(name, file)| Some((name, file?.clone()))).collect()
+    }
+
+    fn check(&self, image: Image, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
+        let previous = self.previous.as_ref().filter(|_| image == Image::Previous);
+        let executable = match previous {
+            Some(previous) => path_for_others(previous.file()),
+            None => self.executable.clone(),
+        };
         let arguments = self.arguments.get(1..).unwrap_or_default();
         let environment: Vec<_> = self.environment.iter().chain(variables).cloned().collect();
-        Check::start(command, &self.executable, arguments, &self.directory, &environment, Some(self.umask))
+        Check::start(command, &executable, arguments, &self.directory, &environment, Some(self.umask))
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::outside::preflight::Check;
 
@@ -18,8 +19,12 @@ pub(crate) trait Spawner: Send {
     fn umask(&self) -> Option<u32> {
         None
     }
-    /// Starts a command that checks the executable or a successor, with these variables beside those of a successor.
-    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check>;
+    /// The executables that a successor gets by name, so that a later process can go back to them.
+    fn executables(&self) -> Vec<(&'static str, Arc<OwnedFd>)> {
+        Vec::new()
+    }
+    /// Starts a command that checks an executable or a successor, with these variables beside those of a successor.
+    fn check(&self, image: Image, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check>;
 }
 
 /// A successor that has not been reaped. Its descriptor is readable once it is dead.
@@ -35,10 +40,13 @@ pub(crate) trait Child: AsFd + Send {
 }
 
 /// The file that a start executes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Image {
     /// The file that the path of the executable names at that moment.
+    #[default]
     Release,
     /// The file that this process runs.
     Own,
+    /// The other file that ran before, for a rollback.
+    Previous,
 }

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     /// Undoes an upgrade in its probation: the old process serves again
     #[command(after_help = EXIT_STATUS)]
     Revert(Revert),
+    /// Upgrades the service to the executable that ran before, and waits for the outcome
+    #[command(after_help = EXIT_STATUS)]
+    Rollback(Rollback),
     /// Stops the service gracefully, and waits until it is gone
     #[command(after_help = EXIT_STATUS)]
     Stop(Stop),
@@ -107,6 +110,21 @@ pub(crate) struct Revert {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Rollback {
+    #[command(flatten)]
+    pub(crate) service: Service,
+    /// How long to wait for the outcome; after that the rollback continues by itself
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Also wait until the old process has finished its connections and is gone
+    #[arg(long)]
+    pub(crate) wait_drained: bool,
+    /// Exit with status 6 if the old process cut connections at the end of its drain; implies --wait-drained
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Stop {
     #[command(flatten)]
     pub(crate) service: Service,
@@ -166,6 +184,7 @@ impl Command {
         match self {
             Self::Upgrade(args) => &args.service,
             Self::Revert(args) => &args.service,
+            Self::Rollback(args) => &args.service,
             Self::Stop(args) => &args.service,
             Self::Status(args) => &args.service,
             Self::Watch(args) => &args.service,

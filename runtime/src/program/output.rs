@@ -59,6 +59,21 @@ impl Failure {
         Self::new(Exit::Cut, "connections-cut", message)
     }
 
+    /// The service does not know the request.
+    pub(crate) fn older_release(message: &str) -> Self {
+        Self::answered(
+            Code::BadRequest,
+            format!(
+                "the release of the service does not know this command; deploy a release instead ({message})"
+            ),
+        )
+    }
+
+    /// Whether the command has done what it was asked for.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.exit, Exit::Cut)
+    }
+
     pub(crate) fn is_no_answer(&self) -> bool {
         matches!(self.exit, Exit::NoAnswer)
     }

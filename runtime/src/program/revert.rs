@@ -87,8 +87,7 @@ fn answer(conversation: &mut Conversation, old: &Status, output: &Output) -> Res
                 return Ok(Answer::Reverted);
             }
             Some(Reply::Error { code: Code::BadRequest, message }) => {
-                let older = "the release of the service cannot revert; deploy the release before";
-                return Err(Failure::answered(Code::BadRequest, format!("{older} ({message})")));
+                return Err(Failure::older_release(&message));
             }
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
             // The processes see to the rest, each with a deadline of its own.

@@ -18,7 +18,7 @@ use super::process::Process;
 use super::target::Target;
 use super::unchanged;
 use crate::base::status::Status;
-use crate::control::{Reply, Request};
+use crate::control::{Code, Reply, Request};
 
 /// The longest line that a service reads, in bytes, with its line feed.
 const MAX_REQUEST: usize = 4096;
@@ -40,15 +40,61 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
         ));
         return Ok(());
     }
-    let (mut old, _) = conversation.status()?;
+    let (old, _) = conversation.status()?;
     if let Some(command) = &args.check {
         let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
         check_release(command, executable, deadline, output)?;
     }
+    carry_out(
+        &request,
+        &mut conversation,
+        old,
+        Wait { drained: args.wait_drained, strict: args.strict, deadline },
+        output,
+    )
+}
+
+/// An upgrade to the executable that ran before.
+pub(crate) fn rollback(args: &args::Rollback, path: &Path, output: &Output) -> Result<(), Failure> {
+    let deadline = after(args.timeout);
+    let Target::Control(mut conversation) = Target::open(path, deadline, output)? else {
+        return Err(Failure::usage(
+            "a rollback needs a control socket; give the service a control socket, or deploy the release before".to_owned(),
+        ));
+    };
+    let (old, _) = conversation.status()?;
+    let executable = old.executable.as_ref().map(|executable| executable.path.clone());
+    let wait = Wait { drained: args.wait_drained, strict: args.strict, deadline };
+    let done = carry_out(&json!({"command": "rollback"}).to_string(), &mut conversation, old, wait, output);
+    // With --strict a rollback that is done may be a failure.
+    if let (Some(path), true) = (executable, done.as_ref().map_or_else(Failure::is_done, |()| true)) {
+        output.note(&format!(
+            "{} still names the release that was rolled back: the next upgrade, and the next start, run what is there",
+            path.display()
+        ));
+    }
+    done
+}
+
+/// What a command waits for besides the outcome.
+struct Wait {
+    drained: bool,
+    strict: bool,
+    deadline: Instant,
+}
+
+/// Sends the request, and waits for the outcome.
+fn carry_out(
+    request: &str,
+    conversation: &mut Conversation,
+    mut old: Status,
+    wait: Wait,
+    output: &Output,
+) -> Result<(), Failure> {
     let mut old_process = conversation.process(&old, output);
     let pid = loop {
-        conversation.send(&request)?;
-        if let Some(pid) = outcome(&mut conversation, &old, output)? {
+        conversation.send(request)?;
+        if let Some(pid) = outcome(conversation, &old, output)? {
             break pid;
         }
         // The connection ended without an outcome. If the process still serves, its server made room for another client and never
@@ -62,16 +108,16 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
         }
         old_process = conversation.process(&old, output);
     };
-    if args.wait_drained || args.strict {
+    if wait.drained || wait.strict {
         // A watching client learns the number of open connections, and keeps its own connection until the process ends.
         conversation.ask(Request::Watch)?;
         let may_continue = |failure| may_continue(failure, "drain");
-        let end = follow_to_the_end(&mut conversation, &old, |_, _| (), output).map_err(may_continue)?;
-        wait_for_exit(old_process.as_ref(), &old, deadline).map_err(may_continue)?;
+        let end = follow_to_the_end(conversation, &old, |_, _| (), output).map_err(may_continue)?;
+        wait_for_exit(old_process.as_ref(), &old, wait.deadline).map_err(may_continue)?;
         let mut drains = Drains::default();
         drains.add(old.pid, end.drained);
         let line = json!({"reply": "drained", "pid": old.pid, "successor": pid});
-        return drains.report(line, args.strict, output);
+        return drains.report(line, wait.strict, output);
     }
     Ok(())
 }
@@ -100,6 +146,9 @@ fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Re
         conversation.receive().map_err(|failure| may_continue(failure, "upgrade"))?
     {
         match reply {
+            Some(Reply::Error { code: Code::BadRequest, message }) => {
+                return Err(Failure::older_release(&message));
+            }
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
             Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings, .. }) => {
                 output.pass_on(&text);

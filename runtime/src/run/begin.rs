@@ -186,7 +186,7 @@ mod tests {
         fn executable(&self) -> Option<&Path> {
             None
         }
-        fn check(&self, _: &OsStr, _: &[(OsString, OsString)]) -> io::Result<Check> {
+        fn check(&self, _: Image, _: &OsStr, _: &[(OsString, OsString)]) -> io::Result<Check> {
             unreachable!("it is not asked to")
         }
     }

@@ -18,6 +18,7 @@ use crate::config::environment::{HANDOVER, SUPERVISOR};
 use crate::outside::handover::channel::{Channel, ChannelError, Received};
 use crate::outside::handover::message::{MAX_DESCRIPTORS, Message, Speaker};
 use crate::outside::inherited::{self, Numbers};
+use crate::outside::spawn::EXECUTABLES;
 use crate::outside::{supervise, systemd};
 
 /// How long the offer of a predecessor may take: it is in the channel before this process exists.
@@ -44,6 +45,15 @@ pub(super) struct Offer {
 impl Offer {
     pub(super) fn has_supervisor(&self) -> bool {
         self.files.iter().any(|(name, _)| name == supervise::NAME)
+    }
+
+    /// The executables of the predecessor, and of whatever ran before it.
+    pub(super) fn take_executables(&mut self) -> Vec<OwnedFd> {
+        let take = |name| {
+            let at = self.files.iter().position(|(known, _)| known == name)?;
+            Some(self.files.remove(at).1)
+        };
+        EXECUTABLES.into_iter().filter_map(take).collect()
     }
 
     /// The part that the engine compares with this process.

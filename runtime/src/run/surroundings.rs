@@ -236,7 +236,7 @@ fn of_process(
 ) -> Result<(Settings, Surroundings), StartError> {
     hint::note_user();
     let mut blocked = signal_mask::block().map_err(StartError::system("block signals"))?;
-    let Inheritance { environment, variables, descriptors, offer } =
+    let Inheritance { environment, variables, descriptors, mut offer } =
         Inheritance::take(&service.identity(), channel)?;
     let Descriptors { supervisor, passed } = descriptors;
     if offer.as_ref().is_some_and(|offer| hangup::is_led_by(offer.parent)) {
@@ -246,6 +246,7 @@ fn of_process(
     let umask = offer.as_ref().and_then(|offer| offer.umask);
     let mut launch = Launch::new(executable, umask, variables.for_successor())
         .map_err(StartError::system("find out how this process was started"))?;
+    launch.set_previous(offer.as_mut().map(Offer::take_executables).unwrap_or_default());
     let settings = service.settle(environment, launch.directory())?;
     let is_supervised = supervisor.is_some() || offer.as_ref().is_some_and(Offer::has_supervisor);
     // A successor, and the first generation under a supervisor, have one already.

@@ -24,7 +24,7 @@ impl Spawner for Next {
         None
     }
 
-    fn check(&self, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
+    fn check(&self, _image: Image, command: &OsStr, variables: &[(OsString, OsString)]) -> io::Result<Check> {
         let mut environment = environment::passed_on(env::vars_os());
         environment.extend_from_slice(variables);
         Check::start(command, Path::new("sh"), &[], Path::new("/"), &environment, None)

@@ -82,7 +82,10 @@ fn m5_a_successor_that_could_not_take_what_it_would_get_is_not_started() {
     limit_files(&old, Some(60));
     old.signal(Signal::HUP);
     let reason = service.wait_for_failure(&old);
-    assert!(reason.contains("a successor needs at least 105 descriptors, for 101 sockets"), "{reason}");
+    assert!(
+        reason.contains("a successor needs at least 106 descriptors, for 101 sockets, 1 files"),
+        "{reason}"
+    );
     assert!(reason.contains("LimitNOFILE=) is 60"), "{reason}");
     assert!(!service.transcript().contains("started a successor"));
     limit_files(&old, None);

@@ -662,7 +662,7 @@ fn completions_and_man_pages_know_every_command() {
     let dir = Dir::new();
     let page = run(&dir, "man");
     assert!(page.done().starts_with(".ie") && page.out.contains("nothing is running there"), "{}", page.out);
-    for verb in ["upgrade", "stop", "status", "watch", "unit"] {
+    for verb in ["upgrade", "revert", "rollback", "stop", "status", "watch", "unit"] {
         assert!(page.out.contains(&format!("tableflip\\-{verb}(1)")), "{verb}");
         let page = run(&dir, &format!("man {verb}"));
         assert!(page.done().contains(".SH OPTIONS") && page.out.contains("\\-\\-json"), "{}", page.out);

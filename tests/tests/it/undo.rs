@@ -1,9 +1,12 @@
-//! How an upgrade is undone: `tableflip revert` in its probation.
+//! How an upgrade is undone: `tableflip revert` in its probation, `tableflip rollback` after it.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::harness::{Dir, Exit, Process, Service, Signal};
+use crate::look;
 use crate::program::{Ran, check_json, end, run, start};
 
 /// A service with a control socket and a long probation.
@@ -35,6 +38,103 @@ fn a_revert_gives_the_service_back() {
     assert_eq!(check_json("revert", ran.done()).last().map(String::as_str), Some("reverted"), "{}", ran.out);
     check_json("upgrade", &end(upgrading).out);
     run(&dir, "stop pid").done();
+}
+
+/// The file that a process runs: device and inode.
+fn file_of(process: &Process) -> (u64, u64) {
+    let file = fs::metadata(process.proc("exe")).unwrap();
+    (file.dev(), file.ino())
+}
+
+/// After the probation, and after the end of the process that ran it.
+#[test]
+fn a_rollback_serves_the_executable_that_ran_before() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let (service, first) = dir.victim().binary(&path).env("TABLEFLIP_CONTROL", "pid.control").serve();
+    let none = "no other executable ran before this one, as far as this process knows";
+    run(&dir, "rollback pid").failed(1, none);
+    let release_1 = file_of(&first);
+    let deploy = |old: &Process| {
+        fs::rename(dir.copy_of_victim("svc.next"), &path).unwrap();
+        run(&dir, "upgrade --wait-drained pid").done();
+        assert!(old.has_exited());
+        service.next_process()
+    };
+    let second = deploy(&first);
+    let release_2 = file_of(&second);
+    assert_ne!(release_2, release_1, "the file of the first release is deleted, and its process is gone");
+
+    // An upgrade of the same file changes nothing in what ran before.
+    run(&dir, "upgrade --wait-drained pid").done();
+    let again = service.next_process();
+    assert_eq!(file_of(&again), release_2);
+    let ran = run(&dir, "rollback --wait-drained pid");
+    let third = service.next_process();
+    assert!(
+        ran.done().starts_with(&format!("upgraded to generation 4, process {}", third.pid())),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("svc still names the release that was rolled back"), "{}", ran.err);
+    assert_eq!(file_of(&third), release_1);
+    assert_eq!(service.served_by(), third.pid());
+    let status = run(&dir, "status pid");
+    assert!(status.done().contains(&format!("{}, written", path.display())), "{}", status.out);
+
+    // A rollback of the rollback, and once more back. Then the path counts again.
+    for release in [release_2, release_1] {
+        run(&dir, "rollback --wait-drained pid").done();
+        assert_eq!(file_of(&service.next_process()), release);
+    }
+    run(&dir, "upgrade --wait-drained pid").done();
+    let last = service.next_process();
+    assert!(look::runs(&last, &path));
+    assert_eq!(file_of(&last), release_2);
+    run(&dir, "stop pid").done();
+}
+
+/// The check of every upgrade looks at the file that is to be started, and not at the one that the path names.
+#[test]
+fn a_rollback_passes_the_preflight_command() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let check = "stat -Lc %i \"$0\" >>checked; test ! -e refuse || { echo not now; exit 1; }";
+    let command =
+        dir.victim().binary(&path).env("TABLEFLIP_CONTROL", "pid.control").env("TABLEFLIP_PREFLIGHT", check);
+    let (service, first) = command.serve();
+    let (_, release_1) = file_of(&first);
+    fs::rename(dir.copy_of_victim("svc.next"), &path).unwrap();
+    run(&dir, "upgrade --wait-drained pid").done();
+    let second = service.next_process();
+    fs::write(dir.join("refuse"), "").unwrap();
+    run(&dir, "rollback pid").failed(1, "the preflight command exited with status 1: not now");
+    fs::remove_file(dir.join("refuse")).unwrap();
+    run(&dir, "rollback pid").done();
+    let (_, release_2) = file_of(&second);
+    let checked = fs::read_to_string(dir.join("checked")).unwrap();
+    assert_eq!(checked, format!("{release_2}\n{release_1}\n{release_1}\n"));
+    run(&dir, "stop pid").done();
+}
+
+/// A release that was overwritten, after its process was gone, is not the one that ran.
+#[test]
+fn a_file_that_was_written_to_is_not_rolled_back_to() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let release_1 = dir.copy_of_victim("kept");
+    fs::rename(&path, dir.join("unused")).unwrap();
+    std::os::unix::fs::symlink("kept", &path).unwrap();
+    let (service, _first) = dir.victim().binary(&path).env("TABLEFLIP_CONTROL", "pid.control").serve();
+    dir.copy_of_victim("other");
+    std::os::unix::fs::symlink("other", dir.join("svc.next")).unwrap();
+    fs::rename(dir.join("svc.next"), &path).unwrap();
+    run(&dir, "upgrade --wait-drained pid").done();
+    let second = service.next_process();
+    fs::OpenOptions::new().append(true).open(release_1).unwrap().write_all(b"x").unwrap();
+    run(&dir, "rollback pid")
+        .failed(1, "the executable that ran before was written to since: deploy the release before");
+    assert_eq!(service.served_by(), second.pid());
 }
 
 /// The control socket of a service, played by the test, in front of a real process.
@@ -134,5 +234,5 @@ fn a_service_that_does_not_know_the_request_says_so() {
     let mut stream = played.answer(played.process.pid(), r#","generation":1"#);
     let error = r#"{"reply":"error","code":"bad-request","message":"no request: unknown variant"}"#;
     writeln!(stream, "{error}").unwrap();
-    end(asking).failed(1, "the release of the service cannot revert; deploy the release before");
+    end(asking).failed(1, "the release of the service does not know this command; deploy a release instead");
 }

@@ -15,7 +15,7 @@ impl Engine {
         self.reason = None;
         self.neighbours.upgrade.requested = Some(Instant::now());
         let Some(command) = &self.settings.preflight else { return Some(Event::Checked) };
-        match self.neighbours.spawner.check(command, &[]) {
+        match self.neighbours.spawner.check(self.neighbours.upgrade.order.image, command, &[]) {
             Ok(check) => {
                 tell!(
                     self.shared,

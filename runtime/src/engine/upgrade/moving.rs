@@ -30,7 +30,7 @@ impl Engine {
         self.shared.moving.giving.forget();
         let names = self.listeners.sockets.iter().map(|socket| socket.name.clone()).enumerate();
         let places: Vec<_> = names.filter(|(_, name)| self.is_adopted(name)).collect();
-        let wanted = if self.neighbours.upgrade.no_move { None } else { self.begin_taking(places) };
+        let wanted = if self.neighbours.upgrade.order.no_move { None } else { self.begin_taking(places) };
         let (Some((message, link)), Some(successor)) = (wanted, &mut self.neighbours.successor) else {
             return;
         };
@@ -90,7 +90,8 @@ impl Engine {
     /// The successor says which open connections it takes.
     pub(super) fn hear_takes(&mut self, listeners: Vec<TakenKinds>, fds: Vec<OwnedFd>) {
         // Nothing moves to a rescue, nor to a successor that says so too late, nor after an upgrade with `--no-move`.
-        let is_wanted = matches!(self.state.phase, Phase::Upgrading) && !self.neighbours.upgrade.no_move;
+        let is_wanted =
+            matches!(self.state.phase, Phase::Upgrading) && !self.neighbours.upgrade.order.no_move;
         if is_wanted {
             self.expect(listeners, fds, |place| Some(self.listeners.sockets.get(place)?.name.clone()));
         }

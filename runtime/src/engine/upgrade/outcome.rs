@@ -43,7 +43,7 @@ impl Engine {
         self.neighbours.upgrade.counts.refused += 1;
         self.neighbours.upgrade.counts.last_failure = Some(error.to_string());
         self.tell_manager_of_refusal(&error.to_string());
-        if let Some(reply) = self.neighbours.upgrade.asking.take() {
+        if let Some((Some(reply), _)) = self.neighbours.upgrade.asking.take() {
             reply.set(Err(error));
         }
         self.tell_outcome();
@@ -118,7 +118,7 @@ impl Engine {
             complain!(self.shared, WARN, "{warning}");
         }
         let served = SystemTime::now().checked_sub(since_request.saturating_sub(elapsed));
-        let by = std::mem::take(&mut self.neighbours.upgrade.by);
+        let by = self.neighbours.upgrade.order.by.clone();
         let record = self.note_upgrade(UpgradeRecord {
             at: history::in_seconds(served.unwrap_or(UNIX_EPOCH)),
             outcome: Outcome::Upgraded,
@@ -174,7 +174,7 @@ impl Engine {
         }
         counts.last_failure = Some(reason.clone());
         counts.last_failed = Some(FailedUpgrade { pid, step, reason: reason.clone(), at });
-        let by = std::mem::take(&mut self.neighbours.upgrade.by);
+        let by = self.neighbours.upgrade.order.by.clone();
         let record = self.note_upgrade(UpgradeRecord {
             at,
             outcome,

@@ -30,6 +30,7 @@ impl Engine {
                     phase = "upgrading",
                     successor = successor.child.pid(),
                     executable = self.neighbours.spawner.executable().map(|path| display(path.display())),
+                    rollback = (image == Image::Previous).then_some(true),
                     "started a successor"
                 );
                 // A dead process may have had this number. The pid file of the live one must not be removed for that.
@@ -50,7 +51,9 @@ impl Engine {
         let speaker = Speaker::us(self.shared.generation, &self.settings.identity);
         let generation = speaker.next_generation()?;
         let cannot = |error: io::Error| format!("cannot make the handover channel: {error}");
-        let (names, files): (Vec<_>, Vec<_>) = self.shared.passed_on.all().into_iter().unzip();
+        let executables = self.neighbours.spawner.executables();
+        let executables = executables.into_iter().map(|(name, file)| (name.to_owned(), file));
+        let (names, files): (Vec<_>, Vec<_>) = executables.chain(self.shared.passed_on.all()).unzip();
         check_budget(self.listeners.sockets.len(), files.len())?;
         let (mut channel, theirs): (Channel, OwnedFd) = Channel::pair().map_err(cannot)?;
         self.listeners.sockets.iter_mut().for_each(BoundSocket::save_options);

@@ -17,7 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Engine {
     /// Begins the first run at once, if there is a command.
     pub(super) fn verify(&mut self) -> Option<Event> {
-        let Some(command) = self.settings.verify.clone() else { return Some(Event::Verified) };
+        let asked = self.neighbours.upgrade.order.verify.clone().map(OsString::from);
+        let Some(command) = asked.or_else(|| self.settings.verify.clone()) else {
+            return Some(Event::Verified);
+        };
         self.neighbours.upgrade.verification =
             Some(Verification { command, run: None, next: None, has_passed: false });
         self.run_verify()
@@ -80,7 +83,7 @@ impl Engine {
         let variables = self.verify_variables();
         let upgrade = &mut self.neighbours.upgrade;
         let verification = upgrade.verification.as_mut()?;
-        match self.neighbours.spawner.check(&verification.command, &variables) {
+        match self.neighbours.spawner.check(upgrade.order.image, &verification.command, &variables) {
             Ok(check) => {
                 tell!(
                     self.shared,

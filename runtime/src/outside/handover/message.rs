@@ -42,10 +42,10 @@ const AROUND: usize = r#"{"type":"sockets","entries":[]}"#.len();
 
 // Both fit into one packet at their longest. `prepared` names every listener and the control socket, by the last places
 // of an offer, with a pid file in which JSON escapes each byte. And JSON may escape each byte of a name.
-// An offer has room for all sockets, the control socket, the files of the service, and the socket to the supervisor.
+// An offer has room for all sockets, the control socket, the files of the service, the socket to the supervisor, and two executables.
 const _: () = {
     assert!(MAX_DESCRIPTORS - 1 <= 65_535);
-    assert!(MAX_LISTENERS + MAX_PASSED_ON + 2 <= MAX_DESCRIPTORS);
+    assert!(MAX_LISTENERS + MAX_PASSED_ON + 4 <= MAX_DESCRIPTORS);
     assert!(
         r#"{"type":"prepared","adopted":[],"pidfile":""}"#.len()
             + (MAX_LISTENERS + 1) * "65535,".len()

@@ -10,7 +10,7 @@ use crate::base::error::{RevertError, UpgradeError};
 use crate::base::report::complain;
 use crate::base::status::{LastDrain, Requester, Status};
 use crate::base::unadopted::Unadopted;
-use crate::between::note::{Inheritance, RevertReply, UpgradeReply};
+use crate::between::note::{Inheritance, Order, RevertReply, UpgradeReply};
 use crate::engine::core::Engine;
 use crate::lifecycle::{Action, Event};
 use crate::outside::pidfile::Pidfile;
@@ -37,12 +37,7 @@ impl Engine {
     }
 
     /// The life cycle never hears of a request to upgrade.
-    pub(super) fn ask_for_upgrade(
-        &mut self,
-        reply: Option<Arc<UpgradeReply>>,
-        _no_move: bool,
-        _by: Requester,
-    ) {
+    pub(super) fn ask_for_upgrade(&mut self, reply: Option<Arc<UpgradeReply>>, _order: Order) {
         let error = UpgradeError::Unsupported;
         if let Some(line) = self.requests.refused.line(&format!("upgrade refused: {error}")) {
             complain!(self.shared, WARN, "{line}");
