@@ -227,6 +227,40 @@ fn preflight() {
     assert_eq!(Client::tcp(old.address).ask("upgrade"), failed);
 }
 
+/// The body is threads that block in accept.
+#[test]
+fn probe() {
+    let dir = Dir::new();
+    // By default it is another one in each process, and the successor would not adopt it.
+    let other_talk = format!("unix://{}", dir.join("other").display());
+    let variables =
+        [("TABLEFLIP_PROBE", "talk GET /health"), ("TABLEFLIP_LISTEN_OTHER_TALK", other_talk.as_str())];
+    let (mut plain, old) = Plain::serve(&dir, &variables);
+    fs::write(dir.join("sick"), "").unwrap();
+    let failed = "err the successor failed the probe `talk GET /health`: it answered 500 Sick: 2; it was process ";
+    let answer = Client::tcp(old.address).ask("upgrade");
+    assert!(answer.starts_with(failed), "{answer}");
+    let sick = plain.hello();
+    assert_eq!(answer, format!("{failed}{}", sick.pid));
+    fs::remove_file(dir.join("sick")).unwrap();
+    let answer = Client::tcp(old.address).ask("upgrade");
+    assert_eq!(answer, format!("ok 2 {}", plain.hello().pid));
+}
+
+#[test]
+fn verify() {
+    let dir = Dir::new();
+    let other_talk = format!("unix://{}", dir.join("other").display());
+    let command = "test ! -e sick || { echo sick; exit 1; }";
+    let variables = [("TABLEFLIP_VERIFY", command), ("TABLEFLIP_LISTEN_OTHER_TALK", other_talk.as_str())];
+    let (_plain, old) = Plain::serve(&dir, &variables);
+    fs::write(dir.join("sick"), "").unwrap();
+    let answer = Client::tcp(old.address).ask("upgrade");
+    let failed = "err the successor failed the verification: the command exited with status 1: sick";
+    assert!(answer.starts_with(failed), "{answer}");
+    assert_eq!(Client::tcp(old.address).ask("who"), format!("1 {}", old.pid));
+}
+
 /// Longer than the clock can count. It never ends; it does not end the process.
 #[test]
 fn a_duration_may_be_longer_than_a_clock_can_count() {
@@ -357,6 +391,20 @@ fn a_control_socket_that_is_none_is_refused() {
 fn a_preflight_that_is_none_is_refused() {
     let variable = "TABLEFLIP_PREFLIGHT";
     refused(variable, "", variable, "it is empty; `true` checks nothing");
+    refused("TABLEFLIP_VERIFY", "", "TABLEFLIP_VERIFY", "it is empty; `true` checks nothing");
+}
+
+#[test]
+fn a_probe_that_is_none_is_refused() {
+    let variable = "TABLEFLIP_PROBE";
+    let expected = "expected `GET /path`, with the name of a listener before it or a status after it, such as \
+                    `http GET /healthz 204`";
+    for value in ["", "/healthz", "POST /healthz", "true"] {
+        refused_as_text(variable, value, expected);
+    }
+    refused(variable, "tlak GET /", variable, "no listener `tlak` is declared (did you mean `talk`?)");
+    let dir = Dir::new();
+    let (_plain, _hello) = Plain::serve(&dir, &[(variable, "false")]);
 }
 
 #[test]
@@ -369,6 +417,7 @@ fn text_that_is_not_utf8_is_refused() {
         "TABLEFLIP_UPGRADE_SIGNAL",
         "TABLEFLIP_OVERLAP",
         "TABLEFLIP_SUPERVISE",
+        "TABLEFLIP_PROBE",
     ] {
         let value = OsStr::from_bytes(b"1s\xff");
         refused(variable, value, variable, r#""1s\xFF" is not UTF-8"#);
@@ -377,7 +426,7 @@ fn text_that_is_not_utf8_is_refused() {
 
 const KNOWN: &str = "; expected one of TABLEFLIP_LISTEN_TALK, TABLEFLIP_LISTEN_OTHER_TALK, TABLEFLIP_UPGRADE_TIMEOUT, \
                      TABLEFLIP_PROBATION, TABLEFLIP_DRAIN_TIMEOUT, TABLEFLIP_UPGRADE_SIGNAL, TABLEFLIP_OVERLAP, \
-                     TABLEFLIP_SUPERVISE, TABLEFLIP_PIDFILE, TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT";
+                     TABLEFLIP_SUPERVISE, TABLEFLIP_PIDFILE, TABLEFLIP_CONTROL, TABLEFLIP_PREFLIGHT, TABLEFLIP_VERIFY, TABLEFLIP_PROBE";
 
 /// Whoever sets a variable means something by it; a letter that is wrong is not passed over.
 #[test]

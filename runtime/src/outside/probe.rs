@@ -88,6 +88,11 @@ impl ProbeClient {
         self.server.take()
     }
 
+    /// Whether the successor has answered with a status. Otherwise it may be dead.
+    pub(crate) fn has_status(&self) -> bool {
+        self.answer.status.is_some()
+    }
+
     /// Why there is no result yet, for a deadline that passes.
     pub(crate) fn is_missing(&self) -> String {
         if self.listener.is_some() {

@@ -51,11 +51,12 @@ impl Engine {
     pub(super) fn take_from_probe(&mut self) -> bool {
         let Some(client) = &mut self.neighbours.upgrade.probe else { return false };
         let ended = client.go_on();
+        let has_status = client.has_status();
         if let Some(server) = client.take_server() {
             self.send_probe(server);
         }
         let Some(ended) = ended else { return false };
-        if ended.is_err() {
+        if ended.is_err() && !has_status {
             if let Some(successor) = &self.neighbours.successor {
                 successor.channel.ends_by(Instant::now() + UNTIL_END_OF_CHANNEL);
             }

@@ -1,0 +1,2 @@
+#[tableflip::main(probe = 200)]
+fn main() {}

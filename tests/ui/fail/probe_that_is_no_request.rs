@@ -1,0 +1,2 @@
+#[tableflip::main(probe = "/healthz")]
+fn main() {}

@@ -1,0 +1,2 @@
+#[tableflip::main(verify = "")]
+fn main() {}
