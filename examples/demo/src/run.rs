@@ -3,7 +3,11 @@
 mod args;
 mod binary;
 mod client;
+mod control;
+mod drawing;
 mod load;
+mod output;
+mod picture;
 mod progress;
 mod report;
 mod service;
@@ -15,7 +19,6 @@ use std::{
     io::{self, Write},
     os::unix::process::CommandExt,
     path::PathBuf,
-    pin::pin,
     process::{Command, ExitCode},
     sync::{
         Arc,
@@ -33,11 +36,13 @@ use tokio::{
 };
 
 use self::{
-    args::{Args, HELP},
+    args::{Args, BadRelease, HELP},
     client::{Client, Http, Named, Other},
+    control::{Outcome, Request},
     load::Load,
+    output::Output,
     progress::Progress,
-    report::{Report, Run, Upgrade},
+    report::{BadUpgrade, Report, Run, Upgrade},
     service::Service,
     tally::{First, Tally},
 };
@@ -85,12 +90,14 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
         let program = binary::build("demo-clients")?;
         return Err(Command::new(program).args(env::args_os().skip(1)).exec());
     }
+    let picture = args.report.as_deref().map(Output::open).transpose()?;
     let binary = match &args.binary {
         Some(path) => path.canonicalize().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot find the service {}: {error}", path.display()))
         })?,
         None => binary::build(args.service.package)?,
     };
+    let bad = args.bad_release.map(|_| binary::build(BadRelease::PACKAGE)).transpose()?;
     adopt_orphans()?;
     // While there is one thread: what the service is sent it is to get, though a script with nohup has started the demo.
     processes::default_for_children();
@@ -105,7 +112,7 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
             (signal(SignalKind::terminate())?, 143),
         ];
         let status = Arc::new(AtomicU8::new(1));
-        let run = tokio::spawn(run(args, binary, prepare));
+        let run = tokio::spawn(run(args, Releases { first: binary, bad }, prepare));
         for (mut interrupt, code) in interrupts {
             let (run, status) = (run.abort_handle(), Arc::clone(&status));
             tokio::spawn(async move {
@@ -118,8 +125,12 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
         // Whichever way the task ends, by its end, by a panic or by a signal, it drops the service, and that ends
         // every process of it and removes its directory.
         match run.await {
-            Ok(report) => {
-                let report = report?;
+            Ok(run) => {
+                let run = run?;
+                let report = Report::new(&run);
+                if let Some(picture) = picture {
+                    picture.write(&drawing::picture(&run).svg())?;
+                }
                 let text = if json { report.json() } else { report.to_string() };
                 // Not by `print!`, which panics when the reader of a pipe is gone.
                 io::stdout().write_all(text.as_bytes())?;
@@ -135,8 +146,15 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
     })
 }
 
-async fn run(args: Args, binary: PathBuf, prepare: Option<Prepare>) -> io::Result<Report> {
-    let (service, first) = Service::start(&args, binary, prepare)?;
+/// The programs of a run.
+struct Releases {
+    first: PathBuf,
+    /// What an upgrade deploys in the place of the first one.
+    bad: Option<PathBuf>,
+}
+
+async fn run(args: Args, releases: Releases, prepare: Option<Prepare>) -> io::Result<Run> {
+    let (service, first) = Service::start(&args, releases.first, releases.bad, prepare)?;
     let named = Named::new(first.pid());
     match service.foreign() {
         Some(make) => {
@@ -160,7 +178,7 @@ async fn observe(
     client: &impl Client,
     named: Option<&Named>,
     asked_by_others: bool,
-) -> io::Result<Report> {
+) -> io::Result<Run> {
     let tally = Arc::new(Tally::new());
     let mut serving = match started(service, first, client, &tally).await {
         Ok(first) => first,
@@ -174,10 +192,20 @@ async fn observe(
     sleep(STEADY).await;
 
     let mut upgrades: Vec<Upgrade> = Vec::new();
+    let mut bad_release = None;
     for number in 1..=args.upgrades {
         if let Some(last) = upgrades.last() {
             progress.phase("the usual load");
-            sleep_until(last.signalled + args.every).await;
+            sleep_until(last.requested + args.every).await;
+        }
+        if let Some(release) = args.bad_release {
+            let (upgrade, bad) = upgrade_badly(release, serving, service, &progress).await?;
+            if let Some(Outcome::Upgraded { generation, pid }) = bad.outcome {
+                serving = First { generation, pid, at: Instant::now() };
+            }
+            upgrades.push(upgrade);
+            bad_release = Some(bad);
+            break;
         }
         let upgrade = upgrade(number, serving, service, named, &tally, &progress).await;
         progress.upgraded(&upgrade);
@@ -199,7 +227,7 @@ async fn observe(
 
     let counts = tally.take();
     let log = service.log_tail();
-    Ok(Report::new(&Run { args, began, ended, upgrades, counts, asked_by_others, problems, log }))
+    Ok(Run { args, began, ended, upgrades, bad_release, counts, asked_by_others, problems, log })
 }
 
 /// Waits until the service answers, and names itself in its pid file.
@@ -249,14 +277,15 @@ async fn upgrade(
     tally: &Tally,
     progress: &Progress,
 ) -> Upgrade {
-    let signalled = Instant::now();
-    let mut upgrade = Upgrade { number, old, signalled, answered: None, gone: None, problem: None };
+    let requested = Instant::now();
+    let mut upgrade =
+        Upgrade { number, old, requested, phases: Vec::new(), answered: None, gone: None, problem: None };
     let outcome = replace(&mut upgrade, service, named, tally, progress).await;
     upgrade.problem = outcome.err().map(|problem| problem.to_string());
     upgrade
 }
 
-/// Upgrades the service as an operator does: a new file, and SIGHUP to the process in the pid file.
+/// Upgrades the service as an operator does: a new file, and a request to the control socket.
 async fn replace(
     upgrade: &mut Upgrade,
     service: &Service,
@@ -268,22 +297,11 @@ async fn replace(
     let old = main_process(upgrade.old.pid, service)?;
 
     progress.phase(&format!("upgrade {}: waiting for the new process", upgrade.number));
-    upgrade.signalled = Instant::now();
-    old.signal(Signal::HUP)?;
-    let first_answer = async {
-        let generation = upgrade.old.generation;
-        let (first, ()) =
-            tokio::join!(tally.newer_than(generation), follow(&old, generation, service, named));
-        first
-    };
-    let new = successor(&old, service, first_answer).await?;
-    upgrade.answered = Some(new);
-
-    progress.phase(&format!("upgrade {}: waiting for process {} to finish", upgrade.number, old.pid()));
-    let Some(end) = exit_within(&old, DRAIN).await? else {
-        return Err(format!("process {} is still there after {} s", old.pid(), DRAIN.as_secs()).into());
-    };
-    upgrade.gone = Some(Instant::now());
+    let (request, requested) = Request::upgrade(&service.control()).await?;
+    upgrade.requested = requested;
+    let end = finish(upgrade, &old, &request, service, named, tally, progress).await;
+    upgrade.phases = request.phases();
+    let (new, end) = end?;
 
     if new.generation != upgrade.old.generation + 1 {
         let problem = format!("generation {} was followed by {}", upgrade.old.generation, new.generation);
@@ -293,6 +311,78 @@ async fn replace(
         return Err(format!("the old process {end}").into());
     }
     main_process(new.pid, service).map(drop)
+}
+
+/// Waits until the new process has answered and the old one is gone. Returns both.
+async fn finish(
+    upgrade: &mut Upgrade,
+    old: &Process,
+    request: &Request,
+    service: &Service,
+    named: Option<&Named>,
+    tally: &Tally,
+    progress: &Progress,
+) -> Result<(First, Exit), Problem> {
+    let first_answer = async {
+        let generation = upgrade.old.generation;
+        let (first, ()) = tokio::join!(tally.newer_than(generation), follow(old, generation, service, named));
+        first
+    };
+    let new = tokio::select! {
+        new = timeout(TAKEOVER, first_answer) => {
+            new.map_err(|_| format!("the new process did not answer in {} s", TAKEOVER.as_secs()))?
+        }
+        reason = request.failure() => return Err(reason.into()),
+    };
+    upgrade.answered = Some(new);
+
+    progress.phase(&format!("upgrade {}: waiting for process {} to finish", upgrade.number, old.pid()));
+    let end = tokio::select! {
+        end = exit_within(old, DRAIN) => end?,
+        reason = request.failure() => return Err(reason.into()),
+    };
+    let Some(end) = end else {
+        return Err(format!("process {} is still there after {} s", old.pid(), DRAIN.as_secs()).into());
+    };
+    upgrade.gone = Some(Instant::now());
+    Ok((new, end))
+}
+
+/// Upgrades the service to a release that should never have been deployed. Whatever comes of it is no error.
+async fn upgrade_badly(
+    release: BadRelease,
+    serving: First,
+    service: &Service,
+    progress: &Progress,
+) -> io::Result<(Upgrade, BadUpgrade)> {
+    service.deploy()?;
+    let old = service.main_process()?;
+    progress.phase(&format!("upgrade to a release that {}", release.does));
+    let (request, requested) = Request::upgrade(&service.control()).await?;
+    let mut upgrade = Upgrade {
+        number: 1,
+        old: serving,
+        requested,
+        phases: Vec::new(),
+        answered: None,
+        gone: None,
+        problem: None,
+    };
+    let outcome = timeout(TAKEOVER, request.outcome()).await.ok();
+    let decided = Instant::now();
+    match outcome {
+        None => upgrade.problem = Some(format!("there was no outcome after {} s", TAKEOVER.as_secs())),
+        Some(Outcome::Failed(_)) => {}
+        Some(Outcome::Upgraded { .. }) => match exit_within(&old, DRAIN).await? {
+            Some(_) => upgrade.gone = Some(Instant::now()),
+            None => {
+                let problem = format!("process {} is still there after {} s", old.pid(), DRAIN.as_secs());
+                upgrade.problem = Some(problem);
+            }
+        },
+    }
+    upgrade.phases = request.phases();
+    Ok((upgrade, BadUpgrade { release, outcome, decided }))
 }
 
 /// Notes who answers from now on, for a service whose answers do not say it.
@@ -315,24 +405,6 @@ fn main_process(serving: u32, service: &Service) -> Result<Process, Problem> {
         return Err(format!("the pid file names {} and not {serving}", named.pid()).into());
     }
     Ok(named)
-}
-
-/// Waits for the first answer of a new process, as long as a new process lives.
-async fn successor(
-    old: &Process,
-    service: &Service,
-    first_answer: impl Future<Output = First>,
-) -> Result<First, Problem> {
-    let mut first_answer = pin!(first_answer);
-    for _ in 0..TAKEOVER.as_secs() {
-        if let Ok(first) = timeout(Duration::from_secs(1), &mut first_answer).await {
-            return Ok(first);
-        }
-        if service.processes().iter().all(|process| process.pid() == old.pid()) {
-            return Err("no new process was started, or it ended before it answered".into());
-        }
-    }
-    Err(format!("the new process did not answer in {} s", TAKEOVER.as_secs()).into())
 }
 
 /// Stops the last process as an operator does, and says what was not as it should be.

@@ -20,10 +20,15 @@ Usage: demo [options]
                      websocket, dns, redis, leader, threads, echo or nginx
   --binary PATH      upgrade this program, which must answer as the example does, and do not build it
   --log PATH         write the log of the service there; RUST_LOG=tableflip=debug makes it talk
+  --report FILE.svg  draw the run: each request by time and latency, in the colour of the process that answered
+  --bad-release KIND upgrade hello once, to a release that should never have been deployed, and count the bad
+                     answers: crash (it dies right after it is ready), hang (it does not become ready) or
+                     status-500 (it answers 500 to everything)
   --json             print the report as JSON
   --help             print this
 
-Exit status: 0 if nothing was lost and every upgrade succeeded, 1 if not, 2 if the command line is wrong.
+Exit status: 0 if nothing was lost and every upgrade succeeded, 1 if not, 2 if the command line is wrong. With
+--bad-release the upgrade may fail: the status is 0 if the clients did not notice.
 ";
 
 /// What the command line says.
@@ -38,6 +43,8 @@ pub(crate) struct Args {
     pub(crate) service: Example,
     pub(crate) binary: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
+    pub(crate) report: Option<PathBuf>,
+    pub(crate) bad_release: Option<BadRelease>,
     pub(crate) json: bool,
     pub(crate) help: bool,
 }
@@ -54,6 +61,8 @@ impl Default for Args {
             service: Example::HELLO,
             binary: None,
             log: None,
+            report: None,
+            bad_release: None,
             json: false,
             help: false,
         }
@@ -66,10 +75,11 @@ impl Args {
         arguments: impl IntoIterator<Item = OsString, IntoIter: 'static>,
     ) -> Result<Self, lexopt::Error> {
         let mut args = Self::default();
+        let mut upgrades = None;
         let mut parser = Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
-                Arg::Long("upgrades") => args.upgrades = parser.value()?.parse()?,
+                Arg::Long("upgrades") => upgrades = Some(parser.value()?.parse()?),
                 Arg::Long("every") => args.every = duration(&mut parser)?,
                 Arg::Long("rate") => args.rate = parser.value()?.parse()?,
                 Arg::Long("connections") => args.connections = parser.value()?.parse()?,
@@ -78,12 +88,52 @@ impl Args {
                 Arg::Long("service") => args.service = parser.value()?.parse_with(Example::named)?,
                 Arg::Long("binary") => args.binary = Some(parser.value()?.into()),
                 Arg::Long("log") => args.log = Some(parser.value()?.into()),
+                Arg::Long("report") => args.report = Some(parser.value()?.into()),
+                Arg::Long("bad-release") => {
+                    args.bad_release = Some(parser.value()?.parse_with(BadRelease::named)?);
+                }
                 Arg::Long("json") => args.json = true,
                 Arg::Short('h') | Arg::Long("help") => args.help = true,
                 _ => return Err(argument.unexpected()),
             }
         }
+        if args.bad_release.is_some() {
+            if upgrades.is_some_and(|upgrades| upgrades != 1) {
+                return Err("--bad-release upgrades once; leave out --upgrades".into());
+            }
+            if args.service != Example::HELLO {
+                return Err("--bad-release is for the service hello; leave out --service".into());
+            }
+            upgrades = Some(1);
+        }
+        args.upgrades = upgrades.unwrap_or(args.upgrades);
         Ok(args)
+    }
+}
+
+/// How the release of `examples/bad` is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadRelease {
+    /// As on the command line, and as the release reads it from its environment.
+    pub(crate) name: &'static str,
+    /// What it does, as a clause without its subject.
+    pub(crate) does: &'static str,
+}
+
+impl BadRelease {
+    /// The package, and its program.
+    pub(crate) const PACKAGE: &'static str = "bad";
+
+    const ALL: [Self; 3] = [
+        Self { name: "crash", does: "dies right after it is ready" },
+        Self { name: "hang", does: "does not become ready" },
+        Self { name: "status-500", does: "answers 500 to everything" },
+    ];
+
+    fn named(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(|release| release.name).join(", ");
+        let found = Self::ALL.into_iter().find(|release| release.name == name);
+        found.ok_or_else(|| format!("no bad release `{name}`; expected one of {}", known()))
     }
 }
 
@@ -151,7 +201,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --patience 1m --probation 1s --service axum --binary /b --log /l \
-                     --json";
+                     --report /r --json";
         let args = parse(&given.split_whitespace().collect::<Vec<_>>());
         let expected = Args {
             upgrades: 100,
@@ -163,6 +213,8 @@ mod tests {
             service: Example::http("axum", "axum-hello"),
             binary: Some(PathBuf::from("/b")),
             log: Some(PathBuf::from("/l")),
+            report: Some(PathBuf::from("/r")),
+            bad_release: None,
             json: true,
             help: false,
         };
@@ -179,6 +231,10 @@ mod tests {
             (&["--every", "soon"], "soon"),
             (&["--binary"], "--binary"),
             (&["hello"], "hello"),
+            (&["--report"], "--report"),
+            (&["--bad-release", "slow"], "`slow`; expected one of crash, hang, status-500"),
+            (&["--bad-release", "hang", "--upgrades", "2"], "leave out --upgrades"),
+            (&["--service", "axum", "--bad-release", "hang"], "leave out --service"),
         ] {
             let error = parse(wrong).expect_err("this is no command line");
             assert!(error.contains(named), "{wrong:?}: {error}");
@@ -189,10 +245,21 @@ mod tests {
         assert!(error.ends_with(all), "{error}");
     }
 
+    #[test]
+    fn a_bad_release_is_upgraded_to_once() {
+        for arguments in [&["--bad-release", "hang"][..], &["--upgrades", "1", "--bad-release", "hang"]] {
+            let args = parse(arguments).expect("a command line");
+            assert_eq!((args.upgrades, args.bad_release.map(|release| release.name)), (1, Some("hang")));
+        }
+        for release in BadRelease::ALL {
+            assert!(HELP.contains(&format!("{} (it {})", release.name, release.does)), "{}", release.name);
+        }
+    }
+
     /// This program, the examples that show what is around a service and serve the protocols of others, and `chat`: its answer to
-    /// one line depends on the lines before.
-    const SURROUNDINGS: [&str; 8] =
-        ["demo", "admin", "builder", "chat", "config", "ctl", "errors", "library"];
+    /// one line depends on the lines before. `bad` is a release of `hello`.
+    const SURROUNDINGS: [&str; 9] =
+        ["demo", "admin", "bad", "builder", "chat", "config", "ctl", "errors", "library"];
 
     #[test]
     fn every_example_is_a_service_and_is_in_the_help() {

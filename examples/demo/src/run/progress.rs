@@ -53,8 +53,8 @@ impl Progress {
                     "upgrade {number}: generation {} (process {}) answered after {}, the old one was gone after {}; {}",
                     new.generation,
                     new.pid,
-                    time(new.at - upgrade.signalled),
-                    time(gone - upgrade.signalled),
+                    time(new.at - upgrade.requested),
+                    time(gone - upgrade.requested),
                     counts(&self.tally),
                 ));
             }

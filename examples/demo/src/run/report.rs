@@ -6,8 +6,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    args::Args,
+    args::{Args, BadRelease},
     client::{Kind, Place},
+    control::{Outcome, Phase},
     tally::{Counts, First, Lost, Sample},
 };
 
@@ -20,13 +21,32 @@ pub(crate) struct Upgrade {
     pub(crate) number: u32,
     /// Who served before.
     pub(crate) old: First,
-    pub(crate) signalled: Instant,
+    pub(crate) requested: Instant,
+    /// The phases of the old process, the first one first.
+    pub(crate) phases: Vec<Phase>,
     /// The first answer of the new process.
     pub(crate) answered: Option<First>,
     /// When the old process had ended.
     pub(crate) gone: Option<Instant>,
     /// Why it failed, if it did.
     pub(crate) problem: Option<String>,
+}
+
+impl Upgrade {
+    /// Whether the new process serves, and the old one is gone.
+    pub(crate) fn succeeded(&self) -> bool {
+        self.gone.is_some() && self.problem.is_none()
+    }
+}
+
+/// What came of an upgrade to a release that should never have been deployed.
+#[derive(Clone, Debug)]
+pub(crate) struct BadUpgrade {
+    pub(crate) release: BadRelease,
+    /// `None` if there was none in time.
+    pub(crate) outcome: Option<Outcome>,
+    /// When the outcome was known.
+    pub(crate) decided: Instant,
 }
 
 /// Everything that a run has seen.
@@ -36,6 +56,7 @@ pub(crate) struct Run {
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
     pub(crate) upgrades: Vec<Upgrade>,
+    pub(crate) bad_release: Option<BadUpgrade>,
     pub(crate) counts: Counts,
     /// By clients that are not the demo's own.
     pub(crate) asked_by_others: bool,
@@ -67,6 +88,7 @@ pub(crate) struct Report {
     keep_alive_found_closed: Option<u64>,
     /// Of the keep-alive connections that were open before the first upgrade, and of these after the last one.
     sockets: Sockets,
+    bad_release: Option<BadRow>,
     problems: Vec<String>,
     log: Vec<String>,
 }
@@ -94,6 +116,31 @@ struct GenerationRow {
 struct Sockets {
     before: usize,
     stayed: usize,
+}
+
+/// The upgrade to a bad release, and the requests from then on.
+#[derive(Clone, Debug, PartialEq)]
+struct BadRow {
+    release: BadRelease,
+    outcome: Option<Outcome>,
+    decided: f64,
+    requests: usize,
+    bad: usize,
+}
+
+impl BadRow {
+    fn of(bad: &BadUpgrade, run: &Run) -> Option<Self> {
+        let requested = run.upgrades.first()?.requested;
+        let answered = run.counts.samples.iter().filter(|sample| sample.answered >= requested).count();
+        let bad_answers = run.counts.lost.iter().filter(|lost| lost.at >= requested).count();
+        Some(Self {
+            release: bad.release,
+            outcome: bad.outcome.clone(),
+            decided: ms(bad.decided.saturating_duration_since(requested)),
+            requests: answered + bad_answers,
+            bad: bad_answers,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +211,7 @@ impl Report {
 
         let (answered, lost) = (counts.samples.len(), counts.lost.len());
         let is_own = !run.asked_by_others;
-        let first = run.upgrades.first().map_or(run.ended, |upgrade| upgrade.signalled);
+        let first = run.upgrades.first().map_or(run.ended, |upgrade| upgrade.requested);
         let (before, stayed) = counts.stayed(first, run.ended);
         let complete = upgrades.len() == run.args.upgrades as usize;
         let passed = lost == 0 && answered > 0 && problems.is_empty() && complete;
@@ -186,6 +233,7 @@ impl Report {
             keep_alive_told_to_close: is_own.then_some(counts.told_to_close),
             keep_alive_found_closed: is_own.then_some(counts.found_closed),
             sockets: Sockets { before, stayed },
+            bad_release: run.bad_release.as_ref().and_then(|bad| BadRow::of(bad, run)),
             problems,
             log: if passed { Vec::new() } else { run.log.clone() },
         }
@@ -220,6 +268,21 @@ impl Report {
         };
         let latency = |row: Latency| json!({ "p50": row.p50, "p99": row.p99, "max": row.max });
         let loss = |row: &LossRow| json!({ "place": row.place.to_string(), "kind": row.kind.to_string(), "count": row.count });
+        let bad_release = |row: &BadRow| {
+            let (outcome, reason) = match &row.outcome {
+                None => ("none", None),
+                Some(Outcome::Upgraded { .. }) => ("upgraded", None),
+                Some(Outcome::Failed(reason)) => ("failed", Some(reason)),
+            };
+            json!({
+                "kind": row.release.name,
+                "outcome": outcome,
+                "reason": reason,
+                "decided": row.decided,
+                "requests": row.requests,
+                "bad": row.bad,
+            })
+        };
         let report = json!({
             "passed": self.passed,
             "seconds": self.seconds,
@@ -241,6 +304,7 @@ impl Report {
             "keep_alive_told_to_close": self.keep_alive_told_to_close,
             "keep_alive_found_closed": self.keep_alive_found_closed,
             "client_sockets": { "before": self.sockets.before, "stayed": self.sockets.stayed },
+            "bad_release": self.bad_release.as_ref().map(bad_release),
             "problems": self.problems,
             "log": self.log,
         });
@@ -249,14 +313,14 @@ impl Report {
 }
 
 impl Upgrade {
-    /// Whether the request was due between the signal and the end of the old process.
+    /// Whether the request was due between the request and the end of the old process.
     fn covers(&self, sample: &Sample, run_ended: Instant) -> bool {
-        (self.signalled..=self.gone.unwrap_or(run_ended)).contains(&sample.due)
+        (self.requested..=self.gone.unwrap_or(run_ended)).contains(&sample.due)
     }
 }
 
 fn upgrade_row(upgrade: &Upgrade, run: &Run) -> UpgradeRow {
-    let since = |at: Instant| ms(at.saturating_duration_since(upgrade.signalled));
+    let since = |at: Instant| ms(at.saturating_duration_since(upgrade.requested));
     let during = quick(&run.counts.samples).filter(|sample| upgrade.covers(sample, run.ended));
     UpgradeRow {
         number: upgrade.number,
@@ -315,11 +379,11 @@ fn details(run: &Run) -> Vec<String> {
 /// One loss in words, with what a developer needs in order to find its cause.
 fn describe(lost: &Lost, run: &Run) -> String {
     let at = lost.at.saturating_duration_since(run.began).as_secs_f64();
-    let signal = run.upgrades.iter().rev().find(|upgrade| upgrade.signalled <= lost.at);
-    let since = signal.map_or_else(
+    let upgrade = run.upgrades.iter().rev().find(|upgrade| upgrade.requested <= lost.at);
+    let since = upgrade.map_or_else(
         || "before the first upgrade".to_owned(),
         |upgrade| {
-            format!("{} after the signal of upgrade {}", time(lost.at - upgrade.signalled), upgrade.number)
+            format!("{} after the request of upgrade {}", time(lost.at - upgrade.requested), upgrade.number)
         },
     );
     let loss = &lost.loss;
@@ -384,7 +448,31 @@ impl fmt::Display for Report {
                 grouped(found),
             )?;
         }
+        if let Some(row) = &self.bad_release {
+            writeln!(
+                f,
+                "\n  The new release {}, with nothing that tries it before it serves.\n  Outcome after {}: {}.",
+                row.release.does,
+                from_ms(row.decided),
+                match &row.outcome {
+                    None => "none".to_owned(),
+                    Some(Outcome::Upgraded { generation, pid }) => {
+                        format!("upgraded; generation {generation} (process {pid}) serves")
+                    }
+                    Some(Outcome::Failed(reason)) => format!("{reason}; the old process serves on"),
+                }
+            )?;
+        }
         self.write_failures(f)?;
+        if let Some(row) = &self.bad_release {
+            return writeln!(
+                f,
+                "\n{}: {} of {} requests since the upgrade to a bad release had no good answer",
+                if self.passed { "PASSED" } else { "FAILED" },
+                grouped(row.bad as u64),
+                grouped(row.requests as u64),
+            );
+        }
         writeln!(
             f,
             "\n{}: {} of {} upgrades, {} requests in {:.1} s, {} lost",

@@ -7,7 +7,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command, Stdio},
     time::Duration,
 };
@@ -29,12 +29,17 @@ const NOT_OURS: [&str; 8] = [
     "WATCHDOG_USEC",
 ];
 
+/// How long a bad release may take to become ready.
+const BAD_RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The running service. Dropping it ends every process of it and what is in front of it, and removes its directory.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// Its program is called so in its directory.
     name: &'static str,
     release: PathBuf,
+    /// The release that the next upgrade deploys.
+    next: PathBuf,
     setting: Setting,
     scratch: Scratch,
     log: PathBuf,
@@ -47,6 +52,7 @@ impl Service {
     pub(crate) fn start(
         args: &Args,
         release: PathBuf,
+        bad: Option<PathBuf>,
         prepare: Option<Prepare>,
     ) -> io::Result<(Self, Process)> {
         let name = args.service.package;
@@ -57,8 +63,9 @@ impl Service {
             Some(prepare) => prepare(args.service.name, &scratch.path, address)?,
             None => Setting::default().listen("http", format!("tcp://{address}")),
         };
-        let service = Self { name, release, setting, scratch, log, address };
-        service.deploy()?;
+        let next = bad.unwrap_or_else(|| release.clone());
+        let service = Self { name, release, next, setting, scratch, log, address };
+        service.install(&service.release)?;
 
         let output = File::create(&service.log)
             .map_err(|error| explain(error, &format!("cannot write the log {}", service.log.display())))?;
@@ -71,6 +78,10 @@ impl Service {
             .envs(service.setting.variables.iter().cloned())
             .env("TABLEFLIP_PIDFILE", service.pid_file())
             .env("TABLEFLIP_PROBATION", humantime::format_duration(args.probation).to_string())
+            .envs(args.bad_release.iter().flat_map(|release| {
+                let limit = humantime::format_duration(BAD_RELEASE_TIMEOUT).to_string();
+                [("BAD_RELEASE", release.name.to_owned()), ("TABLEFLIP_UPGRADE_TIMEOUT", limit)]
+            }))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
@@ -90,10 +101,19 @@ impl Service {
 
     /// Replaces the file of the release that runs, as a deploy does: a new file under the old name.
     pub(crate) fn deploy(&self) -> io::Result<()> {
+        self.install(&self.next)
+    }
+
+    fn install(&self, release: &Path) -> io::Result<()> {
         let new = self.executable().with_extension("new");
-        fs::copy(&self.release, &new)
+        fs::copy(release, &new)
             .and_then(|_| fs::rename(&new, self.executable()))
-            .map_err(|error| explain(error, &format!("cannot deploy {}", self.release.display())))
+            .map_err(|error| explain(error, &format!("cannot deploy {}", release.display())))
+    }
+
+    /// The control socket, at its place beside the pid file.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.executable().with_extension("control")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -27,6 +27,8 @@ pub(crate) struct Sample {
 /// A request that was not.
 #[derive(Clone, Debug)]
 pub(crate) struct Lost {
+    /// When the schedule wanted it sent. A connection that could not be opened ahead of its request has no such time.
+    pub(crate) due: Option<Instant>,
     pub(crate) at: Instant,
     pub(crate) loss: Loss,
 }
@@ -121,15 +123,14 @@ impl Tally {
                 });
             }
             Err(loss) => {
-                drop(counts);
-                self.record_lost(loss);
+                counts.lost.push(Lost { due: Some(due), at: now, loss });
             }
         }
     }
 
-    /// Takes down a request that came to nothing.
+    /// Takes down a connection that could not be opened ahead of its request.
     pub(crate) fn record_lost(&self, loss: Loss) {
-        self.lock().lost.push(Lost { at: Instant::now(), loss });
+        self.lock().lost.push(Lost { due: None, at: Instant::now(), loss });
     }
 
     /// Takes down that a keep-alive connection was given up because the server had closed it.

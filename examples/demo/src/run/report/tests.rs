@@ -41,7 +41,8 @@ fn run() -> Run {
     let upgrade = Upgrade {
         number: 1,
         old,
-        signalled: at(2_000),
+        requested: at(2_000),
+        phases: Vec::new(),
         answered: Some(new),
         gone: Some(at(3_000)),
         problem: None,
@@ -49,7 +50,17 @@ fn run() -> Run {
     let args = Args { upgrades: 1, rate: NonZeroU32::new(3).expect("not zero"), ..Args::default() };
     let log = vec!["the last line".to_owned()];
     let (upgrades, problems) = (vec![upgrade], Vec::new());
-    Run { args, began, ended: at(4_000), upgrades, counts, asked_by_others: false, problems, log }
+    Run {
+        args,
+        began,
+        ended: at(4_000),
+        upgrades,
+        bad_release: None,
+        counts,
+        asked_by_others: false,
+        problems,
+        log,
+    }
 }
 
 fn lose(run: &mut Run) {
@@ -59,7 +70,8 @@ fn lose(run: &mut Run) {
         detail: "the connection ended".to_owned(),
         last_pid: Some(100),
     };
-    run.counts.lost.push(Lost { at: run.began + Duration::from_millis(2_100), loss });
+    let at = run.began + Duration::from_millis(2_100);
+    run.counts.lost.push(Lost { due: Some(at), at, loss });
 }
 
 #[test]
@@ -112,7 +124,7 @@ fn a_loss_fails_the_run_and_is_described() {
     assert!(!report.passed());
     let text = report.to_string();
     for part in [
-        "at 2.100 s, 100.0 ms after the signal of upgrade 1: end of file crossing the close of a keep-alive connection: \
+        "at 2.100 s, 100.0 ms after the request of upgrade 1: end of file crossing the close of a keep-alive connection: \
          the connection ended (connection of process 100)",
         "  | the last line",
         "FAILED: 1 of 1 upgrades, 8 requests in 4.0 s, 1 lost",
@@ -130,7 +142,7 @@ fn of_many_upgrades_the_ends_and_the_middle_are_shown() {
     run.args.upgrades = 100;
     run.upgrades = (1..=100_u32)
         .map(|number| {
-            let gone = Some(one.signalled + Duration::from_millis(number.into()));
+            let gone = Some(one.requested + Duration::from_millis(number.into()));
             Upgrade { number, gone, ..one.clone() }
         })
         .collect();
