@@ -124,7 +124,7 @@ impl BadRelease {
     /// The package, and its program.
     pub(crate) const PACKAGE: &'static str = "bad";
 
-    const ALL: [Self; 3] = [
+    pub(crate) const ALL: [Self; 3] = [
         Self { name: "crash", does: "dies right after it is ready" },
         Self { name: "hang", does: "does not become ready" },
         Self { name: "status-500", does: "answers 500 to everything" },

@@ -4,6 +4,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -56,7 +57,7 @@ impl Request {
         stream.get_mut().write_all(b"{\"command\":\"upgrade\"}\n").await?;
         let phases = Arc::default();
         let (sender, outcome) = watch::channel(None);
-        let reader = tokio::spawn(read(stream, Arc::clone(&phases), sender));
+        let reader = tokio::spawn(read(stream, asked, Arc::clone(&phases), sender));
         Ok((Self { phases, outcome, reader }, asked))
     }
 
@@ -92,24 +93,29 @@ impl Drop for Request {
 
 async fn read(
     stream: BufReader<UnixStream>,
+    asked: Instant,
     phases: Arc<Mutex<Vec<Phase>>>,
     outcome: watch::Sender<Option<Outcome>>,
 ) {
     let mut lines = stream.lines();
     // An error of the connection is its end as well: whoever waits for the outcome is told that there is none.
     while let Ok(Some(line)) = lines.next_line().await {
-        let since = Instant::now();
-        let begins = |name: &str| {
+        let now = Instant::now();
+        let begins = |name: &str, since: Instant| {
             let mut phases = phases.lock().unwrap_or_else(PoisonError::into_inner);
             if phases.last().is_none_or(|last| last.name != name) {
                 phases.push(Phase { name: name.to_owned(), since });
             }
         };
         match reply(&line) {
-            Reply::Phase(name) => begins(&name),
+            // Under its own load the demo may read the line late. The service says in whole milliseconds when the phase began.
+            Reply::Phase(name, elapsed) => {
+                let latest = elapsed.map(|elapsed| asked + elapsed + Duration::from_millis(1));
+                begins(&name, latest.map_or(now, |latest| latest.min(now)));
+            }
             Reply::Outcome(said) => {
                 if matches!(said, Outcome::Upgraded { .. }) {
-                    begins(DRAINING);
+                    begins(DRAINING, now);
                 }
                 outcome.send_replace(Some(said));
             }
@@ -120,7 +126,8 @@ async fn read(
 
 #[derive(Debug, PartialEq, Eq)]
 enum Reply {
-    Phase(String),
+    /// Its name, and how long after the request it began.
+    Phase(String, Option<Duration>),
     Outcome(Outcome),
     Other,
 }
@@ -136,7 +143,10 @@ fn reply(line: &str) -> Reply {
     };
     let text = |name: &str| reply[name].as_str().map(str::to_owned);
     let outcome = match reply["reply"].as_str() {
-        Some("phase") => return text("phase").map_or(Reply::Other, Reply::Phase),
+        Some("phase") => {
+            let elapsed = reply["elapsed_ms"].as_u64().map(Duration::from_millis);
+            return text("phase").map_or(Reply::Other, |name| Reply::Phase(name, elapsed));
+        }
         Some("upgraded") => {
             let number = |name: &str| reply[name].as_u64();
             let pid = number("pid").and_then(|pid| u32::try_from(pid).ok());
@@ -159,7 +169,7 @@ mod tests {
         for (line, expected) in [
             (
                 r#"{"reply":"phase","phase":"standby","successor":9,"elapsed_ms":3}"#,
-                Reply::Phase("standby".to_owned()),
+                Reply::Phase("standby".to_owned(), Some(Duration::from_millis(3))),
             ),
             (
                 r#"{"reply":"upgraded","generation":2,"pid":9,"elapsed_ms":3,"warnings":[]}"#,

@@ -23,18 +23,25 @@ pub(crate) fn picture(run: &Run) -> Picture {
     let (answered, lost) = (run.counts.samples.len(), run.counts.lost.len());
     let requests = grouped((answered + lost) as u64);
     let losses = grouped(lost as u64);
-    let package = run.args.service.package;
     let succeeded = run.upgrades.iter().filter(|upgrade| upgrade.succeeded()).count();
     let upgrades = match (succeeded, run.upgrades.len()) {
         (1, 1) => "1 upgrade".to_owned(),
         (done, all) if done == all => format!("{all} upgrades"),
         (done, all) => format!("{done} of {all} upgrades"),
     };
-    let missed = if run.bad_release.is_some() { "without a good answer" } else { "lost" };
-    let title = format!("{upgrades} of {package}: {requests} requests, {losses} {missed}");
+    let (title, what) = match &run.bad_release {
+        None => {
+            let package = run.args.service.package;
+            (format!("{upgrades} of {package}: {requests} requests, {losses} lost"), String::new())
+        }
+        Some(bad) => {
+            let title = format!("Bad release ({}): {losses} bad answers", bad.release.name);
+            (title, format!("The new release {}. ", bad.release.does))
+        }
+    };
     let subtitle = format!(
-        "{} requests per second over new connections and {} keep-alive connections. Each dot is a request, in the colour of \
-         the process that answered.",
+        "{what}{} requests per second over new connections and {} keep-alive ones. Each dot is a request, coloured by the process \
+         that answered.",
         grouped(u64::from(run.args.rate.get())),
         run.args.connections,
     );
@@ -158,10 +165,12 @@ fn whole(run: &Run, clouds: &[Cloud]) -> Panel {
         let label = format!("upgrade {}{}", upgrade.number, if failed { " failed" } else { "" });
         Moment { at: seconds(run.began, upgrade.requested), label, failed }
     };
+    // The first and the last request may be due a little outside.
+    let times = || clouds.iter().flat_map(|cloud| cloud.thinned.iter().chain(&cloud.kept)).map(|dot| dot.at);
     Panel {
         heading: "The whole run".to_owned(),
-        from: 0.0,
-        to: seconds(run.began, run.ended),
+        from: times().fold(0.0, f64::min),
+        to: times().fold(seconds(run.began, run.ended), f64::max),
         height: 260.0,
         since: "since the load began".to_owned(),
         phases: run.upgrades.iter().flat_map(|upgrade| phases(run, upgrade, 0.0, false)).collect(),
@@ -233,7 +242,118 @@ fn phases(run: &Run, upgrade: &Upgrade, start: f64, named: bool) -> Vec<Phase> {
             from: seconds(run.began, phase.since) - start,
             to: seconds(run.began, end) - start,
             label: named
-                .then(|| format!("{} {}", phase.name, time(end.saturating_duration_since(phase.since)))),
+                .then(|| format!("{} {}", phase.name, rough(end.saturating_duration_since(phase.since)))),
         })
         .collect()
+}
+
+/// A time between two lines of the control socket, which the demo reads a little late.
+fn rough(duration: Duration) -> String {
+    if duration < Duration::from_millis(1) { "< 1 ms".to_owned() } else { time(duration) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{
+        args::BadRelease,
+        control,
+        report::{
+            BadUpgrade,
+            tests::{lose, run},
+        },
+    };
+
+    /// The upgrade of `run`, with the phases of the old process.
+    fn with_phases(mut run: Run) -> Run {
+        let upgrade = &mut run.upgrades[0];
+        let phases = [("upgrading", 0), ("handing-over", 6), ("standby", 7), ("draining", 207)];
+        let requested = upgrade.requested;
+        upgrade.phases = phases
+            .map(|(name, ms)| control::Phase {
+                name: name.to_owned(),
+                since: requested + Duration::from_millis(ms),
+            })
+            .into();
+        run
+    }
+
+    #[test]
+    fn each_request_is_a_dot_of_its_generation() {
+        let picture = picture(&with_phases(run()));
+        assert_eq!(picture.title, "1 upgrade of hello: 7 requests, 0 lost");
+        let [whole, near] = &picture.panels[..] else { panic!("two panels") };
+        let dots = |panel: &Panel, ink: Ink| -> usize {
+            let clouds = panel.clouds.iter().filter(|cloud| cloud.ink == ink);
+            clouds.map(|cloud| cloud.thinned.len() + cloud.kept.len()).sum()
+        };
+        let count = |panel| [Ink::Series(0), Ink::Series(1), Ink::Failed].map(|ink| dots(panel, ink));
+        assert_eq!(count(whole), [4, 3, 0]);
+        // From 0.15 s before the request, at 2 s, to as much after the end of the old process.
+        assert_eq!(count(near), [1, 2, 0]);
+        let keys: Vec<_> = picture.legend.iter().map(|key| &*key.text).collect();
+        assert_eq!(keys, ["generation 1 (process 100): 4", "generation 2 (process 200): 3", "lost: 0"]);
+    }
+
+    #[test]
+    fn the_phases_follow_each_other_until_the_old_process_is_gone() {
+        let picture = picture(&with_phases(run()));
+        let near = &picture.panels[1];
+        let ends: Vec<_> = near
+            .phases
+            .iter()
+            .map(|phase| ((phase.from * 1e3).round(), (phase.to * 1e3).round(), phase.label.as_deref()))
+            .collect();
+        let expected = [
+            (0.0, 6.0, Some("upgrading 6.00 ms")),
+            (6.0, 7.0, Some("handing-over 1.00 ms")),
+            (7.0, 207.0, Some("standby 200.0 ms")),
+            (207.0, 1000.0, Some("draining 793.0 ms")),
+        ];
+        assert_eq!(ends, expected);
+        assert!(picture.panels[0].phases.iter().all(|phase| phase.label.is_none()));
+        assert!(
+            picture
+                .description
+                .contains("Upgrade 1 began after 2.00 s; its old process was gone after 1.00 s.")
+        );
+    }
+
+    #[test]
+    fn a_lost_request_is_kept_and_a_slow_one_too() {
+        let mut run = with_phases(run());
+        lose(&mut run);
+        run.counts.samples[4].answered += Duration::from_secs(2);
+        let picture = picture(&run);
+        for panel in &picture.panels {
+            let kept: Vec<_> = panel.clouds.iter().filter(|cloud| !cloud.kept.is_empty()).collect();
+            let inks: Vec<_> = kept.iter().map(|cloud| (cloud.ink, cloud.kept.len())).collect();
+            assert_eq!(inks, [(Ink::Series(0), 1), (Ink::Failed, 1)]);
+        }
+        assert!(picture.title.ends_with("8 requests, 1 lost"), "{}", picture.title);
+    }
+
+    #[test]
+    fn a_bad_release_that_is_refused_is_a_failed_upgrade() {
+        let mut run = with_phases(run());
+        let release = BadRelease::ALL[0];
+        let decided = run.ended;
+        run.bad_release = Some(BadUpgrade { release, outcome: None, decided });
+        run.upgrades[0].gone = None;
+        let picture = picture(&run);
+        assert_eq!(picture.title, "Bad release (crash): 0 bad answers");
+        let moment = &picture.panels[0].moments[0];
+        assert_eq!((&*moment.label, moment.failed), ("upgrade 1 failed", true));
+    }
+
+    #[test]
+    fn of_many_generations_the_legend_names_the_first_ones() {
+        let mut run = run();
+        let one = run.counts.samples[0];
+        run.counts.samples =
+            (1..=100).map(|generation| super::super::tally::Sample { generation, ..one }).collect();
+        let keys = legend(&run);
+        assert_eq!(keys.len(), GENERATIONS + 1);
+        assert_eq!(keys[GENERATIONS - 1].text, "generations 10 to 100: 91");
+    }
 }

@@ -15,11 +15,11 @@ use std::{
 const WIDTH: f64 = 1200.0;
 
 /// The space left and right of a panel. On the left are the numbers of the vertical axis.
-const LEFT: f64 = 112.0;
+const LEFT: f64 = 122.0;
 const RIGHT: f64 = 28.0;
 
 /// The space below a panel, for the numbers and the name of the horizontal axis.
-const BELOW: f64 = 74.0;
+const BELOW: f64 = 70.0;
 
 /// How many dots a picture has at most, beside those that are kept: with about 9 bytes for each, its file stays small.
 const DOTS: usize = 12_000;
@@ -161,7 +161,7 @@ impl Page {
     fn size(self) -> f64 {
         match self {
             Self::Wide => 15.0,
-            Self::Narrow => 30.0,
+            Self::Narrow => 26.0,
         }
     }
 
@@ -191,8 +191,8 @@ impl Picture {
                  svg {{ max-width: 100%; height: auto; }}\n\
                  text {{ font-family: system-ui, -apple-system, \"Segoe UI\", Roboto, \"DejaVu Sans\", sans-serif; fill: #24292f; }}\n\
                  .w text {{ font-size: {}px; }} .n text {{ font-size: {}px; }} .n {{ display: none; }}\n\
-                 .w .title {{ font-size: 26px; font-weight: 600; }} .n .title {{ font-size: 44px; font-weight: 600; }}\n\
-                 .w .heading {{ font-size: 17px; font-weight: 600; }} .n .heading {{ font-size: 32px; font-weight: 600; }}\n\
+                 .w .title {{ font-size: 26px; font-weight: 600; }} .n .title {{ font-size: 42px; font-weight: 600; }}\n\
+                 .w .heading {{ font-size: 17px; font-weight: 600; }} .n .heading {{ font-size: 30px; font-weight: 600; }}\n\
                  .quiet text, text.quiet {{ fill: #57606a; }} text.failed {{ fill: {FAILED}; font-weight: 600; }}\n\
                  .dots path {{ fill: none; stroke-linecap: round; }}\n\
                  @media (max-width: 700px) {{ .w {{ display: none; }} .n {{ display: inline; }} }}\n\
@@ -214,7 +214,7 @@ impl Picture {
         for page in Page::BOTH {
             let wide = page == Page::Wide;
             put(out, format_args!("<g class=\"{}\">\n", page.class()));
-            let (baseline, mut y) = if wide { (42.0, 98.0) } else { (58.0, 112.0) };
+            let (baseline, mut y) = if wide { (42.0, 98.0) } else { (52.0, 100.0) };
             text(out, (28.0, baseline), "start", "title", &self.title);
             if wide {
                 text(out, (28.0, 68.0), "start", "quiet", &self.subtitle);
@@ -227,7 +227,7 @@ impl Picture {
     }
 
     fn legend_on(&self, page: Page, mut y: f64, out: &mut String) -> f64 {
-        let (size, row) = (page.size(), page.size() * 1.6);
+        let (size, row) = (page.size(), page.size() * 1.5);
         let mut x = 28.0;
         let mut entry = |text_of: &str, ink: &str, square: bool, out: &mut String| {
             let width = size * 1.1 + page.width(text_of) + size * 1.1;
@@ -307,11 +307,8 @@ impl Panel {
     /// Draws the panel from `y` on, and returns where it ends.
     fn draw(&self, y: f64, cell: f64, out: &mut String) -> f64 {
         let mut labels = [String::new(), String::new()];
-        let mut rows = 0.0_f64;
-        for (page, labels) in Page::BOTH.into_iter().zip(&mut labels) {
-            rows = rows.max(self.labels(page, labels));
-        }
-        let top = y + 44.0 + rows;
+        let rooms = [0, 1].map(|page| self.labels(Page::BOTH[page], &mut labels[page]));
+        let top = y + 58.0 + rooms[0].max(rooms[1]);
         let bottom = top + self.height;
 
         for phase in &self.phases {
@@ -334,9 +331,11 @@ impl Panel {
         self.axes(top, out);
         self.dots(top, cell, out);
 
-        for (page, labels) in Page::BOTH.into_iter().zip(labels) {
+        for ((page, labels), room) in Page::BOTH.into_iter().zip(labels).zip(rooms) {
+            // Right above the words, so that what one page does not need is left between the panels.
+            let baseline = top - room - page.size();
             put(out, format_args!("<g class=\"{}\">\n", page.class()));
-            text(out, (28.0, y + 18.0), "start", "heading", &self.heading);
+            text(out, (28.0, baseline), "start", "heading", &self.heading);
             if page == Page::Wide {
                 let drawn: usize = self.thinned(cell).iter().map(Vec::len).sum::<usize>()
                     + self.clouds.iter().map(|cloud| self.inside(&cloud.kept).count()).sum::<usize>();
@@ -346,7 +345,7 @@ impl Panel {
                     .map(|cloud| self.inside(&cloud.thinned).count() + self.inside(&cloud.kept).count())
                     .sum();
                 let count = format!("{} dots for {} {}", grouped(drawn), grouped(all), self.things);
-                text(out, (WIDTH - RIGHT, y + 18.0), "end", "quiet", &count);
+                text(out, (WIDTH - RIGHT, baseline), "end", "quiet", &count);
             }
             put(out, format_args!("<g transform=\"translate(0 {})\">\n{labels}</g>\n</g>\n", number(top)));
         }
@@ -618,3 +617,6 @@ fn put(out: &mut String, what: std::fmt::Arguments<'_>) {
         unreachable!("a String takes everything");
     }
 }
+
+#[cfg(test)]
+mod tests;

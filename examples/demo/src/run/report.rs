@@ -459,7 +459,8 @@ impl fmt::Display for Report {
                     Some(Outcome::Upgraded { generation, pid }) => {
                         format!("upgraded; generation {generation} (process {pid}) serves")
                     }
-                    Some(Outcome::Failed(reason)) => format!("{reason}; the old process serves on"),
+                    Some(Outcome::Failed(reason)) =>
+                        format!("the upgrade failed, and the old process serves on: {reason}"),
                 }
             )?;
         }
@@ -579,4 +580,4 @@ fn or_dash(value: Option<impl fmt::Display>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

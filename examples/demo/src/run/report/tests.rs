@@ -6,7 +6,7 @@ use super::*;
 use crate::run::{client::Loss, tally::Kept};
 
 /// One upgrade from process 100 to 200, from 2 s to 3 s after the start, with three requests a second.
-fn run() -> Run {
+pub(crate) fn run() -> Run {
     let began = Instant::now();
     let at = |ms: u64| began + Duration::from_millis(ms);
     let sample = |due: u64, took: u64, generation: u64, new: bool| Sample {
@@ -63,7 +63,7 @@ fn run() -> Run {
     }
 }
 
-fn lose(run: &mut Run) {
+pub(crate) fn lose(run: &mut Run) {
     let loss = Loss {
         kind: Kind::EndOfFile,
         place: Place::CrossingClose,
@@ -225,4 +225,47 @@ fn a_quantile_is_a_latency_that_occurred() {
     assert_eq!(Latency::of(times(1..=100)), Some(Latency { p50: 50.0, p99: 99.0, max: 100.0 }));
     assert_eq!(Latency::of(times(1..=1)), Some(Latency { p50: 1.0, p99: 1.0, max: 1.0 }));
     assert_eq!(Latency::of(Vec::new()), None);
+}
+
+#[test]
+fn of_a_bad_release_the_outcome_and_the_bad_answers_count() {
+    let release = BadRelease::ALL[0];
+    for (outcome, name, text) in [
+        (
+            Outcome::Failed("it died".to_owned()),
+            "failed",
+            "the upgrade failed, and the old process serves on: it died.",
+        ),
+        (
+            Outcome::Upgraded { generation: 2, pid: 200 },
+            "upgraded",
+            "upgraded; generation 2 (process 200) serves.",
+        ),
+    ] {
+        let mut run = run();
+        let decided = run.upgrades[0].requested + Duration::from_millis(208);
+        run.bad_release = Some(BadUpgrade { release, outcome: Some(outcome), decided });
+        let report = Report::new(&run);
+        assert!(report.passed());
+        let shown = report.to_string();
+        assert!(shown.contains("\n  The new release dies right after it is ready, with nothing"), "{shown}");
+        assert!(shown.contains(&format!("\n  Outcome after 208.0 ms: {text}\n")), "{shown}");
+        let end = "PASSED: 0 of 4 requests since the upgrade to a bad release had no good answer\n";
+        assert!(shown.ends_with(end), "{shown}");
+
+        lose(&mut run);
+        let report = Report::new(&run);
+        assert!(!report.passed());
+        let shown = report.to_string();
+        assert!(
+            shown
+                .ends_with("FAILED: 1 of 5 requests since the upgrade to a bad release had no good answer\n"),
+            "{shown}"
+        );
+        let value: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+        let row = &value["bad_release"];
+        assert_eq!((&row["kind"], &row["outcome"], &row["bad"]), (&"crash".into(), &name.into(), &1.into()));
+    }
+    let value: serde_json::Value = serde_json::from_str(&Report::new(&run()).json()).expect("JSON");
+    assert!(value["bad_release"].is_null());
 }
