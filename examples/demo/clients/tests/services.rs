@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use load::have;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The program of an example.
 ///
@@ -145,6 +147,74 @@ fn nginx() {
     if have("nginx") {
         upgrade("nginx", "behind-nginx");
     }
+}
+
+/// The demo upgrades `hello` to a release that is bad in this way.
+fn deploy_badly(kind: &str) -> Value {
+    // In the place of cargo: `bad` is built already.
+    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cargo-{kind}"));
+    let target =
+        json!({"reason": "compiler-artifact", "target": {"name": "bad"}, "executable": program("bad")});
+    fs::write(&cargo, format!("#!/bin/sh\necho '{target}'\n")).expect("it can be written");
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).expect("it is there");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo-clients"));
+    demo.args(["--bad-release", kind, "--rate", "200", "--connections", "16", "--patience", "1m", "--json"]);
+    let output =
+        demo.arg("--binary").arg(program("hello")).env("CARGO", cargo).output().expect("the demo runs");
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    assert_eq!(output.status.code(), Some(if report["passed"] == true { 0 } else { 1 }), "{}", said(&output));
+    assert_eq!(report["problems"], json!([]), "{report}");
+    assert_eq!(report["bad_release"]["kind"], kind, "{report}");
+    report
+}
+
+#[test]
+fn a_bad_release_that_crashes_or_hangs_is_noticed_by_no_client() {
+    for (kind, reason) in [("crash", "was killed by SIGABRT"), ("hang", "was not ready within 3s")] {
+        let report = deploy_badly(kind);
+        assert_eq!((&report["passed"], &report["lost"]), (&true.into(), &0.into()), "{report}");
+        let bad = &report["bad_release"];
+        assert_eq!((&bad["outcome"], &bad["bad"]), (&"failed".into(), &0.into()), "{report}");
+        assert!(bad["reason"].as_str().is_some_and(|text| text.contains(reason)), "{report}");
+        assert_eq!(report["generations"].as_array().map(Vec::len), Some(1), "{report}");
+    }
+}
+
+#[test]
+fn a_bad_release_that_nothing_tries_gives_every_client_its_bad_answers() {
+    let report = deploy_badly("status-500");
+    let bad = &report["bad_release"];
+    assert_eq!((&report["passed"], &bad["outcome"]), (&false.into(), &"upgraded".into()), "{report}");
+    // At 200 requests a second some 400 come after the upgrade.
+    assert!(bad["bad"].as_u64() >= Some(200) && bad["bad"] == report["lost"], "{report}");
+    let counted = report["losses"].as_array().expect("a list").iter().filter(|row| row["count"] != 0);
+    assert!(counted.clone().all(|row| row["kind"] == "bad answer") && counted.count() > 0, "{report}");
+}
+
+#[test]
+fn a_run_is_drawn_with_a_dot_for_each_request_and_the_phases_of_each_upgrade() {
+    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("run.svg");
+    let output = demo("hello", "hello").arg("--report").arg(&picture).output().expect("the demo runs");
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let svg = fs::read_to_string(picture).expect("it is written");
+    // Without the commas in its numbers.
+    let plain = svg.replace(',', "");
+    let requests = &report["requests"];
+    assert!(plain.contains(&format!(">1 upgrade of hello: {requests} requests 0 lost</title>")), "{report}");
+    assert!(plain.contains(&format!(" dots for {requests} requests</text>")), "{report}");
+    for row in report["generations"].as_array().expect("a list") {
+        assert!(
+            svg.contains(&format!(">generation {} (process {}): ", row["generation"], row["pid"])),
+            "{row}"
+        );
+    }
+    for phase in ["upgrading", "handing-over", "standby", "draining"] {
+        // In the legend, and with its duration at the upgrade.
+        assert!(svg.contains(&format!(">{phase}</text>")) && svg.contains(&format!(">{phase} ")), "{phase}");
+    }
+    assert!(svg.len() < 400_000 && svg.ends_with("</svg>\n"), "{}", svg.len());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The demo executes the program with further clients for a service that needs one.
+//! The demo as a program: it executes the program with further clients for a service that needs one, and names what is wrong first.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,4 +20,16 @@ fn the_demo_builds_that_program_and_becomes_it() {
     assert!(stderr.starts_with("build --package demo-clients --bin demo-clients "), "{stderr}");
     assert_eq!(stdout, format!("{}\n", arguments.join(" ")), "{stderr}");
     assert!(output.status.success());
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_is_an_error_before_anything_is_built() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.args(["--report", "/nonexistent/run.svg"]).env("CARGO", "/nonexistent/cargo");
+    let output = demo.output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let expected = "demo: cannot write the picture /nonexistent/run.svg: No such file or directory (os error 2); --report \
+                    names a file to write\n";
+    assert_eq!(stderr, expected);
+    assert_eq!(output.status.code(), Some(1));
 }
