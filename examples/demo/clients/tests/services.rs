@@ -150,9 +150,9 @@ fn nginx() {
 }
 
 /// The demo upgrades `hello` to a release that is bad in this way.
-fn deploy_badly(kind: &str) -> Value {
+fn deploy_badly(kind: &str, options: &[&str]) -> Value {
     // In the place of cargo: `bad` is built already.
-    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cargo-{kind}"));
+    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cargo-{kind}{}", options.len()));
     let target =
         json!({"reason": "compiler-artifact", "target": {"name": "bad"}, "executable": program("bad")});
     fs::write(&cargo, format!("#!/bin/sh\necho '{target}'\n")).expect("it can be written");
@@ -172,7 +172,7 @@ fn deploy_badly(kind: &str) -> Value {
 #[test]
 fn a_bad_release_that_crashes_or_hangs_is_noticed_by_no_client() {
     for (kind, reason) in [("crash", "was killed by SIGABRT"), ("hang", "was not ready within 3s")] {
-        let report = deploy_badly(kind);
+        let report = deploy_badly(kind, &[]);
         assert_eq!((&report["passed"], &report["lost"]), (&true.into(), &0.into()), "{report}");
         let bad = &report["bad_release"];
         assert_eq!((&bad["outcome"], &bad["bad"]), (&"failed".into(), &0.into()), "{report}");
@@ -183,13 +183,33 @@ fn a_bad_release_that_crashes_or_hangs_is_noticed_by_no_client() {
 
 #[test]
 fn a_bad_release_that_nothing_tries_gives_every_client_its_bad_answers() {
-    let report = deploy_badly("status-500");
+    let report = deploy_badly("status-500", &[]);
     let bad = &report["bad_release"];
     assert_eq!((&report["passed"], &bad["outcome"]), (&false.into(), &"upgraded".into()), "{report}");
     // At 200 requests a second some 400 come after the upgrade.
     assert!(bad["bad"].as_u64() >= Some(200) && bad["bad"] == report["lost"], "{report}");
     let counted = report["losses"].as_array().expect("a list").iter().filter(|row| row["count"] != 0);
     assert!(counted.clone().all(|row| row["kind"] == "bad answer") && counted.count() > 0, "{report}");
+}
+
+#[test]
+fn a_probe_stops_a_bad_release_before_a_client_sees_it() {
+    let report = deploy_badly("status-500", &["--probe", "GET /"]);
+    let bad = &report["bad_release"];
+    assert_eq!((&report["passed"], &bad["outcome"]), (&true.into(), &"failed".into()), "{report}");
+    assert_eq!((&bad["probe"], &bad["bad"]), (&"GET /".into(), &0.into()), "{report}");
+    assert!(bad["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{report}");
+}
+
+#[test]
+fn a_command_that_verifies_gives_the_service_back_to_the_old_release() {
+    let report = deploy_badly("status-500", &["--verify", "echo no good; exit 1"]);
+    let bad = &report["bad_release"];
+    assert_eq!(bad["outcome"], "failed", "{report}");
+    assert!(bad["reason"].as_str().is_some_and(|reason| reason.contains("no good")), "{report}");
+    // Those that came in the meantime, of some 400.
+    assert!(bad["bad"].as_u64() < Some(200), "{report}");
+    assert_eq!(report["generations"].as_array().map(Vec::len), Some(1), "{report}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ Usage: demo [options]
   --bad-release KIND upgrade hello once, to a release that should never have been deployed, and count the bad
                      answers: crash (it dies right after it is ready), hang (it does not become ready) or
                      status-500 (it answers 500 to everything)
+  --probe REQUEST    a request that the new process must answer before it serves, such as 'GET /'
+  --verify COMMAND   a command that checks the new process while the old one stands by
   --json             print the report as JSON
   --help             print this
 
@@ -45,6 +47,8 @@ pub(crate) struct Args {
     pub(crate) log: Option<PathBuf>,
     pub(crate) report: Option<PathBuf>,
     pub(crate) bad_release: Option<BadRelease>,
+    pub(crate) probe: Option<String>,
+    pub(crate) verify: Option<String>,
     pub(crate) json: bool,
     pub(crate) help: bool,
 }
@@ -63,6 +67,8 @@ impl Default for Args {
             log: None,
             report: None,
             bad_release: None,
+            probe: None,
+            verify: None,
             json: false,
             help: false,
         }
@@ -92,6 +98,8 @@ impl Args {
                 Arg::Long("bad-release") => {
                     args.bad_release = Some(parser.value()?.parse_with(BadRelease::named)?);
                 }
+                Arg::Long("probe") => args.probe = Some(parser.value()?.string()?),
+                Arg::Long("verify") => args.verify = Some(parser.value()?.string()?),
                 Arg::Long("json") => args.json = true,
                 Arg::Short('h') | Arg::Long("help") => args.help = true,
                 _ => return Err(argument.unexpected()),
@@ -108,6 +116,25 @@ impl Args {
         }
         args.upgrades = upgrades.unwrap_or(args.upgrades);
         Ok(args)
+    }
+}
+
+impl Args {
+    /// What tries a new process, as variables of the service.
+    pub(crate) fn checks(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let probe = self.probe.as_deref().map(|request| ("TABLEFLIP_PROBE", request));
+        let verify = self.verify.as_deref().map(|command| ("TABLEFLIP_VERIFY", command));
+        probe.into_iter().chain(verify)
+    }
+
+    /// The same in words.
+    pub(crate) fn checks_in_words(&self) -> String {
+        match (&self.probe, &self.verify) {
+            (None, None) => "nothing".to_owned(),
+            (Some(probe), None) => format!("the probe `{probe}`"),
+            (None, Some(verify)) => format!("the command `{verify}`"),
+            (Some(probe), Some(verify)) => format!("the probe `{probe}` and the command `{verify}`"),
+        }
     }
 }
 
@@ -201,7 +228,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let given = "--upgrades 100 --every=500ms --rate 50 --connections=8 --patience 1m --probation 1s --service axum --binary /b --log /l \
-                     --report /r --json";
+                     --report /r --probe=/p --verify false --json";
         let args = parse(&given.split_whitespace().collect::<Vec<_>>());
         let expected = Args {
             upgrades: 100,
@@ -215,6 +242,8 @@ mod tests {
             log: Some(PathBuf::from("/l")),
             report: Some(PathBuf::from("/r")),
             bad_release: None,
+            probe: Some("/p".to_owned()),
+            verify: Some("false".to_owned()),
             json: true,
             help: false,
         };

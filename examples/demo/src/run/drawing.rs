@@ -36,7 +36,14 @@ pub(crate) fn picture(run: &Run) -> Picture {
         }
         Some(bad) => {
             let title = format!("Bad release ({}): {losses} bad answers", bad.release.name);
-            (title, format!("The new release {}. ", bad.release.does))
+            (
+                title,
+                format!(
+                    "The new release {}. It is tried by {}. ",
+                    bad.release.does,
+                    run.args.checks_in_words()
+                ),
+            )
         }
     };
     let subtitle = format!(

@@ -122,6 +122,10 @@ struct Sockets {
 #[derive(Clone, Debug, PartialEq)]
 struct BadRow {
     release: BadRelease,
+    /// What tries it.
+    checks: String,
+    probe: Option<String>,
+    verify: Option<String>,
     outcome: Option<Outcome>,
     decided: f64,
     requests: usize,
@@ -135,6 +139,9 @@ impl BadRow {
         let bad_answers = run.counts.lost.iter().filter(|lost| lost.at >= requested).count();
         Some(Self {
             release: bad.release,
+            checks: run.args.checks_in_words(),
+            probe: run.args.probe.clone(),
+            verify: run.args.verify.clone(),
             outcome: bad.outcome.clone(),
             decided: ms(bad.decided.saturating_duration_since(requested)),
             requests: answered + bad_answers,
@@ -276,6 +283,8 @@ impl Report {
             };
             json!({
                 "kind": row.release.name,
+                "probe": row.probe,
+                "verify": row.verify,
                 "outcome": outcome,
                 "reason": reason,
                 "decided": row.decided,
@@ -451,8 +460,9 @@ impl fmt::Display for Report {
         if let Some(row) = &self.bad_release {
             writeln!(
                 f,
-                "\n  The new release {}, with nothing that tries it before it serves.\n  Outcome after {}: {}.",
+                "\n  The new release {}. It is tried by {}.\n  Outcome after {}: {}.",
                 row.release.does,
+                row.checks,
                 from_ms(row.decided),
                 match &row.outcome {
                     None => "none".to_owned(),

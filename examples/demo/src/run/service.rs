@@ -78,6 +78,7 @@ impl Service {
             .envs(service.setting.variables.iter().cloned())
             .env("TABLEFLIP_PIDFILE", service.pid_file())
             .env("TABLEFLIP_PROBATION", humantime::format_duration(args.probation).to_string())
+            .envs(args.checks())
             .envs(args.bad_release.iter().flat_map(|release| {
                 let limit = humantime::format_duration(BAD_RELEASE_TIMEOUT).to_string();
                 [("BAD_RELEASE", release.name.to_owned()), ("TABLEFLIP_UPGRADE_TIMEOUT", limit)]

@@ -248,7 +248,10 @@ fn of_a_bad_release_the_outcome_and_the_bad_answers_count() {
         let report = Report::new(&run);
         assert!(report.passed());
         let shown = report.to_string();
-        assert!(shown.contains("\n  The new release dies right after it is ready, with nothing"), "{shown}");
+        assert!(
+            shown.contains("\n  The new release dies right after it is ready. It is tried by nothing.\n"),
+            "{shown}"
+        );
         assert!(shown.contains(&format!("\n  Outcome after 208.0 ms: {text}\n")), "{shown}");
         let end = "PASSED: 0 of 4 requests since the upgrade to a bad release had no good answer\n";
         assert!(shown.ends_with(end), "{shown}");
@@ -268,4 +271,12 @@ fn of_a_bad_release_the_outcome_and_the_bad_answers_count() {
     }
     let value: serde_json::Value = serde_json::from_str(&Report::new(&run()).json()).expect("JSON");
     assert!(value["bad_release"].is_null());
+
+    let mut run = run();
+    let decided = run.ended;
+    run.bad_release = Some(BadUpgrade { release, outcome: None, decided });
+    run.args.probe = Some("GET /".to_owned());
+    run.args.verify = Some("exit 1".to_owned());
+    let shown = Report::new(&run).to_string();
+    assert!(shown.contains(". It is tried by the probe `GET /` and the command `exit 1`.\n"), "{shown}");
 }
