@@ -538,3 +538,31 @@ fn an_upgrade_that_a_stop_has_ended_is_in_the_history_of_the_successor() {
     assert_eq!((&record["outcome"], &record["step"]), (&"stopped".into(), &"stop".into()), "{record}");
     assert_eq!((&record["pid"], &record["aborted"]), (&new.pid().into(), &0.into()), "{record}");
 }
+
+/// The release that was rejected is named, and what its drain has cut is known to the process that serves again.
+#[test]
+fn a_revert_is_in_the_history_with_what_the_rejected_process_has_cut() {
+    let dir = Dir::new();
+    let command = controlled(&dir).probation("1h").drain_timeout("300ms").plan("listen version 1");
+    let (service, old) = command.serve();
+    service.plan("listen version 2");
+    let new = service.upgrade(&old);
+    let (_clients, peers) = open(&service, &new, 2);
+    let mut client = operator(&service);
+    client.send_command("revert");
+    while client.reply()["reply"] != "reverted" {}
+    service.wait_until_it_is_gone(&old, &new);
+    let status = status(&service);
+    assert_eq!((&status["pid"], &status["upgrades"]["reverted"]), (&old.pid().into(), &1.into()), "{status}");
+    let failed = &status["upgrades"]["last_failed"];
+    assert_eq!((&failed["pid"], &failed["step"]), (&new.pid().into(), &"revert".into()), "{failed}");
+    let record = &status["history"][0];
+    assert_eq!((&record["outcome"], &record["step"]), (&"reverted".into(), &"revert".into()), "{record}");
+    assert_eq!(
+        (&record["from"]["version"], &record["to"]["version"]),
+        (&"1".into(), &"2".into()),
+        "{record}"
+    );
+    assert_drained(&status["last_drain"], &new, 2, &peers);
+    assert_eq!((&status["last_drain"]["generation"], &status["aborted_total"]), (&2.into(), &2.into()));
+}
