@@ -29,38 +29,40 @@ pub(crate) fn picture(run: &Run) -> Picture {
         (done, all) if done == all => format!("{all} upgrades"),
         (done, all) => format!("{done} of {all} upgrades"),
     };
-    let (title, what) = match &run.bad_release {
+    let load = format!(
+        "{} requests per second over new connections and {} keep-alive ones.",
+        grouped(u64::from(run.args.rate.get())),
+        run.args.connections,
+    );
+    const DOTS: &str = "Each dot is a request, coloured by the process that answered.";
+    let mut notes = Vec::new();
+    let (title, subtitle) = match &run.bad_release {
         None => {
             let package = run.args.service.package;
-            (format!("{upgrades} of {package}: {requests} requests, {losses} lost"), String::new())
+            (format!("{upgrades} of {package}: {requests} requests, {losses} lost"), format!("{load} {DOTS}"))
         }
         Some(bad) => {
             let title = format!("Bad release ({}): {losses} bad answers", bad.release.name);
+            notes.push(format!("{requests} requests: {load} {DOTS}"));
             (
                 title,
                 format!(
-                    "The new release {}. It is tried by {}. ",
+                    "The new release {}. It is tried by {}.",
                     bad.release.does,
                     run.args.checks_in_words()
                 ),
             )
         }
     };
-    let subtitle = format!(
-        "{what}{} requests per second over new connections and {} keep-alive ones. Each dot is a request, coloured by the process \
-         that answered.",
-        grouped(u64::from(run.args.rate.get())),
-        run.args.connections,
-    );
 
     let clouds = clouds(run);
     let mut panels = vec![whole(run, &clouds)];
     panels.extend(worst(run).map(|upgrade| near(run, upgrade, &clouds)));
-    let mut notes = vec![
+    notes.push(
         "Latency counts from the moment at which the request was due. Of dots on top of each other one is drawn; every lost or \
          slow request has its own dot."
             .to_owned(),
-    ];
+    );
     if run.counts.samples.iter().any(|sample| !sample.quick) {
         notes.push(
             "Pale dots are requests that take their time on purpose: the answer comes after 100 ms, or the client waits 50 ms \

@@ -38,13 +38,19 @@ const SERIES: [&str; 7] = ["#0072b2", "#e69f00", "#009e73", "#7b4ea3", "#4bb4e6"
 
 const FAILED: &str = "#d4001a";
 
+/// The shade of a phase that is not among them.
+const OTHER: &str = "#e6dccb";
+
 /// The phases of an upgrade, as the control socket names them, and the shade of each.
-const PHASES: [(&str, &str); 8] = [
+const PHASES: [(&str, &str); 11] = [
     ("checking", "#fff3b8"),
     ("upgrading", "#e3e5e8"),
+    ("probing", "#fbe3b4"),
     ("handing-over", "#f0a040"),
     ("standby", "#d3e3fb"),
     ("draining", "#d9efd6"),
+    ("recalling", "#f3b3ab"),
+    ("yielding", "#e9c3d9"),
     ("reverting", "#f7c9c4"),
     ("rescuing", "#eab8dc"),
     ("ended", "#c9ced3"),
@@ -217,7 +223,13 @@ impl Picture {
             let (baseline, mut y) = if wide { (42.0, 98.0) } else { (52.0, 100.0) };
             text(out, (28.0, baseline), "start", "title", &self.title);
             if wide {
-                text(out, (28.0, 68.0), "start", "quiet", &self.subtitle);
+                text(
+                    out,
+                    (28.0, 68.0),
+                    "start",
+                    "quiet",
+                    &fitting(&self.subtitle, page, WIDTH - 28.0 - RIGHT),
+                );
             }
             y = self.legend_on(page, y, out);
             out.push_str("</g>\n");
@@ -258,11 +270,14 @@ impl Picture {
             let words = if page == Page::Wide { &key.text } else { &key.short };
             entry(words, key.ink.colour(), false, out);
         }
-        for (name, shade) in PHASES {
-            let drawn = |panel: &Panel| panel.phases.iter().any(|phase| phase.name == name);
-            if self.panels.iter().any(drawn) {
-                entry(name, shade, true, out);
-            }
+        let mut phases: Vec<&str> = PHASES.iter().map(|(name, _)| *name).collect();
+        let drawn: Vec<&str> =
+            self.panels.iter().flat_map(|panel| &panel.phases).map(|phase| &*phase.name).collect();
+        let has_another = drawn.iter().any(|name| !phases.contains(name));
+        phases.retain(|name| drawn.contains(name));
+        phases.extend(has_another.then_some("another phase"));
+        for name in phases {
+            entry(name, shade(name), true, out);
         }
         y + row
     }
@@ -316,8 +331,7 @@ impl Panel {
             if to < from {
                 continue;
             }
-            let shade =
-                PHASES.iter().find(|(name, _)| *name == phase.name).map_or("#eeeeee", |(_, shade)| shade);
+            let shade = shade(&phase.name);
             // A phase of less than a pixel is to be seen as well.
             let width = number((to - from).max(1.0));
             let (left, top, height) = (number(from), number(top), number(self.height));
@@ -538,6 +552,21 @@ impl Panel {
         let (low, high) = self.range();
         (low.ceil() as i32..=high.floor() as i32).map(|power| 10_f64.powi(power)).collect()
     }
+}
+
+/// The colour of a phase.
+fn shade(name: &str) -> &'static str {
+    PHASES.iter().find(|(known, _)| *known == name).map_or(OTHER, |(_, shade)| shade)
+}
+
+/// As much of a text as there is room for.
+fn fitting(words: &str, page: Page, room: f64) -> String {
+    if page.width(words) <= room {
+        return words.to_owned();
+    }
+    let characters = (room / (CHARACTER * page.size())) as usize;
+    let cut: String = words.chars().take(characters.saturating_sub(1)).collect();
+    format!("{}…", cut.trim_end())
 }
 
 /// Dots as one path: a move from one to the next, and a mark that ends where it begins.

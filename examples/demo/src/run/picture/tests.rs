@@ -183,3 +183,21 @@ fn numbers_have_no_needless_digits() {
     assert_eq!([0.1, 10.0, 2_000.0].map(milliseconds), ["0.1 ms", "10 ms", "2 s"]);
     assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
 }
+
+#[test]
+fn a_phase_of_a_later_release_is_shaded_and_in_the_legend() {
+    let mut panel = panel(Vec::new());
+    panel.phases = vec![Phase { name: "resting".to_owned(), from: 1.0, to: 2.0, label: None }];
+    let svg = draw(vec![panel]);
+    // In the panel, and in the legend for each page.
+    assert_eq!(svg.matches(OTHER).count(), 3);
+    assert_eq!(svg.matches(">another phase<").count(), 2);
+}
+
+#[test]
+fn a_subtitle_without_room_is_cut() {
+    let words = "a word ".repeat(100);
+    let cut = fitting(&words, Page::Wide, 300.0);
+    assert!(Page::Wide.width(&cut) <= 300.0 && cut.len() > 20 && cut.ends_with('…'), "{cut}");
+    assert_eq!(fitting("a word", Page::Wide, 300.0), "a word");
+}
