@@ -237,7 +237,8 @@ fn probe() {
         [("TABLEFLIP_PROBE", "talk GET /health"), ("TABLEFLIP_LISTEN_OTHER_TALK", other_talk.as_str())];
     let (mut plain, old) = Plain::serve(&dir, &variables);
     fs::write(dir.join("sick"), "").unwrap();
-    let failed = "err the successor failed the probe `talk GET /health`: it answered 500 Sick: 2; it was process ";
+    let failed =
+        "err the successor failed the probe `talk GET /health`: it answered 500 Sick: 2; it was process ";
     let answer = Client::tcp(old.address).ask("upgrade");
     assert!(answer.starts_with(failed), "{answer}");
     let sick = plain.hello();

@@ -21,6 +21,7 @@ mod service;
 mod stall;
 mod stats;
 mod throughput;
+mod trial;
 mod upgrade;
 
 use std::env;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         [process::EMPTY_BODY, flavor] => return service::empty_body(flavor),
         [process::STAMP] => return service::stamp(entered),
         [process::SERVICE, ref service @ ..] => return service::run(service, entered),
+        [process::VERIFY, stamps] => return service::exit_code(trial::verify(stamps.as_ref(), entered)),
         ["-h" | "--help"] => {
             println!("{}", options::HELP);
             return ExitCode::SUCCESS;
@@ -81,6 +83,7 @@ fn measure_part(part: Part, options: &Options) -> Result<Section> {
         Part::Stall => stall::measure(options),
         Part::Listeners => listeners::measure(options),
         Part::Idle => idle::measure(options),
+        Part::Trial => trial::measure(options),
         Part::Endurance => endurance::measure(options),
     };
     measured.map_err(|error| format!("{}: {error}", part.name()).into())

@@ -17,6 +17,7 @@ Parts (default: all of them):
   stall        largest stall of another thread while a process spawns its successor
   listeners    handover of many listeners, beyond that of one
   idle         drain with many idle connections, which move to the successor
+  trial        a release that answers 500, with probe and verify; reverts under load
   endurance    descriptors, threads, zombies and memory after many upgrades
 
 Options:
@@ -25,7 +26,7 @@ Options:
   --heap GIB      touched heap of the process that stalls, default 1
   --listeners N   listeners that are handed over, default 1000
   --connections N idle connections that move, default 10000
-  --upgrades N    upgrades of the endurance run, default 100";
+  --upgrades N    upgrades of the endurance run and of each trial, default 100";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -36,11 +37,12 @@ pub(crate) enum Part {
     Stall,
     Listeners,
     Idle,
+    Trial,
     Endurance,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Upgrade,
         Self::Peers,
         Self::Throughput,
@@ -48,6 +50,7 @@ impl Part {
         Self::Stall,
         Self::Listeners,
         Self::Idle,
+        Self::Trial,
         Self::Endurance,
     ];
 
@@ -60,6 +63,7 @@ impl Part {
             Self::Stall => "stall",
             Self::Listeners => "listeners",
             Self::Idle => "idle",
+            Self::Trial => "trial",
             Self::Endurance => "endurance",
         }
     }

@@ -19,6 +19,7 @@ pub(crate) const EMPTY: &str = "--empty";
 pub(crate) const EMPTY_BODY: &str = "--empty-body";
 pub(crate) const STAMP: &str = "--stamp";
 pub(crate) const SERVICE: &str = "--service";
+pub(crate) const VERIFY: &str = "--verify";
 
 /// How long the benchmark waits for an event that has to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

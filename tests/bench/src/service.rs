@@ -17,7 +17,7 @@ use crate::flavor::Flavor;
 use crate::peers::{self, services};
 use crate::probe::Answer;
 use crate::stall::{How, Watch};
-use crate::{Result, clock, hello, idle};
+use crate::{Result, clock, hello, idle, trial};
 
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 /// How many connections may wait: what tableflip asks for by default.
@@ -36,13 +36,14 @@ pub(crate) fn run(arguments: &[&str], entered: Duration) -> ExitCode {
         ["managed-hello", framework, directory] => hello::managed(framework, directory),
         [peers::TABLEFLIP, address] => services::tableflip(address),
         [peers::ECDYSIS, address] => services::ecdysis(address),
+        ["trial", guard, stamps] => trial::service(guard, stamps),
         ["stall", mebibytes, how] => stalled(mebibytes, how),
         _ => Err(format!("no such service: {arguments:?}").into()),
     };
     exit_code(result)
 }
 
-fn exit_code(result: Result<ExitCode>) -> ExitCode {
+pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("bench: service: {error}");
         ExitCode::FAILURE
