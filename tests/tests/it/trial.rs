@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::fake_predecessor::{Heir, entry_of, offer, sockets};
 use crate::fake_successor::{Stage, hello};
 use crate::harness::load::Load;
-use crate::harness::{Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until};
+use crate::harness::{Client, Command, DEADLINE, Dir, Exit, Process, Service, Signal, wait_until};
 
 /// A service with a listener of HTTP by this name beside `echo`.
 fn web<'d>(dir: &'d Dir, name: &str) -> Command<'d> {
@@ -441,4 +441,40 @@ fn a_stop_ends_a_run() {
     assert_eq!(old.exit(), Exit::Status(0));
     wait_for_death_of_command(&dir);
     service.assert_over();
+}
+
+/// The request of one upgrade may have a command of its own, which takes the place of the option.
+#[test]
+fn a_request_may_have_a_command_of_its_own() {
+    let dir = Dir::new();
+    let control = dir.join("control");
+    let (service, old) =
+        verified(&dir, "echo option; exit 1").env("TABLEFLIP_CONTROL", &control).probation("0s").serve();
+    let ask = |verify: &str| {
+        let mut client = Client::unix(&control);
+        client.send(&json!({"command": "upgrade", "verify": verify}).to_string());
+        loop {
+            let reply = client.reply();
+            if reply["reply"] != "phase" {
+                return reply;
+            }
+        }
+    };
+    for (command, problem) in
+        [("", "it is empty; `true` checks nothing"), ("a\0", "a command has no NUL byte")]
+    {
+        let reply = ask(command);
+        assert_eq!(
+            (&reply["code"], &reply["message"]),
+            (&json!("bad-request"), &json!(format!("`verify`: {problem}")))
+        );
+    }
+    let reply = ask("echo request; exit 2");
+    let expected = "the verification: the command exited with status 2: request";
+    assert!(reply["message"].as_str().unwrap().contains(expected), "{reply}");
+    service.wait_for(&old, "info", "the successor is gone");
+    // The next upgrade has the option again.
+    assert!(fails(&service, &old).contains("the command exited with status 1: option"));
+    service.wait_for(&old, "info", "the successor is gone");
+    assert_eq!(ask("true")["reply"], "upgraded");
 }
