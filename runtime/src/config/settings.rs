@@ -333,7 +333,8 @@ fn check_identity(identity: &Identity) -> Result<(), StartError> {
     }
 }
 
-fn check_command(command: OsString) -> Result<OsString, String> {
+/// A command of the shell.
+pub(crate) fn check_command(command: OsString) -> Result<OsString, String> {
     match command.as_encoded_bytes() {
         [] => Err("it is empty; `true` checks nothing".to_owned()),
         bytes if bytes.contains(&0) => Err("a command has no NUL byte".to_owned()),

@@ -21,6 +21,7 @@ use crate::between::gate::{Gate, GateState};
 use crate::between::gate_control::{CONTROL_SOCKET, ControlSocket, GateControl, News};
 use crate::between::note::{Note, Order};
 use crate::between::shared::Shared;
+use crate::config::settings::check_command;
 use crate::outside::sockets;
 use crate::outside::spawner::Image;
 use crate::sys::poll;
@@ -323,6 +324,11 @@ fn serve(client: &mut Client, request: Result<Request, String>, shared: &Shared)
         Ok(Request::Status) => client.wants_status = true,
         Ok(Request::Watch) => client.begin_watch(),
         Ok(Request::Upgrade { no_move, verify }) => {
+            let checked = verify.as_ref().map(|command| check_command(command.into())).transpose();
+            if let Err(problem) = checked {
+                client.send(&Reply::error(Code::BadRequest, format!("`verify`: {problem}")));
+                return;
+            }
             let order = Order { no_move, verify, ..Order::by(client.requester()) };
             begin_upgrade(client, order, shared);
         }
