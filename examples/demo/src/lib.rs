@@ -8,7 +8,9 @@
 //! * `service`: the service in its directory. A process of it is a `Process` of the package `processes`, as in the tests.
 //! * `client`: one request, and how exactly it was lost. `http` is the client of the demo itself, `other` those of other protocols.
 //!   `load`: the schedule of the requests.
+//! * `control`: the request to upgrade, the phases, and the outcome.
 //! * `tally`: the outcome of every request. `report`: the text or JSON at the end. `progress`: the display until then.
+//! * `drawing`: the picture of a run. `picture`: any such picture as SVG. `output`: its file.
 //! * `foreign`: what the package `demo-clients` adds. The libraries of its clients take longer to build than all else. So this
 //!   program does without them, and executes that program for a service that needs such a client.
 
