@@ -207,8 +207,9 @@ fn a_command_that_verifies_gives_the_service_back_to_the_old_release() {
     let bad = &report["bad_release"];
     assert_eq!(bad["outcome"], "failed", "{report}");
     assert!(bad["reason"].as_str().is_some_and(|reason| reason.contains("no good")), "{report}");
-    // Those that came in the meantime, of some 400.
-    assert!(bad["bad"].as_u64() < Some(200), "{report}");
+    // The load goes on for two seconds after the outcome: some 400 requests, and the old release answers them.
+    let number = |name: &str| bad[name].as_u64().expect("a number");
+    assert!(number("requests") - number("bad") >= 200, "{report}");
     assert_eq!(report["generations"].as_array().map(Vec::len), Some(1), "{report}");
 }
 
