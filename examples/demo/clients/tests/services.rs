@@ -151,16 +151,17 @@ fn nginx() {
 
 /// The demo upgrades `hello` to a release that is bad in this way.
 fn deploy_badly(kind: &str, options: &[&str]) -> Value {
-    // In the place of cargo: `bad` is built already.
-    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cargo-{kind}{}", options.len()));
+    // In the place of cargo: `bad` is built already. Each test has a file of its own.
+    let name = format!("cargo-{kind}{}", options.first().unwrap_or(&""));
+    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let target =
         json!({"reason": "compiler-artifact", "target": {"name": "bad"}, "executable": program("bad")});
     fs::write(&cargo, format!("#!/bin/sh\necho '{target}'\n")).expect("it can be written");
     fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).expect("it is there");
     let mut demo = Command::new(env!("CARGO_BIN_EXE_demo-clients"));
     demo.args(["--bad-release", kind, "--rate", "200", "--connections", "16", "--patience", "1m", "--json"]);
-    let output =
-        demo.arg("--binary").arg(program("hello")).env("CARGO", cargo).output().expect("the demo runs");
+    demo.args(options).arg("--binary").arg(program("hello"));
+    let output = demo.env("CARGO", cargo).output().expect("the demo runs");
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
     assert_eq!(output.status.code(), Some(if report["passed"] == true { 0 } else { 1 }), "{}", said(&output));
