@@ -27,7 +27,10 @@ fn played(dir: &Dir, line: &str, exchanges: &[(&str, &[&str])]) -> Ran {
 
 const STATUS: &str =
     r#"{"reply":"status","protocol":1,"release":"0.1.0","generation":1,"pid":9,"phase":"serving"}"#;
-const UPGRADED: &str = r#"{"reply":"upgraded","generation":2,"pid":10,"elapsed_ms":3,"warnings":[]}"#;
+const UPGRADED: &str = concat!(
+    r#"{"reply":"upgraded","generation":2,"pid":10,"elapsed_ms":3,"#,
+    r#""from":{"version":"1.0.0","executable":null},"to":{"version":"1.1.0","executable":null},"warnings":[]}"#,
+);
 const NONE: &str = r#"{"reply":"drained","pid":9,"aborted":0,"peers":[]}"#;
 const THREE: &str = r#"{"reply":"drained","pid":9,"aborted":3,"peers":["10.0.0.1:5","10.0.0.1:6"]}"#;
 const CUT: &str = "3 connections were cut (from 10.0.0.1:5, 10.0.0.1:6 and 1 more)";

@@ -117,6 +117,26 @@ fn a_rollback_passes_the_preflight_command() {
     run(&dir, "stop pid").done();
 }
 
+/// A postponed rollback stays one, whatever is refused meanwhile.
+#[test]
+fn a_rollback_that_waits_is_a_rollback() {
+    let dir = Dir::new();
+    let path = dir.copy_of_victim("svc");
+    let command = dir.victim().binary(&path).env("TABLEFLIP_CONTROL", "pid.control");
+    let (service, first) = command.env("TABLEFLIP_OVERLAP", "wait").serve();
+    let (open, release_1) = (service.open(&first), file_of(&first));
+    fs::rename(dir.copy_of_victim("svc.next"), &path).unwrap();
+    run(&dir, "upgrade pid").done();
+    let second = service.next_process();
+    let waiting = start(&dir, "rollback pid");
+    service.wait(&second, "postponed");
+    second.signal(Signal::HUP);
+    service.wait_for(&second, "error", "upgrade refused: an upgrade is in progress");
+    drop(open);
+    end(waiting).done();
+    assert_eq!(file_of(&service.next_process()), release_1);
+}
+
 /// A release that was overwritten, after its process was gone, is not the one that ran.
 #[test]
 fn a_file_that_was_written_to_is_not_rolled_back_to() {

@@ -9,6 +9,7 @@ use crate::base::status::{LastDrain, Outcome, Release, Requester, UpgradeRecord}
 use crate::between::gate_control::News;
 use crate::engine::core::Engine;
 use crate::outside::handover::message::Message;
+use crate::outside::spawner::Image;
 
 /// How many upgrades are kept.
 const MAX_RECORDS: usize = 20;
@@ -35,9 +36,15 @@ impl Engine {
         }
     }
 
-    /// Notes the file that an upgrade is to start.
+    /// Notes the file that an upgrade is to start. A rollback starts a file that may have no path any more.
     pub(super) fn note_target(&mut self) {
-        let file = self.neighbours.spawner.executable().map(|path| fs::canonicalize(path).ok());
+        let is_at_path = self.neighbours.upgrade.order.image == Image::Release;
+        let file = self
+            .neighbours
+            .spawner
+            .executable()
+            .filter(|_| is_at_path)
+            .map(|path| fs::canonicalize(path).ok());
         self.neighbours.upgrade.target = file.flatten().map(|path| path.to_string_lossy().into_owned());
     }
 
