@@ -349,7 +349,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "not a memfd",
     "serde asks for it",
     "the link has let go of it before its verdict",
-    "the successor takes open connections",
+    "the other process takes open connections",
     "connections moved to the process that serves",
     "its twin waits for the predecessor",
 ];
