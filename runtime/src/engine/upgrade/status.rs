@@ -156,3 +156,25 @@ pub(super) fn drain_end(drain_ms: Option<u64>) -> DrainEnd {
 fn in_milliseconds(time: Duration) -> Option<u64> {
     u64::try_from(time.as_millis()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A predecessor may say any number.
+    #[test]
+    fn the_end_of_a_drain_is_a_time_or_none() {
+        assert_eq!(drain_end(None), DrainEnd::NotTold);
+        assert_eq!(drain_end(Some(NO_LIMIT)), DrainEnd::Never);
+        let begin = Instant::now();
+        match drain_end(Some(5000)) {
+            DrainEnd::At(end) => {
+                let left = end.duration_since(begin);
+                assert!((Duration::from_secs(5)..Duration::from_secs(65)).contains(&left), "{left:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_ne!(drain_end(Some(NO_LIMIT - 1)), DrainEnd::NotTold);
+        assert_eq!(in_milliseconds(Duration::MAX), None);
+    }
+}
