@@ -17,6 +17,10 @@ use crate::base::report::{MAX_REASON, printable};
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 
+/// The fields of the request.
+const FIELDS: [&str; 4] =
+    ["Host: localhost", "User-Agent: tableflip-probe", "Accept: */*", "Connection: close"];
+
 /// How many reads follow one another, and the bytes of each. An answer without end then does not delay the engine.
 const READS: usize = 4;
 const READ_AT_ONCE: usize = 16 * 1024;
@@ -48,10 +52,7 @@ impl ProbeClient {
                 (OwnedFd::from(ours).into(), None, Some(theirs.into()))
             }
         };
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: tableflip-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n",
-            probe.path()
-        );
+        let request = format!("GET {} HTTP/1.1\r\n{}\r\n\r\n", probe.path(), FIELDS.join("\r\n"));
         let answer = Answer::new(probe.status());
         Ok(Self { socket, listener, server, request: request.into_bytes(), answer, ended: None })
     }

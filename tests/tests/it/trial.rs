@@ -472,6 +472,8 @@ fn a_request_may_have_a_command_of_its_own() {
     let reply = ask("echo request; exit 2");
     let expected = "the verification: the command exited with status 2: request";
     assert!(reply["message"].as_str().unwrap().contains(expected), "{reply}");
+    service.wait_for_failure(&old);
+    service.wait_for(&old, "info", "the successor is gone");
     // The next upgrade has the option again.
     assert!(fails(&service, &old).contains("the command exited with status 1: option"));
     assert_eq!(ask("true")["reply"], "upgraded");
