@@ -53,6 +53,8 @@ mod conversation;
 #[cfg(upgrades)]
 mod drained;
 #[cfg(upgrades)]
+mod history;
+#[cfg(upgrades)]
 mod output;
 #[cfg(upgrades)]
 mod picture;
@@ -77,7 +79,8 @@ use clap::{ArgMatches, FromArgMatches, Subcommand};
 
 use crate::config::environment;
 
-/// The commands of `tableflip` that concern a running service: `upgrade`, `revert`, `rollback`, `stop`, `status` and `watch`.
+/// The commands of `tableflip` that concern a running service: `upgrade`, `revert`, `rollback`, `stop`, `status`,
+/// `history` and `watch`.
 ///
 /// It is a [`Subcommand`] of clap 4. The commands that concern the program `tableflip` itself are not in it: `unit`, `man` and
 /// `completions`.
@@ -212,6 +215,7 @@ fn of_service(
         args::Command::Rollback(args) => upgrade::rollback(args, &path, output),
         args::Command::Stop(args) => commands::stop(args, &path, output),
         args::Command::Status(args) => commands::status(args, &path, output),
+        args::Command::History(args) => history::history(args, &path, output),
         args::Command::Watch(args) => commands::watch(args, &path, output),
     }
 }

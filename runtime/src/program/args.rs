@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Shows the status of the service
     #[command(after_help = EXIT_STATUS)]
     Status(Status),
+    /// Shows the last upgrades of the service
+    #[command(after_help = EXIT_STATUS)]
+    History(History),
     /// Shows the status of the service at each change, until the service is gone
     #[command(after_help = EXIT_STATUS)]
     Watch(Watch),
@@ -149,6 +152,15 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    pub(crate) service: Service,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) service: Service,
@@ -187,6 +199,7 @@ impl Command {
             Self::Rollback(args) => &args.service,
             Self::Stop(args) => &args.service,
             Self::Status(args) => &args.service,
+            Self::History(args) => &args.service,
             Self::Watch(args) => &args.service,
         }
     }

@@ -29,19 +29,18 @@ pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<()
     let mut drains = Drains::default();
     let pid = match Target::open(path, deadline, output)? {
         Target::Control(mut conversation) => {
-            let (mut old, mut text) = conversation.status()?;
+            let (mut old, _) = conversation.status()?;
             let mut others = OtherGenerations::default();
             loop {
                 let old_process = conversation.process(&old, output);
-                others.note(&old, &text, old_process.as_ref(), output);
+                others.note(&old, old_process.as_ref(), output);
                 conversation.ask(Request::Stop)?;
                 if !others.processes.is_empty() {
                     // The statuses say what the drain of a predecessor has cut.
                     conversation.ask(Request::Watch)?;
                 }
                 let may_continue = |failure| may_continue(failure, "stop");
-                let note =
-                    |status: &Status, text: &str| others.note(status, text, old_process.as_ref(), output);
+                let note = |status: &Status| others.note(status, old_process.as_ref(), output);
                 let end = follow_to_the_end(&mut conversation, &old, note, output).map_err(may_continue)?;
                 if end.is_answered {
                     wait_for_exit(old_process.as_ref(), &old, deadline).map_err(may_continue)?;
@@ -51,7 +50,7 @@ pub(crate) fn stop(args: &args::Stop, path: &Path, output: &Output) -> Result<()
                     break old.pid;
                 }
                 // The request was not read, as in `upgrade`. If another process serves now, that process has to stop too.
-                (old, text) = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?;
+                old = conversation.status().map_err(|failure| failure.after(&ended(old.pid)))?.0;
             }
         }
         Target::Signals(_) if args.strict => return Err(needs_control("--strict")),
@@ -85,8 +84,7 @@ struct OtherGenerations {
 
 impl OtherGenerations {
     /// Opens each other process that the status names. `answering` is the process that sent the status; it still lives.
-    /// `text` is the status as a line.
-    fn note(&mut self, status: &Status, text: &str, answering: Option<&OwnedFd>, output: &Output) {
+    fn note(&mut self, status: &Status, answering: Option<&OwnedFd>, output: &Output) {
         for pid in status.generations.iter().map(|generation| generation.pid) {
             if pid == status.pid || self.processes.contains_key(&pid) {
                 continue;
@@ -103,7 +101,7 @@ impl OtherGenerations {
             self.processes.insert(pid, process);
         }
         for pid in self.processes.keys() {
-            if let Some(drained) = Drained::of_predecessor(text, *pid) {
+            if let Some(drained) = Drained::of_predecessor(status, *pid) {
                 self.drained.insert(*pid, drained);
             }
         }
@@ -142,13 +140,13 @@ pub(super) struct End {
 pub(crate) fn follow_to_the_end(
     conversation: &mut Conversation,
     old: &Status,
-    mut note: impl FnMut(&Status, &str),
+    mut note: impl FnMut(&Status),
     output: &Output,
 ) -> Result<End, Failure> {
     let mut end = End { is_answered: false, drained: None };
     while let Some(Line { text, reply }) = conversation.receive()? {
         // The outcome has what this line says.
-        if let Some(drained) = Drained::read(&text, old.pid) {
+        if let Some(drained) = Drained::read(reply.as_ref(), old.pid) {
             end.drained = Some(drained);
             continue;
         }
@@ -157,7 +155,7 @@ pub(crate) fn follow_to_the_end(
             Some(Reply::Error { code, message }) => return Err(Failure::answered(*code, message.clone())),
             Some(Reply::Status { status, .. }) => {
                 end.is_answered = true;
-                note(status, &text);
+                note(status);
                 output
                     .progress(&format!("process {} finishes its connections, {} open", old.pid, status.open));
             }

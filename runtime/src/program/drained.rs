@@ -1,35 +1,35 @@
 //! What the drains of a service have cut: the last line of a process that drains.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::output::{Failure, Output};
+use crate::base::status::Status;
+use crate::control::Reply;
 
 /// What one drain has cut at its deadline.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(crate) struct Drained {
     /// The number of connections and guards.
     aborted: u64,
     /// The clients at the other ends, as far as the process names them.
-    #[serde(default)]
     peers: Vec<String>,
 }
 
 impl Drained {
     /// The last line of a process. `None` for any other line.
-    pub(crate) fn read(line: &str, pid: u32) -> Option<Self> {
-        let line: Value = serde_json::from_str(line).ok()?;
-        (line["reply"] == "drained").then(|| Self::of(&line, pid)).flatten()
+    pub(crate) fn read(reply: Option<&Reply>, process: u32) -> Option<Self> {
+        match reply {
+            Some(Reply::Drained { pid, aborted: Some(aborted), peers, .. }) if *pid == process => {
+                Some(Self { aborted: *aborted, peers: peers.clone() })
+            }
+            _ => None,
+        }
     }
 
     /// The last drain in a status, if it is that of this process: a predecessor has told the process that answers.
-    pub(crate) fn of_predecessor(status: &str, pid: u32) -> Option<Self> {
-        let status: Value = serde_json::from_str(status).ok()?;
-        Self::of(&status["last_drain"], pid)
-    }
-
-    fn of(value: &Value, pid: u32) -> Option<Self> {
-        (value["pid"] == pid).then(|| Self::deserialize(value).ok()).flatten()
+    pub(crate) fn of_predecessor(status: &Status, process: u32) -> Option<Self> {
+        let drain = status.last_drain.as_ref().filter(|drain| drain.pid == process)?;
+        Some(Self { aborted: drain.aborted, peers: drain.peers.clone() })
     }
 }
 
@@ -98,10 +98,14 @@ impl Drains {
 mod tests {
     use super::*;
 
+    fn read(line: &str) -> Option<Drained> {
+        Drained::read(serde_json::from_str(line).ok().as_ref(), 9)
+    }
+
     fn cut(drains: &[&str]) -> String {
         let mut all = Drains::default();
         for line in drains {
-            all.add(9, Drained::read(line, 9));
+            all.add(9, read(line));
         }
         all.cut()
     }
@@ -125,10 +129,7 @@ mod tests {
             r#"{"reply":"status","pid":9,"aborted":2}"#,
             "220 mail.example ESMTP",
         ] {
-            assert!(Drained::read(line, 9).is_none(), "{line}");
+            assert!(read(line).is_none(), "{line}");
         }
-        let status = r#"{"reply":"status","pid":9,"last_drain":{"generation":1,"pid":8,"aborted":2}}"#;
-        assert!(Drained::of_predecessor(status, 9).is_none());
-        assert_eq!(Drained::of_predecessor(status, 8).map(|drained| drained.aborted), Some(2));
     }
 }

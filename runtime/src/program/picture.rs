@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use crate::base::status::{Moves, Phase, Status};
+use super::history::time_of;
+use crate::base::status::{LastDrain, Moves, Phase, PredecessorState, Status};
 use serde_json::Value;
 
 /// The state of the service in one line, without the counts of connections.
@@ -50,6 +51,9 @@ pub(crate) fn picture_of(status: &Status) -> String {
             &format!("{}, written {written}, inode {}", executable.path.display(), executable.inode),
         );
     }
+    if let (Some(pid), Some(state)) = (status.predecessor, &status.predecessor_state) {
+        row("predecessor", &predecessor_of(pid, state));
+    }
     for generation in &status.generations {
         let open = generation.open.map_or_else(|| "?".to_owned(), |open| open.to_string());
         row("open", &format!("{open} in generation {}, process {}", generation.generation, generation.pid));
@@ -81,6 +85,32 @@ pub(crate) fn picture_of(status: &Status) -> String {
     );
     if let Some(reason) = &upgrades.last_failure {
         row("last failure", reason);
+    }
+    if let Some(failed) = &upgrades.last_failed {
+        let process = failed.pid.map(|pid| format!(", `journalctl _PID={pid}`")).unwrap_or_default();
+        row("failed", &format!("{}{process}", time_of(failed.at)));
+    }
+    if let Some(drain) = &status.last_drain {
+        let LastDrain { pid, aborted, duration, .. } = drain;
+        row("last drain", &format!("process {pid}, {}, cut {aborted} connections", seconds(*duration)));
+    }
+    text
+}
+
+/// What the predecessor does, and for how long.
+fn predecessor_of(pid: u32, state: &PredecessorState) -> String {
+    let phase = match state.phase {
+        Phase::Standby => "on standby".to_owned(),
+        phase => name_of(phase),
+    };
+    let mut text = format!("process {pid}, {phase}");
+    if let Some(open) = state.open {
+        _ = write!(text, ", {open} connections");
+    }
+    if let Some(remaining) = state.remaining {
+        let remaining =
+            Duration::from_secs(remaining.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+        _ = write!(text, ", {} left", humantime::format_duration(remaining));
     }
     text
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::args;
 use super::commands::{after, ended, may_continue, show_progress};
@@ -12,7 +12,7 @@ use super::conversation::{Conversation, Line};
 use super::output::{Failure, Output};
 use super::process::Process;
 use super::target::Target;
-use crate::base::status::Status;
+use crate::base::status::{Phase, Status};
 use crate::control::{Code, Reply, Request};
 
 /// How long to wait for a status, for the end of a revert that has begun, and for the predecessor after a kill.
@@ -28,10 +28,10 @@ pub(crate) fn revert(args: &args::Revert, path: &Path, output: &Output) -> Resul
         ));
     };
     loop {
-        let (status, text) = conversation
+        let (status, _) = conversation
             .status()
             .map_err(|failure| failure.if_no_answer("; nothing was reverted, and no process was ended"))?;
-        let standby = Standby::of(&status, &text);
+        let standby = Standby::of(&status);
         conversation.process(&status, output);
         conversation.set_deadline(after(args.timeout));
         conversation.ask(Request::Revert)?;
@@ -110,11 +110,9 @@ struct Standby {
 }
 
 impl Standby {
-    fn of(status: &Status, text: &str) -> Option<Self> {
-        let line: Value = serde_json::from_str(text).ok()?;
-        let state = &line["predecessor_state"];
-        let remaining = state["remaining_ms"].as_u64().filter(|_| state["phase"] == "standby")?;
-        Some(Self { pid: status.predecessor?, until: after(Duration::from_millis(remaining)) })
+    fn of(status: &Status) -> Option<Self> {
+        let state = status.predecessor_state.as_ref().filter(|state| state.phase == Phase::Standby)?;
+        Some(Self { pid: status.predecessor?, until: after(state.remaining?) })
     }
 }
 

@@ -5,11 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::conversation::Conversation;
 use super::output::{Failure, Output};
-use crate::base::status::{Executable, Status};
+use crate::base::status::{Executable, Phase, Status};
 
 /// The time between two looks at a process on probation.
 const LOOK: Duration = Duration::from_millis(100);
@@ -24,11 +22,11 @@ pub(crate) fn wait_for_it(
     output: &Output,
 ) -> Result<Option<Status>, Failure> {
     loop {
-        let (status, text) = conversation.status()?;
+        let (status, _) = conversation.status()?;
         if !status.executable.as_ref().is_some_and(is_at_its_path) {
             return Ok(None);
         }
-        if !is_on_probation(&text) {
+        if !is_on_probation(&status) {
             return Ok(Some(status));
         }
         if Instant::now() >= deadline {
@@ -40,8 +38,8 @@ pub(crate) fn wait_for_it(
 }
 
 /// Whether the status names a predecessor on standby. A service of an older release does not say it.
-fn is_on_probation(status: &str) -> bool {
-    serde_json::from_str(status).is_ok_and(|status: Value| status["predecessor_state"]["phase"] == "standby")
+fn is_on_probation(status: &Status) -> bool {
+    status.predecessor_state.as_ref().is_some_and(|state| state.phase == Phase::Standby)
 }
 
 /// The kernel keeps the inode of a file that runs, and lets nobody write into the file. So another release is another inode. The

@@ -13,6 +13,7 @@ use super::commands::{
 };
 use super::conversation::{Conversation, Line};
 use super::drained::Drains;
+use super::history::versions;
 use super::output::{Failure, Output};
 use super::process::Process;
 use super::target::Target;
@@ -112,7 +113,7 @@ fn carry_out(
         // A watching client learns the number of open connections, and keeps its own connection until the process ends.
         conversation.ask(Request::Watch)?;
         let may_continue = |failure| may_continue(failure, "drain");
-        let end = follow_to_the_end(conversation, &old, |_, _| (), output).map_err(may_continue)?;
+        let end = follow_to_the_end(conversation, &old, |_| (), output).map_err(may_continue)?;
         wait_for_exit(old_process.as_ref(), &old, wait.deadline).map_err(may_continue)?;
         let mut drains = Drains::default();
         drains.add(old.pid, end.drained);
@@ -150,7 +151,7 @@ fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Re
                 return Err(Failure::older_release(&message));
             }
             Some(Reply::Error { code, message }) => return Err(Failure::answered(code, message)),
-            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings, .. }) => {
+            Some(Reply::Upgraded { generation, pid, elapsed_ms, warnings, from, to }) => {
                 output.pass_on(&text);
                 for warning in &warnings {
                     output.note(&format!("warning: {}", warning.replace(char::is_control, " ")));
@@ -159,6 +160,9 @@ fn outcome(conversation: &mut Conversation, old: &Status, output: &Output) -> Re
                 output.say(&format!(
                     "upgraded to generation {generation}, process {pid}, which served after {elapsed}"
                 ));
+                if from.version != to.version {
+                    output.say(&format!("version {}", versions(&from, &to)));
+                }
                 return Ok(Some(pid));
             }
             reply => {

@@ -87,13 +87,15 @@ fn every_command_of_the_page_works() {
         said += &format!("$ {block}\n{out}{err}");
     }
     println!("{said}");
-    assert_eq!(blocks.len(), 14, "the page has another scenario by now");
+    assert_eq!(blocks.len(), 15, "the page has another scenario by now");
 
     assert_eq!(first.exit(), Exit::Status(0));
     for expected in [
         format!("generation 1, process {}: serving", first.pid()),
         r#"{"reply":"status","protocol":1,"#.to_owned(),
         "upgraded to generation 2, process ".to_owned(),
+        "$ tableflip history ".to_owned(),
+        "no upgrade is known\n".to_owned(),
         "unchanged: generation 2, process ".to_owned(),
         "upgraded to generation 3, process ".to_owned(),
         "tableflip: the successor exited with status 7 before it served; it was process ".to_owned(),

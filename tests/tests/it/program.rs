@@ -508,6 +508,57 @@ fn a_process_on_probation_is_not_called_unchanged() {
     }
 }
 
+#[test]
+fn the_history_is_a_table_or_lines() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir);
+    assert_eq!(run(&dir, "history pid").done(), "no upgrade is known\n");
+    service.plan("init panic no-configuration");
+    run(&dir, "upgrade pid").failed(1, "no-configuration");
+    let failed = service.next_process();
+    run(&dir, "upgrade --wait-drained pid").done();
+    assert!(old.has_exited());
+    let new = service.next_process();
+    let ran = run(&dir, "history pid");
+    let rows: Vec<Vec<_>> = ran
+        .done()
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect())
+        .collect();
+    assert_eq!(rows[0], ["time", "outcome", "generation", "process", "version", "took", "asked by"]);
+    let uid = nix::unistd::geteuid();
+    for (row, expected) in [
+        (&rows[1], ["failed", "1 -> 2", &failed.pid().to_string(), "7.7.7"]),
+        (&rows[3], ["upgraded", "1 -> 2", &new.pid().to_string(), "7.7.7"]),
+    ] {
+        assert_eq!(row[1..5], expected, "{}", ran.out);
+        assert!(row[6].starts_with(&format!("user {uid}, process ")), "{}", ran.out);
+    }
+    assert!(rows[2][0].contains("the body panicked: no-configuration"), "{}", ran.out);
+    let ran = run(&dir, "history --json pid");
+    assert_eq!(check_json("history", ran.done()), ["history", "history"]);
+    let status = run(&dir, "status pid");
+    assert!(status.done().contains(&format!("\nlast drain   process {}, ", old.pid())), "{}", status.out);
+}
+
+#[test]
+fn a_status_says_what_the_predecessor_does() {
+    let dir = Dir::new();
+    let (service, old) = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").probation("1h").serve();
+    service.plan("init panic no-configuration");
+    run(&dir, "upgrade pid").failed(1, "no-configuration");
+    let failed = service.next_process();
+    let status = run(&dir, "status pid");
+    assert!(status.done().contains(&format!("Z, `journalctl _PID={}`\n", failed.pid())), "{}", status.out);
+    let upgrading = start(&dir, "upgrade pid");
+    service.wait(&old, "standby");
+    let status = run(&dir, "status pid");
+    let row = format!("\npredecessor  process {}, on standby, 0 connections, 1h left\n", old.pid());
+    assert!(status.done().contains(&row), "{}", status.out);
+    run(&dir, "stop pid").done();
+    assert_ne!(end(upgrading).status, 0, "the service was stopped in the probation");
+}
+
 /// What signals can do, and what it says that it cannot know.
 #[test]
 fn without_a_control_socket_signals_do_and_it_says_so() {
@@ -662,7 +713,7 @@ fn completions_and_man_pages_know_every_command() {
     let dir = Dir::new();
     let page = run(&dir, "man");
     assert!(page.done().starts_with(".ie") && page.out.contains("nothing is running there"), "{}", page.out);
-    for verb in ["upgrade", "revert", "rollback", "stop", "status", "watch", "unit"] {
+    for verb in ["upgrade", "revert", "rollback", "stop", "status", "history", "watch", "unit"] {
         assert!(page.out.contains(&format!("tableflip\\-{verb}(1)")), "{verb}");
         let page = run(&dir, &format!("man {verb}"));
         assert!(page.done().contains(".SH OPTIONS") && page.out.contains("\\-\\-json"), "{}", page.out);

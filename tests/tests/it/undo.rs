@@ -107,11 +107,11 @@ fn a_rollback_passes_the_preflight_command() {
     fs::rename(dir.copy_of_victim("svc.next"), &path).unwrap();
     run(&dir, "upgrade --wait-drained pid").done();
     let second = service.next_process();
+    let (_, release_2) = file_of(&second);
     fs::write(dir.join("refuse"), "").unwrap();
     run(&dir, "rollback pid").failed(1, "the preflight command exited with status 1: not now");
     fs::remove_file(dir.join("refuse")).unwrap();
     run(&dir, "rollback pid").done();
-    let (_, release_2) = file_of(&second);
     let checked = fs::read_to_string(dir.join("checked")).unwrap();
     assert_eq!(checked, format!("{release_2}\n{release_1}\n{release_1}\n"));
     run(&dir, "stop pid").done();
