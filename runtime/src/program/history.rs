@@ -1,15 +1,16 @@
 //! The command `history`: the last upgrades of the service.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::args;
 use super::commands::after;
 use super::output::{Failure, Output};
+use super::picture::{time_of, versions};
 use super::target::Target;
-use crate::base::status::{Outcome, Release, Requester, UpgradeRecord};
+use crate::base::status::{Outcome, Requester, UpgradeRecord};
 
 pub(crate) fn history(args: &args::History, path: &Path, output: &Output) -> Result<(), Failure> {
     let Target::Control(mut conversation) = Target::open(path, after(args.timeout), output)? else {
@@ -79,22 +80,6 @@ fn more(record: &UpgradeRecord) -> Vec<String> {
     reason.into_iter().chain(cut).collect()
 }
 
-/// A time in seconds since 1970, in words.
-pub(crate) fn time_of(at: u64) -> String {
-    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)) {
-        // The last second of the year 9999: humantime knows none after it.
-        Some(time) if at <= 253_402_300_799 => humantime::format_rfc3339_seconds(time).to_string(),
-        _ => at.to_string(),
-    }
-}
-
-/// Both versions of the service.
-pub(crate) fn versions(from: &Release, to: &Release) -> String {
-    let name = |release: &Release| release.version.clone().unwrap_or_else(|| "?".to_owned());
-    let (from, to) = (name(from), name(to));
-    if from == to { to } else { format!("{from} -> {to}") }
-}
-
 fn source(by: &Requester) -> String {
     let number = |number: &Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
     match by {
@@ -109,6 +94,7 @@ fn source(by: &Requester) -> String {
 mod tests {
     use super::*;
     use crate::base::error::UpgradeStep;
+    use crate::base::status::Release;
 
     #[test]
     fn a_history_is_a_table() {

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use super::history::time_of;
-use crate::base::status::{LastDrain, Moves, Phase, PredecessorState, Status};
+use crate::base::status::{LastDrain, Moves, Phase, PredecessorState, Release, Status};
 use serde_json::Value;
 
 /// The state of the service in one line, without the counts of connections.
@@ -113,6 +112,22 @@ fn predecessor_of(pid: u32, state: &PredecessorState) -> String {
         _ = write!(text, ", {} left", humantime::format_duration(remaining));
     }
     text
+}
+
+/// A time in seconds since 1970, in words.
+pub(crate) fn time_of(at: u64) -> String {
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)) {
+        // The last second of the year 9999: humantime knows none after it.
+        Some(time) if at <= 253_402_300_799 => humantime::format_rfc3339_seconds(time).to_string(),
+        _ => at.to_string(),
+    }
+}
+
+/// Both versions of the service.
+pub(crate) fn versions(from: &Release, to: &Release) -> String {
+    let name = |release: &Release| release.version.clone().unwrap_or_else(|| "?".to_owned());
+    let (from, to) = (name(from), name(to));
+    if from == to { to } else { format!("{from} -> {to}") }
 }
 
 /// The name of the phase in the control protocol.

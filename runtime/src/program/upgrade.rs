@@ -13,8 +13,8 @@ use super::commands::{
 };
 use super::conversation::{Conversation, Line};
 use super::drained::Drains;
-use super::history::versions;
 use super::output::{Failure, Output};
+use super::picture::versions;
 use super::process::Process;
 use super::target::Target;
 use super::unchanged;
