@@ -87,7 +87,7 @@ fn every_command_of_the_page_works() {
         said += &format!("$ {block}\n{out}{err}");
     }
     println!("{said}");
-    assert_eq!(blocks.len(), 15, "the page has another scenario by now");
+    assert_eq!(blocks.len(), 16, "the page has another scenario by now");
 
     assert_eq!(first.exit(), Exit::Status(0));
     for expected in [
@@ -110,6 +110,10 @@ fn every_command_of_the_page_works() {
     ] {
         assert!(said.contains(&expected), "{expected:?} is missing:\n{said}");
     }
+    let page = fs::read_to_string(dir.join("srv/share/man/man1/tableflip-rollback.1")).unwrap();
+    assert!(page.contains("wait\\-drained"), "{page}");
+    let completions = names_in(&dir.join("srv/share/fish/vendor_completions.d"));
+    assert_eq!(completions, ["tableflip.fish"]);
     assert_eq!(fs::read_link(&current).unwrap().to_str(), Some("releases/1"));
     let metrics = fs::read_to_string(dir.join("srv/echo.prom")).unwrap();
     for name in ["upgrades_failed_total", "waiting{", "backlog{", "generation_open{"] {
