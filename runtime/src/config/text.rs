@@ -44,12 +44,12 @@ mod tests {
         overlap: Option<Overlap>,
         supervise: Supervise,
         upgrade_signal: UpgradeSignal,
+        probe: Probe,
     }
 
     #[test]
     fn an_option_in_a_configuration_file_is_its_text() {
-        let text =
-            r#"{"listen":"localhost:80","overlap":"wait","supervise":"never","upgrade_signal":"SIGUSR2"}"#;
+        let text = r#"{"listen":"localhost:80","overlap":"wait","supervise":"never","upgrade_signal":"SIGUSR2","probe":"GET /"}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!(config.listen.to_string(), "tcp://localhost:80");
         assert_eq!(config.overlap, Some(Overlap::Wait));
