@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Stop { at: usize },
     /// SIGSTOP at that system call of a new process, counted from the first of the program on.
     Stall { at: usize },
+    /// SIGSTOP at that system call, and SIGCONT so much later.
+    Pause { at: usize, by: Duration },
     /// At that system call, counted in the same way, its thread forks, and goes on in the child; the process exits.
     Fork { at: usize },
 }
@@ -40,6 +42,7 @@ impl Fault {
         | Self::Delay { at: number, .. }
         | Self::Stop { at: number }
         | Self::Stall { at: number }
+        | Self::Pause { at: number, .. }
         | Self::Fork { at: number }
         | Self::Error { nth: number, .. }) = self;
         number
@@ -53,13 +56,14 @@ impl Fault {
             Self::Error { error, .. } => Verdict::Fail(error),
             Self::Stop { .. } => Verdict::Stop,
             Self::Stall { .. } => Verdict::Stall,
+            Self::Pause { by, .. } => Verdict::Pause(by),
             Self::Fork { .. } => Verdict::Fork,
         }
     }
 }
 
 /// What a fault has hit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Hit {
     /// The system call.
     pub(crate) call: String,
@@ -77,6 +81,23 @@ pub(crate) struct Hit {
     /// The process that was asked for the upgrade, and the length of its log then.
     pub(crate) old: i32,
     pub(crate) log: usize,
+}
+
+impl Hit {
+    /// No fault has hit anything, since the log was of this length.
+    pub(crate) fn none(old: i32, log: usize) -> Self {
+        Self {
+            call: String::new(),
+            victim: None,
+            losers: Vec::new(),
+            moment: Moment::default(),
+            stopped: None,
+            alone: false,
+            is_unregistered: false,
+            old,
+            log,
+        }
+    }
 }
 
 /// What the two processes had said to each other before a fault, or while it happened.

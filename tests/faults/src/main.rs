@@ -14,6 +14,11 @@
 //! cargo run --release -p faults -- move-delay old|new  that system call is made later than everything else
 //! cargo run --release -p faults -- move-late new       the same, and so late that the connections are taken back
 //! cargo run --release -p faults -- move-errors old|new each system call of the move fails once, with each error
+//! cargo run --release -p faults -- revert-kill old|new   SIGKILL at each system call of a revert
+//! cargo run --release -p faults -- revert-stall old|new  SIGSTOP at that system call, for a while or until nothing more happens
+//! cargo run --release -p faults -- revert-delay old|new  that system call is made later than everything else
+//! cargo run --release -p faults -- revert-stop old|new   SIGTERM at that system call
+//! cargo run --release -p faults -- revert-errors old|new each system call of a revert fails once, with each error
 //! ... --slice 2/7                                      every seventh point, from the second
 //! ... --managed                                        under a service manager
 //! ... --release script                                 the new process is of another kind, see `release.rs`
@@ -27,7 +32,7 @@
 //!
 //! * `main.rs`: the command line and the sweeps. `soak.rs`: the long run.
 //! * `point.rs`: one point. `scene.rs`: its service. `fault.rs`, `errors.rs`: its fault.
-//! * `moving.rs`: one point of connections that move.
+//! * `moving.rs`: one point of connections that move. `revert.rs`: one point of a revert.
 //! * `tracer.rs`: ptrace(2). `manager.rs`: the service manager. `load.rs`: the clients.
 //! * `service.rs`, `release.rs`: the service, which is this program itself, and the kinds of its next release.
 
@@ -38,6 +43,7 @@ mod manager;
 mod moving;
 mod point;
 mod release;
+mod revert;
 mod scene;
 mod service;
 mod soak;
@@ -83,7 +89,7 @@ type Sweep = fn(Side, Extent) -> bool;
 
 impl Command {
     fn parse(words: &[&str]) -> Option<Self> {
-        let sweeps: [(&str, Side, Sweep); 18] = [
+        let sweeps: [(&str, Side, Sweep); 28] = [
             ("kill", Side::Old, kill),
             ("kill", Side::New, kill),
             ("rescue", Side::New, rescue),
@@ -102,6 +108,16 @@ impl Command {
             ("move-late", Side::New, |side, extent| moving::late(side, extent.slice)),
             ("move-errors", Side::Old, |side, extent| moving::errors(side, extent.slice)),
             ("move-errors", Side::New, |side, extent| moving::errors(side, extent.slice)),
+            ("revert-kill", Side::Old, |side, extent| revert::kill(side, extent.slice)),
+            ("revert-kill", Side::New, |side, extent| revert::kill(side, extent.slice)),
+            ("revert-stall", Side::Old, |side, extent| revert::stall(side, extent.slice)),
+            ("revert-stall", Side::New, |side, extent| revert::stall(side, extent.slice)),
+            ("revert-delay", Side::Old, |side, extent| revert::delay(side, extent.slice)),
+            ("revert-delay", Side::New, |side, extent| revert::delay(side, extent.slice)),
+            ("revert-stop", Side::Old, |side, extent| revert::stop(side, extent.slice)),
+            ("revert-stop", Side::New, |side, extent| revert::stop(side, extent.slice)),
+            ("revert-errors", Side::Old, |side, extent| revert::errors(side, extent.slice)),
+            ("revert-errors", Side::New, |side, extent| revert::errors(side, extent.slice)),
         ];
         match *words {
             ["serve"] => Some(Self::Serve),
@@ -123,7 +139,7 @@ impl Command {
 }
 
 impl Extent {
-    /// Whether there are such points. What moves is the same for every manager and every release. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
+    /// Whether there are such points. What moves, and a revert, are the same for every manager and every release. A manager has a stop of its own, does not tell whether an upgrade has succeeded before it is
     /// followed, and knows nothing of who is behind a script. A release that never passes its probation is not alone beside a drain, and
     /// one that returns some time after its first connection ends the service where the old process is gone, and is past its probation
     /// where that one is late.
@@ -133,7 +149,8 @@ impl Extent {
         (!self.managed || can_be_managed)
             && (what != "rescue" || self.release.is_sound())
             && !(is_alone && self.release == Release::Returns)
-            && !(what.starts_with("move-") && (self.managed || self.release != Release::Plain))
+            && !(["move-", "revert-"].iter().any(|kind| what.starts_with(kind))
+                && (self.managed || self.release != Release::Plain))
     }
 
     fn parse(mut options: &[&str]) -> Option<Self> {
@@ -167,6 +184,9 @@ fn main() -> ExitCode {
         eprintln!("usage: faults sweep [OPTION...]");
         eprintln!(
             "       faults kill|delay|errors|stop|move-kill|move-delay|move-errors old|new [OPTION...]"
+        );
+        eprintln!(
+            "       faults revert-kill|revert-stall|revert-delay|revert-stop|revert-errors old|new [OPTION...]"
         );
         eprintln!("       faults rescue|stall|fork|move-late new [OPTION...]");
         eprintln!("options: --managed, --slice I/N, --release {releases}");

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use self::clients::{Clients, End, Story};
-pub(crate) use self::ledger::Ledger;
-use self::ledger::{Owner, calls_of_a_move};
+use self::clients::MANNERS;
+pub(crate) use self::clients::{Clients, End, Manner, Story};
+use self::ledger::calls_of_a_move;
+pub(crate) use self::ledger::{Ledger, Owner};
 use crate::fault::{Fault, Hit, Side};
 use crate::point::is_empty;
 use crate::release::Release;
@@ -197,7 +198,7 @@ fn point(side: Side, fault: Fault) -> Outcome {
 fn begin(scene: &mut Scene) -> Result<(Clients, usize), String> {
     let old = scene.named().unwrap_or_default();
     let open = scene.descriptors_without_clients(old)?;
-    let clients = Clients::start(scene.address());
+    let clients = Clients::start(scene.address(), &MANNERS);
     scene.until("the first answers", |_| clients.have_done(1))?;
     scene.trace(old)?;
     scene.follow_connections(old);

@@ -1,9 +1,10 @@
 //! A service under load that is traced: its start, its requests, and the waits for what comes of them.
 //!
-//! * `breaking.rs`: one upgrade with one fault in it.
+//! * `breaking.rs`: one upgrade with one fault in it. `reverting.rs`: one revert.
 //! * `words.rs`: what the processes say to each other and in the log.
 
 mod breaking;
+mod reverting;
 mod words;
 
 use std::cell::Cell;
@@ -21,6 +22,7 @@ use nix::sys::signal::Signal;
 use processes::pidfile;
 use processes::proc::{self, Listening, Stat};
 
+pub(crate) use self::reverting::{Broken, Words};
 use self::words::{leaves_successor, says_failure, tells_outcome};
 use crate::fault::Hit;
 use crate::load::{Load, Tally};
@@ -150,6 +152,11 @@ impl Scene {
         self.attach(self.processes[0])
     }
 
+    /// Takes down that this process belongs to the service.
+    pub(crate) fn know(&mut self, process: i32) {
+        self.processes.push(process);
+    }
+
     /// Has clients ask it, and waits for the first answer.
     pub(crate) fn put_under_load(&mut self, clients: usize, pace: Duration) -> Result<(), String> {
         self.load = Load::start(self.address, clients, pace);
@@ -203,6 +210,15 @@ impl Scene {
         self.accepting.clear();
         self.exited.clear();
         self.attach(process)
+    }
+
+    /// Traces both processes of an upgrade from now on, and takes down which connections move back. No client may have a connection.
+    pub(crate) fn trace_revert(&mut self, old: i32, new: i32) -> Result<(), String> {
+        self.trace(old)?;
+        self.processes = vec![old, new];
+        self.attach(new)?;
+        self.ledger = Some(Ledger::of_revert(new));
+        Ok(())
     }
 
     /// From now on takes down who owns which connection. Until connections move no fault hits the upgrade.
@@ -362,7 +378,7 @@ impl Scene {
     }
 
     /// The same for a wait, which looks for the listener in other processes only now and then: every traced system call waits meanwhile.
-    fn comes_to_serve_alone(&self) -> Option<i32> {
+    pub(crate) fn comes_to_serve_alone(&self) -> Option<i32> {
         let seems = self.seems_to_serve_alone()?;
         let now = Instant::now();
         if self.last_look.get().is_some_and(|last| now - last < LOOK_EVERY) {
@@ -370,6 +386,11 @@ impl Scene {
         }
         self.last_look.set(Some(now));
         self.others_with_listener(seems).is_empty().then_some(seems)
+    }
+
+    /// Whether this process answers, and the pid file names it.
+    pub(crate) fn is_served_by(&self, process: i32) -> bool {
+        self.named() == Some(process) && self.load.tally().last == Some(process)
     }
 
     fn root_of(&self, process: i32) -> i32 {

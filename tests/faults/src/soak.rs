@@ -197,7 +197,7 @@ fn one_broken(scene: &mut Scene, old: i32, random: &mut Rng, report: &mut Report
         ) => {
             report.killed_new += 1;
         }
-        (Fault::Delay { .. }, _) => report.delayed += 1,
+        (Fault::Delay { .. } | Fault::Pause { .. }, _) => report.delayed += 1,
         (Fault::Error { .. }, _) => report.failed_calls += 1,
     }
     let lost = scene.judge_losses(&hit).map_err(describe)?;

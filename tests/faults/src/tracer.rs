@@ -30,6 +30,8 @@ pub(crate) enum Verdict {
     Stop,
     /// Its process gets SIGSTOP, and it is never made.
     Stall,
+    /// Its process gets SIGSTOP, and SIGCONT so much later; then it is made.
+    Pause(Duration),
     /// Its thread forks before it is made, and goes on in the child; its process exits with status 0.
     Fork,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Tracer {
     tasks: HashMap<i32, Task>,
     /// Threads that stand still until their time has come.
     held: Vec<(Pid, Instant)>,
+    /// Processes that get SIGCONT when their time has come.
+    paused: Vec<(i32, Instant)>,
     /// Every thread is let go at its next stop.
     letting_go: bool,
     /// The call in the place of which a thread has forked.
@@ -104,6 +108,13 @@ impl Tracer {
         let now = Instant::now();
         let (due, held): (Vec<_>, _) = std::mem::take(&mut self.held).into_iter().partition(|it| it.1 <= now);
         self.held = held;
+        self.paused.retain(|(process, until)| {
+            let is_due = *until <= now;
+            if is_due {
+                send(*process, Signal::SIGCONT);
+            }
+            !is_due
+        });
         for (thread, _) in due {
             self.resume(thread, None);
         }
@@ -222,6 +233,12 @@ impl Tracer {
                 Verdict::Stall => {
                     send(task.process, Signal::SIGSTOP);
                     return Some(FOR_EVER);
+                }
+                Verdict::Pause(time) => {
+                    let process = task.process;
+                    send(process, Signal::SIGSTOP);
+                    self.paused.push((process, Instant::now() + time));
+                    return Some(time);
                 }
                 Verdict::Fork => {
                     (task.forks, task.call) = (true, libc::SYS_fork);

@@ -21,7 +21,7 @@ const LAST: usize = usize::MAX;
 
 /// What a client does in a stage.
 #[derive(Clone, Copy, Debug)]
-enum Manner {
+pub(crate) enum Manner {
     /// Nothing.
     Idle,
     /// Half of a line is under way.
@@ -34,7 +34,7 @@ enum Manner {
     Long,
 }
 
-const MANNERS: [Manner; 8] = [
+pub(super) const MANNERS: [Manner; 8] = [
     Manner::Idle,
     Manner::Half,
     Manner::Busy,
@@ -79,11 +79,11 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Connects each, and begins.
-    pub(crate) fn start(address: SocketAddr) -> Self {
+    pub(crate) fn start(address: SocketAddr, manners: &[Manner]) -> Self {
         let stage = Arc::<AtomicUsize>::default();
         let mut done = Vec::new();
         let (mut threads, mut ports) = (Vec::new(), Vec::new());
-        for manner in MANNERS {
+        for manner in manners.iter().copied() {
             let mark = Arc::<AtomicUsize>::default();
             done.push(mark.clone());
             let stage = stage.clone();

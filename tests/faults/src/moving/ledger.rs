@@ -53,6 +53,11 @@ impl Ledger {
         Self { old, ..Self::default() }
     }
 
+    /// The ledger of a revert: the successor gives its connections to the old process.
+    pub(crate) fn of_revert(successor: i32) -> Self {
+        Self { has_begun: true, ..Self::of(successor) }
+    }
+
     pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
     }

@@ -128,9 +128,11 @@ impl Breaking {
     /// Whether the number of the fault counts this system call.
     fn is_counted(&self, process: i32, number: i64, arguments: [u64; 2]) -> bool {
         match self.fault {
-            Fault::Kill { .. } | Fault::KillBesideDrain { .. } | Fault::Delay { .. } | Fault::Stop { .. } => {
-                true
-            }
+            Fault::Kill { .. }
+            | Fault::KillBesideDrain { .. }
+            | Fault::Delay { .. }
+            | Fault::Pause { .. }
+            | Fault::Stop { .. } => true,
             // Before that the thread of its parent waits for it.
             Fault::Fork { .. } => self.executed.contains(&process),
             // A script that waits for the service must not be stopped: no process waits for the script.
