@@ -293,6 +293,10 @@ impl Engine {
             self.undo_tuning();
         }
         self.shared.set_handed_over(false);
+        // Of a revert that has failed: the predecessor cannot take the token any more, and takes no connection. Of a revert that has
+        // succeeded: the successor takes none.
+        self.neighbours.revert.token = None;
+        self.shared.moving.giving.forget();
     }
 
     /// The end of a channel says that this process is dead. It lives as long as the code after `Service::run`, and so do the channels.

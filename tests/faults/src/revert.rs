@@ -235,7 +235,7 @@ impl Standby {
         let open = scene.descriptors_without_clients(old)?;
         let before = Clients::start(scene.address(), &BEFORE);
         scene.until("the answers of the old process", |_| before.have_done(1))?;
-        let [upgrading, mut asking, looking] = [(); 3].map(|()| Operator::connect(dir));
+        let [upgrading, mut asking, looking] = [connect(dir)?, connect(dir)?, connect(dir)?];
         upgrading.ask("upgrade");
         scene.until("the standby", |_| upgrading.has_seen("standby"))?;
         let new = scene.named().unwrap_or_default();
@@ -243,9 +243,9 @@ impl Standby {
         let during = Clients::start(scene.address(), &DURING);
         scene.until("the answers of the new process", |_| during.have_done(1))?;
         if !asks_old {
-            asking = Operator::connect(dir);
+            asking = connect(dir)?;
             // Until a process has answered it has not accepted.
-            asking.ask("status");
+            asking.ask_for_status();
             scene.until("the status", |_| asking.phase().is_some())?;
         }
         scene.trace_revert(old, new)?;
@@ -260,6 +260,10 @@ impl Standby {
             && scene.is_served_by(self.new)
             && self.looking.phase().as_deref() == Some("standby")
     }
+}
+
+fn connect(dir: &Path) -> Result<Operator, String> {
+    Operator::connect(dir).ok_or_else(|| "the control socket cannot be connected to".to_owned())
 }
 
 fn play(scene: &mut Scene, dir: &Path, side: Side, fault: Fault, asks_old: bool) -> Outcome {
@@ -407,7 +411,7 @@ fn settle(
     scene.until("the outcome of the revert", |scene| {
         if looked.elapsed() > LOOK_EVERY {
             looked = Instant::now();
-            looking.ask("status");
+            looking.ask_for_status();
         }
         hit.stopped.is_some() && scene.alive().is_empty()
             || is_stopped(scene) && scene.comes_to_serve_alone().is_some()
@@ -426,20 +430,37 @@ fn settle(
         if asking.has_answered("reverted") {
             return Err("a revert was answered as done, and the new process serves".to_owned());
         }
-        let once_more = Operator::connect(dir);
+        let once_more = connect(dir)?;
         once_more.ask("revert");
         scene.until("the second revert", |_| once_more.is_answered())?;
         if !once_more.has_answered("reverted") {
             return Err(format!("a second request to revert was answered by {:?}", once_more.answer()));
         }
     }
-    let serving = scene.settle()?;
-    Ok((Some(serving), is_again))
+    if hit.stopped.is_none() {
+        return Ok((Some(scene.settle()?), is_again));
+    }
+    // The process may still have to hear that the service was told to stop.
+    let mut last: Option<Operator> = None;
+    let mut looked = Instant::now();
+    scene.until("the end of all, or one process that serves", |scene| {
+        if scene.alive().is_empty() {
+            return true;
+        }
+        let is_at_rest = last.as_ref().is_some_and(Operator::serves_alone);
+        if !is_at_rest && (last.is_none() || looked.elapsed() > LOOK_EVERY) {
+            looked = Instant::now();
+            last = last.take().filter(|it| !it.is_over()).or_else(|| Operator::connect(dir));
+            last.iter().for_each(Operator::ask_for_status);
+        }
+        is_at_rest && scene.comes_to_serve_alone().is_some()
+    })?;
+    Ok((if scene.alive().is_empty() { None } else { scene.named() }, is_again))
 }
 
 /// A further upgrade works. Its predecessor is stopped in the probation, which ends that process alone.
 fn upgrade_once_more(scene: &mut Scene, dir: &Path, serving: i32) -> Result<i32, String> {
-    let operator = Operator::connect(dir);
+    let operator = connect(dir)?;
     operator.ask("upgrade");
     scene.until("a further upgrade", |scene| {
         operator.has_seen("standby")

@@ -282,7 +282,8 @@ impl Scene {
                 }
                 None => judge(processes.len(), &call),
             };
-            if let Some(ledger) = ledger.as_mut().filter(|_| verdict == Verdict::Kill) {
+            let is_never_made = matches!(verdict, Verdict::Kill | Verdict::Stall);
+            if let Some(ledger) = ledger.as_mut().filter(|_| is_never_made) {
                 ledger.is_not_made(&call);
             }
             let is_made = !matches!(verdict, Verdict::Kill | Verdict::Fork | Verdict::Stall);

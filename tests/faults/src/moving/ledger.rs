@@ -39,6 +39,8 @@ pub(crate) struct Ledger {
     old: i32,
     /// The old process has asked for the sign of life after which it drains.
     has_begun: bool,
+    /// The old process has asked its successor to give the service back.
+    is_recalled: bool,
     /// The ports of the clients by the numbers of their connections in the link.
     ports: HashMap<u64, u16>,
     owners: HashMap<u16, Owner>,
@@ -60,6 +62,11 @@ impl Ledger {
 
     pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
+    }
+
+    /// Whether a process has asked its successor to give the service back.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.is_recalled
     }
 
     /// How often a system call was begun, by the old process or by the successor.
@@ -98,7 +105,8 @@ impl Ledger {
     }
 
     fn hear_send(&mut self, process: i32, thread: i32, packet: &[u8]) {
-        self.has_begun |= process == self.old && is_ping(packet);
+        self.has_begun |= process == self.old && is_a(packet, "ping");
+        self.is_recalled |= is_a(packet, "recall");
         let is_possible = |word: &Word| {
             let of_giver = matches!(word, Word::Offers(_) | Word::Withdrawn(_));
             of_giver == (process == self.old)
@@ -140,8 +148,9 @@ impl Ledger {
     }
 }
 
-fn is_ping(packet: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(packet).is_ok_and(|message| message["type"] == "ping")
+/// Whether a packet is a message of this type.
+fn is_a(packet: &[u8], name: &str) -> bool {
+    serde_json::from_slice::<Value>(packet).is_ok_and(|message| message["type"] == name)
 }
 
 impl Word {

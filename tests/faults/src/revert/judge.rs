@@ -73,7 +73,7 @@ impl Facts {
             }
             // It was stopped alone, before the revert.
             (Some(stopped), Some(serving)) if stopped == serving => "a process that was stopped serves",
-            (Some(stopped), None) if stopped == old && !is_named && !words.is_recalled && !self.is_late() => {
+            (Some(stopped), None) if stopped == old && !is_named && !self.ledger.is_recalled() => {
                 "the stop of a process on standby has ended the service"
             }
             (Some(stopped), None) if stopped == new && words.is_known_resumed => {
@@ -85,11 +85,6 @@ impl Facts {
             "{wrong}: old {old}, new {new}, {serving:?} serves; killed {:?}; {:?} was told to stop when the pid file named {:?}, {words:?}",
             self.victim, self.stopped, hit.moment.named
         ))
-    }
-
-    /// A signal and a message may have crossed each other.
-    fn is_late(&self) -> bool {
-        self.log.contains("phase=recalling") || self.log.contains("recalling")
     }
 
     /// Whether the fault may keep the processes from a revert.

@@ -22,7 +22,7 @@ struct Heard {
     /// The phases that were told during a request.
     phases: Vec<String>,
     /// The last status.
-    phase: Option<String>,
+    status: Option<Value>,
     /// The first reply that ends a request.
     answer: Option<Value>,
     /// The connection is at its end.
@@ -30,8 +30,9 @@ struct Heard {
 }
 
 impl Operator {
-    pub(super) fn connect(dir: &Path) -> Self {
-        let stream = UnixStream::connect(dir.join(CONTROL)).expect("the service has a control socket");
+    /// Connects to the process that serves. `None` if no process does.
+    pub(super) fn connect(dir: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(dir.join(CONTROL)).ok()?;
         let heard = Arc::<Mutex<Heard>>::default();
         let (to, from) = (heard.clone(), stream.try_clone().expect("a descriptor for the reader"));
         let reader = thread::spawn(move || {
@@ -42,21 +43,18 @@ impl Operator {
                 let word = |name: &str| reply[name].as_str().map(str::to_owned);
                 match reply["reply"].as_str() {
                     Some("phase") => lock().phases.extend(word("phase")),
-                    Some("status") => lock().phase = word("phase"),
+                    Some("status") => lock().status = Some(reply),
                     Some("drained" | "stopping") => {}
                     _ => _ = lock().answer.get_or_insert(reply),
                 }
             }
             lock().is_over = true;
         });
-        Self { stream, heard, reader: Some(reader) }
+        Some(Self { stream, heard, reader: Some(reader) })
     }
 
     /// Sends a request.
     pub(super) fn ask(&self, command: &str) {
-        if command == "status" {
-            self.heard().phase = None;
-        }
         match (&self.stream).write_all(format!("{}\n", json!({ "command": command })).as_bytes()) {
             // A process that is dead gives no answer.
             Ok(()) | Err(_) => {}
@@ -74,7 +72,20 @@ impl Operator {
 
     /// The phase of the last status.
     pub(super) fn phase(&self) -> Option<String> {
-        self.heard().phase.clone()
+        self.heard().status.as_ref()?["phase"].as_str().map(str::to_owned)
+    }
+
+    /// Asks for a status that is later than this call.
+    pub(super) fn ask_for_status(&self) {
+        self.heard().status = None;
+        self.ask("status");
+    }
+
+    /// Whether the process of the last status serves, beside no other one.
+    pub(super) fn serves_alone(&self) -> bool {
+        self.heard().status.as_ref().is_some_and(|status| {
+            status["phase"] == "serving" && status["predecessor"].is_null() && status["successor"].is_null()
+        })
     }
 
     /// Whether there is a reply, or none will come.

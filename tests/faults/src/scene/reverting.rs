@@ -37,8 +37,6 @@ pub(crate) struct Reverting {
 /// What the two processes have said to each other.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Words {
-    /// The old process has asked for the service.
-    pub(crate) is_recalled: bool,
     /// It serves again, and has said so.
     is_resumed: bool,
     /// The new process has received a message since then.
@@ -190,7 +188,6 @@ impl Words {
         match *call {
             Call::Entry { process, number: libc::SYS_sendmsg, arguments, .. } if process == old => {
                 let text = text_of(process, arguments[1]);
-                self.is_recalled |= text.contains("\"type\":\"recall\"");
                 self.is_resumed |= text.contains("\"type\":\"resumed\"");
             }
             Call::Exit { process, number: libc::SYS_recvmsg, result: 1.., .. } if process == new => {
