@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -9,13 +10,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::read;
 
 #[derive(Debug)]
-pub(crate) struct Token(OwnedFd);
+pub(crate) struct Token(Arc<OwnedFd>);
 
 impl Token {
     /// A token that is still to be taken.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(EventFd::from_value_and_flags(1, flags)?.into()))
+        Ok(Self(Arc::new(EventFd::from_value_and_flags(1, flags)?.into())))
     }
 
     /// The token that another process has sent.
@@ -26,12 +27,12 @@ impl Token {
     pub(crate) fn received(fd: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(fd))
+        Ok(Self(Arc::new(fd)))
     }
 
-    /// A descriptor for the other process.
-    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
+    /// The descriptor to send to the other process.
+    pub(crate) fn share(&self) -> Arc<OwnedFd> {
+        self.0.clone()
     }
 
     /// Takes the token. Returns false if the other process has it.
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn only_one_of_two_takes_it() {
         let token = Token::new().unwrap();
-        let other = Token::received(token.share().unwrap()).unwrap();
+        let other = Token::received(token.share().try_clone().unwrap()).unwrap();
         assert!(other.take().unwrap());
         assert!(!token.take().unwrap() && !other.take().unwrap());
     }

@@ -122,19 +122,11 @@ impl Engine {
 
     pub(super) fn send_yielded(&mut self) {
         let drain_ms = self.settings.timeouts.drain.as_millis().try_into().ok();
-        let token = self.neighbours.revert.token.as_ref().map(Token::share);
+        let token = self.neighbours.revert.token.iter().map(Token::share).collect();
         let Some(predecessor) = &mut self.neighbours.predecessor else { return };
-        match token {
-            Some(Ok(token)) => {
-                let sent =
-                    predecessor.channel.send_with(&Message::Yielded { drain_ms }, vec![Arc::new(token)]);
-                // The next read notices that the predecessor is gone.
-                match sent {
-                    Ok(()) | Err(_) => {}
-                }
-            }
-            // The predecessor hears nothing, and ends this process at its deadline. Until then this process asks for its token.
-            Some(Err(_)) | None => {}
+        match predecessor.channel.send_with(&Message::Yielded { drain_ms }, token) {
+            // The next read notices that the predecessor is gone.
+            Ok(()) | Err(_) => {}
         }
     }
 

@@ -69,6 +69,11 @@ impl Ledger {
         self.is_recalled
     }
 
+    /// Whether the giver has taken back a connection.
+    pub(crate) fn has_withdrawn(&self) -> bool {
+        self.owners.values().any(|owner| *owner == Owner::Back { is_refused: false })
+    }
+
     /// How often a system call was begun, by the old process or by the successor.
     pub(crate) fn calls(&self, of_old: bool, number: i64) -> usize {
         self.calls.get(&(of_old, number)).copied().unwrap_or(0)

@@ -224,6 +224,8 @@ impl Facts {
                 let may_stay = match owner {
                     Owner::Taker(_) => false,
                     Owner::Back { is_refused: false } => true,
+                    // No answer came in time for others, and then it was not offered any more.
+                    Owner::Giver if self.ledger.has_withdrawn() => true,
                     _ => self.victim.is_some() || self.stopped.is_some() || self.may_fail(),
                 };
                 if may_stay { Ok(Fate::Stayed) } else { Err("a goodbye without a reason".to_owned()) }
