@@ -45,6 +45,9 @@ const SILENCE: Duration = Duration::from_secs(11);
 /// How often a process is asked for its phase.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How a process says that it could not write the pid file.
+const NO_PIDFILE: &str = "cannot write the pid file";
+
 /// What the clients of the new process do, and those of the old one.
 const DURING: [Manner; 4] = [Manner::Idle, Manner::Half, Manner::Busy, Manner::Long];
 const BEFORE: [Manner; 2] = [Manner::Idle, Manner::Half];
@@ -64,6 +67,8 @@ struct Tally {
     /// The new process or its own successor serves, because the old one is gone.
     kept: usize,
     stopped: usize,
+    /// The old process serves again, and could not write the pid file.
+    unnamed: usize,
     /// The only process was hit.
     alone: usize,
     fates: Fates,
@@ -79,6 +84,7 @@ enum Ending {
     Refused,
     Kept,
     Stopped,
+    Unnamed,
     Alone,
 }
 
@@ -148,10 +154,14 @@ pub(crate) fn errors(side: Side, (first, step): (usize, usize)) -> bool {
             }
         }
     }
-    // No channel is broken while both of its ends are open. A child that has not been waited for is there.
-    let is_possible = |(call, error): &(i64, Errno)| {
-        ![(libc::SYS_sendmsg, Errno::EPIPE), (libc::SYS_waitid, Errno::ECHILD)].contains(&(*call, *error))
-    };
+    // No channel is broken while both of its ends are open, a child that has not been waited for is there, and so is the descriptor of a
+    // connection.
+    const IMPOSSIBLE: [(i64, Errno); 3] = [
+        (libc::SYS_sendmsg, Errno::EPIPE),
+        (libc::SYS_waitid, Errno::ECHILD),
+        (libc::SYS_ioctl, Errno::EBADF),
+    ];
+    let is_possible = |point: &(i64, Errno)| !IMPOSSIBLE.contains(point);
     let points = all_errors().filter(is_possible).flat_map(|(call, error)| {
         let count = calls.get(&(side == Side::Old, call)).copied().unwrap_or(0);
         (1..=count).map(move |nth| Fault::Error { call, error, nth })
@@ -178,6 +188,7 @@ impl Tally {
                     Ending::Refused => &mut self.refused,
                     Ending::Kept => &mut self.kept,
                     Ending::Stopped => &mut self.stopped,
+                    Ending::Unnamed => &mut self.unnamed,
                     Ending::Alone => &mut self.alone,
                 } += 1;
                 self.fates.add(point.fates);
@@ -196,12 +207,23 @@ impl Tally {
 
     /// Returns whether all was well.
     fn print(&self, what: &str, side: Side) -> bool {
-        let Self { points, violations, reverted, refused, kept, stopped, alone, fates, lost, answered } =
-            self;
+        let Self {
+            points,
+            violations,
+            reverted,
+            refused,
+            kept,
+            stopped,
+            unnamed,
+            alone,
+            fates,
+            lost,
+            answered,
+        } = self;
         let Fates { moved, stayed, lost: cut } = fates;
         println!(
             "revert-{what} {side:?}: {points} points tried; {reverted} reverted, {refused} by a second request, {kept} with \
-             the old process gone, {stopped} stopped, {alone} with nobody else to serve; {moved} connections moved back, \
+             the old process gone, {stopped} stopped, {unnamed} without a pid file, {alone} with nobody else to serve; {moved} connections moved back, \
              {stayed} stayed, {cut} ended with the process that had them; {answered} requests answered, {lost} lost that \
              the process had accepted which was hit; {violations} violations"
         );
@@ -303,6 +325,9 @@ fn finish(
     if matches!(fault, Fault::Stall { .. }) && !outlast(scene, &standby, hit)? {
         return Ok(Point::ended(Ending::Alone));
     }
+    if matches!(fault, Fault::Error { .. }) && is_unnamed(scene, &standby)? {
+        return Ok(Point::ended(Ending::Unnamed));
+    }
     let (serving, is_refused) = settle(scene, dir, &standby, hit)?;
     let Standby { old, new, open, before, during, upgrading, asking, asks_old, looking } = standby;
     let over = |operator: &Operator, of: i32| operator.is_answered() || !is_running(of);
@@ -397,6 +422,23 @@ fn outlast(scene: &mut Scene, standby: &Standby, hit: &Hit) -> Result<bool, Stri
     Ok(victim != *old || is_running(*new))
 }
 
+/// Whether the old process serves without a pid file, because an error kept it from writing the file. docs/reliability.md promises no
+/// pid file then.
+fn is_unnamed(scene: &mut Scene, standby: &Standby) -> Result<bool, String> {
+    let Standby { old, asking, upgrading, .. } = standby;
+    scene.until("the answer to the revert", |_| asking.is_answered())?;
+    if !scene.log().contains(NO_PIDFILE) {
+        return Ok(false);
+    }
+    scene.until("the old process alone, with each answer", |scene| {
+        scene.alive() == [*old] && scene.load.tally().last == Some(*old) && upgrading.is_answered()
+    })?;
+    if !asking.has_answered("reverted") {
+        return Err(format!("the old process serves, and the revert was answered by {:?}", asking.answer()));
+    }
+    Ok(true)
+}
+
 /// Waits for the process that serves in the end, if any, and whether that is so by a second request alone.
 fn settle(
     scene: &mut Scene,
@@ -407,24 +449,17 @@ fn settle(
     let Standby { old, new, asking, looking, .. } = standby;
     let is_rescued = |scene: &Scene| {
         let third = scene.named().filter(|named| ![*old, *new].contains(named));
-        third.is_some_and(|third| scene.is_served_by(third) && scene.alive() == [*new, third])
+        third.is_some_and(|third| {
+            scene.is_served_by(third) && scene.alive() == [*new, third] && scene.ledger().is_known_active()
+        })
     };
-    let is_stopped = |scene: &Scene| match hit.stopped {
-        Some(stopped) => !scene.alive().contains(&stopped),
-        None => true,
-    };
-    let mut looked = Instant::now();
+    let is_stopped = |scene: &Scene| hit.stopped.is_some() && scene.alive().is_empty();
+    let mut rest = Rest::new(dir);
     scene.until("the outcome of the revert", |scene| {
-        if looked.elapsed() > LOOK_EVERY {
-            looked = Instant::now();
-            looking.ask_for_status();
-        }
-        hit.stopped.is_some() && scene.alive().is_empty()
-            || is_stopped(scene) && scene.comes_to_serve_alone().is_some()
-            || is_rescued(scene)
-            || standby.is_again(scene)
+        rest.look(looking);
+        is_stopped(scene) || rest.is_reached(scene) || is_rescued(scene) || standby.is_again(scene)
     })?;
-    if hit.stopped.is_some() && scene.alive().is_empty() {
+    if is_stopped(scene) {
         return Ok((None, false));
     }
     if is_rescued(scene) {
@@ -443,25 +478,35 @@ fn settle(
             return Err(format!("a second request to revert was answered by {:?}", once_more.answer()));
         }
     }
-    if hit.stopped.is_none() {
-        return Ok((Some(scene.settle()?), is_again));
+    Ok((Some(scene.settle()?), is_again))
+}
+
+/// Waits until one process serves, beside no other one, and knows that: it may still have to hear of a stop or of a death.
+struct Rest<'a> {
+    dir: &'a Path,
+    operator: Option<Operator>,
+    looked: Option<Instant>,
+}
+
+impl<'a> Rest<'a> {
+    fn new(dir: &'a Path) -> Self {
+        Self { dir, operator: None, looked: None }
     }
-    // The process may still have to hear that the service was told to stop.
-    let mut last: Option<Operator> = None;
-    let mut looked = Instant::now();
-    scene.until("the end of all, or one process that serves", |scene| {
-        if scene.alive().is_empty() {
-            return true;
+
+    /// Asks the process that serves for its status now and then, and another one as well.
+    fn look(&mut self, other: &Operator) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
         }
-        let is_at_rest = last.as_ref().is_some_and(Operator::serves_alone);
-        if !is_at_rest && (last.is_none() || looked.elapsed() > LOOK_EVERY) {
-            looked = Instant::now();
-            last = last.take().filter(|it| !it.is_over()).or_else(|| Operator::connect(dir));
-            last.iter().for_each(Operator::ask_for_status);
-        }
-        is_at_rest && scene.comes_to_serve_alone().is_some()
-    })?;
-    Ok((if scene.alive().is_empty() { None } else { scene.named() }, is_again))
+        self.looked = Some(Instant::now());
+        self.operator =
+            self.operator.take().filter(|it| !it.is_over()).or_else(|| Operator::connect(self.dir));
+        self.operator.iter().chain([other]).for_each(Operator::ask_for_status);
+    }
+
+    fn is_reached(&self, scene: &Scene) -> bool {
+        self.operator.as_ref().is_some_and(Operator::serves_alone) && scene.comes_to_serve_alone().is_some()
+    }
 }
 
 /// A further upgrade works. Its predecessor is stopped in the probation, which ends that process alone.

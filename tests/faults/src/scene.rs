@@ -217,7 +217,8 @@ impl Scene {
         self.trace(old)?;
         self.processes = vec![old, new];
         self.attach(new)?;
-        self.ledger = Some(Ledger::of_revert(new));
+        let listener = self.listener_of(new).ok_or("the new process has no listener")?;
+        self.ledger = Some(Ledger::of_revert(new, listener));
         Ok(())
     }
 
@@ -401,11 +402,7 @@ impl Scene {
     /// Who has the listener that a process serves, beside that one and this program, which may be its manager: every process of the
     /// machine is looked at.
     fn others_with_listener(&self, serving: i32) -> Vec<i32> {
-        let listening = Listening::in_network_of(serving);
-        let Some(listener) = listening.iter().find(|it| SocketAddr::V4(it.address) == self.address) else {
-            return vec![serving];
-        };
-        let socket = PathBuf::from(listener.link());
+        let Some(socket) = self.listener_of(serving) else { return vec![serving] };
         let has_it = |process: &i32| {
             let fds = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
             fds.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == socket))
@@ -413,6 +410,13 @@ impl Scene {
         let this = i32::try_from(process::id()).unwrap_or_default();
         let processes = proc::all().filter_map(|process| i32::try_from(process).ok());
         processes.filter(|process| ![serving, this].contains(process)).filter(has_it).collect()
+    }
+
+    /// The listener of the service, as /proc links to it.
+    fn listener_of(&self, process: i32) -> Option<PathBuf> {
+        let listening = Listening::in_network_of(process);
+        let listener = listening.iter().find(|it| SocketAddr::V4(it.address) == self.address)?;
+        Some(PathBuf::from(listener.link()))
     }
 
     /// Whether there is no manager, or the manager waits for nothing.

@@ -1,5 +1,6 @@
 //! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of the first seven,
-//! eight weeks all of the others, four weeks those of connections that move, and twelve weeks all of those under a service manager.
+//! eight weeks all of the others, four weeks those of connections that move, two weeks those of a revert but for the stalls, and twelve
+//! weeks all of those under a service manager.
 
 use std::io::{self, Write};
 use std::process::Command;
@@ -170,6 +171,40 @@ fn any_system_call_is_late_while_connections_move() {
 fn any_system_call_fails_while_connections_move() {
     sweep_move("move-errors", "old", 28);
     sweep_move("move-errors", "new", 28);
+}
+
+/// A slice of the sweeps of a revert. The number of slices is odd: a point differs from the next one by whom is asked.
+fn sweep_revert(what: &str, slices: u64) {
+    let slices = if is_slow_wanted() { slices } else { 101 };
+    for side in ["old", "new"] {
+        run(&[what, side, "--slice", &format!("{}/{slices}", today() % slices + 1)]);
+    }
+}
+
+#[test]
+fn either_process_is_killed_in_a_revert() {
+    sweep_revert("revert-kill", 13);
+}
+
+/// Half of the points are longer than a handover may take.
+#[test]
+fn either_process_is_stalled_in_a_revert() {
+    sweep_revert("revert-stall", 57);
+}
+
+#[test]
+fn any_system_call_is_late_in_a_revert() {
+    sweep_revert("revert-delay", 13);
+}
+
+#[test]
+fn either_process_is_told_to_stop_in_a_revert() {
+    sweep_revert("revert-stop", 13);
+}
+
+#[test]
+fn any_system_call_fails_in_a_revert() {
+    sweep_revert("revert-errors", 13);
 }
 
 #[test]

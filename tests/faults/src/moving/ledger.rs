@@ -1,6 +1,8 @@
 //! Who owns each connection of an upgrade, by what both processes send over the link, `docs/protocol.md`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -41,11 +43,20 @@ pub(crate) struct Ledger {
     has_begun: bool,
     /// The old process has asked its successor to give the service back.
     is_recalled: bool,
+    /// Another process has told the giver that it serves, and the giver has received that.
+    is_active: bool,
+    is_known_active: bool,
     /// The ports of the clients by the numbers of their connections in the link.
     ports: HashMap<u64, u16>,
     owners: HashMap<u16, Owner>,
     /// What each thread sends at this moment.
     sending: HashMap<i32, (i32, Word)>,
+    /// The listener whose connections are counted, as /proc links to it.
+    listener: Option<PathBuf>,
+    /// The threads that are about to accept a connection of it.
+    accepting: HashSet<i32>,
+    /// The processes that have accepted a connection of it, in order. One that has accepted several in a row is there once.
+    accepted: Vec<i32>,
     /// How often each system call was begun since then, by the old process and by its successor.
     calls: HashMap<(bool, i64), usize>,
 }
@@ -56,8 +67,13 @@ impl Ledger {
     }
 
     /// The ledger of a revert: the successor gives its connections to the old process.
-    pub(crate) fn of_revert(successor: i32) -> Self {
-        Self { has_begun: true, ..Self::of(successor) }
+    pub(crate) fn of_revert(successor: i32, listener: PathBuf) -> Self {
+        Self { has_begun: true, listener: Some(listener), ..Self::of(successor) }
+    }
+
+    /// The processes that have accepted connections in a revert, in order.
+    pub(crate) fn accepted(&self) -> &[i32] {
+        &self.accepted
     }
 
     pub(crate) fn has_begun(&self) -> bool {
@@ -67,6 +83,11 @@ impl Ledger {
     /// Whether a process has asked its successor to give the service back.
     pub(crate) fn is_recalled(&self) -> bool {
         self.is_recalled
+    }
+
+    /// Whether the giver knows that a successor of its own serves.
+    pub(crate) fn is_known_active(&self) -> bool {
+        self.is_known_active
     }
 
     /// Whether the giver has taken back a connection.
@@ -91,13 +112,25 @@ impl Ledger {
 
     pub(crate) fn hear(&mut self, call: &Call) {
         match *call {
+            Call::Exit { process, thread, number: libc::SYS_accept4, result } => {
+                let has_accepted = self.accepting.remove(&thread) && result >= 0;
+                if has_accepted && self.accepted.last() != Some(&process) {
+                    self.accepted.push(process);
+                }
+            }
             Call::Entry { process, thread, number, arguments } => {
+                if number == libc::SYS_accept4 && self.is_listener(process, arguments[0]) {
+                    self.accepting.insert(thread);
+                }
                 if number == libc::SYS_sendmsg {
                     self.hear_send(process, thread, &bytes_of(process, arguments[1]));
                 }
                 if self.has_begun {
                     *self.calls.entry((process == self.old, number)).or_default() += 1;
                 }
+            }
+            Call::Exit { process, number: libc::SYS_recvmsg, result: 1.., .. } if process == self.old => {
+                self.is_known_active |= self.is_active;
             }
             Call::Exit { thread, number: libc::SYS_sendmsg, result, .. } => {
                 let sent = self.sending.remove(&thread).filter(|_| result >= 0);
@@ -109,9 +142,16 @@ impl Ledger {
         }
     }
 
+    fn is_listener(&self, process: i32, fd: u64) -> bool {
+        self.listener.as_ref().is_some_and(|listener| {
+            fs::read_link(format!("/proc/{process}/fd/{fd}")).is_ok_and(|link| link == *listener)
+        })
+    }
+
     fn hear_send(&mut self, process: i32, thread: i32, packet: &[u8]) {
         self.has_begun |= process == self.old && is_a(packet, "ping");
         self.is_recalled |= is_a(packet, "recall");
+        self.is_active |= process != self.old && is_a(packet, "active");
         let is_possible = |word: &Word| {
             let of_giver = matches!(word, Word::Offers(_) | Word::Withdrawn(_));
             of_giver == (process == self.old)

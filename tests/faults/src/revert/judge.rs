@@ -62,6 +62,7 @@ impl Facts {
         let Self { old, new, serving, .. } = *self;
         let is_named = hit.moment.named == self.stopped;
         let wrong = match (self.stopped, serving) {
+            _ if self.accept_beside_each_other() => "two processes have accepted beside each other",
             (None, None) => "nobody serves, and nobody was told to stop",
             (None, Some(serving)) if self.victim == Some(old) && serving == old => "a dead process serves",
             (None, Some(serving)) if self.victim != Some(old) && serving != old => {
@@ -81,10 +82,18 @@ impl Facts {
             }
             _ => return Ok(()),
         };
+        let accepted = self.ledger.accepted();
         Err(format!(
-            "{wrong}: old {old}, new {new}, {serving:?} serves; killed {:?}; {:?} was told to stop when the pid file named {:?}, {words:?}",
+            "{wrong}: old {old}, new {new}, {serving:?} serves; {accepted:?} have accepted; killed {:?}; {:?} was told to stop when the pid file named {:?}, {words:?}",
             self.victim, self.stopped, hit.moment.named
         ))
+    }
+
+    /// Whether the new process has accepted a connection after the old one has, which lives.
+    fn accept_beside_each_other(&self) -> bool {
+        let accepted = self.ledger.accepted();
+        let old = accepted.iter().position(|process| *process == self.old);
+        self.victim != Some(self.old) && old.is_some_and(|old| accepted[old..].contains(&self.new))
     }
 
     /// Whether the fault may keep the processes from a revert.

@@ -75,9 +75,8 @@ impl Operator {
         self.heard().status.as_ref()?["phase"].as_str().map(str::to_owned)
     }
 
-    /// Asks for a status that is later than this call.
+    /// Asks for a status, which takes the place of the last one.
     pub(super) fn ask_for_status(&self) {
-        self.heard().status = None;
         self.ask("status");
     }
 
