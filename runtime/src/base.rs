@@ -2,6 +2,8 @@
 //! value.
 
 pub(crate) mod address;
+#[cfg(upgrades)]
+pub(crate) mod answer;
 pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod limits;

@@ -63,6 +63,10 @@ mod process;
 #[cfg(upgrades)]
 mod revert;
 #[cfg(upgrades)]
+mod svg;
+#[cfg(upgrades)]
+mod svg_file;
+#[cfg(upgrades)]
 mod target;
 #[cfg(upgrades)]
 mod unchanged;

@@ -10,7 +10,8 @@
 //!   `load`: the schedule of the requests.
 //! * `control`: the request to upgrade, the phases, and the outcome.
 //! * `tally`: the outcome of every request. `report`: the text or JSON at the end. `progress`: the display until then.
-//! * `drawing`: the picture of a run. `picture`: any such picture as SVG. `output`: its file.
+//! * `drawing`: the picture of a run. `svg`: any such picture as SVG. `svg_file`: its file. Both are files of the program
+//!   `tableflip`.
 //! * `foreign`: what the package `demo-clients` adds. The libraries of its clients take longer to build than all else. So this
 //!   program does without them, and executes that program for a service that needs such a client.
 

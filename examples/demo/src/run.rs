@@ -6,11 +6,13 @@ mod client;
 mod control;
 mod drawing;
 mod load;
-mod output;
-mod picture;
 mod progress;
 mod report;
 mod service;
+// Files of the program `tableflip`, which draws more.
+#[allow(dead_code)]
+mod svg;
+mod svg_file;
 mod tally;
 
 use std::{
@@ -40,10 +42,10 @@ use self::{
     client::{Client, Http, Named, Other},
     control::{Outcome, Request},
     load::Load,
-    output::Output,
     progress::Progress,
     report::{BadUpgrade, Report, Run, Upgrade},
     service::Service,
+    svg_file::SvgFile,
     tally::{First, Tally},
 };
 use crate::Prepare;
@@ -90,7 +92,7 @@ fn build_and_run(args: Args, prepare: Option<Prepare>) -> io::Result<ExitCode> {
         let program = binary::build("demo-clients")?;
         return Err(Command::new(program).args(env::args_os().skip(1)).exec());
     }
-    let picture = args.report.as_deref().map(Output::open).transpose()?;
+    let picture = args.report.as_deref().map(SvgFile::open).transpose()?;
     let binary = match &args.binary {
         Some(path) => path.canonicalize().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot find the service {}: {error}", path.display()))

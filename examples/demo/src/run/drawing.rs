@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    picture::{Cloud, Dot, Ink, Key, Moment, Panel, Phase, Picture},
     report::{Run, Upgrade, grouped, time},
+    svg::{Cloud, Dot, Ink, Key, Moment, Panel, Phase, Picture},
 };
 
 /// How much is shown around an upgrade near by.

@@ -1,4 +1,6 @@
-//! The file of the picture: it is opened before the run, because a path that cannot be written is an error at once.
+//! The file of the picture: it is opened before anything else, because a path that cannot be written is an error at once.
+//!
+//! This file uses only the standard library and nothing of the program around it, so that several programs can compile it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,13 +10,13 @@ use std::{
 
 /// A file that will be written at the end. Until then an existing file keeps its content. A new one is removed if it is not written.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct SvgFile {
     path: PathBuf,
     file: File,
     is_new: bool,
 }
 
-impl Output {
+impl SvgFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let explain = |error: io::Error| {
             let text = format!(
@@ -48,7 +50,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for SvgFile {
     fn drop(&mut self) {
         if self.is_new {
             if let Err(error) = fs::remove_file(&self.path) {
@@ -66,7 +68,7 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("demo-output-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir().join(format!("svg-file-{name}-{}", std::process::id()));
             fs::create_dir(&path).expect("a directory of its own");
             Self(path)
         }
@@ -82,7 +84,7 @@ mod tests {
     fn a_path_that_cannot_be_written_is_named() {
         let folder = Folder::new("wrong");
         for path in [folder.0.clone(), folder.0.join("missing/a.svg")] {
-            let error = Output::open(&path).expect_err("no file can be there").to_string();
+            let error = SvgFile::open(&path).expect_err("no file can be there").to_string();
             assert!(error.starts_with(&format!("cannot write the picture {}: ", path.display())), "{error}");
         }
     }
@@ -91,14 +93,14 @@ mod tests {
     fn a_file_changes_only_when_it_is_written() {
         let folder = Folder::new("written");
         let path = folder.0.join("a.svg");
-        drop(Output::open(&path).expect("it is new"));
+        drop(SvgFile::open(&path).expect("it is new"));
         assert!(!path.exists());
 
         fs::write(&path, "a longer text").expect("it is new");
-        drop(Output::open(&path).expect("it is there"));
+        drop(SvgFile::open(&path).expect("it is there"));
         assert_eq!(fs::read_to_string(&path).expect("it is there"), "a longer text");
 
-        Output::open(&path).expect("it is there").write("short").expect("it is there");
+        SvgFile::open(&path).expect("it is there").write("short").expect("it is there");
         assert_eq!(fs::read_to_string(&path).expect("it is there"), "short");
     }
 }
