@@ -61,6 +61,8 @@ mod picture;
 #[cfg(upgrades)]
 mod process;
 #[cfg(upgrades)]
+mod report;
+#[cfg(upgrades)]
 mod revert;
 #[cfg(upgrades)]
 mod svg;
@@ -74,6 +76,8 @@ mod unchanged;
 mod unit;
 #[cfg(upgrades)]
 mod upgrade;
+#[cfg_attr(not(upgrades), allow(dead_code, reason = "no command is carried out"))]
+mod url;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

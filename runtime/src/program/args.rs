@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 #[cfg(upgrades)]
 use super::output::Failure;
+use super::url::Url;
 use crate::sys::signals::{Signal, UPGRADE_SIGNALS};
 
 const EXIT_STATUS: &str = "\
@@ -97,6 +98,15 @@ pub(crate) struct Upgrade {
     /// as "$0"; if the command fails, the old process serves again. The service runs it
     #[arg(long, value_name = "COMMAND")]
     pub(crate) verify: Option<String>,
+    /// Write a picture of the upgrade to this file, as SVG: its phases and the open connections of each process, from a second
+    /// before the request to a second after the end of the drain, but at most 5 seconds after the outcome. The picture is also
+    /// written if the upgrade fails
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) report: Option<PathBuf>,
+    /// Send GET requests to this URL meanwhile, 100 a second, each over a new connection. The report shows each, and what was
+    /// lost. Only plain http
+    #[arg(long, value_name = "URL", requires = "report")]
+    pub(crate) report_get: Option<Url>,
     /// The signal that upgrades a service without a control socket
     #[arg(long, value_name = "SIGNAL", default_value = "SIGHUP", value_parser = signal)]
     pub(crate) signal: Signal,

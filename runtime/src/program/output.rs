@@ -54,6 +54,10 @@ impl Failure {
         Self::new(Exit::NoAnswer, "no-answer", message)
     }
 
+    pub(crate) fn no_thread(error: io::Error) -> Self {
+        Self::refused("failed", format!("cannot start a thread: {error}"))
+    }
+
     /// With `--strict`: the command is done, and connections were cut.
     pub(crate) fn cut(message: String) -> Self {
         Self::new(Exit::Cut, "connections-cut", message)
@@ -72,6 +76,11 @@ impl Failure {
     /// Whether the command has done what it was asked for.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.exit, Exit::Cut)
+    }
+
+    /// The message.
+    pub(crate) fn reason(&self) -> &str {
+        &self.message
     }
 
     pub(crate) fn is_no_answer(&self) -> bool {

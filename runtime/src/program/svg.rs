@@ -1,6 +1,7 @@
 //! A picture of requests and phases over time, as SVG.
 //!
-//! A [`Picture`] has a legend and panels. Each panel has an axis of time, shaded phases and dots at (time, value) on a log scale.
+//! A [`Picture`] has a legend and panels. Each panel has an axis of time, shaded phases, and dots at (time, latency) on a log scale or
+//! stepped lines of a count.
 //! The picture has a background of its own, so a light and a dark page show the same. Where it is shown narrower than 700 px a
 //! style sheet inside it selects larger and fewer words.
 //!
@@ -99,14 +100,36 @@ pub(crate) struct Panel {
     pub(crate) height: f64,
     /// What the axis of time counts from, as in "since the start".
     pub(crate) since: String,
-    /// What the vertical axis shows, in milliseconds.
+    /// What the vertical axis shows.
     pub(crate) value: String,
+    pub(crate) scale: Scale,
     /// What a dot stands for, in the plural.
     pub(crate) things: String,
     pub(crate) phases: Vec<Phase>,
     /// Moments with a name.
     pub(crate) moments: Vec<Moment>,
     pub(crate) clouds: Vec<Cloud>,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// The vertical axis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Milliseconds, by powers of ten.
+    #[default]
+    Milliseconds,
+    /// A count, from 0 on.
+    Count,
+}
+
+/// A count over time. It stays as it is until the next point.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) ink: Ink,
+    /// In the order of time.
+    pub(crate) points: Vec<Dot>,
+    /// The end of the line, in seconds.
+    pub(crate) to: f64,
 }
 
 /// A time that is shaded.
@@ -139,7 +162,7 @@ pub(crate) struct Cloud {
     pub(crate) kept: Vec<Dot>,
 }
 
-/// Something that happened, in seconds and milliseconds.
+/// Something that happened, in seconds and in what the vertical axis shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dot {
     pub(crate) at: f64,
@@ -343,6 +366,7 @@ impl Panel {
             );
         }
         self.axes(top, out);
+        self.steps(top, out);
         self.dots(top, cell, out);
 
         for ((page, labels), room) in Page::BOTH.into_iter().zip(labels).zip(rooms) {
@@ -350,7 +374,7 @@ impl Panel {
             let baseline = top - room - page.size();
             put(out, format_args!("<g class=\"{}\">\n", page.class()));
             text(out, (28.0, baseline), "start", "heading", &self.heading);
-            if page == Page::Wide {
+            if page == Page::Wide && !self.clouds.is_empty() {
                 let drawn: usize = self.thinned(cell).iter().map(Vec::len).sum::<usize>()
                     + self.clouds.iter().map(|cloud| self.inside(&cloud.kept).count()).sum::<usize>();
                 let all: usize = self
@@ -413,7 +437,7 @@ impl Panel {
     fn axes(&self, top: f64, out: &mut String) {
         let bottom = top + self.height;
         let (left, right) = (LEFT, WIDTH - RIGHT);
-        let values = self.decades();
+        let values = self.marks();
         let range = self.range();
         let height = |value: f64| top + self.y(value, range);
         let (step, unit, factor) = step(self.to - self.from);
@@ -450,7 +474,11 @@ impl Panel {
             put(out, format_args!("<g class=\"{} quiet\">\n", page.class()));
             for value in &values {
                 let place = (LEFT - 8.0, height(*value) + size * 0.35);
-                text(out, place, "end", "", &milliseconds(*value));
+                let label = match self.scale {
+                    Scale::Milliseconds => milliseconds(*value),
+                    Scale::Count => grouped(*value as usize),
+                };
+                text(out, place, "end", "", &label);
             }
             let mut end = 0.0;
             for at in &times {
@@ -474,6 +502,49 @@ impl Panel {
                 );
             }
             out.push_str("</g>\n");
+        }
+    }
+
+    /// The lines. In one pixel of the axis of time a line goes through the first and the last of its points, the highest and the lowest.
+    fn steps(&self, top: f64, out: &mut String) {
+        let range = self.range();
+        for line in &self.lines {
+            let mut path = String::new();
+            let mut pixel = Vec::new();
+            let mut points = line.points.iter().peekable();
+            while let Some(point) = points.next() {
+                let until = points.peek().map_or(line.to, |next| next.at);
+                if until < self.from || point.at > self.to {
+                    continue;
+                }
+                let x = |at: f64| self.x(at.clamp(self.from, self.to));
+                pixel.push(point.value);
+                let (column, next) = (x(point.at).floor(), x(until).floor());
+                if column == next && points.peek().is_some() {
+                    continue;
+                }
+                let start =
+                    if path.is_empty() { format!("M{} ", number(x(point.at))) } else { "V".to_owned() };
+                let low = pixel.iter().copied().fold(point.value, f64::min);
+                let high = pixel.iter().copied().fold(point.value, f64::max);
+                let mut values = vec![pixel[0], high, low, point.value];
+                values.dedup();
+                for (index, value) in values.iter().enumerate() {
+                    let y = number(top + self.y(*value, range));
+                    put(&mut path, format_args!("{}{y}", if index == 0 { &start } else { "V" }));
+                }
+                put(&mut path, format_args!("H{}", number(x(until))));
+                pixel.clear();
+            }
+            if !path.is_empty() {
+                let colour = line.ink.colour();
+                put(
+                    out,
+                    format_args!(
+                        "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"3\" stroke-linejoin=\"round\"/>\n"
+                    ),
+                );
+            }
         }
     }
 
@@ -529,11 +600,20 @@ impl Panel {
     }
 
     fn y(&self, value: f64, (low, high): (f64, f64)) -> f64 {
-        self.height * (1.0 - (value.max(1e-9).log10() - low) / (high - low)).clamp(0.0, 1.0)
+        let value = match self.scale {
+            Scale::Milliseconds => value.max(1e-9).log10(),
+            Scale::Count => value,
+        };
+        self.height * (1.0 - (value - low) / (high - low)).clamp(0.0, 1.0)
     }
 
-    /// The ends of the vertical axis, as powers of ten: half decades around all dots inside.
+    /// The ends of the vertical axis. Those of milliseconds are powers of ten: half decades around all dots inside.
     fn range(&self) -> (f64, f64) {
+        if self.scale == Scale::Count {
+            let values = self.lines.iter().flat_map(|line| &line.points).map(|point| point.value);
+            // Some room above the highest line.
+            return (0.0, values.fold(1.0, f64::max) * 1.1);
+        }
         let all =
             self.clouds.iter().flat_map(|cloud| self.inside(&cloud.thinned).chain(self.inside(&cloud.kept)));
         let mut ends: Option<(f64, f64)> = None;
@@ -547,10 +627,18 @@ impl Panel {
         (low, ((high * 2.0 + 0.1).ceil() / 2.0).max(low + 1.0))
     }
 
-    /// The powers of ten between the ends.
-    fn decades(&self) -> Vec<f64> {
+    /// The values that have a mark on the vertical axis.
+    fn marks(&self) -> Vec<f64> {
         let (low, high) = self.range();
-        (low.ceil() as i32..=high.floor() as i32).map(|power| 10_f64.powi(power)).collect()
+        match self.scale {
+            Scale::Milliseconds => {
+                (low.ceil() as i32..=high.floor() as i32).map(|power| 10_f64.powi(power)).collect()
+            }
+            Scale::Count => {
+                let step = round_step(high / 5.0).max(1.0);
+                (0..).map(|index| f64::from(index) * step).take_while(|value| *value <= high).collect()
+            }
+        }
     }
 }
 
@@ -597,11 +685,16 @@ fn path(out: &mut String, places: &[(i64, i64)], mark: &str, ink: Ink, width: u3
 
 /// The distance of the marks on an axis of time with this many seconds; the unit of their numbers; how many of these a second has.
 fn step(span: f64) -> (f64, &'static str, f64) {
-    let rough = (span / 10.0).max(1e-6);
-    let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough * 0.999);
+    let step = round_step((span / 10.0).max(1e-6));
     let (unit, factor) = if span < 3.0 { ("milliseconds", 1e3) } else { ("seconds", 1.0) };
-    (step.unwrap_or(power * 10.0), unit, factor)
+    (step, unit, factor)
+}
+
+/// The next of 1, 2 and 5 times a power of ten.
+fn round_step(rough: f64) -> f64 {
+    let power = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0].into_iter().map(|n| n * power).find(|step| *step >= rough * 0.999);
+    step.unwrap_or(power * 10.0)
 }
 
 /// A number without needless digits.
@@ -621,7 +714,7 @@ fn number(value: f64) -> String {
 }
 
 /// A count with its thousands apart.
-fn grouped(count: usize) -> String {
+pub(crate) fn grouped(count: usize) -> String {
     let digits = count.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")

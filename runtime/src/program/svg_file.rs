@@ -36,6 +36,10 @@ impl SvgFile {
         Ok(Self { path: path.to_owned(), file, is_new })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes this in the place of what the file had.
     pub(crate) fn write(mut self, content: &str) -> io::Result<()> {
         // A pipe or a device has no length.

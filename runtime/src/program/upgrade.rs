@@ -16,6 +16,7 @@ use super::drained::Drains;
 use super::output::{Failure, Output};
 use super::picture::versions;
 use super::process::Process;
+use super::report::Report;
 use super::target::Target;
 use super::unchanged;
 use crate::base::status::Status;
@@ -31,6 +32,7 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
         Target::Signals(process) => return upgrade_by_signal(args, &process, deadline, output),
     };
     let request = request(args)?;
+    let report = Report::new(args)?;
     let unchanged =
         if args.if_changed { unchanged::wait_for_it(&mut conversation, deadline, output)? } else { None };
     if let Some(status) = unchanged {
@@ -46,13 +48,13 @@ pub(crate) fn upgrade(args: &args::Upgrade, path: &Path, output: &Output) -> Res
         let executable = old.executable.as_ref().map(|executable| executable.path.as_path());
         check_release(command, executable, deadline, output)?;
     }
-    carry_out(
-        &request,
-        &mut conversation,
-        old,
-        Wait { drained: args.wait_drained, strict: args.strict, deadline },
-        output,
-    )
+    let report = report.map(|report| report.start(&conversation, deadline, output)).transpose()?;
+    let wait = Wait { drained: args.wait_drained, strict: args.strict, deadline };
+    let done = carry_out(&request, &mut conversation, old, wait, output);
+    if let Some(report) = report {
+        report.finish(&done, output);
+    }
+    done
 }
 
 /// An upgrade to the executable that ran before.
@@ -185,6 +187,7 @@ fn upgrade_by_signal(
         ("--if-changed", args.if_changed),
         ("--strict", args.strict),
         ("--verify", args.verify.is_some()),
+        ("--report", args.report.is_some()),
     ] {
         if is_given {
             return Err(needs_control(option));

@@ -81,7 +81,7 @@ fn a_dot_is_at_its_time_and_value() {
     let range = panel.range();
     assert_eq!(range, (0.0, 2.0));
     assert_eq!([1.0, 10.0, 100.0, 1e9].map(|value| panel.y(value, range)), [200.0, 100.0, 0.0, 0.0]);
-    assert_eq!(panel.decades(), [1.0, 10.0, 100.0]);
+    assert_eq!(panel.marks(), [1.0, 10.0, 100.0]);
     let svg = draw(vec![panel]);
     for label in [">1 ms<", ">10 ms<", ">100 ms<", ">seconds since the start<", ">latency<"] {
         assert!(svg.contains(label), "{label}");
@@ -200,4 +200,51 @@ fn a_subtitle_without_room_is_cut() {
     let cut = fitting(&words, Page::Wide, 300.0);
     assert!(Page::Wide.width(&cut) <= 300.0 && cut.len() > 20 && cut.ends_with('…'), "{cut}");
     assert_eq!(fitting("a word", Page::Wide, 300.0), "a word");
+}
+
+fn counted(points: &[(f64, f64)], to: f64) -> Panel {
+    let points = points.iter().map(|(at, value)| Dot { at: *at, value: *value }).collect();
+    let lines = vec![Line { ink: Ink::Series(0), points, to }];
+    Panel { scale: Scale::Count, lines, ..panel(Vec::new()) }
+}
+
+/// The path of the line in the first colour, from its `d`.
+fn stepped(panel: Panel) -> String {
+    let svg = draw(vec![panel]);
+    let (path, _) = svg.split_once(&format!("\" fill=\"none\" stroke=\"{}\"", SERIES[0])).expect("a line");
+    path.rsplit('"').next().expect("it begins").to_owned()
+}
+
+#[test]
+fn a_count_is_a_stepped_line_on_an_axis_from_0() {
+    let panel = counted(&[(0.0, 10.0), (5.0, 0.0)], 10.0);
+    assert_eq!(panel.range(), (0.0, 11.0));
+    assert_eq!(panel.marks(), [0.0, 5.0, 10.0]);
+    let (middle, right) = (number(f64::midpoint(LEFT, WIDTH - RIGHT)), number(WIDTH - RIGHT));
+    let path = stepped(panel);
+    assert!(path.starts_with(&format!("M{} ", number(LEFT))), "{path}");
+    let [high, rest] = path.split_once('H').map(<[&str; 2]>::from).expect("a step");
+    let low: f64 = rest.split(['V', 'H']).nth(1).expect("a step down").parse().expect("a number");
+    let high: f64 = high.rsplit(' ').next().expect("it begins").parse().expect("a number");
+    assert!((low - high - 200.0 * 10.0 / 11.0).abs() < 0.2, "{path}");
+    assert!(rest.starts_with(&format!("{middle}V")) && rest.ends_with(&format!("H{right}")), "{path}");
+}
+
+#[test]
+fn a_line_without_end_is_a_short_path_that_has_every_peak() {
+    let mut points: Vec<_> =
+        (0..100_000).map(|index| (f64::from(index) / 1e4, f64::from(index % 2))).collect();
+    points[70_007].1 = 1_000.0;
+    let panel = counted(&points, 10.0);
+    let peak = format!("V{}", number(panel.y(1_000.0, panel.range())));
+    let mut alone = String::new();
+    panel.steps(0.0, &mut alone);
+    assert!(alone.len() < 40_000, "{}", alone.len());
+    assert!(alone.contains(&peak), "the peak is at {peak}");
+}
+
+#[test]
+fn a_panel_without_dots_counts_none() {
+    let svg = draw(vec![counted(&[(0.0, 3.0)], 10.0)]);
+    assert!(!svg.contains(" dots for "));
 }
