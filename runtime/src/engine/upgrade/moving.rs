@@ -26,8 +26,6 @@ impl Engine {
 
     /// Tells a successor that has given the service back which of its open connections this process takes, if any.
     pub(super) fn take_connections_back(&mut self) {
-        // What was to move to it stays.
-        self.shared.moving.giving.forget();
         let names = self.listeners.sockets.iter().map(|socket| socket.name.clone()).enumerate();
         let places: Vec<_> = names.filter(|(_, name)| self.is_adopted(name)).collect();
         let wanted = if self.neighbours.upgrade.order.no_move { None } else { self.begin_taking(places) };

@@ -117,7 +117,7 @@ impl Engine {
         };
         self.neighbours.revert.token = Some(token);
         tell!(self.shared, INFO, phase = "yielding", "the predecessor is to serve again");
-        self.close_shared_gates(|engine, name| engine.comes_from_predecessor(name))
+        self.close_shared_gates(Engine::comes_from_predecessor)
     }
 
     pub(super) fn send_yielded(&mut self) {

@@ -42,7 +42,7 @@ impl World {
                 return self.run_result(who, E::TookOver, rest, done);
             }
             A::Reclaim => {
-                let is_ours = std::mem::replace(&mut self.token, Some(false)) == Some(true);
+                let is_ours = self.token.replace(false) == Some(true);
                 let event = if is_ours { E::Reclaimed } else { E::ReclaimedTooLate };
                 return self.run_result(who, event, rest, done);
             }

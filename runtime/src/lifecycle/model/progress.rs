@@ -86,9 +86,7 @@ impl World {
                 Message::NotYielded => E::NotYielded,
                 // The engine takes the token only of a successor that it has asked.
                 Message::Yielded if !matches!(process.state.phase, P::Recalling { .. }) => E::Yielded,
-                Message::Yielded if std::mem::replace(&mut world.token, Some(false)) == Some(true) => {
-                    E::Yielded
-                }
+                Message::Yielded if world.token.replace(false) == Some(true) => E::Yielded,
                 Message::Yielded => E::YieldedInVain,
                 Message::Over => E::SuccessorOver,
                 other => unreachable!("{other:?} to a predecessor"),

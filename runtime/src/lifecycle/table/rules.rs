@@ -158,26 +158,17 @@ impl Step {
     fn check_revert(&self) {
         let (before, after, event) = (self.before, self.after, self.event);
         let is_recalling = |state: State| matches!(state.phase, P::Recalling { .. });
+        let begins_to_recall = is_recalling(after) && !is_recalling(before);
         let recalls = self.count(|action| matches!(action, A::SendRecall));
-        self.assert(
-            recalls == usize::from(is_recalling(after) && !is_recalling(before)),
-            "the service is recalled once",
-        );
-        self.assert(
-            !is_recalling(after)
-                || !after.body_gone
-                || is_recalling(before)
-                || before.body_gone != after.body_gone,
-            "a process without a body recalls nothing",
-        );
+        self.assert(recalls == usize::from(begins_to_recall), "the service is recalled once");
+        self.assert(!begins_to_recall || !before.body_gone, "a process without a body recalls nothing");
         if event == E::AskedBack {
             let declines = self.has(A::SendDeclined);
             self.assert(declines != is_recalling(after), "a successor that asks is recalled or told no");
         }
         let reports = self.count(|action| matches!(action, A::ReportRevert(_)));
-        let is_refused = event == E::Revert
-            && !(is_recalling(after) && !is_recalling(before))
-            && !(after.asking && !before.asking);
+        let begins_to_ask = after.asking && !before.asking;
+        let is_refused = event == E::Revert && !begins_to_recall && !begins_to_ask;
         let gives_up = is_recalling(before) && matches!(after.phase, P::Standby(_) | P::Committed { .. });
         let is_answered = before.asking && !after.asking;
         self.assert(

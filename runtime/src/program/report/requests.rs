@@ -235,7 +235,9 @@ impl Exchange {
         for _ in 0..READS {
             match self.socket.read(&mut buffer) {
                 Ok(0) => {
-                    return Ok(Some(self.answer.end("it closed the connection before the end of its answer")));
+                    return Ok(Some(
+                        self.answer.end("it closed the connection before the end of its answer"),
+                    ));
                 }
                 Ok(count) => {
                     if let Some(ended) = self.answer.take(&buffer[..count]) {
