@@ -313,9 +313,11 @@ impl Engine {
                 self.requests.refused = Thinned::default();
                 tell!(self.shared, DEBUG, ?event, phase = ?state.phase, "step");
             }
-            // A process that only outlives the other one has drained.
-            let is_last = matches!(before, Phase::Draining(Drain::Last { .. }));
-            if event == Event::Expired(Timer::Drain) && !is_last {
+            // A process that only outlives the other one has drained. So has one that waits for the successor that it has started in the
+            // place of a dead one.
+            let has_drained =
+                matches!(before, Phase::Draining(Drain::Last { .. } | Drain::Rescue { finished: true, .. }));
+            if event == Event::Expired(Timer::Drain) && !has_drained {
                 self.name_what_is_left();
             }
             for action in actions {

@@ -31,7 +31,7 @@ use crate::tracer::send;
 use crate::{DELAY, MAX_POINTS};
 
 /// No point is as long.
-const PROBATION: Duration = Duration::from_hours(1);
+const PROBATION: Duration = Duration::from_secs(60 * 60);
 
 /// How often the other client of the service connects, by which a scene knows who serves.
 const PACE: Duration = Duration::from_millis(5);
