@@ -436,6 +436,11 @@ const NO_REASONS: &[&str] = &[
     "checking {}",
     "no command is carried out",
     "no upgrade is known",
+    "the report is {}: {}",
+    "the report shows a second before the upgrade",
+    "the report shows the end of the upgrade",
+    "it closed the connection before the end of its answer",
+    "{} in {} s",
     "the old process cut 1 connection",
     "the old process cut {aborted} connections",
     "user {}, process {}",
@@ -478,10 +483,10 @@ fn every_reason_is_in_the_operations() {
     let operations = words(read("docs/operations.md"));
     let outcome = read("runtime/src/engine/upgrade/outcome.rs");
     let errors = read("runtime/src/base/error.rs");
-    // The other files of the program have no reasons: the command line, what is printed of a status, and the unit.
+    // The other files of the program have no reasons: the command line, what is printed of a status, the pictures, and the unit.
     let has_reasons = |file: &PathBuf| {
         let is_of_program = file.starts_with("runtime/src/program") || file.ends_with("src/program.rs");
-        let other = ["args.rs", "output.rs", "picture.rs", "unit.rs"];
+        let other = ["args.rs", "drawing.rs", "output.rs", "picture.rs", "svg.rs", "unit.rs"];
         is_of_program && !other.iter().any(|name| file.ends_with(name))
     };
     let code =

@@ -12,6 +12,7 @@ mod service;
 // Files of the program `tableflip`, which draws more.
 #[allow(dead_code)]
 mod svg;
+#[allow(dead_code)]
 mod svg_file;
 mod tally;
 

@@ -32,6 +32,7 @@ mod preflight;
 mod program;
 mod promises;
 mod proof;
+mod report;
 mod revert;
 mod signals;
 mod socket_options;
