@@ -60,10 +60,10 @@ fn the_report_shows_the_phases_and_the_open_connections() {
 #[test]
 fn an_upgrade_that_fails_is_drawn() {
     let dir = Dir::new();
-    let (service, old) = controlled(&dir);
-    service.plan("serve panic boom");
-    let ran = run(&dir, "upgrade --report a.svg pid");
-    ran.failed(1, "boom");
+    let command = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").probation("1h");
+    let (service, old) = command.serve();
+    let ran = run(&dir, "upgrade --verify false --report a.svg pid");
+    ran.failed(1, "the successor failed the verification");
     service.assert_serves(&old);
     let shown = words(&dir, "a.svg");
     assert_has(&shown, &["Upgrade of victim: reverted", "standby ", "reverted", "open in generation 1"]);
@@ -82,7 +82,7 @@ fn each_request_of_the_report_is_counted() {
     let [answered] = &beginning_with(&shown, "answered: ")[..] else { panic!("{shown:?}") };
     let answered: u32 = answered["answered: ".len()..].replace(',', "").parse().unwrap();
     // A second before the request, and a second after the drain.
-    assert!((150..3000).contains(&answered), "{answered}");
+    assert!(answered >= 200, "{answered}");
     assert!(ran.out.contains(&format!("the report is a.svg: {answered} requests, 0 lost\n")), "{}", ran.out);
 
     // Nothing listens there.

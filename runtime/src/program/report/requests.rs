@@ -3,8 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,8 @@ use crate::sys::poll;
 const EVERY: Duration = Duration::from_millis(10);
 /// The time in which an answer must be whole.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How many requests are under way at most. It is more than the number that is due in `TIMEOUT`.
+const AT_ONCE: usize = 512;
 /// The time in which one of several addresses must take a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 /// How many requests a report has at most: ten minutes of them.
@@ -72,18 +73,18 @@ pub(crate) struct Request {
 /// The thread that sends the requests.
 pub(crate) struct Requests {
     url: Url,
-    is_over: Arc<AtomicBool>,
+    ended: Arc<OnceLock<Instant>>,
     thread: Option<JoinHandle<Vec<Request>>>,
 }
 
 impl Requests {
     pub(crate) fn start(target: Target) -> Result<Self, Failure> {
-        let is_over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::default();
         let url = target.url.clone();
-        let load = Load::new(target, Arc::clone(&is_over));
+        let load = Load::new(target, Arc::clone(&ended));
         let thread = thread::Builder::new().name("tableflip-report".to_owned());
         let thread = thread.spawn(|| load.run()).map_err(Failure::no_thread)?;
-        Ok(Self { url, is_over, thread: Some(thread) })
+        Ok(Self { url, ended, thread: Some(thread) })
     }
 
     /// Sends no more, and waits for the answers that are still to come.
@@ -92,7 +93,7 @@ impl Requests {
     }
 
     fn end(&mut self) -> Vec<Request> {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.ended.get_or_init(Instant::now);
         // The panic hook has printed a panic of the thread.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
@@ -107,20 +108,20 @@ impl Drop for Requests {
 struct Load {
     address: SocketAddr,
     request: Vec<u8>,
-    is_over: Arc<AtomicBool>,
+    ended: Arc<OnceLock<Instant>>,
     under_way: Vec<Exchange>,
     done: Vec<Request>,
 }
 
 impl Load {
-    fn new(target: Target, is_over: Arc<AtomicBool>) -> Self {
+    fn new(target: Target, ended: Arc<OnceLock<Instant>>) -> Self {
         let Url { authority, target: path, .. } = &target.url;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: tableflip-report\r\nAccept: */*\r\n\
              Connection: close\r\n\r\n"
         );
         let (under_way, done) = (Vec::new(), Vec::new());
-        Self { address: target.address, request: request.into_bytes(), is_over, under_way, done }
+        Self { address: target.address, request: request.into_bytes(), ended, under_way, done }
     }
 
     fn run(mut self) -> Vec<Request> {
@@ -128,19 +129,20 @@ impl Load {
         let mut count = 0;
         loop {
             let next = began + EVERY * count;
-            let sends = count < MOST && !self.is_over.load(Ordering::Relaxed);
-            if sends && next <= Instant::now() {
-                self.send(next);
-                count += 1;
-                continue;
-            }
+            // A request that was due before the end is sent, though this thread may be late.
+            let sends = count < MOST && self.ended.get().is_none_or(|ended| next <= *ended);
             if !sends && self.under_way.is_empty() {
                 return self.done;
             }
-            let mut until = self.under_way.iter().map(|exchange| exchange.due + TIMEOUT).collect::<Vec<_>>();
-            until.extend(sends.then_some(next));
+            let has_room = sends && self.under_way.len() < AT_ONCE;
+            if has_room && next <= Instant::now() {
+                self.send(next);
+                count += 1;
+            }
+            let ends = self.under_way.iter().map(|exchange| exchange.begun + TIMEOUT).min();
+            let next = has_room.then_some(began + EVERY * count);
             let mut fds: Vec<_> = self.under_way.iter().map(Exchange::fd).collect();
-            if poll::until(&mut fds, until.into_iter().min()).is_err() {
+            if poll::until(&mut fds, ends.into_iter().chain(next).min()).is_err() {
                 // poll(2) fails only if the system is short of memory.
                 thread::sleep(EVERY);
             }
@@ -180,6 +182,8 @@ impl Request {
 /// One connection with one request.
 struct Exchange {
     due: Instant,
+    /// The timeout counts from here, because this thread may be late.
+    begun: Instant,
     socket: Socket,
     /// How much of the request is sent.
     sent: usize,
@@ -196,7 +200,7 @@ impl Exchange {
             Ok(()) | Err(_) => {}
         }
         let answer = Answer::new(Expected::NoServerError, MAX_BODY);
-        Ok(Self { due, socket, sent: 0, is_sent: false, answer })
+        Ok(Self { due, begun: Instant::now(), socket, sent: 0, is_sent: false, answer })
     }
 
     fn fd(&self) -> PollFd<'_> {
@@ -205,7 +209,7 @@ impl Exchange {
     }
 
     fn is_late(&self) -> Option<Result<(), String>> {
-        let is_late = self.due.elapsed() >= TIMEOUT;
+        let is_late = self.begun.elapsed() >= TIMEOUT;
         is_late.then(|| Err(format!("{} in {} s", self.answer.is_missing(), TIMEOUT.as_secs())))
     }
 
