@@ -117,12 +117,13 @@ impl State {
             E::Upgrade => self.refuse(Refusal::InProgress),
             E::Revert => self.refuse_revert(NoRevert::InProgress),
             E::Paused => self.to(P::Yielded, [A::Arm(Timer::Handover), A::SendYielded]),
-            // A thread is stuck in an accept. This process cannot give back what it does not let go of.
+            // A thread is stuck in an accept, or there is no token. This process cannot give back what it does not let go of: the
+            // predecessor is about to kill it. What becomes of the revert is not known here.
             E::ChannelLost => {
                 let mut actions = vec![A::Open];
-                actions.extend(self.answer_asking(Err(NoRevert::Declined)));
+                actions.extend(self.asking.then_some(A::Arm(Timer::Handover)));
                 actions.push(A::SendNotYielded);
-                State { asking: false, ..self }.to(P::Serving, actions)
+                self.to(P::Serving, actions)
             }
             E::PredecessorGone | E::PredecessorOver => self.take_again(),
             E::Stop => prepend(
