@@ -72,7 +72,11 @@ fn an_upgrade_that_fails_is_drawn() {
 #[test]
 fn each_request_of_the_report_is_counted() {
     let dir = Dir::new();
-    let command = dir.victim().env("TABLEFLIP_CONTROL", "pid.control").listen("http", "tcp://127.0.0.1:0");
+    let command = dir
+        .victim()
+        .env("TABLEFLIP_CONTROL", "pid.control")
+        .listen("http", "tcp://127.0.0.1:0")
+        .awaits_shutdown();
     let (service, _old) = command.serve();
     let url = format!("http://{}/", service.address("http"));
     let ran = run(&dir, &format!("upgrade --wait-drained --report a.svg --report-get {url} pid"));
