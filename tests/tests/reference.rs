@@ -260,6 +260,7 @@ const NOT_DESCRIBED: &[&str] = &[
     "tableflip_{name}{labels} {value}",
     "; the last upgrade failed: {}",
     "asked to revert",
+    "only the program sends such requests",
     "the successor is to give the service back",
     "the predecessor is to serve again",
     "every request is refused",
@@ -433,6 +434,7 @@ fn every_message_of_the_compiler_has_its_file() {
 
 /// What an operator may be told, and is no reason why something did not happen: what goes on, what is known, what a test says.
 const NO_REASONS: &[&str] = &[
+    "GET {path} HTTP/1.1r\nHost: {authority}r\nUser-Agent: tableflip-reportr\nAccept: */*r\nConnection: closer\nr\n",
     "checking {}",
     "no command is carried out",
     "no upgrade is known",

@@ -58,8 +58,7 @@ impl State {
             E::ChannelLost | E::Yielded | E::YieldedInVain | E::NotYielded => {
                 prepend(leave, self.revert(true, false, Failure::ChannelLost))
             }
-            // The fork serves, and can give the service back.
-            E::Forked if !self.body_gone => self.recall(probation, Failure::Background),
+            // A fork has one thread of its process. It would yield, and never finish the connections of a body that it does not have.
             E::Forked => prepend(leave, self.revert(true, false, Failure::Background)),
             _ => self.stay(),
         }

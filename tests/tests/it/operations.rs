@@ -87,7 +87,7 @@ fn every_command_of_the_page_works() {
         said += &format!("$ {block}\n{out}{err}");
     }
     println!("{said}");
-    assert_eq!(blocks.len(), 16, "the page has another scenario by now");
+    assert_eq!(blocks.len(), 17, "the page has another scenario by now");
 
     assert_eq!(first.exit(), Exit::Status(0));
     for expected in [

@@ -476,5 +476,6 @@ fn a_request_may_have_a_command_of_its_own() {
     service.wait_for(&old, "info", "the successor is gone");
     // The next upgrade has the option again.
     assert!(fails(&service, &old).contains("the command exited with status 1: option"));
+    service.wait_for(&old, "info", "the successor is gone");
     assert_eq!(ask("true")["reply"], "upgraded");
 }

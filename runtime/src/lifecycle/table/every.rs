@@ -73,7 +73,7 @@ pub(super) fn phases() -> Vec<P> {
         phases.push(P::Draining(Drain::Leaving { stop: a }));
         phases.push(P::Draining(Drain::Reverted { stop: a }));
         phases.push(P::Draining(Drain::Last { stop: a }));
-        for failure in [Failure::Reverted, Failure::Verify, Failure::Background] {
+        for failure in [Failure::Reverted, Failure::Verify] {
             phases.push(P::Recalling { stop: a, failure });
         }
         for b in [false, true] {
