@@ -104,7 +104,8 @@ use crate::config::environment;
 /// ```
 #[derive(Debug)]
 pub struct Commands {
-    command: args::Command,
+    // It is large, and a service has it beside small commands of its own.
+    command: Box<args::Command>,
     pidfile: Option<PathBuf>,
 }
 
@@ -133,13 +134,13 @@ impl Commands {
     /// the command line, a variable or [`pidfile`](Self::pidfile), it is 2: the command line is wrong.
     pub fn run(self) -> ExitCode {
         let pidfile = named_by_environment().or(self.pidfile);
-        run(args::Program::Service(self.command), pidfile)
+        run(args::Program::Service(*self.command), pidfile)
     }
 }
 
 impl FromArgMatches for Commands {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self { command: args::Command::from_arg_matches(matches)?, pidfile: None })
+        Ok(Self { command: Box::new(args::Command::from_arg_matches(matches)?), pidfile: None })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

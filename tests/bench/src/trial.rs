@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
 use crate::options::Options;
-use crate::process::{self, PATIENCE, Service, VERIFY};
+use crate::process::{PATIENCE, Service, VERIFY};
 use crate::report::{Row, SUMMARY, Section, Target, progress};
 use crate::service::{ANY_PORT, announce};
 use crate::stats::milliseconds;
@@ -80,25 +80,26 @@ pub(crate) fn service(guard: &str, stamps: &str) -> Result<ExitCode> {
                 upgrader.stop();
             });
         }
-        Ok(async move {
-            announce(listener.local_addr()?, &upgrader);
-            let is_bad = guard != Guard::Revert && upgrader.has_predecessor();
-            let status = if is_bad { "500 Internal Server Error" } else { "200 OK" };
-            loop {
-                let (mut stream, _) = listener.accept().await?;
-                let accepted = clock::now().as_nanos();
-                tokio::spawn(async move {
-                    let mut request = [0; MAX_ANSWER];
-                    let _read = stream.read(&mut request).await?;
-                    let body = format!("{accepted}");
-                    let length = body.len();
-                    let head =
-                        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-                    stream.write_all((head + &body).as_bytes()).await
-                });
-            }
-        })
+        Ok(serve(listener, upgrader, guard))
     }))
+}
+
+async fn serve(listener: TcpListener, upgrader: Upgrader, guard: Guard) -> io::Result<()> {
+    announce(listener.local_addr()?, &upgrader);
+    let is_bad = guard != Guard::Revert && upgrader.has_predecessor();
+    let status = if is_bad { "500 Internal Server Error" } else { "200 OK" };
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let accepted = clock::now().as_nanos();
+        tokio::spawn(async move {
+            let mut request = [0; MAX_ANSWER];
+            let _length = stream.read(&mut request).await?;
+            let body = accepted.to_string();
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            stream.write_all((head + &body).as_bytes()).await
+        });
+    }
 }
 
 /// Upgrades, and returns once this process serves again and its successor is gone. The answer is the time of the revert, or the
