@@ -30,7 +30,10 @@ every! { ALWAYS:
     tableflip::Overlap,
     tableflip::ParseOptionError,
     tableflip::PassOnError,
+    tableflip::Probe,
     tableflip::Ready,
+    tableflip::RevertError,
+    tableflip::Reverted,
     tableflip::Service,
     tableflip::Shutdown,
     tableflip::Start,
@@ -126,14 +129,17 @@ every! { WEBSOCKET_HTTP:
     tableflip::websocket::Upgraded,
 }
 
+#[cfg(feature = "cli")]
+every! { CLI: tableflip::program::Commands }
+
 /// With every feature.
-#[cfg(all(feature = "http", feature = "websocket", unix))]
+#[cfg(all(feature = "cli", feature = "http", feature = "websocket", unix))]
 mod sources {
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::Path;
 
-    use super::{ALWAYS, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, WEBSOCKET, WEBSOCKET_HTTP};
+    use super::{ALWAYS, CLI, HTTP, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, WEBSOCKET, WEBSOCKET_HTTP};
 
     /// Types that no code of a user names: of the attribute and of the program, and of sealed traits.
     const HIDDEN: &[&str] = &[
@@ -177,7 +183,8 @@ mod sources {
             let path = path.split('<').next().unwrap();
             path.rsplit("::").next().unwrap().trim().to_owned()
         };
-        let all = [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP, WEBSOCKET, WEBSOCKET_HTTP].concat();
+        let all =
+            [ALWAYS, THREADS_ON_UNIX, TOKIO, TOKIO_ON_UNIX, HTTP, WEBSOCKET, WEBSOCKET_HTTP, CLI].concat();
         let checked: BTreeSet<_> = all.iter().chain(&["testing::Program"]).map(name).collect();
         let mut public = BTreeSet::new();
         declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut public);
