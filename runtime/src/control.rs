@@ -138,6 +138,8 @@ pub enum Code {
     InProgress,
     /// [`UpgradeError::PredecessorOnStandby`] or [`UpgradeError::PredecessorDraining`].
     PredecessorDraining,
+    /// [`UpgradeError::SuccessorDraining`].
+    SuccessorDraining,
     /// [`RevertError::NoStandby`].
     NoStandby,
     /// [`UpgradeError::Terminating`].
@@ -162,6 +164,7 @@ impl From<UpgradeError> for Reply {
             UpgradeError::PredecessorOnStandby { .. } | UpgradeError::PredecessorDraining => {
                 Code::PredecessorDraining
             }
+            UpgradeError::SuccessorDraining => Code::SuccessorDraining,
             UpgradeError::Terminating => Code::Terminating,
             UpgradeError::Failed { .. } => Code::Failed,
             UpgradeError::Unsupported => Code::Unsupported,

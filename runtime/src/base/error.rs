@@ -31,6 +31,10 @@ pub enum UpgradeError {
     /// The predecessor of this process still drains its connections.
     #[error("the predecessor is still draining")]
     PredecessorDraining,
+    /// A successor that has served still lives, while this process serves again: it was reverted and finishes its connections, or its
+    /// body has returned.
+    #[error("a successor that has served is still draining")]
+    SuccessorDraining,
     /// This process has been replaced, or is stopping.
     #[error("this process is terminating")]
     Terminating,

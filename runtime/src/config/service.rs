@@ -235,8 +235,8 @@ impl Service {
     ///
     /// This process runs it as [`preflight`](Self::preflight) is run: as soon as the successor serves, and again one second
     /// after the end of each run. The probation does not end before one run has ended with status 0, not even a probation of
-    /// 0 s. With another status, or after more than [`upgrade_timeout`](Self::upgrade_timeout), the successor is ended, and
-    /// this process serves again. The output of the command is the reason.
+    /// 0 s. With another status, or after more than [`upgrade_timeout`](Self::upgrade_timeout), the successor gives
+    /// the service back and drains, and this process serves again. The output of the command is the reason.
     ///
     /// Besides the environment of the preflight command, the command has these variables:
     ///

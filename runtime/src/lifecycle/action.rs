@@ -98,6 +98,7 @@ pub(crate) enum Refusal {
     NotReady,
     InProgress,
     PredecessorDraining,
+    SuccessorDraining,
     Terminating,
 }
 

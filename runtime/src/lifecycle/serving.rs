@@ -54,7 +54,7 @@ impl State {
     fn postpone(self) -> (State, Actions) {
         let pending = State { pending: true, ..self };
         match self.overlap {
-            Overlap::Refuse if self.remnant => self.refuse(Refusal::InProgress),
+            Overlap::Refuse if self.remnant => self.refuse(Refusal::SuccessorDraining),
             Overlap::Refuse => self.refuse(Refusal::PredecessorDraining),
             _ if self.pending => self.refuse(Refusal::InProgress),
             Overlap::Wait => pending.act([A::Postpone]),

@@ -46,7 +46,8 @@ impl Predecessor {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overlap {
     /// The request fails with [`PredecessorOnStandby`](crate::UpgradeError::PredecessorOnStandby) or
-    /// [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining).
+    /// [`PredecessorDraining`](crate::UpgradeError::PredecessorDraining); after a revert, with
+    /// [`SuccessorDraining`](crate::UpgradeError::SuccessorDraining).
     #[default]
     Refuse,
     /// The upgrade starts once the predecessor is gone.

@@ -17,7 +17,7 @@ Exit status:
   1  refused or failed, and the old process still serves; the reason is on stderr
   2  the command line is wrong
   3  nothing is running there
-  4  an upgrade is in progress, or the predecessor still drains
+  4  an upgrade is in progress, or another process of the service still drains
   5  no answer in time, or the old process died before it reported the outcome: check which process serves
   6  done, but connections were cut at the end of a drain; only with --strict";
 

@@ -104,7 +104,7 @@ impl Failure {
     /// The error that the service answered.
     pub(crate) fn answered(code: Code, message: String) -> Self {
         let exit = match code {
-            Code::InProgress | Code::PredecessorDraining => Exit::Busy,
+            Code::InProgress | Code::PredecessorDraining | Code::SuccessorDraining => Exit::Busy,
             _ => Exit::Refused,
         };
         let code = serde_json::to_value(code).ok().and_then(|code| Some(code.as_str()?.to_owned()));

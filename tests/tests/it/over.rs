@@ -31,7 +31,7 @@ fn a2_a_successor_that_is_over_in_its_probation_is_no_outage() {
     assert_eq!(service.pidfile(), Some(old.pid()));
     // Two processes at most: the next upgrade is refused until it is gone.
     old.signal(Signal::HUP);
-    service.wait_for(&old, "error", "upgrade refused: an upgrade is in progress");
+    service.wait_for(&old, "error", "upgrade refused: a successor that has served is still draining");
     gate.open();
     service.wait_until_it_is_gone(&old, &new);
     let next = service.upgrade(&old);

@@ -230,7 +230,7 @@ fn a_further_upgrade_follows_the_option_overlap() {
     };
     let dir = Dir::new();
     let (service, old, _new, _during) = reverted(&dir, "refuse");
-    service.wait_for(&old, "error", "upgrade refused: an upgrade is in progress");
+    service.wait_for(&old, "error", "upgrade refused: a successor that has served is still draining");
 
     let dir = Dir::new();
     let (service, old, new, during) = reverted(&dir, "wait");

@@ -377,7 +377,12 @@ fn assert_one_clear_state(service: &Service) {
             // A signal may also have been the death of a successor that had no handler for it yet.
             [
                 "err",
-                "InProgress:" | "PredecessorOnStandby" | "PredecessorDraining:" | "Terminating:" | "Failed",
+                "InProgress:"
+                | "PredecessorOnStandby"
+                | "PredecessorDraining:"
+                | "SuccessorDraining:"
+                | "Terminating:"
+                | "Failed",
                 ..,
             ] => {}
             _ => panic!("{answer}"),

@@ -32,6 +32,7 @@ impl Engine {
                 Some(remaining) => UpgradeError::PredecessorOnStandby { remaining },
                 None => UpgradeError::PredecessorDraining,
             },
+            Refusal::SuccessorDraining => UpgradeError::SuccessorDraining,
             Refusal::Terminating => UpgradeError::Terminating,
         };
         // The time that remains makes no other reason of it.
