@@ -89,7 +89,9 @@ pub enum RevertError {
     #[error("upgrades are not supported on this platform")]
     Unsupported,
     /// No process is on standby: there was no upgrade, or its probation is over.
-    #[error("no process is on standby: there was no upgrade, or its probation is over")]
+    #[error(
+        "no process is on standby: there was no upgrade, its successor does not serve yet, or its probation is over"
+    )]
     NoStandby,
     /// A revert is in progress.
     #[error("a revert is in progress")]

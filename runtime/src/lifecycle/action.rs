@@ -111,6 +111,8 @@ pub(crate) enum NoRevert {
     InProgress,
     /// The process in standby did not answer in time.
     NoAnswer,
+    /// The successor has taken the service again, because this process did not take it in time.
+    InVain,
     /// The process that was to take the service again cannot.
     Declined,
     /// The service was asked to stop.

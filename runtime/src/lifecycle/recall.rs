@@ -49,7 +49,7 @@ impl State {
                 [
                     A::Disarm(Timer::Handover),
                     A::Arm(Timer::Probation),
-                    A::ReportRevert(Err(NoRevert::NoAnswer)),
+                    A::ReportRevert(Err(NoRevert::InVain)),
                     A::Verify,
                 ],
             ),

@@ -254,6 +254,22 @@ fn refuses(path: &Path) -> bool {
         && refused() == Err(Errno::ECONNREFUSED)
 }
 
+/// A process of this library that has a socket of this one as well, and began before it: its predecessor. A process that this one
+/// has forked began later. `None` if there is none, or if this user cannot see it.
+#[cfg(feature = "cli")]
+pub(crate) fn elder_of(pid: u32) -> Option<u32> {
+    let began = proc::began(pid).ok()?;
+    let sockets = pidfd::sockets_of(pid);
+    let numbers = fs::read_dir("/proc").ok()?;
+    let mut numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    numbers.find(|other| {
+        let is_elder = *other != pid && proc::began(*other).is_ok_and(|it| it < began);
+        is_elder
+            && proc::has_thread(*other, ENGINE_THREAD).unwrap_or(false)
+            && pidfd::holds_any(*other, &sockets)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

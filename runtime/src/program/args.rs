@@ -96,7 +96,7 @@ pub(crate) struct Upgrade {
     pub(crate) check: Option<OsString>,
     /// A shell command that checks the new process while the old one is on standby, and again each second, with the executable
     /// as "$0"; if the command fails, the old process serves again. The service runs it
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) verify: Option<String>,
     /// Write a picture of the upgrade to this file, as SVG: its phases and the open connections of each process, from a second
     /// before the request to a second after the end of the drain, but at most 5 seconds after the outcome. The picture is also

@@ -69,7 +69,7 @@ impl Drains {
         }
         match self.unknown.first() {
             Some(pid) if strict => Err(Failure::no_answer(format!(
-                "process {pid} is gone and did not say whether it cut connections: its release is older, or it was killed; \
+                "process {pid} is gone and did not say whether it cut connections; \
                  its log says it"
             ))),
             _ => Ok(()),

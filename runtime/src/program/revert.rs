@@ -14,7 +14,10 @@ use super::process::Process;
 use super::target::Target;
 use crate::base::status::{Phase, Status};
 use crate::control::{Code, Reply, Request};
+use crate::outside::proof::elder_of;
 
+/// The least time for an answer of a process that does nothing else: a shorter `--timeout` must not make it one that hangs.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for a status, for the end of a revert that has begun, and for the predecessor after a kill.
 const WAIT: Duration = Duration::from_secs(30);
 /// The time between two looks for the process that serves.
@@ -27,17 +30,28 @@ pub(crate) fn revert(args: &args::Revert, path: &Path, output: &Output) -> Resul
             "a revert needs a control socket; give the service a control socket, or deploy the release before".to_owned(),
         ));
     };
+    let patience = args.timeout.max(LEAST_PATIENCE);
     loop {
-        let (status, _) = conversation
-            .status()
-            .map_err(|failure| failure.if_no_answer("; nothing was reverted, and no process was ended"))?;
+        conversation.set_deadline(after(patience));
+        let status = match conversation.status() {
+            Ok((status, _)) => status,
+            Err(failure) if failure.is_no_answer() => return kill(&conversation, None, since, output),
+            Err(failure) => return Err(failure),
+        };
         let standby = Standby::of(&status);
         conversation.process(&status, output);
         conversation.set_deadline(after(args.timeout));
         conversation.ask(Request::Revert)?;
-        match answer(&mut conversation, &status, output)? {
+        let mut answered = answer(&mut conversation, &status, output)?;
+        if matches!(answered, Answer::None) && does_answer(conversation.paths().0, patience) {
+            // It waits for the other process, and says how that ends.
+            output.progress(&format!("process {} waits for the process on standby", status.pid));
+            conversation.set_deadline(after(WAIT));
+            answered = answer(&mut conversation, &status, output)?;
+        }
+        match answered {
             Answer::Reverted => return Ok(()),
-            Answer::None => return kill(&conversation, &status, standby.as_ref(), since, output),
+            Answer::None => return kill(&conversation, Some((&status, standby)), since, output),
             // The process has ended, or its server made room for another client and never read the request.
             Answer::End => {}
         }
@@ -57,6 +71,15 @@ pub(crate) fn revert(args: &args::Revert, path: &Path, output: &Output) -> Resul
                 ))),
             };
         }
+    }
+}
+
+/// Whether the process answers another client in this time.
+fn does_answer(control: &Path, patience: Duration) -> bool {
+    let deadline = after(patience);
+    match Conversation::open(control, deadline) {
+        Ok(Some(mut conversation)) => conversation.status().is_ok(),
+        Ok(None) | Err(_) => false,
     }
 }
 
@@ -116,46 +139,61 @@ impl Standby {
     }
 }
 
-/// Ends the process that gives no answer, so that its predecessor serves again. Without a predecessor on standby nobody would.
+/// Ends the process that gives no answer, so that its predecessor serves again. Without a predecessor nobody would. `known` is what
+/// the process has said before; one that has not said anything is asked the kernel for.
 fn kill(
     conversation: &Conversation,
-    old: &Status,
-    standby: Option<&Standby>,
+    known: Option<(&Status, Option<Standby>)>,
     since: Instant,
     output: &Output,
 ) -> Result<(), Failure> {
-    let pid = old.pid;
-    let not_ended =
-        |why: &str| Failure::no_answer(format!("process {pid} gave no answer; it was not ended: {why}"));
-    let standby = standby.ok_or_else(|| not_ended("no predecessor is known to be on standby"))?;
     let (control, Some(pidfile)) = conversation.paths() else {
-        return Err(not_ended(
-            "name the pid file instead of the control socket, for the proof that it is the service",
+        return Err(Failure::no_answer(
+            "the process gave no answer; it was not ended: name the pid file instead of the control socket, for the proof that it is \
+             the service"
+                .to_owned(),
         ));
     };
     let process = Process::named_by(pidfile, control)?;
-    if process.pid() != pid {
-        return Err(not_ended(&format!("{} names process {}", pidfile.display(), process.pid())));
-    }
+    let pid = process.pid();
+    let not_ended =
+        |why: &str| Failure::no_answer(format!("process {pid} gave no answer; it was not ended: {why}"));
+    let standby = match known {
+        Some((status, Some(standby))) if standby.pid == pid && status.pid != pid => {
+            // It has given the service back, and has not come to say so.
+            serves_again(&next_status(control, pid)?, since, None, output);
+            return Ok(());
+        }
+        Some((status, _)) if status.pid != pid => {
+            return Err(not_ended(&format!("process {} was asked", status.pid)));
+        }
+        Some((_, standby)) => standby,
+        None => elder_of(pid).map(|elder| Standby { pid: elder, until: after(WAIT) }),
+    };
+    let standby = standby.ok_or_else(|| not_ended("no predecessor is known to be on standby"))?;
     // After the proof, which takes its time.
     if Instant::now() >= standby.until {
         return Err(not_ended("its probation is over"));
     }
     process.kill()?;
     output.progress(&format!("process {pid} gave no answer and is killed"));
+    process.wait_for_the_end(after(WAIT))?;
+    serves_again(&next_status(control, pid)?, since, Some(pid), output);
+    Ok(())
+}
+
+/// The status of the process that serves after this one.
+fn next_status(control: &Path, pid: u32) -> Result<Status, Failure> {
     let deadline = after(WAIT);
-    process.wait_for_the_end(deadline)?;
-    let now = loop {
+    loop {
         if let Some(mut conversation) = Conversation::open(control, deadline)? {
-            break conversation.status()?.0;
+            return Ok(conversation.status()?.0);
         }
         if Instant::now() >= deadline {
             return Err(Failure::no_answer(format!("process {pid} is dead, and no other process answers")));
         }
         thread::sleep(LOOK);
-    };
-    serves_again(&now, since, Some(pid), output);
-    Ok(())
+    }
 }
 
 fn serves_again(now: &Status, since: Instant, killed: Option<u32>, output: &Output) {

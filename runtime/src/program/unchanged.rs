@@ -21,6 +21,7 @@ pub(crate) fn wait_for_it(
     deadline: Instant,
     output: &Output,
 ) -> Result<Option<Status>, Failure> {
+    let mut said = false;
     loop {
         let (status, _) = conversation.status()?;
         if !status.executable.as_ref().is_some_and(is_at_its_path) {
@@ -32,7 +33,9 @@ pub(crate) fn wait_for_it(
         if Instant::now() >= deadline {
             return Err(Failure::no_answer(format!("process {} is still on probation", status.pid)));
         }
-        output.progress(&format!("process {} serves, on probation", status.pid));
+        if !std::mem::replace(&mut said, true) {
+            output.progress(&format!("process {} serves, on probation", status.pid));
+        }
         thread::sleep(LOOK);
     }
 }
@@ -44,7 +47,7 @@ fn is_on_probation(status: &Status) -> bool {
 
 /// The kernel keeps the inode of a file that runs, and lets nobody write into the file. So another release is another inode. The
 /// number of an inode is that of one device, and a service of an older release does not say the device.
-fn is_at_its_path(running: &Executable) -> bool {
+pub(crate) fn is_at_its_path(running: &Executable) -> bool {
     fs::metadata(&running.path).is_ok_and(|file| {
         (file.ino(), file.mtime()) == (running.inode, running.modified)
             && running.device.is_none_or(|device| device == file.dev())

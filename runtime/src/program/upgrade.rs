@@ -66,15 +66,20 @@ pub(crate) fn rollback(args: &args::Rollback, path: &Path, output: &Output) -> R
         ));
     };
     let (old, _) = conversation.status()?;
-    let executable = old.executable.as_ref().map(|executable| executable.path.clone());
+    let executable = old.executable.clone();
     let wait = Wait { drained: args.wait_drained, strict: args.strict, deadline };
     let done = carry_out(&json!({"command": "rollback"}).to_string(), &mut conversation, old, wait, output);
     // With --strict a rollback that is done may be a failure.
-    if let (Some(path), true) = (executable, done.as_ref().map_or_else(Failure::is_done, |()| true)) {
-        output.note(&format!(
-            "{} still names the release that was rolled back: the next upgrade, and the next start, run what is there",
-            path.display()
-        ));
+    let is_done = done.as_ref().map_or_else(Failure::is_done, |()| true);
+    if let Some(executable) = executable.filter(|_| is_done) {
+        let path = executable.path.display();
+        if unchanged::is_at_its_path(&executable) {
+            output.note(&format!(
+                "{path} still names the release that was rolled back: the next upgrade, and the next start, run what is there"
+            ));
+        } else if !executable.path.exists() {
+            output.note(&format!("there is no file at {path}: the next upgrade, and the next start, fail"));
+        }
     }
     done
 }

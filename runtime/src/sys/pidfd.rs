@@ -252,6 +252,17 @@ pub(crate) fn holders(inode: u64) -> Vec<Holder> {
     numbers.filter(|pid| *pid != us && holds(*pid, inode)).filter_map(|pid| Holder::of(pid, inode)).collect()
 }
 
+/// The inodes of the sockets that a process has open, as far as this user may see its descriptors.
+#[cfg(feature = "cli")]
+pub(crate) fn sockets_of(pid: u32) -> Vec<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
+    let inode = |target: std::path::PathBuf| {
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    targets.filter_map(inode).collect()
+}
+
 /// Whether a process has this socket open.
 pub(crate) fn holds(pid: u32, inode: u64) -> bool {
     holds_any(pid, &[inode])

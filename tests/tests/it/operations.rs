@@ -101,7 +101,7 @@ fn every_command_of_the_page_works() {
         "tableflip: the successor exited with status 7 before it served; it was process ".to_owned(),
         "release 3-bad is not deployed (status 1); releases/2 serves on\n".to_owned(),
         "deploy.sh: 1\nreleases/2\n".to_owned(),
-        "tableflip: no process is on standby: there was no upgrade, or its probation is over\n".to_owned(),
+        "tableflip: no process is on standby: there was no upgrade, its successor does not serve yet, or its probation is over\n".to_owned(),
         "revert: 1\n".to_owned(),
         "upgraded to generation 4, process ".to_owned(),
         "upgraded to generation 5, process ".to_owned(),

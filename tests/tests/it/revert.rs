@@ -47,7 +47,7 @@ fn assert_refused(reply: &serde_json::Value, code: &str, message: &str) {
     assert_eq!((&reply["code"], &reply["message"]), (&code.into(), &message.into()), "{reply}");
 }
 
-const NO_STANDBY: &str = "no process is on standby: there was no upgrade, or its probation is over";
+const NO_STANDBY: &str = "no process is on standby: there was no upgrade, its successor does not serve yet, or its probation is over";
 
 #[test]
 fn it_loses_nothing_and_the_rejected_process_finishes_its_connections() {

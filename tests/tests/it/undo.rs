@@ -19,7 +19,7 @@ fn a_revert_gives_the_service_back() {
     let dir = Dir::new();
     let (service, old) = on_standby(&dir);
     run(&dir, "revert pid")
-        .failed(1, "no process is on standby: there was no upgrade, or its probation is over");
+        .failed(1, "no process is on standby: there was no upgrade, its successor does not serve yet, or its probation is over");
     let upgrading = start(&dir, "upgrade pid");
     let new = service.next_process();
     service.wait(&old, "standby");
@@ -38,6 +38,43 @@ fn a_revert_gives_the_service_back() {
     assert_eq!(check_json("revert", ran.done()).last().map(String::as_str), Some("reverted"), "{}", ran.out);
     check_json("upgrade", &end(upgrading).out);
     run(&dir, "stop pid").done();
+}
+
+/// The process that serves is well, and the other one does nothing: nobody would serve without the first.
+#[test]
+fn a_process_that_answers_is_not_killed_for_a_standby_that_hangs() {
+    let dir = Dir::new();
+    let (service, old) = on_standby(&dir);
+    let new = service.upgrade(&old);
+    old.stop();
+    let reverting = start(&dir, "revert pid");
+    service.wait(&new, "revert");
+    end(reverting)
+        .failed(1, "the process on standby did not answer within 10s; if it goes on, it serves again then");
+    assert_eq!(service.served_by(), new.pid());
+    assert!(!new.has_exited());
+    old.signal(Signal::CONT);
+    service.wait_until_it_is_gone(&old, &new);
+    assert_eq!(service.served_by(), old.pid());
+}
+
+/// It has hung before anybody asked, so its status says nothing of a standby: the kernel says which process is its elder.
+#[test]
+fn a_process_that_hangs_from_the_beginning_is_killed() {
+    let dir = Dir::new();
+    let (service, old) = on_standby(&dir);
+    let new = service.upgrade(&old);
+    new.stop();
+    let ran = run(&dir, "revert --json pid");
+    let reply: serde_json::Value = serde_json::from_str(ran.done().trim()).unwrap();
+    assert_eq!((&reply["pid"], &reply["killed"]), (&old.pid().into(), &new.pid().into()), "{}", ran.out);
+    check_json("revert", &ran.out);
+    service.assert_serves(&old);
+
+    // Without an elder nobody would serve.
+    old.stop();
+    run(&dir, "revert pid").failed(5, "it was not ended: no predecessor is known to be on standby");
+    assert!(!old.has_exited());
 }
 
 /// The file that a process runs: device and inode.
@@ -173,10 +210,10 @@ impl Played {
         Self { dir, process, _service: service, socket }
     }
 
-    /// Answers a request for the status of this process; the connection stays open for more requests.
-    fn answer(&self, pid: u32, more: &str) -> UnixStream {
+    /// Takes a request for the status, and does not answer.
+    fn hear(&self) -> UnixStream {
         let mut lines = String::new();
-        let mut stream = loop {
+        let stream = loop {
             // The proof of the process connects as well, and says nothing.
             let (stream, _) = self.socket.accept().unwrap();
             if BufReader::new(&stream).read_line(&mut lines).unwrap() > 0 {
@@ -184,6 +221,12 @@ impl Played {
             }
         };
         assert_eq!(lines, "{\"command\":\"status\"}\n");
+        stream
+    }
+
+    /// Answers a request for the status of this process; the connection stays open for more requests.
+    fn answer(&self, pid: u32, more: &str) -> UnixStream {
+        let mut stream = self.hear();
         let status = r#"{"reply":"status","protocol":1,"release":"0.1.0","phase":"serving""#;
         writeln!(stream, "{status},\"pid\":{pid}{more}}}").unwrap();
         stream
@@ -193,8 +236,10 @@ impl Played {
     fn silent(&self, line: &str, pid: u32, more: &str) -> Ran {
         let asking = start(&self.dir, line);
         let stream = self.answer(pid, more);
+        // It is asked once more, whether it hangs.
+        let other = self.hear();
         let ran = end(asking);
-        drop(stream);
+        drop((stream, other));
         ran
     }
 }
@@ -211,22 +256,18 @@ fn a_process_without_a_standby_is_never_killed() {
     let older = r#","generation":2,"predecessor":4700"#;
     let draining = STANDBY.replace("standby", "draining");
     let over = STANDBY.replace("3600000", "0");
-    for (line, pid, more, why) in [
+    for (line, says, more, why) in [
         (line, pid, older, "no predecessor is known to be on standby"),
         (line, pid, &draining, "no predecessor is known to be on standby"),
         (line, pid, &over, "its probation is over"),
-        (line, 1, STANDBY, &format!("pid names process {pid}")),
-        (
-            "revert --timeout 50ms pid.control",
-            pid,
-            STANDBY,
-            "name the pid file instead of the control socket",
-        ),
+        (line, 1, STANDBY, "process 1 was asked"),
     ] {
-        played
-            .silent(line, pid, more)
-            .failed(5, &format!("process {pid} gave no answer; it was not ended: {why}"));
+        let expected = format!("process {pid} gave no answer; it was not ended: {why}");
+        played.silent(line, says, more).failed(5, &expected);
     }
+    let unproven =
+        "the process gave no answer; it was not ended: name the pid file instead of the control socket";
+    played.silent("revert --timeout 50ms pid.control", pid, STANDBY).failed(5, unproven);
     assert!(!played.process.has_exited());
 }
 
@@ -236,10 +277,11 @@ fn a_process_that_gives_no_answer_is_killed_for_its_standby() {
     let pid = played.process.pid();
     let asking = start(&played.dir, "revert --timeout 50ms pid");
     let stream = played.answer(pid, STANDBY);
+    let other = played.hear();
     // The predecessor, once that process is dead.
     let predecessor = played.answer(4700, r#","generation":1"#);
     assert_eq!(played.process.exit(), Exit::by(Signal::KILL));
-    drop((stream, predecessor));
+    drop((stream, other, predecessor));
     let ran = end(asking);
     assert_eq!(ran.done(), "generation 1, process 4700, serves again\n");
     let lost =

@@ -77,7 +77,11 @@ impl Engine {
             },
             NoRevert::InProgress => RevertError::InProgress,
             NoRevert::NoAnswer => failed(format!(
-                "the other process did not answer within {}",
+                "the process on standby did not answer within {}; if it goes on, it serves again then",
+                humantime::format_duration(HANDOVER_TIMEOUT)
+            )),
+            NoRevert::InVain => failed(format!(
+                "the successor serves again, because this process did not take the service within {}",
                 humantime::format_duration(HANDOVER_TIMEOUT)
             )),
             NoRevert::Declined => failed("the process that was to serve again cannot".to_owned()),
