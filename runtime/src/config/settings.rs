@@ -101,7 +101,7 @@ impl Service {
         values.finish()?;
         check_paths(pidfile.as_deref(), control.as_ref(), &listeners, directory)?;
         Ok(Settings {
-            identity: self.identity,
+            identity: Identity { version: self.version.clone(), ..self.identity },
             declared: listeners.len(),
             listeners,
             unopened,

@@ -216,6 +216,11 @@ impl Client {
         }
     }
 
+    /// What this process has cut is the last that it says.
+    pub(super) fn end_statuses(&mut self) {
+        (self.watches, self.wants_status, self.asked_status) = (false, false, false);
+    }
+
     /// Adds a reply to the output. A client with too much unread output is dropped.
     pub(super) fn send(&mut self, reply: &Reply) {
         // The length before this reply counts: one status of a service with a thousand listeners is longer than the limit.

@@ -278,7 +278,12 @@ impl Server {
                 match news {
                     News::Phase(change) => client.send_phase(*change),
                     News::Outcome => client.send_outcome(),
-                    News::Drained(drain) => client.send_drained(drain),
+                    News::Drained(drain) => {
+                        client.send_drained(drain);
+                        if (drain.generation, drain.pid) == (self.shared.generation, self.shared.pid) {
+                            client.end_statuses();
+                        }
+                    }
                 }
             }
         }

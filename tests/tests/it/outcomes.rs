@@ -566,3 +566,19 @@ fn a_revert_is_in_the_history_with_what_the_rejected_process_has_cut() {
     assert_drained(&status["last_drain"], &new, 2, &peers);
     assert_eq!((&status["last_drain"]["generation"], &status["aborted_total"]), (&2.into(), &2.into()));
 }
+
+/// The predecessor that would have told the success dies in the probation. The upgrade has happened all the same.
+#[test]
+fn an_upgrade_whose_predecessor_dies_in_the_probation_is_in_the_history() {
+    let dir = Dir::new();
+    let (service, old) = controlled(&dir).probation("1h").serve();
+    let new = service.upgrade(&old);
+    assert_eq!(status(&service)["history"], Value::Null);
+    old.kill();
+    service.wait(&new, "alone");
+    let state = status(&service);
+    let record = &state["history"][0];
+    assert_eq!((&record["outcome"], &record["generation"]), (&"upgraded".into(), &1.into()), "{state}");
+    assert_eq!((&record["pid"], &state["upgrades"]["done"]), (&new.pid().into(), &1.into()), "{state}");
+    assert_eq!(record["from"]["version"], "7.7.7", "{state}");
+}

@@ -36,6 +36,32 @@ impl Engine {
         }
     }
 
+    /// The predecessor is gone, and this process serves: the upgrade has succeeded. A predecessor that died in the probation has not
+    /// said so.
+    pub(super) fn note_upgrade_to_this(&mut self) {
+        let Some((predecessor, since)) = self.neighbours.predecessor.as_ref().zip(self.serving_since) else {
+            return;
+        };
+        let generation = self.shared.generation - 1;
+        let is_known = |record: &UpgradeRecord| {
+            record.generation == generation && matches!(record.outcome, Outcome::Upgraded | Outcome::Stopped)
+        };
+        if self.neighbours.history.iter().any(is_known) {
+            return;
+        }
+        let from = Release { version: predecessor.offered.identity.version.clone(), executable: None };
+        let at = SystemTime::now().checked_sub(since.elapsed()).unwrap_or(UNIX_EPOCH);
+        self.note_upgrade(UpgradeRecord {
+            at: in_seconds(at),
+            outcome: Outcome::Upgraded,
+            generation,
+            pid: self.is_process.then_some(self.shared.pid),
+            from,
+            to: self.release(),
+            ..UpgradeRecord::default()
+        });
+    }
+
     /// Notes the file that an upgrade is to start. A rollback starts a file that may have no path any more.
     pub(super) fn note_target(&mut self) {
         let is_at_path = self.neighbours.upgrade.order.image == Image::Release;

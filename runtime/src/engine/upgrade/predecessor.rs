@@ -181,6 +181,9 @@ impl Engine {
     }
 
     fn predecessor_gone(&mut self) {
+        if self.state.phase == Phase::Serving {
+            self.note_upgrade_to_this();
+        }
         if let Some(predecessor) = self.neighbours.predecessor.take() {
             // Before the log says that it is gone: its staged pid file is removed here.
             self.known_dead(predecessor.offered.pid);
