@@ -17,7 +17,9 @@ fn every_body_that_is_shown_ends_at_once_with_nothing_open() {
         let mut command = Service::of(PROGRAM)
             .env("BODY", number.to_string())
             .env("TABLEFLIP_SUPERVISE", "never")
-            .env("TABLEFLIP_PREFLIGHT", "true");
+            .env("TABLEFLIP_PREFLIGHT", "true")
+            .env("TABLEFLIP_PROBE", "false")
+            .env("TABLEFLIP_VERIFY", "true");
         for (name, scheme) in listeners.split_whitespace().filter_map(|listener| listener.split_once('=')) {
             let path = command.path(name).display().to_string();
             let address = match scheme {

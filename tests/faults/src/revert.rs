@@ -454,10 +454,12 @@ fn settle(
         })
     };
     let is_stopped = |scene: &Scene| hit.stopped.is_some() && scene.alive().is_empty();
+    // A stop ends the service, or the rejected process alone. For a moment both are as before.
+    let is_again = |scene: &Scene| hit.stopped.is_none() && standby.is_again(scene);
     let mut rest = Rest::new(dir);
     scene.until("the outcome of the revert", |scene| {
         rest.look(looking);
-        is_stopped(scene) || rest.is_reached(scene) || is_rescued(scene) || standby.is_again(scene)
+        is_stopped(scene) || rest.is_reached(scene) || is_rescued(scene) || is_again(scene)
     })?;
     if is_stopped(scene) {
         return Ok((None, false));
@@ -466,7 +468,7 @@ fn settle(
         // It waits for the end of a probation. A stop ends it alone.
         send(*new, Signal::SIGTERM);
     }
-    let is_again = scene.alive().len() > 1 && standby.is_again(scene);
+    let is_again = scene.alive().len() > 1 && is_again(scene);
     if is_again {
         if asking.has_answered("reverted") {
             return Err("a revert was answered as done, and the new process serves".to_owned());

@@ -309,14 +309,14 @@ impl Control {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// The answer to a command, past the phases before it.
+    /// The answer to a command, past the phases before it, and past what the drain of a predecessor has cut.
     fn ask(&mut self, command: &str) -> Value {
         writeln!(self.stream.get_mut(), r#"{{"command":"{command}"}}"#).expect("the process listens");
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line).expect("an answer in time");
             let reply: Value = serde_json::from_str(&line).expect("a line of JSON");
-            if reply["reply"] != "phase" {
+            if !["phase", "drained"].contains(&reply["reply"].as_str().unwrap_or_default()) {
                 return reply;
             }
         }

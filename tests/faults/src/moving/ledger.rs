@@ -43,8 +43,11 @@ pub(crate) struct Ledger {
     has_begun: bool,
     /// The old process has asked its successor to give the service back.
     is_recalled: bool,
-    /// Another process has told the giver that it serves, and the giver has received that.
+    /// The thread that tells the giver that a successor serves, and whether it has.
+    activating: Option<i32>,
     is_active: bool,
+    /// The thread of the giver that has read a message since. Once it finds nothing more, it has acted on that one too.
+    reading: Option<i32>,
     is_known_active: bool,
     /// The ports of the clients by the numbers of their connections in the link.
     ports: HashMap<u64, u16>,
@@ -129,10 +132,15 @@ impl Ledger {
                     *self.calls.entry((process == self.old, number)).or_default() += 1;
                 }
             }
-            Call::Exit { process, number: libc::SYS_recvmsg, result: 1.., .. } if process == self.old => {
-                self.is_known_active |= self.is_active;
+            Call::Exit { process, thread, number: libc::SYS_recvmsg, result } if process == self.old => {
+                if self.is_active && result > 0 {
+                    self.reading = Some(thread);
+                }
+                let is_empty = result == -i64::from(libc::EAGAIN);
+                self.is_known_active |= is_empty && self.reading == Some(thread);
             }
             Call::Exit { thread, number: libc::SYS_sendmsg, result, .. } => {
+                self.is_active |= self.activating.take_if(|it| *it == thread).is_some() && result > 0;
                 let sent = self.sending.remove(&thread).filter(|_| result >= 0);
                 if let Some((process, word)) = sent {
                     self.note(process, word);
@@ -151,7 +159,9 @@ impl Ledger {
     fn hear_send(&mut self, process: i32, thread: i32, packet: &[u8]) {
         self.has_begun |= process == self.old && is_a(packet, "ping");
         self.is_recalled |= is_a(packet, "recall");
-        self.is_active |= process != self.old && is_a(packet, "active");
+        if process != self.old && is_a(packet, "active") {
+            self.activating = Some(thread);
+        }
         let is_possible = |word: &Word| {
             let of_giver = matches!(word, Word::Offers(_) | Word::Withdrawn(_));
             of_giver == (process == self.old)
