@@ -69,7 +69,6 @@ impl LastAnswer {
     fn answer(&self, note: Note, who: Who) {
         match note {
             Note::Upgrade { reply, .. } => reply.set(Err(self.refusal.clone())),
-            #[cfg(upgrades)]
             Note::Revert(reply) => reply.set(Err(match self.refusal {
                 UpgradeError::Unsupported => RevertError::Unsupported,
                 _ => RevertError::Terminating,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::error::{RevertError, UpgradeError};
 use crate::base::report::complain;
-use crate::base::status::{LastDrain, Requester, Status};
+use crate::base::status::{LastDrain, Status};
 use crate::base::unadopted::Unadopted;
 use crate::between::note::{Inheritance, Order, RevertReply, UpgradeReply};
 use crate::engine::core::Engine;
