@@ -254,8 +254,8 @@ fn refuses(path: &Path) -> bool {
         && refused() == Err(Errno::ECONNREFUSED)
 }
 
-/// A process of this library that has a socket of this one as well, and began before it: its predecessor. A process that this one
-/// has forked began later. `None` if there is none, or if this user cannot see it.
+/// A process of this library that has a socket of this one as well, and did not begin after it: its predecessor. A process that this
+/// one has forked is its child, or began later. `None` if there is none, or if this user cannot see it.
 #[cfg(feature = "cli")]
 pub(crate) fn elder_of(pid: u32) -> Option<u32> {
     let began = proc::began(pid).ok()?;
@@ -263,7 +263,9 @@ pub(crate) fn elder_of(pid: u32) -> Option<u32> {
     let numbers = fs::read_dir("/proc").ok()?;
     let mut numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     numbers.find(|other| {
-        let is_elder = *other != pid && proc::began(*other).is_ok_and(|it| it < began);
+        // The time counts in hundredths of a second, in which a process can start another one.
+        let is_child = proc::parent_and_program(*other).is_some_and(|(parent, _)| parent == pid);
+        let is_elder = *other != pid && !is_child && proc::began(*other).is_ok_and(|it| it <= began);
         is_elder
             && proc::has_thread(*other, ENGINE_THREAD).unwrap_or(false)
             && pidfd::holds_any(*other, &sockets)

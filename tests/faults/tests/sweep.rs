@@ -1,5 +1,5 @@
 //! A slice of the sweeps and a short soak. Each day has another slice; with `SLOW_TESTS` or `CI` set a week has all of the first seven,
-//! eight weeks all of the others, four weeks those of connections that move, two weeks those of a revert but for the stalls, and twelve
+//! eight weeks all of the others, four weeks those of connections that move, four weeks those of a revert but for the stalls, and twelve
 //! weeks all of those under a service manager.
 
 use std::io::{self, Write};
@@ -183,28 +183,28 @@ fn sweep_revert(what: &str, slices: u64) {
 
 #[test]
 fn either_process_is_killed_in_a_revert() {
-    sweep_revert("revert-kill", 13);
+    sweep_revert("revert-kill", 29);
 }
 
 /// Half of the points are longer than a handover may take.
 #[test]
 fn either_process_is_stalled_in_a_revert() {
-    sweep_revert("revert-stall", 57);
+    sweep_revert("revert-stall", 113);
 }
 
 #[test]
 fn any_system_call_is_late_in_a_revert() {
-    sweep_revert("revert-delay", 13);
+    sweep_revert("revert-delay", 29);
 }
 
 #[test]
 fn either_process_is_told_to_stop_in_a_revert() {
-    sweep_revert("revert-stop", 13);
+    sweep_revert("revert-stop", 29);
 }
 
 #[test]
 fn any_system_call_fails_in_a_revert() {
-    sweep_revert("revert-errors", 13);
+    sweep_revert("revert-errors", 29);
 }
 
 #[test]
