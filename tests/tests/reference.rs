@@ -434,6 +434,7 @@ fn every_message_of_the_compiler_has_its_file() {
 
 /// What an operator may be told, and is no reason why something did not happen: what goes on, what is known, what a test says.
 const NO_REASONS: &[&str] = &[
+    "process {} waits for the process on standby",
     "GET {path} HTTP/1.1r\nHost: {authority}r\nUser-Agent: tableflip-reportr\nAccept: */*r\nConnection: closer\nr\n",
     "checking {}",
     "no command is carried out",
